@@ -1,0 +1,65 @@
+"""Quickstart: a small BriVL on drawn scenes with captions in seven languages, on a CPU.
+
+Command   bash launch/quickstart.sh            (or: wenlan train --config=configs/quickstart.py --workdir=runs/quickstart)
+Hardware  2 CPU cores, 3 GiB of memory
+Time      to be measured
+Metric    to be measured
+"""
+
+from ml_collections import config_dict
+
+from wenlan_jax import config as configs
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The default with everything made small."""
+    c = configs.default()
+    c.data.source = "wenlan_scenes/s64"
+    c.data.image_size = 64
+    c.data.kinds = ("descriptive",)
+    c.data.text_length = 48
+    c.tokenizer.train_size = 2000
+
+    c.model.dtype = "float32"
+    c.model.embedding = 128
+    c.model.freeze = ()
+    image = c.model.image
+    # Total stride 16: a 64-pixel scene becomes a 4x4 map. (kernel, stride, expansion, width, repeats)
+    image.backbone.stages = ((3, 1, 1, 80, 1), (3, 2, 4, 120, 1), (3, 2, 4, 240, 2), (3, 2, 4, 480, 1))
+    image.backbone.width_multiplier = 0.2
+    image.backbone.depth_multiplier = 1.0
+    image.batch_norm.group_size = 64
+    image.regions.grid = (4,)
+    image.regions.project = False
+    image.encoder.layers = 1
+    image.encoder.feed_forward = 256
+    image.encoder.dropout = 0.0
+
+    text = c.model.text
+    text.bert.vocab_size = 0
+    text.bert.width = 128
+    text.bert.layers = 2
+    text.bert.heads = 4
+    text.bert.feed_forward = 256
+    text.bert.positions = 64
+    text.bert.dropout = 0.0
+    text.encoder.layers = 1
+    text.encoder.feed_forward = 256
+    text.encoder.dropout = 0.0
+
+    c.contrast.bank_size = 1024
+    c.contrast.in_batch_negatives = True
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup_steps = 20
+    c.train.steps = 300
+    c.train.batch_size = 64
+    c.train.log_every = 10
+    c.eval.final_splits = ("test",)
+    c.eval.kinds = ("descriptive",)
+    c.eval.one_text_per_image = True
+    c.checkpoint.every = 100
+    c.augment.hue = 0.0  # colours are what captions speak of
+    c.augment.saturation = 0.0
+    c.augment.grayscale_probability = 0.0
+    return c

@@ -1,0 +1,49 @@
+"""Installs wenlan_jax and its command `wenlan`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "wenlan_jax" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="wenlan_jax",
+    version=VERSION,
+    description="Train, reproduce, study and ship the WenLan (BriVL) image-text models in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["wenlan_jax", "wenlan_jax.*"]),
+    package_data={"wenlan_jax": ["py.typed"]},
+    entry_points={"console_scripts": ["wenlan=wenlan_jax.cli:main"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.8,<0.9",
+        "flax>=0.12,<0.14",
+        "grain>=0.2.15,<0.4",
+        "jax>=0.10,<0.12",
+        "jaxtyping>=0.3,<0.4",
+        "matplotlib>=3.9,<4",
+        "ml-collections>=1.0,<2",
+        "numpy>=2.0,<3",
+        "opencv-python-headless>=4.10,<6",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.11.30,<0.13",
+        "sentencepiece>=0.2.1,<0.3",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tokenizers>=0.21,<0.24",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda12]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "tensorboard": ["tensorboardX>=2.6,<3"],
+        "torch": ["torch>=2.4,<2.14", "transformers>=4.50,<6", "safetensors>=0.4"],
+        "test": ["mypy>=1.14,<3", "pytest>=8,<10", "ruff>=0.12,<0.18", "scipy>=1.13"],
+    },
+)

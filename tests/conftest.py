@@ -1,0 +1,83 @@
+"""Eight simulated devices for the whole test session, strict jax, and a model that compiles in seconds."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import config_dict
+
+from wenlan_jax import config as configs
+from wenlan_jax import schema
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
+    """The smallest configuration with every part of BriVL in it; `changes` are dotted paths with `__` for dots."""
+    c = configs.default()
+    c.mesh.data = 1
+    c.data.source, c.data.image_size, c.data.text_length = "wenlan_scenes/tiny", 16, 12
+    c.tokenizer.train_size = 600
+    c.model.dtype, c.model.embedding = "float32", 16
+    c.model.freeze = (r"image/backbone/(conv_stem|bn1)/",)
+    image, bert = c.model.image, c.model.text.bert
+    image.backbone.stages = ((3, 2, 1, 8, 1), (3, 2, 2, 8, 1))
+    image.backbone.width_multiplier, image.backbone.depth_multiplier = 0.0125 * 4, 1.0
+    image.batch_norm.group_size = 4
+    image.regions.grid = (2,)
+    bert.vocab_size, bert.width, bert.layers, bert.heads, bert.feed_forward, bert.positions = 600, 16, 1, 2, 16, 16
+    for encoder in (image.encoder, c.model.text.encoder):
+        encoder.layers, encoder.heads, encoder.feed_forward, encoder.dropout = 1, 2, 16, 0.0
+    bert.dropout = 0.0
+    c.contrast.bank_size = 20
+    c.optimizer.learning_rate, c.optimizer.weight_decay = 1e-2, 0.0
+    c.train.steps, c.train.batch_size, c.train.log_every = 6, 8, 1
+    c.eval.final_splits, c.eval.batch_size, c.eval.gallery, c.eval.one_text_per_image = ("test",), 8, 2, True
+    c.checkpoint.every = 100
+    for name, value in changes.items():
+        *sections, field = name.split("__")
+        section = c
+        for part in sections:
+            section = section[part]
+        section[field] = value
+    return c
+
+
+@pytest.fixture
+def tiny() -> Callable[..., schema.Config]:
+    """The typed tiny configuration, with changes."""
+
+    def make(**changes: Any) -> schema.Config:
+        return configs.parse(tiny_dict(**changes))
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., dict[str, np.ndarray]]:
+    """A batch of noise for a configuration."""
+
+    def make(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
+        real = rng.integers(3, length + 1, size)
+        return {
+            "image": rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8),
+            "token_ids": rng.integers(5, config.model.text.bert.vocab_size, (size, length)).astype(np.int32),
+            "token_mask": np.arange(length)[None, :] < real[:, None],
+            "id": rng.permutation(1000)[:size].astype(np.int32),
+        }
+
+    return make

@@ -1,0 +1,324 @@
+"""Batches: equal for any number of threads, workers and hosts, from any step; faults named or replaced."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pytest
+
+from wenlan_jax.data import images, loader, order, records
+
+RECORDS, BATCH, SIZE, LENGTH = 11, 8, 16, 6
+
+
+def _png(row: int) -> bytes:
+    pixels = np.random.default_rng(row).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+class Rows:
+    """A source of small pictures. Row r has r boxes (at most 3) and a text of each kind in two languages."""
+
+    def __init__(
+        self, name: str = "rows", corrupt: tuple[int, ...] = (), silent: tuple[int, ...] = ()
+    ) -> None:
+        self.name, self.corrupt, self.silent = name, corrupt, silent
+
+    def __len__(self) -> int:
+        return RECORDS
+
+    def __getitem__(self, row: int, /) -> records.Record:
+        image = _png(row)
+        texts = tuple(
+            records.Text(kind, language, f"{row} {kind} {language}")
+            for kind, language in itertools.product(("descriptive", "weak"), ("zh", "en"))
+        )
+        return records.Record(
+            id=f"id{row}",
+            image=image[:-9] if row in self.corrupt else image,
+            width=20,
+            height=12,
+            texts=() if row in self.silent else texts,
+            regions=tuple(records.Region((0, 0, 5.0 * (i + 1), 6)) for i in range(min(row, 3))),
+        )
+
+
+class Letters:
+    """A tokenizer of characters: 1 + its code, after the row of the text; good enough to read texts back."""
+
+    pad_id, mask_id, size, fingerprint = 0, None, 1 << 16, "letters"
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.zeros((len(texts), length), np.int32)
+        for place, text in enumerate(texts):
+            codes = [1, *(ord(letter) for letter in text)][:length]
+            ids[place, : len(codes)] = codes
+        return ids, ids > 0
+
+
+class SlowLetters(Letters):
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        time.sleep(0.05)
+        return super().encode(texts, length)
+
+
+class BackendSpy(Letters):
+    """Its ids say where it runs: 2 for a child process, plus 1 if a jax backend has been started there."""
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        bridge = sys.modules.get("jax._src.xla_bridge")
+        started = bridge is not None and bridge.backends_are_initialized()
+        child = multiprocessing.parent_process() is not None
+        ids = np.full((len(texts), length), 2 * child + started, np.int32)
+        return ids, ids >= 0
+
+
+def _maker(**changes: object) -> loader.TrainBatches:
+    fields: dict[str, object] = {
+        "source": Rows(),
+        "tokenizer": Letters(),
+        "order": order.Order(RECORDS, 5, True),
+        "batch_size": BATCH,
+        "process": 0,
+        "processes": 1,
+        "pictures": loader.Pictures(SIZE, True, 2),
+        "wanted": loader.Wanted((), ()),
+        "text_length": 24,
+        "bad_records": "raise",
+    }
+    return loader.TrainBatches(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def _take(maker: loader.TrainBatches, start: int, count: int, workers: int) -> list[tuple[int, loader.Batch]]:
+    with loader.train_batches(maker, start, workers, prefetch=3) as batches:
+        return [
+            (step, {k: np.array(v) for k, v in batch.items()})
+            for step, batch in itertools.islice(batches, count)
+        ]
+
+
+def _same(left: loader.Batch, right: loader.Batch) -> bool:
+    return left.keys() == right.keys() and all(
+        left[key].dtype == right[key].dtype and np.array_equal(left[key], right[key]) for key in left
+    )
+
+
+def _texts(batch: loader.Batch) -> list[str]:
+    rows = zip(batch["token_ids"], batch["token_mask"], strict=True)
+    return ["".join(map(chr, ids[mask][1:])) for ids, mask in rows]
+
+
+def test_a_batch_has_the_documented_fields() -> None:
+    [(step, batch)] = _take(_maker(), 3, 1, workers=0)
+    assert step == 3
+    shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
+    assert shapes == {
+        "image": ("uint8", (8, 16, 16, 3)),
+        "boxes": ("float32", (8, 2, 4)),
+        "box_mask": ("bool", (8, 2)),
+        "token_ids": ("int32", (8, 24)),
+        "token_mask": ("bool", (8, 24)),
+        "id": ("int32", (8,)),
+    }
+
+
+def test_picture_text_boxes_and_id_belong_together() -> None:
+    maker = _maker()
+    for step in range(5):
+        batch = maker(step)
+        assert np.array_equal(batch["id"], maker.order.rows(step, BATCH)[0])
+        for place, row in enumerate(batch["id"]):
+            pixels = images.resize(images.decode(_png(int(row))), SIZE, True)
+            assert np.array_equal(batch["image"][place], pixels)
+            assert batch["box_mask"][place].sum() == min(row, 2)
+            assert batch["boxes"][place, 0].tolist() == ([0, 0, 0.25, 0.5] if row else [0, 0, 0, 0])
+        assert [int(text.split()[0]) for text in _texts(batch)] == batch["id"].tolist()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_workers(workers: int) -> None:
+    expected = [(step, _maker()(step)) for step in range(4, 9)]
+    for (step, batch), (step_, batch_) in zip(expected, _take(_maker(), 4, 5, workers), strict=True):
+        batch.pop(loader.REPLACED)
+        assert step == step_ and _same(batch, batch_)
+
+
+def test_resuming_needs_the_step_alone() -> None:
+    whole = _take(_maker(), 0, 9, workers=0)
+    for start in (1, 4, 8):
+        for (step, batch), (step_, batch_) in zip(
+            whole[start:], _take(_maker(), start, 9 - start, 0), strict=True
+        ):
+            assert step == step_ and _same(batch, batch_)
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_hosts_together_make_the_global_batch(processes: int) -> None:
+    for step in (0, 5):
+        parts = [_maker(process=process, processes=processes)(step) for process in range(processes)]
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        assert _same(joined, _maker()(step))
+
+
+def test_every_wanted_text_is_drawn_and_no_other() -> None:
+    maker = _maker(wanted=loader.Wanted(("descriptive",), ("zh", "en")))
+    seen = {text for step in range(40) for text in _texts(maker(step))}
+    assert seen == {f"{row} descriptive {language}" for row in range(RECORDS) for language in ("zh", "en")}
+
+
+def test_another_epoch_draws_another_text() -> None:
+    drawn: dict[int, set[str]] = {}
+    maker = _maker()
+    for step in range(120):  # 87 draws a row: one of its four texts would be missing with a chance of 1e-9
+        batch = maker(step)
+        for row, text in zip(batch["id"], _texts(batch), strict=True):
+            drawn.setdefault(int(row), set()).add(text)
+    assert all(len(texts) == 4 for texts in drawn.values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_picture_is_named(workers: int) -> None:
+    maker = _maker(source=Rows("shop/train", corrupt=(7,)))
+    with pytest.raises(loader.BadRecord, match=r"shop/train row 7 \(id 'id7'\): truncated PNG.*wenlan pack"):
+        _take(maker, 0, 2, workers)
+
+
+def test_a_record_without_a_wanted_text_says_what_it_has() -> None:
+    maker = _maker(wanted=loader.Wanted((), ("ko",)))
+    with pytest.raises(loader.BadRecord, match=r"\['ko'\].*descriptive/en.*data\.languages"):
+        maker(0)
+
+
+def test_bad_records_are_replaced_by_the_next_good_row_and_counted() -> None:
+    maker = _maker(source=Rows(corrupt=(7,), silent=(8, 10)), bad_records="replace")
+    good, steps, expected = _maker(), 6, 0
+    with loader.train_batches(maker, 0, workers=0, prefetch=2) as batches:
+        for step, batch in itertools.islice(batches, steps):
+            rows = good(step)["id"]
+            assert batch["id"].tolist() == [{7: 9, 8: 9, 10: 0}.get(row, row) for row in rows.tolist()]
+            assert loader.REPLACED not in batch
+            expected += int(np.isin(rows, (7, 8, 10)).sum())
+        assert batches.replaced == expected > 0
+
+
+def test_replacing_ends_when_nothing_is_good() -> None:
+    maker = _maker(source=Rows(silent=tuple(range(RECORDS))), bad_records="replace")
+    with pytest.raises(loader.BadRecord, match=f"among the {RECORDS} from row"):
+        maker(0)
+
+
+@pytest.mark.parametrize("box_limit", [0, 2])
+def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
+    maker = loader.ImageBatches(Rows(), 4, 0, 1, loader.Pictures(SIZE, True, box_limit))
+    with loader.eval_batches(maker, workers=0, prefetch=2) as batches:
+        made = [batch for _, batch in batches]
+    assert len(made) == 3 and {len(batch["image"]) for batch in made} == {4}
+    valid = np.concatenate([batch["valid"] for batch in made])
+    rows = np.concatenate([batch["id"] for batch in made])
+    assert rows[valid].tolist() == list(range(RECORDS)) and rows[~valid].tolist() == [-1]
+    assert not made[-1]["image"][-1].any()
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
+    texts = loader.list_texts(Rows(), loader.Wanted(("weak",), ("zh",)))
+
+    def maker(process: int, processes: int) -> loader.ImageBatches | loader.TextBatches:
+        if kind == "images":
+            return loader.ImageBatches(Rows(), 8, process, processes, loader.Pictures(SIZE, False, 2))
+        return loader.TextBatches(texts, Letters(), 8, process, processes, 24)
+
+    for number in range(len(maker(0, 1))):
+        parts = [maker(process, 8)(number) for process in range(8)]
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        assert _same(joined, maker(0, 1)(number))
+
+
+def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
+    texts = loader.list_texts(Rows(silent=(2,)), loader.Wanted((), ("en",)))
+    assert [(item.row, item.text.kind) for item in texts[:4]] == [
+        (0, "descriptive"), (0, "weak"), (1, "descriptive"), (1, "weak")
+    ]  # fmt: skip
+    with loader.eval_batches(loader.TextBatches(texts, Letters(), 8, 0, 1, 24), 0, 1) as batches:
+        made = [batch for _, batch in batches]
+    valid = np.concatenate([batch["valid"] for batch in made])
+    assert np.concatenate([batch["id"] for batch in made])[valid].tolist() == [item.row for item in texts]
+    found = [text for batch in made for text in _texts(batch)]
+    assert found[: len(texts)] == [item.text.text for item in texts] and len(texts) == 20
+    assert all(batch["token_mask"].any(axis=1).all() for batch in made)
+
+
+def test_no_wanted_text_at_all_is_an_error() -> None:
+    with pytest.raises(loader.BadRecord, match="no text of kinds any in languages"):
+        loader.list_texts(Rows(), loader.Wanted((), ("cs",)))
+
+
+def test_waiting_for_data_is_measured() -> None:
+    with loader.train_batches(_maker(tokenizer=SlowLetters()), 0, workers=0, prefetch=1) as batches:
+        began = time.perf_counter()
+        for _ in range(4):
+            next(batches)
+        spent = time.perf_counter() - began
+    assert 0.15 < batches.wait_seconds <= spent
+
+
+def test_batches_are_made_ahead() -> None:
+    with loader.train_batches(_maker(tokenizer=SlowLetters()), 0, workers=0, prefetch=4) as batches:
+        next(batches)
+        time.sleep(0.6)
+        before = batches.wait_seconds
+        for _ in range(3):
+            next(batches)
+        assert batches.wait_seconds - before < 0.05
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_closing_ends_threads_and_processes(workers: int) -> None:
+    threads, processes = threading.active_count(), set(multiprocessing.active_children())
+    with loader.train_batches(_maker(), 0, workers, prefetch=4) as batches:
+        next(batches)
+        if workers:
+            assert len(set(multiprocessing.active_children()) - processes) == workers
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and threading.active_count() > threads:
+        time.sleep(0.05)
+    assert threading.active_count() <= threads
+    assert not set(multiprocessing.active_children()) - processes
+    assert list(batches) == []
+
+
+def test_arrays_outlive_the_workers() -> None:
+    with loader.train_batches(_maker(pictures=loader.Pictures(128, True, 0)), 0, 1, prefetch=2) as batches:
+        kept = [next(batches)[1]["image"] for _ in range(3)]
+    gc.collect()
+    for step, image in enumerate(kept):
+        assert np.array_equal(image, _maker(pictures=loader.Pictures(128, True, 0))(step)["image"])
+
+
+def test_workers_start_no_jax_backend() -> None:
+    batches = _take(_maker(tokenizer=BackendSpy()), 0, 2, workers=1)
+    assert {int(value) for _, batch in batches for value in batch["token_ids"].ravel()} == {2}
+
+
+def test_the_data_code_itself_imports_no_jax() -> None:
+    code = (
+        "import sys; from wenlan_jax.data import images, loader, order;"
+        "sys.exit(any(name in sys.modules for name in ('jax', 'tensorflow', 'torch', 'grain')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_mismatch_of_order_and_source_is_named() -> None:
+    with pytest.raises(ValueError, match="order is for 12 records, the source has 11"):
+        _maker(order=order.Order(12, 0, True))
+    with pytest.raises(ValueError, match="use a multiple of 3"):
+        _maker(processes=3)

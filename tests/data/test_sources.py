@@ -1,0 +1,167 @@
+"""Sources: random access, laziness across processes and threads, and errors that name the file."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pickle
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from wenlan_jax.data import sources, writer
+from wenlan_jax.data.records import Question, Record, Region, Text
+
+
+def _record(index: int) -> Record:
+    pixels = np.random.default_rng(index).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    return Record(
+        id=f"编号{index}",
+        image=cv2.imencode(".png", pixels)[1].tobytes(),
+        width=32,
+        height=24,
+        source="toy",
+        texts=(Text("descriptive", "zh", f"第{index}张"), Text("weak", "en", f"no. {index}"))[: index % 3],
+        regions=tuple(
+            Region((0.5 * k, 1.0, 9.0, 12.25), f"label{k}", ("red", "big"), 0.5) for k in range(index % 2)
+        ),
+        questions=(Question("en", "which?", str(index)),),
+    )
+
+
+RECORDS = [_record(index) for index in range(150)]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    with writer.replacing(root / "toy") as directory:
+        output = writer.RecordWriter(directory, "test")
+        for index, record in enumerate(RECORDS):
+            output.add("train" if index < 130 else "test", record)
+        output.close()
+    return root
+
+
+def test_records_come_back_whole_and_in_order(data_dir: Path) -> None:
+    source = sources.open_source("toy", "train", data_dir)
+    assert (len(source), source.name) == (130, "toy/train")
+    for row in (129, 0, 64, 63, 65, 1, 2):
+        assert source[row] == RECORDS[row]
+    assert source[np.int64(7)] == RECORDS[7]
+
+
+def test_a_spec_is_a_path_or_a_name_below_the_data_directory(data_dir: Path, tmp_path: Path) -> None:
+    assert sources.open_source(str(data_dir / "toy"), "test", tmp_path)[0] == RECORDS[130]
+    shutil.copytree(data_dir / "toy", tmp_path / "named" / "1.0.0")
+    assert len(sources.open_source("named", "test", tmp_path)) == 20
+    shutil.copytree(data_dir / "toy", tmp_path / "named" / "2.0.0")
+    with pytest.raises(sources.SourceError, match=r"holds 1\.0\.0, 2\.0\.0"):
+        sources.open_source("named", "test", tmp_path)
+
+
+def test_tfds_slices_select_rows(data_dir: Path) -> None:
+    assert len(sources.open_source("toy", "train+test", data_dir)) == 150
+    tail = sources.open_source("toy", "train[100:]", data_dir)
+    assert [tail[row].id for row in range(len(tail))] == [record.id for record in RECORDS[100:130]]
+
+
+@pytest.mark.parametrize("row", [-1, 130])
+def test_rows_outside_are_refused(data_dir: Path, row: int) -> None:
+    source = sources.open_source("toy", "train", data_dir)
+    with pytest.raises(IndexError, match="130 records"):
+        source[row]
+    with pytest.raises(IndexError, match="260 records"):
+        sources.Concat([source, source])[row if row < 0 else 260]
+
+
+def test_an_open_source_pickles_small_and_closed(data_dir: Path) -> None:
+    source = sources.open_source("toy", "train", data_dir)
+    assert source[5] == RECORDS[5]
+    data = pickle.dumps(source)
+    assert len(data) < 1000
+    assert pickle.loads(data)[6] == RECORDS[6]
+
+
+def test_threads_read_the_same_records(data_dir: Path) -> None:
+    source = sources.open_source("toy", "train", data_dir)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(source.__getitem__, range(130))) == RECORDS[:130]
+
+
+def test_concat_offsets_rows(data_dir: Path) -> None:
+    first, second = (sources.open_source("toy", split, data_dir) for split in ("test", "train"))
+    both = sources.Concat([first, second, first])
+    assert len(both) == 170
+    expected = RECORDS[130:] + RECORDS[:130] + RECORDS[130:]
+    assert [both[row].id for row in range(170)] == [record.id for record in expected]
+    assert both.name == "toy/test+toy/train+toy/test"
+    assert pickle.loads(pickle.dumps(both))[149] == RECORDS[129]
+    with pytest.raises(sources.SourceError, match="no source"):
+        sources.Concat([])
+
+
+def test_missing_data_and_splits_are_named(data_dir: Path) -> None:
+    with pytest.raises(sources.SourceError, match=r"'nowhere' not found.*wenlan pack"):
+        sources.open_source("nowhere", "train", data_dir)
+    with pytest.raises(sources.SourceError, match=r"no split 'validation'; it has .*train \(130\)"):
+        sources.open_source("toy", "validation", data_dir)
+    with pytest.raises(sources.SourceError, match=r"empty"):
+        sources.open_source("toy", "train[:0]", data_dir)
+
+
+def _shard(directory: Path) -> Path:
+    return next(directory.glob("*-train.array_record*"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "swapped"])
+def test_damaged_shards_are_found_on_opening(data_dir: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(data_dir / "toy", tmp_path / "toy")
+    shard = _shard(tmp_path / "toy")
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "swapped":
+        shard.write_bytes(next((tmp_path / "toy").glob("*-test.array_record*")).read_bytes())
+    else:
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2 if damage == "truncated" else 0])
+    with pytest.raises(sources.SourceError, match=r"20 records, not 130|missing|truncated") as caught:
+        sources.open_source("toy", "train", tmp_path)
+    assert str(shard) in str(caught.value)
+    assert len(sources.open_source("toy", "test", tmp_path)) == 20
+
+
+def test_a_hole_in_a_shard_is_found_on_reading(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir / "toy", tmp_path / "toy")
+    shard = _shard(tmp_path / "toy")
+    content = bytearray(shard.read_bytes())
+    # array_record starts blocks of 64 KiB; the first two hold the head of the file.
+    content[2 << 16 : 3 << 16] = bytes(1 << 16)
+    shard.write_bytes(content)
+    source = sources.open_source("toy", "train", tmp_path)
+    with pytest.raises(sources.SourceError, match=r"row \d+ of split 'train' cannot be read"):
+        for row in range(len(source)):
+            source[row]
+
+
+def test_a_foreign_schema_and_a_damaged_directory_are_explained(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir / "toy", tmp_path / "toy")
+    info = tmp_path / "toy" / "dataset_info.json"
+    info.write_text(info.read_text()[:100])
+    with pytest.raises(sources.SourceError, match="cannot be opened"):
+        sources.open_source("toy", "train", tmp_path)
+
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
+
+    other = tmp_path / "other"
+    other.mkdir()
+    identity = DatasetIdentity(
+        name="other", version=tfds.core.Version("1.0.0"), data_dir=str(other), module_name="m"
+    )
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": np.int64})
+    description = tfds.core.DatasetInfo(builder=identity, features=features)
+    tfds.core.SequentialWriter(description, 10, file_format="array_record").close_all()
+    with pytest.raises(sources.SourceError, match="lacks .*texts"):
+        sources.open_source("other", "train", tmp_path)

@@ -1,0 +1,163 @@
+"""The pages and pictures made for people: the retrieval gallery and the training curves."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from wenlan_jax import curves
+from wenlan_jax.eval import gallery
+
+VOID = {"meta", "img"}
+
+
+def _png(colour: int) -> bytes:
+    return cv2.imencode(".png", np.full((8, 8, 3), colour, np.uint8))[1].tobytes()
+
+
+class Outline(HTMLParser):
+    """All elements with their attributes and the text by language; every element must be closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[tuple[str, str | None]] = []
+        self.spoken: list[tuple[str | None, str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs).get("lang")))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.spoken.append((self.open[-1][1], data))
+
+
+def _rows() -> list[gallery.GalleryRow]:
+    hits = [gallery.PictureHit(_png(10), 0.75, False), gallery.PictureHit(_png(200), 0.5, True)]
+    lines = [gallery.TextHit("赤い円", "ja", 0.9, True), gallery.TextHit("빨간 원", "ko", -0.25, False)]
+    return [
+        gallery.PictureQuery(_png(77), lines, 1),
+        gallery.TextQuery("一个红色的圆", "zh", hits, 2),
+        gallery.TextQuery("<script>alert('x')</script> & more", "en", hits, None),
+    ]
+
+
+def test_gallery_is_one_well_formed_page_that_loads_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "gallery.html"
+    gallery.write_gallery(path, _rows(), 'A "title" & <b>', "note")
+    page = path.read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert not outline.open
+    assert "script" not in {tag for tag, _ in outline.elements}
+    sources = [attributes["src"] or "" for tag, attributes in outline.elements if tag == "img"]
+    assert len(sources) == 5 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert base64.b64decode(sources[-1].split(",")[1]) == _png(77)
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert [item.name for item in path.parent.iterdir()] == ["gallery.html"]
+
+
+def test_gallery_declares_languages_marks_truth_and_escapes() -> None:
+    page = gallery.render_gallery(_rows(), "title", "note")
+    outline = Outline(page)
+    assert ("zh", "一个红色的圆") in outline.spoken and ("ja", "赤い円") in outline.spoken
+    assert ("en", "<script>alert('x')</script> & more") in outline.spoken
+    true = [tag for tag, attributes in outline.elements if attributes.get("class") == "true"]
+    assert sorted(true) == ["figure", "figure", "li"]
+    texts = [text for _, text in outline.spoken]
+    assert (
+        "rank of the truth: 2" in texts
+        and "rank of the truth: 1" in texts
+        and "no true answer given" in texts
+    )
+    assert texts.index("Text to picture") < texts.index("Picture to text")
+    assert "2. 0.500" in texts and "-0.250" in texts
+
+
+def test_gallery_refuses_bytes_that_no_browser_shows() -> None:
+    row = gallery.TextQuery("x", "en", [gallery.PictureHit(b"BM....", 0.0, False)], None)
+    with pytest.raises(ValueError, match="JPEG, PNG, WebP or GIF"):
+        gallery.render_gallery([row], "t", "")
+
+
+def _log(path: Path, steps: int, tail: str = "") -> None:
+    lines = []
+    for step in range(0, steps, 10):
+        line: dict[str, object] = {
+            "step": step,
+            "train/loss": 9 / (1 + step / 50),
+            "train/loss_reference": 9.0,
+        }
+        line |= {
+            "train/learning_rate": 1e-4 * step,
+            "train/pairs_per_second": 50.0,
+            "train/data_wait_share": 0.1,
+        }
+        if step % 50 == 0:
+            for direction in ("text_to_image", "image_to_text"):
+                line[f"retrieval/validation/{direction}/recall_at_1"] = step / steps
+                line[f"retrieval/validation/{direction}/chance_recall_at_1"] = 0.01
+        lines.append(json.dumps(line))
+    path.write_text("\n".join(lines) + "\n" + tail, encoding="utf-8")
+
+
+def test_metrics_are_read_by_name_and_the_later_line_counts(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"step": 2, "a": 1.0, "text": "x"},
+        {"step": 1, "a": 5},
+        {"step": 2, "a": 3.0},
+        {"step": 3, "b": None},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert curves.read_metrics(path) == {"a": {1: 5.0, 2: 3.0}}
+    assert list(curves.read_metrics(path)["a"]) == [1, 2]
+
+
+def test_a_line_cut_off_by_a_crash_is_skipped_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    _log(path, 100, tail='{"step": 100, "train/lo')
+    with caplog.at_level(logging.WARNING):
+        metrics = curves.read_metrics(path)
+    assert max(metrics["train/loss"]) == 90 and "line 11" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_curves_are_drawn(tmp_path: Path, suffix: str) -> None:
+    _log(tmp_path / "metrics.jsonl", 300)
+    out = tmp_path / "pictures" / f"curves.{suffix}"
+    curves.plot_curves(tmp_path / "metrics.jsonl", out)
+    if suffix == "png":
+        pixels = cv2.imread(str(out))
+        assert pixels.shape[0] > 600 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    else:
+        assert "validation, text to image, recall@1" in out.read_text(encoding="utf-8")
+
+
+def test_curves_that_were_not_logged_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "train/loss": NaN}\n{"step": 2, "train/loss": 1.0}\n', encoding="utf-8")
+    out = tmp_path / "curves.svg"
+    curves.plot_curves(path, out)
+    assert out.read_text(encoding="utf-8").count("not logged") == 3
+
+
+def test_an_empty_log_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(curves.CurvesError, match="has the run logged yet"):
+        curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")

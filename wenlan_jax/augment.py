@@ -1,0 +1,149 @@
+"""Picture augmentation and normalisation on the accelerator, inside the jitted step.
+
+The BriVL recipe [C]: colour jitter, then grayscale, each with a probability; no crop and no flip, so that
+boxes stay valid. Random numbers come from a jax key and the example's index in the global batch, so the
+result does not depend on the number of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+Images = Float[Array, "batch height width 3"]
+Factors = Float[Array, "batch"]
+Plane = Float[Array, "batch height width"]
+
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in grey, as torchvision has them (ITU-R 601)."""
+
+
+Strengths = tuple[float, float, float, float]
+"""Of brightness, contrast, saturation (factors within 1 +- strength) and hue (turns within +- circles)."""
+
+
+def unit_range(images: UInt8[Array, "batch height width 3"]) -> Images:
+    """Pixels of 0 to 255 as float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def normalise(
+    images: UInt8[Array, "batch height width 3"] | Images, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Images:
+    """`(images - mean) / std` by channel in float32; integer pixels are brought to [0, 1] first."""
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        images = unit_range(images)
+    return (images - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def _per_image(factors: Factors) -> Float[Array, "batch 1 1 1"]:
+    return factors[:, None, None, None]
+
+
+def _grey(images: Images) -> Float[Array, "batch height width 1"]:
+    # Written out: a product with a 3-vector would run on matrix units in reduced precision.
+    red, green, blue = (weight * images[..., channel] for channel, weight in enumerate(LUMA))
+    return (red + green + blue)[..., None]
+
+
+def _blend(images: Images, other: Array, factors: Factors) -> Images:
+    weight = _per_image(factors)
+    return jnp.clip(weight * images + (1.0 - weight) * other, 0.0, 1.0)
+
+
+def adjust_brightness(images: Images, factors: Factors) -> Images:
+    """Pixels times the factor, clipped to [0, 1]."""
+    return jnp.clip(_per_image(factors) * images, 0.0, 1.0)
+
+
+def adjust_contrast(images: Images, factors: Factors) -> Images:
+    """Away from (or towards, below 1) the mean grey of each picture."""
+    return _blend(images, jnp.mean(_grey(images), axis=(1, 2, 3), keepdims=True), factors)
+
+
+def adjust_saturation(images: Images, factors: Factors) -> Images:
+    """Away from (or towards, below 1) the grey of each pixel."""
+    return _blend(images, _grey(images), factors)
+
+
+def _hue(images: Images) -> tuple[Plane, Plane, Plane]:
+    """Hue in sixths of a circle, largest channel, and chroma (largest minus smallest)."""
+    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    top = jnp.max(images, axis=-1)
+    chroma = top - jnp.min(images, axis=-1)
+    divisor = jnp.where(chroma > 0, chroma, 1.0)
+    at_red = jnp.mod((green - blue) / divisor, 6.0)
+    at_green = (blue - red) / divisor + 2.0
+    at_blue = (red - green) / divisor + 4.0
+    return jnp.where(top == red, at_red, jnp.where(top == green, at_green, at_blue)), top, chroma
+
+
+def adjust_hue(images: Images, turns: Factors) -> Images:
+    """Turns the hue of HSV by `turns` circles; value and saturation stay exactly."""
+    hue, top, chroma = _hue(images)
+    hue = hue + 6.0 * turns[:, None, None]
+    # Closed form of HSV -> RGB: a channel falls from the top by the chroma, along a trapezium in the hue.
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        sector = jnp.mod(hue + offset, 6.0)
+        channels.append(top - chroma * jnp.clip(jnp.minimum(sector, 4.0 - sector), 0.0, 1.0))
+    return jnp.stack(channels, axis=-1)
+
+
+def to_grayscale(images: Images) -> Images:
+    """The grey of each pixel in all three channels."""
+    return jnp.broadcast_to(_grey(images), images.shape)
+
+
+_ADJUSTMENTS: list[Callable[[Images, Factors], Images]] = [
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    adjust_hue,
+]
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+
+
+def _in_random_order(
+    images: Images, key: Array, draws: Float[Array, "batch 4"], strengths: Strengths
+) -> Images:
+    """The adjustments of positive strength, in an order drawn from `key`; `draws` are uniform in [-1, 1)."""
+    active = [index for index, strength in enumerate(strengths) if strength > 0]
+    if not active:
+        return images
+    factors = jnp.array(_NEUTRAL) + jnp.array(strengths) * draws
+    factors = factors[:, jnp.array(active)]
+    order = jax.random.permutation(key, len(active))
+
+    def adjust(turn: Array, images: Images) -> Images:
+        which = order[turn]
+        return jax.lax.switch(which, [_ADJUSTMENTS[index] for index in active], images, factors[:, which])
+
+    return jax.lax.fori_loop(0, len(active), adjust, images)
+
+
+def jitter_and_grayscale(
+    images: Images,
+    key: Array,
+    strengths: Strengths,
+    jitter_probability: float,
+    grayscale_probability: float,
+) -> Images:
+    """Jitters the colours of pictures in [0, 1], and turns some grey, each picture by its own draw.
+
+    The operations and ranges are those of torchvision's ColorJitter and RandomGrayscale on float tensors. One
+    deviation: the order of the four adjustments is drawn once per batch, not per picture, so that each runs
+    once. `images` is the global batch; strengths lie in [0, 1], that of the hue in [0, 0.5].
+    """
+    if jitter_probability <= 0 and grayscale_probability <= 0:
+        return images
+    order_key, example_key = jax.random.split(key)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(example_key, jnp.arange(images.shape[0]))
+    draws = jax.vmap(lambda one: jax.random.uniform(one, (6,)))(keys)
+    if jitter_probability > 0:
+        jittered = _in_random_order(images, order_key, 2.0 * draws[:, 2:] - 1.0, strengths)
+        images = jnp.where(_per_image(draws[:, 0] < jitter_probability), jittered, images)
+    return jnp.where(_per_image(draws[:, 1] < grayscale_probability), to_grayscale(images), images)

@@ -1,0 +1,79 @@
+"""The bank of negatives: a ring of the K newest keys, as explicit state.
+
+Keys are laid out as `(slots, batch, dim)`: a push overwrites one slot, so with the batch axis sharded every device
+writes its own rows and nothing is permuted. There are ceil(K / batch) slots; where the batch does not divide K, the
+oldest slot counts only in part, so that exactly the K newest keys are negatives whatever the two sizes are.
+
+    rank   how many valid keys are newer than an entry; the newest key has rank 0
+    fill   how many entries count, at most K
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+NO_ID = -1
+"""Id of an entry that no image stands behind; equal to no image's id."""
+
+
+@struct.dataclass
+class Bank:
+    """`capacity` (K) newest keys. `pushed_at` is the step that wrote a slot, -1 where none did."""
+
+    keys: Float[Array, "slots batch dim"]
+    ids: Int[Array, "slots batch"]
+    pushed_at: Int[Array, " slots"]
+    cursor: Int[Array, ""]
+    fill: Int[Array, ""]
+    capacity: int = struct.field(pytree_node=False)
+
+
+def create(capacity: int, batch: int, dim: int, random_key: Array | None = None) -> Bank:
+    """A bank for pushes of `batch` keys; empty, or full of random unit vectors if `random_key` is given [C]."""
+    slots = -(-capacity // batch)
+    shape = (slots, batch, dim)
+    keys = jnp.zeros(shape, jnp.float32)
+    if random_key is not None:
+        keys = jax.random.normal(random_key, shape, jnp.float32)
+        keys /= jnp.linalg.norm(keys, axis=-1, keepdims=True)
+    return Bank(
+        keys=keys,
+        ids=jnp.full((slots, batch), NO_ID, jnp.int32),
+        pushed_at=jnp.full(slots, -1, jnp.int32),
+        cursor=jnp.zeros((), jnp.int32),
+        fill=jnp.asarray(0 if random_key is None else capacity, jnp.int32),
+        capacity=capacity,
+    )
+
+
+def push(bank: Bank, keys: Float[Array, "batch dim"], ids: Int[Array, " batch"], step: Int[Array, ""]) -> Bank:
+    """The bank with `keys` as its newest entries; the last row is the newest."""
+    slots = bank.keys.shape[0]
+    return bank.replace(
+        keys=jax.lax.dynamic_update_index_in_dim(bank.keys, keys.astype(bank.keys.dtype), bank.cursor, 0),
+        ids=jax.lax.dynamic_update_index_in_dim(bank.ids, ids.astype(bank.ids.dtype), bank.cursor, 0),
+        pushed_at=bank.pushed_at.at[bank.cursor].set(step),
+        cursor=(bank.cursor + 1) % slots,
+        fill=jnp.minimum(bank.fill + keys.shape[0], bank.capacity),
+    )
+
+
+def ranks(bank: Bank) -> Int[Array, "slots batch"]:
+    """The rank of every entry, valid or not."""
+    slots, batch = bank.ids.shape
+    pushes_since = (bank.cursor - 1 - jnp.arange(slots)) % slots
+    return pushes_since[:, None] * batch + (batch - 1 - jnp.arange(batch))[None, :]
+
+
+def valid(bank: Bank) -> Bool[Array, "slots batch"]:
+    """Which entries count as negatives."""
+    return ranks(bank) < bank.fill
+
+
+def oldest_age(bank: Bank, step: Int[Array, ""]) -> Int[Array, ""]:
+    """How many steps ago the oldest valid key that a step pushed was made; 0 if there is none."""
+    counted = valid(bank).any(axis=1) & (bank.pushed_at >= 0)
+    return jnp.max(jnp.where(counted, step - bank.pushed_at, 0))

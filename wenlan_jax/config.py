@@ -1,0 +1,270 @@
+"""The configuration: defaults, validation, canonical text and hash.
+
+Every field is declared once, in `schema.py`, with its default. A file
+in `configs/` starts from `default()`, changes what its experiment changes and returns an ml_collections
+`ConfigDict`; the command line overrides single fields; `parse` checks the whole and returns the typed, frozen
+`Config` that the package reads. Nothing in the package reads a field by a string or supplies a default of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from wenlan_jax.schema import Config
+
+T = TypeVar("T")
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message lists every fault found, one a line."""
+
+
+def default() -> config_dict.ConfigDict:
+    """A fresh, locked ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
+    return config_dict.ConfigDict(dataclasses.asdict(Config()))
+
+
+def fields(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        path = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from fields(hints[field.name], path + ".")
+        else:
+            yield path, field, hints[field.name]
+
+
+def describe() -> str:
+    """The reference of all fields, for `--help`: name, default, meaning."""
+    lines = []
+    for path, field, _ in fields():
+        choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
+        lines.append(f"  --config.{path}={field.default!r}\n      {field.metadata['doc']}.{choices}")
+    return "\n".join(lines)
+
+
+def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
+    """The typed configuration. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+    values = source.to_dict() if isinstance(source, config_dict.ConfigDict) else dict(source)
+    faults: list[str] = []
+    config = _build(Config, values, "", faults)
+    if not faults:
+        faults += _clashes(config)
+    if faults:
+        raise ConfigError(_list(faults))
+    return config
+
+
+def _list(faults: Sequence[str]) -> str:
+    return f"{len(faults)} fault(s) in the configuration:\n  " + "\n  ".join(faults)
+
+
+def unknown_field(path: str, known: typing.Iterable[str]) -> str:
+    """The message for a field that the schema does not have, with the nearest one it has."""
+    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
+    return f"{path}: no such field" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _build(kind: type[T], values: Mapping[str, Any], prefix: str, faults: list[str]) -> T:
+    hints = typing.get_type_hints(kind)
+    faults += [unknown_field(prefix + name, (prefix + key for key in hints)) for name in values if name not in hints]
+    known: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        path, hint = prefix + field.name, hints[field.name]
+        if field.name not in values:
+            faults.append(f"{path}: missing; start from wenlan_jax.config.default()")
+        elif dataclasses.is_dataclass(hint):
+            if isinstance(values[field.name], Mapping):
+                known[field.name] = _build(hint, values[field.name], path + ".", faults)  # type: ignore[arg-type]
+            else:
+                faults.append(f"{path}: a section is needed here, not {values[field.name]!r}")
+        else:
+            known[field.name] = _leaf(values[field.name], hint, field.metadata, path, faults)
+    return kind(**known)
+
+
+def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults: list[str]) -> Any:
+    try:
+        value = _coerce(value, hint)
+    except TypeError:
+        faults.append(f"{path}: {_type_name(hint)} is needed, not {value!r}")
+        return value
+    if metadata["choices"] and value not in metadata["choices"]:
+        faults.append(f"{path}: one of {', '.join(metadata['choices'])} is needed, not {value!r}")
+    if metadata["low"] is not None and value < metadata["low"]:
+        faults.append(f"{path}: at least {metadata['low']:g} is needed, not {value!r}")
+    if metadata["high"] is not None and value > metadata["high"]:
+        faults.append(f"{path}: at most {metadata['high']:g} is needed, not {value!r}")
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as the declared type: lists become tuples, whole numbers floats; all else must match."""
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_coerce(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError
+    return value
+
+
+def _clashes(c: Config) -> list[str]:
+    """Faults that concern several fields together."""
+    faults: list[str] = []
+
+    def check(ok: bool, message: str) -> None:
+        if not ok:
+            faults.append(message)
+
+    bert, norm, micro = c.model.text.bert, c.model.image.batch_norm, c.train.batch_size // c.train.accumulation
+    check(bert.width % bert.heads == 0, "model.text.bert.heads: must divide model.text.bert.width")
+    check(bert.width % c.model.text.encoder.heads == 0, "model.text.encoder.heads: must divide model.text.bert.width")
+    check(c.data.text_length <= bert.positions, "data.text_length: longer than model.text.bert.positions")
+    check(
+        not bert.scan_segments or sum(bert.scan_segments) == bert.layers,
+        "model.text.bert.scan_segments: must sum to model.text.bert.layers",
+    )
+    check(
+        c.train.batch_size % c.train.accumulation == 0,
+        "train.accumulation: must divide train.batch_size",
+    )
+    check(
+        norm.mode != "group" or micro % norm.group_size == 0,
+        f"model.image.batch_norm.group_size: must divide the micro-batch of {micro} "
+        "(train.batch_size / train.accumulation)",
+    )
+    check(
+        norm.mode != "batch" or c.train.accumulation == 1,
+        "train.accumulation: statistics of the whole batch cannot be had from micro-batches; "
+        "use model.image.batch_norm.mode='group' or 'frozen'",
+    )
+    check(all(len(stage) == 5 for stage in c.model.image.backbone.stages), "model.image.backbone.stages: five numbers a stage")
+    check(bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes" or c.model.image.regions.whole_image, "model.image.regions: no region is left")
+    check(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps: must be less than train.steps")
+    check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
+    check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
+    check([c.mesh.replica, c.mesh.data, c.mesh.fsdp].count(-1) <= 1, "mesh: only one axis may be -1")
+    check(0 not in (c.mesh.replica, c.mesh.data, c.mesh.fsdp), "mesh: an axis cannot be 0")
+    check(c.contrast.multi_label_top_k <= c.contrast.bank_size, "contrast.multi_label_top_k: more than contrast.bank_size")
+    check(
+        c.task != "clip" or c.contrast.multi_label_top_k == 0,
+        "contrast.multi_label_top_k: the task 'clip' has no bank",
+    )
+    for pattern in c.model.freeze:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            faults.append(f"model.freeze: {pattern!r} is not a regular expression ({error})")
+    return faults
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration of the file `path` (its `get_config()`), with `--config.field=value` overrides.
+
+    Raises ConfigError: a file that is missing or does not run, or the faults that `override` lists.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file; see configs/")
+    values = flags.FlagValues()
+    arguments = ["wenlan", f"--config={path}"]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except Exception as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    return override(holder.value, overrides)
+
+
+def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
+    """The checked configuration of `base` with `--config.field=value` overrides, read by ml_collections.
+
+    Raises ConfigError listing every fault: fields that do not exist, values of a wrong type or range, clashes.
+    """
+    known = [name for name, _, _ in fields()]
+    faults: list[str] = []
+    for text in overrides:
+        name, equals, _ = text.removeprefix("--config.").partition("=")
+        if not equals:
+            faults.append(f"{text}: write --config.{name}=VALUE")
+        elif name not in known:
+            faults.append(unknown_field(name, known))
+        else:
+            # One at a time, so that a wrong value does not hide the next one.
+            values = flags.FlagValues()
+            holder = config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=["wenlan", text])
+            try:
+                values(["wenlan", text])
+                base = holder.value
+            except (flags.Error, TypeError, ValueError) as error:
+                faults.append(f"{name}: {error}")
+    try:
+        config = parse(base)
+    except ConfigError as error:
+        faults += str(error).split("\n  ")[1:]
+    if faults:
+        raise ConfigError(_list(faults))
+    return config
+
+
+def to_json(config: Config) -> str:
+    """The canonical text: every field, sorted, so that equal configurations have equal texts."""
+    return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
+
+
+def from_json(text: str) -> Config:
+    """The configuration of a canonical text."""
+    return parse(json.loads(text))
+
+
+def fingerprint(config: Config) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False) -> Iterator[str]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        free = inherited or field.metadata.get("free", False)
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _free_fields(hints[field.name], f"{prefix}{field.name}.", free)  # type: ignore[arg-type]
+        elif free:
+            yield prefix + field.name
+
+
+def changes(saved: Mapping[str, Any], now: Config) -> list[str]:
+    """What differs between a saved configuration and this one, without the fields that do not change a result."""
+    old, new, free = _flat(saved), _flat(json.loads(to_json(now))), set(_free_fields())
+    names = sorted((old.keys() | new.keys()) - free)
+    return [
+        f"{name}: saved {old.get(name, 'nothing')!r}, now {new.get(name, 'nothing')!r}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]

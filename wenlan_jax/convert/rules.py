@@ -1,0 +1,250 @@
+"""Ordered rules between a flat PyTorch state dict and a flat Flax tree, one table for both directions.
+
+A rule pairs a template of PyTorch keys with one or more templates of Flax paths, and a layout that says how the arrays
+differ. Templates hold named numbers: `blocks.{s}.{i}.conv_pw.weight` <-> `blocks_{s}_{i}/conv_pw/kernel`. The first rule that
+matches a key is the one that applies. Whatever no rule covers is an error that names it; keys may be ignored only by an
+explicit rule, and the result lists them. Scanned layers (`layers_0_19`, with a leading layer axis) are handled by the engine:
+rules only ever see `layers_0`, `layers_1`, ...
+
+Everything is NumPy: reading or writing a framework's files is the caller's part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+FlatTree = dict[str, np.ndarray]
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_SCANNED = re.compile(r"(?P<before>(?:^|.*/)layers_)(?P<first>\d+)_(?P<last>\d+)(?P<after>/.*)")
+
+
+class ConversionError(ValueError):
+    """Weights that the rules cannot convert; the message names every leaf concerned."""
+
+
+class HasShape(Protocol):
+    """What a template's leaf must have: an array or an abstract one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one PyTorch array becomes Flax leaves and back. `to_torch` gets as many arrays as `to_flax` returns."""
+
+    to_flax: Callable[[np.ndarray], Sequence[np.ndarray]]
+    to_torch: Callable[[Sequence[np.ndarray]], np.ndarray]
+
+
+def _transposed(forward: tuple[int, ...]) -> Layout:
+    backward = tuple(int(axis) for axis in np.argsort(forward))
+    return Layout(lambda a: [a.transpose(forward)], lambda leaves: leaves[0].transpose(backward))
+
+
+def split_rows(parts: int) -> Layout:
+    """PyTorch's joint weight or bias of `parts` projections, split into one Flax leaf each (weights transposed)."""
+    return Layout(
+        lambda a: [part.T for part in np.split(a, parts)], lambda leaves: np.concatenate([leaf.T for leaf in leaves])
+    )
+
+
+IDENTITY = Layout(lambda a: [a], lambda leaves: leaves[0])
+LINEAR = _transposed((1, 0))
+"""(outputs, inputs) <-> (inputs, outputs)."""
+CONVOLUTION = _transposed((2, 3, 1, 0))
+"""(outputs, inputs, kh, kw) <-> (kh, kw, inputs, outputs), depthwise ones included."""
+POINTWISE = Layout(lambda a: [a[:, :, 0, 0].T], lambda leaves: leaves[0].T[:, :, None, None])
+"""(outputs, inputs, 1, 1) <-> (inputs, outputs): a 1x1 convolution as a matrix product."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """PyTorch keys of the form `torch` are the Flax leaves of the forms `flax`, up to `layout`."""
+
+    torch: str
+    flax: tuple[str, ...]
+    layout: Layout = IDENTITY
+
+
+@dataclasses.dataclass(frozen=True)
+class Ignore:
+    """PyTorch keys that have no place in the Flax tree. `pattern` is a regular expression for the whole key."""
+
+    pattern: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Ordered rules and what may be ignored."""
+
+    rules: tuple[Rule, ...]
+    ignored: tuple[Ignore, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A Flax tree as flat paths (`image/params/backbone/...`), and the PyTorch keys left out with the reason."""
+
+    leaves: FlatTree
+    ignored: dict[str, str]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with paths joined by slashes."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str, Any]) -> Imported:
+    """Converts a PyTorch state dict to the leaves of `template`, a nested or flat tree of arrays or abstract arrays.
+
+    Only shapes are read from the template. Arrays keep their type. Raises ConversionError if a PyTorch key has neither a
+    rule nor an `Ignore`, a leaf of the template gets no value, or a shape differs.
+    """
+    expected = flatten(template)
+    wanted = _unrolled_shapes(expected)
+    leaves: FlatTree = {}
+    sources: dict[str, str] = {}
+    ignored: dict[str, str] = {}
+    faults: list[str] = []
+    for key, array in state.items():
+        match = _first_match(table.rules, key)
+        reason = next((rule.reason for rule in table.ignored if re.fullmatch(rule.pattern, key)), None)
+        if match is not None:
+            names, rule = match
+            targets = [path.format(**names) for path in rule.flax]
+            faults += _store(leaves, sources, key, array, targets, rule.layout)
+        elif reason is not None:
+            ignored[key] = reason
+        else:
+            faults.append(f"PyTorch key {key} {array.shape} is covered by no rule")
+    faults += _compare(leaves, sources, wanted)
+    _raise(faults, "cannot convert the PyTorch weights to Flax")
+    return Imported(_restack(leaves, expected), ignored)
+
+
+def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
+    """Converts a nested or flat Flax tree to a PyTorch state dict of new contiguous arrays.
+
+    Ignored keys are not invented. Raises ConversionError if no rule covers a leaf or a rule finds only some of its leaves.
+    """
+    leaves = _unstack(flatten(tree))
+    state: FlatTree = {}
+    faults: list[str] = []
+    for path in sorted(leaves):
+        match = _first_match_flax(table.rules, path)
+        if match is None:
+            faults.append(f"Flax leaf {path} {leaves[path].shape} is covered by no rule")
+            continue
+        names, rule = match
+        parts = [template.format(**names) for template in rule.flax]
+        missing = [part for part in parts if part not in leaves]
+        key = rule.torch.format(**names)
+        if missing:
+            faults.append(f"PyTorch key {key} also needs the Flax leaves {', '.join(missing)}")
+        elif key not in state:
+            state[key] = np.ascontiguousarray(rule.layout.to_torch([leaves[part] for part in parts]))
+    _raise(faults, "cannot convert the Flax weights to PyTorch")
+    return state
+
+
+@functools.lru_cache(maxsize=None)
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = _PLACEHOLDER.split(template)
+    literal = [re.escape(part) if index % 2 == 0 else rf"(?P<{part}>\d+)" for index, part in enumerate(parts)]
+    return re.compile("".join(literal))
+
+
+def _first_match(rules: Iterable[Rule], key: str) -> tuple[dict[str, str], Rule] | None:
+    found = ((_pattern(rule.torch).fullmatch(key), rule) for rule in rules)
+    return next(((match.groupdict(), rule) for match, rule in found if match), None)
+
+
+def _first_match_flax(rules: Iterable[Rule], path: str) -> tuple[dict[str, str], Rule] | None:
+    found = ((_pattern(template).fullmatch(path), rule) for rule in rules for template in rule.flax)
+    return next(((match.groupdict(), rule) for match, rule in found if match), None)
+
+
+def _store(
+    leaves: FlatTree, sources: dict[str, str], key: str, array: np.ndarray, targets: list[str], layout: Layout
+) -> list[str]:
+    """Puts the parts of one PyTorch array under `targets`; returns the faults found."""
+    try:
+        parts = layout.to_flax(np.asarray(array))
+    except (ValueError, IndexError) as error:
+        return [f"PyTorch key {key} {array.shape} does not have the axes of {targets[0]}: {error}"]
+    faults = [f"Flax leaf {path} is given by both {sources[path]} and {key}" for path in targets if path in leaves]
+    leaves.update(zip(targets, parts, strict=True))
+    sources.update(dict.fromkeys(targets, key))
+    return faults
+
+
+def _compare(leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    faults = [f"Flax leaf {path} {shape} has no PyTorch key" for path, shape in wanted.items() if path not in leaves]
+    for path, leaf in leaves.items():
+        if path not in wanted:
+            faults.append(f"PyTorch key {sources[path]} gives {path}, which the Flax model does not have")
+        elif leaf.shape != wanted[path]:
+            faults.append(f"Flax leaf {path} has shape {wanted[path]}, but {sources[path]} gives {leaf.shape}")
+    return faults
+
+
+def _raise(faults: list[str], what: str) -> None:
+    if faults:
+        raise ConversionError(f"{what}; {len(faults)} fault(s):\n  " + "\n  ".join(sorted(faults)))
+
+
+def _layers(path: str) -> list[str] | None:
+    """The unrolled paths of a scanned leaf, in the order of its first axis; None for any other leaf."""
+    match = _SCANNED.fullmatch(path)
+    if match is None:
+        return None
+    numbers = range(int(match["first"]), int(match["last"]) + 1)
+    return [f"{match['before']}{number}{match['after']}" for number in numbers]
+
+
+def _unrolled_shapes(template: Mapping[str, HasShape]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, leaf in template.items():
+        layers = _layers(path)
+        shapes.update({path: tuple(leaf.shape)} if layers is None else dict.fromkeys(layers, tuple(leaf.shape[1:])))
+    return shapes
+
+
+def _unstack(leaves: Mapping[str, Any]) -> FlatTree:
+    flat: FlatTree = {}
+    for path, leaf in leaves.items():
+        layers, array = _layers(path), np.asarray(leaf)
+        flat.update({path: array} if layers is None else dict(zip(layers, array, strict=True)))
+    return flat
+
+
+def _restack(leaves: FlatTree, template: Iterable[str]) -> FlatTree:
+    stacked: FlatTree = {}
+    for path in template:
+        layers = _layers(path)
+        parts = leaves[path] if layers is None else np.stack([leaves[layer] for layer in layers])
+        stacked[path] = np.ascontiguousarray(parts)
+    return stacked

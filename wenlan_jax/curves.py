@@ -1,0 +1,130 @@
+"""The picture of a training run, from the lines of its `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Series = dict[int, float]
+"""Values by step, in the order of the steps."""
+
+_RECALL = re.compile(r"(?:^|.*/)retrieval/([^/]+)/(text_to_image|image_to_text)/recall_at_(\d+)$")
+
+_log = logging.getLogger(__name__)
+
+
+class CurvesError(ValueError):
+    """A metrics file that holds nothing to draw."""
+
+
+def _fields(line: str) -> dict[str, object] | None:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return fields if isinstance(fields, dict) and isinstance(fields.get("step"), int) else None
+
+
+def read_metrics(path: Path) -> dict[str, Series]:
+    """The numeric fields of a metrics file by name, each a map from step to value.
+
+    A run that was resumed writes some steps twice: the later line counts. Lines that are no JSON object with
+    a whole `step`, such as one cut off by a crash, are skipped with a warning.
+    """
+    found: dict[str, Series] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        fields = _fields(line) if line.strip() else {}
+        if fields is None:
+            _log.warning("%s: line %d is not a whole metrics line and is skipped", path, number)
+            continue
+        step = fields.pop("step", None)
+        for name, value in fields.items():
+            if isinstance(step, int) and isinstance(value, int | float):
+                found.setdefault(name, {})[step] = float(value)
+    return {name: dict(sorted(series.items())) for name, series in found.items()}
+
+
+def _draw(axes: Axes, series: Series, label: str, **style: Any) -> None:
+    style = {"marker": "o" if len(series) < 30 else None, "markersize": 3, **style}
+    axes.plot(list(series), list(series.values()), label=label, **style)
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.has_data():
+        axes.legend(fontsize=7, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", alpha=0.5)
+
+
+def _loss(axes: Axes, metrics: dict[str, Series]) -> None:
+    if "train/loss" in metrics:
+        _draw(axes, metrics["train/loss"], "loss")
+    if "train/loss_reference" in metrics:
+        reference = metrics["train/loss_reference"]
+        _draw(axes, reference, "loss of a uniform guess", linestyle="--", marker=None)
+    _finish(axes, "loss (nats)")
+
+
+def _learning_rate(axes: Axes, metrics: dict[str, Series]) -> None:
+    if "train/learning_rate" in metrics:
+        _draw(axes, metrics["train/learning_rate"], "learning rate", marker=None)
+    _finish(axes, "learning rate")
+
+
+def _recall(axes: Axes, metrics: dict[str, Series]) -> None:
+    directions = {"text_to_image": "-", "image_to_text": "--"}
+    found = [(name, match) for name in sorted(metrics) if (match := _RECALL.match(name))]
+    cuts = sorted({int(match[3]) for _, match in found})
+    for name, match in found:
+        split, direction, k = match.groups()
+        colour = f"C{cuts.index(int(k)) % 10}"
+        label = f"{split}, {direction.replace('_', ' ')}, recall@{k}"
+        _draw(axes, metrics[name], label, color=colour, linestyle=directions[direction])
+        chance = metrics.get(name.replace("/recall_at_", "/chance_recall_at_"))
+        if chance and direction == "text_to_image":
+            _draw(axes, chance, f"{split}, chance@{k}", color=colour, linestyle=":", marker=None, alpha=0.6)
+    axes.set_ylim(0, 1)
+    _finish(axes, "retrieval")
+
+
+def _speed(axes: Axes, metrics: dict[str, Series]) -> None:
+    if "train/pairs_per_second" in metrics:
+        _draw(axes, metrics["train/pairs_per_second"], "pairs per second", marker=None)
+    axes.set_ylim(bottom=0)
+    if "train/data_wait_share" in metrics:
+        share = axes.twinx()
+        _draw(
+            share, metrics["train/data_wait_share"], "share of time waiting for data", color="C1", marker=None
+        )
+        share.set_ylim(0, 1)
+        share.spines[["top"]].set_visible(False)
+        share.legend(fontsize=7, frameon=False, loc="lower right")
+    _finish(axes, "speed")
+
+
+def plot_curves(metrics_jsonl: Path, out: Path) -> None:
+    """Draws loss, learning rate, recall and speed over the steps of a run into `out` (PNG, PDF or SVG).
+
+    A curve whose field was not logged is left out. Raises `CurvesError` when there is no curve at all.
+    """
+    metrics = read_metrics(metrics_jsonl)
+    if not metrics:
+        raise CurvesError(f"{metrics_jsonl}: no line with a step and a number; has the run logged yet?")
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    for draw, place in zip((_loss, _recall, _learning_rate, _speed), axes.flat, strict=True):
+        draw(place, metrics)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)

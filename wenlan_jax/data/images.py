@@ -1,0 +1,141 @@
+"""From encoded bytes to pixels on the host: decoding, resizing, and boxes in the unit square.
+
+Pixels are uint8 RGB throughout. Normalisation and augmentation are the accelerator's work (`augment.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Num, UInt8
+
+_JPEG_START = b"\xff\xd8"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# A marker inside JPEG scan data: 0xFF followed by neither a stuffed zero, a restart (D0-D7) nor padding (FF).
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG_END = 0xD9
+
+
+class CorruptImage(ValueError):
+    """An image that cannot be decoded whole."""
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Walks the segments to the end-of-image marker; a marker inside an EXIF thumbnail does not count."""
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        marker = data[found.start() + 1]
+        if marker == _JPEG_END:
+            return
+        position = found.end()
+        # Scan data follows its header and is searched for the next marker; other segments are skipped whole.
+        position += int.from_bytes(data[position : position + 2], "big")
+        if position >= len(data):
+            break
+    raise CorruptImage(f"truncated JPEG: no end-of-image marker in its {len(data)} bytes")
+
+
+def _check_png(data: bytes) -> None:
+    """Walks the chunks to IEND and compares the checksum of each."""
+    position = len(_PNG_START)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        kind, end = data[position + 4 : position + 8], position + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise CorruptImage(f"damaged PNG: wrong checksum in the {kind!r} chunk at byte {position}")
+        if kind == b"IEND":
+            return
+        position = end + 4
+    raise CorruptImage(f"truncated PNG: no IEND chunk in its {len(data)} bytes")
+
+
+def _check_webp(data: bytes) -> None:
+    expected = 8 + int.from_bytes(data[4:8], "little")
+    if len(data) < expected:
+        raise CorruptImage(f"truncated WebP: {len(data)} of {expected} bytes")
+
+
+def _check_complete(data: bytes) -> None:
+    """Raises `CorruptImage` for a file that stops early: some versions of OpenCV return a partial picture."""
+    if not data:
+        raise CorruptImage("empty file")
+    if data.startswith(_JPEG_START):
+        _check_jpeg(data)
+    elif data.startswith(_PNG_START):
+        _check_png(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        _check_webp(data)
+
+
+def _to_eight_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    raise CorruptImage(f"pixels of type {pixels.dtype}; 8 or 16 bits per channel are supported")
+
+
+def _on_white(pixels: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
+    colour = pixels[..., :3].astype(np.uint32)
+    alpha = pixels[..., 3:].astype(np.uint32)
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes JPEG, PNG or WebP (and what else OpenCV reads) to RGB.
+
+    Transparent pictures are laid on white, grey ones get three channels, 16 bits become 8. The EXIF
+    orientation is ignored, as in the released BriVL code: boxes, width and height refer to the stored
+    pixels. Raises `CorruptImage` for data that is cut short or damaged, in so far as the format tells.
+    """
+    _check_complete(data)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise CorruptImage(f"not decodable: {error}") from error
+    if pixels is None:
+        raise CorruptImage(f"not decodable; the {len(data)} bytes begin with {data[:8]!r}")
+    pixels = _to_eight_bits(pixels)
+    if pixels.ndim == 2:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    if pixels.shape[2] == 4:
+        pixels = _on_white(pixels)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def resize(
+    image: UInt8[np.ndarray, "height width 3"], size: int, antialias: bool
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Resizes to a square of `size` pixels, without keeping the aspect ratio.
+
+    With `antialias` every side that shrinks is averaged over its area; without, samples are plain bilinear
+    (half-pixel centres) as in the released BriVL code. Growing sides are bilinear in both.
+    """
+    height, width = image.shape[:2]
+    if antialias and (height > size or width > size):
+        image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    if image.shape[:2] != (size, size):
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def normalise_boxes(
+    boxes: Num[np.ndarray, "boxes 4"], width: int, height: int, limit: int
+) -> tuple[Float32[np.ndarray, "limit 4"], Bool[np.ndarray, " limit"]]:
+    """The first `limit` boxes in units of the picture's sides, and which rows of the result are boxes.
+
+    Takes (x1, y1, x2, y2) in pixels of the stored image. Boxes are clipped to the picture; those without
+    area inside it (or with a NaN) are left out; missing rows are zero. Since `resize` maps the whole picture
+    to the whole square, the result also fits the resized picture.
+    """
+    scaled: Float[np.ndarray, "boxes 4"] = np.asarray(boxes, np.float64).reshape(-1, 4)
+    scaled = np.clip(scaled / (width, height, width, height), 0.0, 1.0)
+    kept = scaled[(scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])][:limit]
+    result = np.zeros((limit, 4), np.float32)
+    result[: len(kept)] = kept
+    return result, np.arange(limit) < len(kept)

@@ -1,0 +1,183 @@
+"""Where records come from: random-access sources over TFDS array_record directories, and how one is named.
+
+A source is a sequence of `Record`s. It opens its files lazily, once in each process, so it can be sent to data workers.
+This file is the one reader of TFDS directories.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from wenlan_jax.data import records
+
+EMBEDDED = "wenlan_scenes"
+"""The data set that this package draws itself, on first use."""
+
+
+class SourceError(ValueError):
+    """Data that is missing, damaged or of another schema; the message names the file and the remedy."""
+
+
+class Source(Protocol):
+    """Records by row number. Rows are numbered from 0, in an order that never changes."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> records.Record: ...
+
+
+class TfdsSource:
+    """One split of a prepared TFDS directory that holds our record schema. Rows keep the order of the files.
+
+    `split` may be a TFDS slice, e.g. `train[:10%]` or `train+validation`. Raises SourceError when the directory, the
+    split or a shard is missing, and when a shard is truncated.
+    """
+
+    def __init__(self, directory: Path, split: str, name: str) -> None:
+        builder = _builder(directory)
+        self._directory, self._split = directory, split
+        self.name = f"{name}/{split}"
+        try:
+            info = builder.info.splits[split]
+        except (ValueError, KeyError) as error:
+            raise SourceError(f"{directory}: no split {split!r}; it has {_split_names(builder)}") from error
+        if not info.num_examples:
+            raise SourceError(f"{directory}: split {split!r} is empty; it has {_split_names(builder)}")
+        self._length = int(info.num_examples)
+        for instruction in info.file_instructions:
+            _check_shard(Path(instruction.filename), instruction.examples_in_shard)
+        self._opened: Any = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> records.Record:
+        if not 0 <= row < self._length:
+            raise IndexError(f"row {row} of {self.name}, which has {self._length} records")
+        try:
+            return records.from_example(self._reader()[int(row)])
+        except RuntimeError as error:
+            raise SourceError(
+                f"{self._directory}: row {row} of split {self._split!r} cannot be read ({error}); "
+                "the shard is damaged: copy or pack the data again"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _reader(self) -> Any:
+        if self._opened is None:  # threads that race here open it twice, which does no harm
+            from tensorflow_datasets import decode
+
+            self._opened = _builder(self._directory).as_data_source(
+                self._split, decoders={"image": decode.SkipDecoding()}
+            )
+        return self._opened
+
+
+class Concat:
+    """Several sources as one; the rows of each follow those of the source before it."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise SourceError("no source to read; name at least one")
+        self._sources = tuple(sources)
+        self._ends = list(itertools.accumulate(len(source) for source in sources))
+        self.name = "+".join(source.name for source in sources)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, row: int) -> records.Record:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {self.name}, which has {len(self)} records")
+        index = bisect.bisect_right(self._ends, row)
+        source = self._sources[index]
+        return source[row - self._ends[index] + len(source)]
+
+
+def open_source(spec: str, split: str, data_dir: Path) -> Source:
+    """The source that `spec` names.
+
+    `spec` is the embedded data set with its size, such as `wenlan_scenes/s64` (drawn into `data_dir` when absent), or
+    a directory in our schema, such as `wenlan pack` writes: its path, or its path below `data_dir`.
+    """
+    name = spec if _is_embedded(spec) else Path(spec).name
+    return TfdsSource(_prepared_directory(spec, Path(data_dir)), split, name)
+
+
+def _is_embedded(spec: str) -> bool:
+    return spec.split("/")[0] == EMBEDDED
+
+
+def _prepared_directory(spec: str, data_dir: Path) -> Path:
+    if _is_embedded(spec):
+        from wenlan_jax.data.scenes import builder
+
+        return builder.build(spec, data_dir)
+    tried = [Path(spec), data_dir / spec]
+    for place in tried:
+        versions = sorted(file.parent for file in place.glob("*/dataset_info.json"))
+        if (place / "dataset_info.json").is_file():
+            return place
+        if len(versions) == 1:
+            return versions[0]
+        if versions:
+            raise SourceError(f"{place}: holds {', '.join(v.name for v in versions)}; name one of them")
+    looked = " and ".join(str(place) for place in dict.fromkeys(tried))
+    raise SourceError(
+        f"data set {spec!r} not found: no dataset_info.json in {looked}; "
+        f"make one from your pairs with `wenlan pack`, or use {EMBEDDED}/s64"
+    )
+
+
+def _builder(directory: Path) -> Any:
+    """The read-only TFDS builder of a prepared directory, whose fields must be ours."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(str(directory))
+        stored = set(builder.info.features or ())
+    except Exception as error:  # TFDS raises many kinds for a damaged dataset_info.json or features.json
+        raise SourceError(
+            f"{directory}: cannot be opened ({error}); remove it, then build or pack it again"
+        ) from error
+    missing = set(records.features()) - stored
+    if missing:
+        raise SourceError(
+            f"{directory}: not in the record schema, it lacks {', '.join(sorted(missing))}; "
+            "convert it with `wenlan pack`"
+        )
+    return builder
+
+
+def _split_names(builder: Any) -> str:
+    sizes = [f"{name} ({info.num_examples})" for name, info in builder.info.splits.items()]
+    return ", ".join(sizes) or "no splits"
+
+
+def _check_shard(path: Path, expected: int) -> None:
+    """Raises SourceError unless the shard is there, complete, and holds `expected` records."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not path.is_file():
+        raise SourceError(f"{path}: this shard is missing; copy or pack the data again")
+    reader = ArrayRecordReader(str(path))
+    if not reader.ok():  # the footer is read on opening, and a file cut short has lost it
+        size = path.stat().st_size
+        raise SourceError(
+            f"{path}: this shard is truncated or damaged ({size} bytes); copy or pack the data again"
+        )
+    found = reader.num_records()
+    reader.close()
+    if found != expected:
+        raise SourceError(
+            f"{path}: this shard holds {found} records, not {expected}; copy or pack the data again"
+        )

@@ -1,0 +1,239 @@
+"""Text to token ids: the tokenizer protocol and its two implementations, BERT word pieces and SentencePiece.
+
+A tokenizer is made from one file of the user's, holds that file's bytes and nothing open, and so travels to
+spawned data workers. Two rules hold for both kinds:
+
+* A row is `[CLS] pieces... [SEP]`, cut to the asked length (the last piece kept is followed by `[SEP]`), then padded.
+* A caption never yields a special token: `[SEP]` written in a text is read as the characters `[`, `SEP`, `]`. This is
+  what the first BERT code does, and transformers under `split_special_tokens=True`; by default transformers would let
+  a caption end its own sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+TokenIds = Int32[np.ndarray, "texts length"]
+TokenMask = Bool[np.ndarray, "texts length"]
+
+PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+VOCAB_NAME = "vocab.txt"
+MODEL_SUFFIX = ".model"
+
+
+class TokenizerError(ValueError):
+    """A tokenizer file that is missing or cannot be used; the message names the file and the remedy."""
+
+
+class Tokenizer(Protocol):
+    """What the data pipeline needs of a tokenizer. `size` is the number of rows of the embedding table."""
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of `[MASK]`, or None when the vocabulary has no such piece."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Kind, options and sha256 of the file: equal fingerprints give equal ids for every text."""
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[TokenIds, TokenMask]:
+        """Ids and mask of each text, at most `length` >= 2 tokens a row; the mask is True on every real token."""
+
+
+class _FileTokenizer:
+    """A tokenizer made from the bytes of one file; its library object is built on first use, in each process."""
+
+    pad_id: int
+    _cls_id: int
+    _sep_id: int
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_library"}
+
+    @functools.cached_property
+    def _library(self) -> Any:
+        raise NotImplementedError
+
+    def _pieces(self, texts: list[str]) -> list[list[int]]:
+        """The piece ids of each text, without `[CLS]` and `[SEP]`."""
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[TokenIds, TokenMask]:
+        """`[CLS] pieces [SEP]` of each text, int32 ids and their mask, both `(len(texts), length)`.
+
+        Raises ValueError when `length` < 2, and TypeError when `texts` is one string.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode() takes a sequence of texts; wrap a single text in a list")
+        if length < 2:
+            raise ValueError(f"length is {length}, but [CLS] and [SEP] alone take 2 tokens")
+        ids = np.full((len(texts), length), self.pad_id, np.int32)
+        mask = np.zeros((len(texts), length), np.bool_)
+        for row, pieces in enumerate(self._pieces([without_surrogates(text) for text in texts])):
+            tokens = [self._cls_id, *pieces[: length - 2], self._sep_id]
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = True
+        return ids, mask
+
+
+class WordPiece(_FileTokenizer):
+    """BERT word pieces from a `vocab.txt` (one piece a line, its id is the line's index from 0).
+
+    Ids equal those of transformers' `BertTokenizer(..., split_special_tokens=True)`: control characters dropped, each
+    Chinese character a word of its own, accents stripped when lower-cased, words of over 100 characters unknown. Lone
+    surrogates, which no UTF-8 file can hold but JSON escapes can, are dropped.
+    """
+
+    def __init__(self, vocab_path: Path, lower_case: bool) -> None:
+        super().__init__(_read(vocab_path))
+        self._lower_case = lower_case
+        self._vocab = _parse_vocab(self._content, vocab_path)
+        self.size = max(self._vocab.values()) + 1
+        self.pad_id = self._vocab[PAD]
+        self.mask_id = self._vocab.get(MASK)
+        self._cls_id, self._sep_id = self._vocab[CLS], self._vocab[SEP]
+        self.fingerprint = f"wordpiece:{'lower' if lower_case else 'cased'}:{_sha256(self._content)}"
+
+    @functools.cached_property
+    def _library(self) -> Any:
+        from tokenizers import Tokenizer as Pipeline
+        from tokenizers import models, normalizers, pre_tokenizers
+
+        pipeline = Pipeline(models.WordPiece(self._vocab, unk_token=UNKNOWN))
+        # strip_accents=None follows lowercase, as in the first BERT code.
+        pipeline.normalizer = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=self._lower_case
+        )
+        pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return pipeline
+
+    def _pieces(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+class SentencePiece(_FileTokenizer):
+    """Sub-words from a SentencePiece model, such as `wenlan vocab` trains.
+
+    The model must declare pad, begin and end pieces; the last two stand for `[CLS]` and `[SEP]`.
+    """
+
+    def __init__(self, model_path: Path) -> None:
+        super().__init__(_read(model_path))
+        try:
+            processor = self._library
+        except RuntimeError as error:
+            raise TokenizerError(f"{model_path}: not a SentencePiece model ({error})") from error
+        self.size = processor.get_piece_size()
+        self.pad_id = processor.pad_id()
+        self._cls_id, self._sep_id = processor.bos_id(), processor.eos_id()
+        if min(self.pad_id, self._cls_id, self._sep_id) < 0:
+            raise TokenizerError(
+                f"{model_path}: the model lacks a pad, begin or end piece; train it with pad_id, bos_id and eos_id "
+                "set, as `wenlan vocab` does"
+            )
+        mask = processor.piece_to_id(MASK)
+        self.mask_id = mask if processor.id_to_piece(mask) == MASK else None
+        self.fingerprint = f"sentencepiece:{_sha256(self._content)}"
+
+    @functools.cached_property
+    def _library(self) -> Any:
+        from sentencepiece import SentencePieceProcessor
+
+        return SentencePieceProcessor(model_proto=self._content)
+
+    def _pieces(self, texts: list[str]) -> list[list[int]]:
+        return self._library.encode(texts, out_type=int, num_threads=1)
+
+
+def load_tokenizer(path: Path, lower_case: bool | None = None) -> Tokenizer:
+    """The tokenizer in `path`: a `vocab.txt`, a SentencePiece `*.model`, or a directory that holds one of them.
+
+    `lower_case` matters to word pieces only. None takes `do_lower_case` of the `tokenizer_config.json` beside the
+    vocabulary, and else True, as for the Chinese RoBERTa vocabularies.
+    """
+    file = _tokenizer_file(Path(path))
+    if file.suffix == MODEL_SUFFIX:
+        return SentencePiece(file)
+    return WordPiece(file, _declared_lower_case(file) if lower_case is None else lower_case)
+
+
+def _tokenizer_file(path: Path) -> Path:
+    if not path.is_dir():
+        if path.suffix not in (MODEL_SUFFIX, ".txt"):
+            raise TokenizerError(
+                f"{path}: not a tokenizer; give a BERT vocab.txt, a SentencePiece *.model, or their directory"
+            )
+        return path
+    found = [path / VOCAB_NAME] if (path / VOCAB_NAME).is_file() else []
+    found += sorted(path.glob(f"*{MODEL_SUFFIX}"))
+    if len(found) != 1:
+        state = (
+            f"holds several tokenizers ({', '.join(file.name for file in found)})" if found else "holds none"
+        )
+        raise TokenizerError(f"{path}: {state}; give the path of one vocab.txt or *.model file")
+    return found[0]
+
+
+def _declared_lower_case(vocab_path: Path) -> bool:
+    config = vocab_path.with_name("tokenizer_config.json")
+    if not config.is_file():
+        return True
+    try:
+        declared = json.loads(config.read_text("utf-8"))["do_lower_case"]
+    except KeyError:
+        return True
+    except (ValueError, TypeError) as error:
+        raise TokenizerError(f"{config}: cannot be read ({error}); mend it or remove it") from error
+    return bool(declared)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot read the tokenizer file ({error.strerror or error})") from error
+
+
+def _parse_vocab(content: bytes, path: Path) -> dict[str, int]:
+    """Piece -> id. Split at line feeds only: vocabularies hold pieces that `str.splitlines` would split at."""
+    try:
+        lines = content.decode("utf-8").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{path}: not UTF-8 at byte {error.start}; save the vocabulary as UTF-8"
+        ) from error
+    if lines[-1] == "":
+        lines.pop()
+    vocab = {piece: index for index, piece in enumerate(lines)}
+    missing = [piece for piece in (PAD, UNKNOWN, CLS, SEP) if piece not in vocab]
+    if missing:
+        raise TokenizerError(
+            f"{path}: lacks {', '.join(missing)}; is this a BERT vocabulary, one piece a line?"
+        )
+    return vocab
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def without_surrogates(text: str) -> str:
+    """`text` less its lone surrogates, which cannot be written as UTF-8."""
+    return text.encode("utf-8", "ignore").decode("utf-8")

@@ -1,0 +1,181 @@
+"""`wenlan vocab`: trains a SentencePiece vocabulary on the texts of data sets or of plain text files."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from wenlan_jax.data import sources, text
+from wenlan_jax.data.text import TokenizerError
+
+TRAIN_THREADS = 2
+"""Fixed: scores differ in the last digits between thread counts, and a vocabulary should not depend on the machine."""
+LONGEST_SENTENCE_BYTES = 1 << 16  # SentencePiece leaves out longer ones without an error
+_SEED = 0
+
+
+def train_sentencepiece(
+    texts: Iterable[str], out: Path, vocab_size: int, character_coverage: float, max_sentences: int
+) -> int:
+    """Trains a unigram model with byte fallback, writes it to `out` and returns the number of texts given.
+
+    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4, then 256 bytes, then pieces, `vocab_size` in all. Text is
+    normalised by nmt_nfkc. Characters beyond `character_coverage` of the text are spelled in bytes. Of more than
+    `max_sentences` texts a sample of that size is used. Equal input gives equal bytes. Raises TokenizerError when
+    the texts cannot fill, or do not fit in, `vocab_size` pieces, or `out` cannot be written.
+    """
+    if out.suffix != text.MODEL_SUFFIX:
+        raise TokenizerError(f"{out}: the name of a SentencePiece model ends in {text.MODEL_SUFFIX}")
+    corpus = _Corpus(texts)
+    model = _train(corpus, vocab_size, character_coverage, max_sentences)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(f".{out.name}.partial")
+        partial.write_bytes(model)
+        partial.replace(out)
+    except OSError as error:
+        raise TokenizerError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return corpus.count
+
+
+class _Corpus:
+    """Texts as SentencePiece wants them, one line each, counted. An error of the texts is kept: it names the cause."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.count = 0
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for raw in self._texts:
+                line = " ".join(text.without_surrogates(raw).replace("\0", " ").split())
+                if line:
+                    self.count += 1
+                    yield line
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _train(corpus: _Corpus, vocab_size: int, character_coverage: float, max_sentences: int) -> bytes:
+    import sentencepiece
+
+    sentencepiece.set_random_generator_seed(_SEED)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            byte_fallback=True,
+            normalization_rule_name="nmt_nfkc",
+            num_threads=TRAIN_THREADS,
+            input_sentence_size=max_sentences,
+            max_sentence_length=LONGEST_SENTENCE_BYTES,
+            **_SPECIAL_PIECES,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        if corpus.error is not None:
+            raise corpus.error from None
+        raise TokenizerError(_explain(str(error), corpus.count, vocab_size)) from error
+    return model.getvalue()
+
+
+_SPECIAL_PIECES: dict[str, Any] = {
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": 2,
+    "eos_id": 3,
+    "pad_piece": text.PAD,
+    "unk_piece": text.UNKNOWN,
+    "bos_piece": text.CLS,
+    "eos_piece": text.SEP,
+    "control_symbols": [text.MASK],  # a control symbol is never read from text
+}
+
+
+def _explain(message: str, count: int, vocab_size: int) -> str:
+    """SentencePiece's complaint in the user's terms."""
+    if not count:
+        return "no text to train on: every text is empty"
+    if found := re.search(r"too high .*<= (\d+)", message):
+        return (
+            f"a vocabulary of {vocab_size} is too large for these {count} texts, which fill {found[1]} pieces; "
+            f"set --size {found[1]} or less, or add text"
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return (
+            f"a vocabulary of {vocab_size} is too small: the characters, bytes and special pieces alone take {found[1]}; "
+            f"set --size above {found[1]}, or lower --coverage"
+        )
+    return f"SentencePiece cannot train on these {count} texts: {message}"
+
+
+def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `wenlan vocab`."""
+    parser.description = (
+        "Train a SentencePiece vocabulary (unigram, byte fallback) on the texts of data sets and text files."
+    )
+    parser.epilog = "example: wenlan vocab --data wenlan_scenes/s64 --out vocab/scenes.model --size 2000"
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="SPEC", help="data set; may be repeated"
+    )
+    parser.add_argument(
+        "--text", action="append", default=[], type=Path, metavar="FILE", help="UTF-8, a text a line"
+    )
+    parser.add_argument("--split", default="train", help="split of the data sets (default: %(default)s)")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="model file to write, *.model")
+    parser.add_argument("--size", type=int, required=True, help="number of pieces, special ones included")
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        default=0.9995,
+        help="share of characters with a piece (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-sentences",
+        type=int,
+        default=5_000_000,
+        help="texts to train on at most (default: %(default)s)",
+    )
+
+
+def run_vocab(args: argparse.Namespace) -> int:
+    """Runs `wenlan vocab` with parsed arguments and returns the exit status."""
+    if not args.data and not args.text:
+        raise TokenizerError("nothing to train on; give --data or --text")
+    texts = _all_texts(args.data, args.split, args.data_dir, args.text)
+    count = train_sentencepiece(texts, args.out, args.size, args.coverage, args.max_sentences)
+    tokenizer = text.SentencePiece(args.out)
+    print(f"{args.out}: {tokenizer.size} pieces from {count} texts, {tokenizer.fingerprint}")
+    return 0
+
+
+def _all_texts(specs: list[str], split: str, data_dir: Path, files: list[Path]) -> Iterator[str]:
+    for spec in specs:
+        source = sources.open_source(spec, split, data_dir)
+        for row in range(len(source)):
+            yield from (entry.text for entry in source[row].texts)
+    for file in files:
+        yield from _lines(file)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            yield from lines
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{file}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise TokenizerError(f"{file}: cannot be read ({error.strerror or error})") from error

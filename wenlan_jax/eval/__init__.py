@@ -1,0 +1,1 @@
+"""Evaluation protocols: arrays in, figures out. Nothing here knows a model."""

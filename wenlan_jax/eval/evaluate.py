@@ -1,0 +1,120 @@
+"""Retrieval of a trained model on the splits of its data: embeddings of everything, then the protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, PyTree
+
+from wenlan_jax import mesh as meshes
+from wenlan_jax import schema
+from wenlan_jax.data import loader, sources
+from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.eval import retrieval
+from wenlan_jax.run import Run, data_dir
+from wenlan_jax.tasks.towers import Towers
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """A split in the common space. `texts[m]` belongs to the picture of row `texts[m].row`."""
+
+    source: sources.Source
+    texts: Sequence[loader.RecordText]
+    image_embeddings: Float32[np.ndarray, "images dim"]
+    text_embeddings: Float32[np.ndarray, "texts dim"]
+
+    def metrics(self, ks: Sequence[int], prefix: str) -> dict[str, float]:
+        """Recall both ways over all texts and within each language, under `prefix`."""
+        rows = np.array([text.row for text in self.texts])
+        languages = [text.text.language for text in self.texts]
+        found = retrieval.retrieval_metrics(self.image_embeddings, self.text_embeddings, rows, ks)
+        if len(set(languages)) > 1:
+            found |= retrieval.by_language(self.image_embeddings, self.text_embeddings, rows, languages, ks)
+        return {f"{prefix}/{name}": value for name, value in found.items()}
+
+
+class Evaluator:
+    """Embeds and scores splits; compiles each tower once."""
+
+    def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
+        self.run = run
+        self.tokenizer = tokenizer
+        self.towers = Towers(run.config)
+        at = meshes.batch_sharding(run.mesh)
+        self._images = jax.jit(self._embed_images, out_shardings=at)
+        self._texts = jax.jit(self._embed_texts, out_shardings=at)
+        self._splits: dict[str, tuple[sources.Source, list[loader.RecordText]]] = {}
+
+    def _embed_images(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+        prepared = self.towers.prepare(batch, None)
+        return self.towers.embed_images(params, batch_stats, prepared, None)[0].embedding
+
+    def _embed_texts(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+        del batch_stats  # the text tower has none
+        return self.towers.embed_texts(params, batch, None).embedding
+
+    def embed(self, params: PyTree, batch_stats: PyTree, split: str) -> Embedded:
+        """All pictures and all wanted texts of `split`."""
+        source, texts = self._open(split)
+        config = self.run.config
+        rows = _rounded(config.eval.batch_size, self.run.mesh)
+        here = (jax.process_index(), jax.process_count())
+        images = loader.ImageBatches(source, rows, *here, pictures(config))
+        captions = loader.TextBatches(texts, self.tokenizer, rows, *here, config.data.text_length)
+        return Embedded(
+            source,
+            texts,
+            self._gather(self._images, params, batch_stats, images),
+            self._gather(self._texts, params, batch_stats, captions),
+        )
+
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Embedded]:
+        """Metrics of `split`, named `retrieval/<split>/...`, and what they were computed from."""
+        embedded = self.embed(params, batch_stats, split)
+        return embedded.metrics(self.run.config.eval.ks, f"retrieval/{split}"), embedded
+
+    def _open(self, split: str) -> tuple[sources.Source, list[loader.RecordText]]:
+        if split not in self._splits:
+            config = self.run.config
+            source = sources.open_source(config.data.source, split, data_dir(config))
+            texts = loader.list_texts(source, loader.Wanted(config.eval.kinds, config.eval.languages))
+            self._splits[split] = (source, _taking_turns(texts) if config.eval.one_text_per_image else texts)
+        return self._splits[split]
+
+    def _gather(
+        self, embed: Any, params: PyTree, batch_stats: PyTree, maker: loader.ImageBatches | loader.TextBatches
+    ) -> Float32[np.ndarray, "rows dim"]:
+        config, mesh = self.run.config, self.run.mesh
+        parts = []
+        with loader.eval_batches(maker, config.data.workers, config.data.prefetch) as batches:
+            for _, batch in batches:
+                on_device = meshes.to_devices(mesh, batch)
+                valid = meshes.to_host(on_device.pop("valid"))
+                parts.append(meshes.to_host(embed(params, batch_stats, on_device))[valid])
+        return np.concatenate(parts)
+
+
+def pictures(config: schema.Config) -> loader.Pictures:
+    """How pictures become arrays under a configuration."""
+    regions = config.model.image.regions
+    return loader.Pictures(
+        config.data.image_size, config.data.antialias, regions.boxes if regions.kind == "boxes" else 0
+    )
+
+
+def _rounded(batch: int, mesh: jax.sharding.Mesh) -> int:
+    """An evaluation batch that divides over the mesh: the wanted one, rounded up."""
+    return -(-batch // mesh.size) * mesh.size
+
+
+def _taking_turns(texts: Sequence[loader.RecordText]) -> list[loader.RecordText]:
+    """One text a record: the first text of the first record, the second of the second, and so on in turn."""
+    of_row: dict[int, list[loader.RecordText]] = {}
+    for text in texts:
+        of_row.setdefault(text.row, []).append(text)
+    return [found[row % len(found)] for row, found in of_row.items()]

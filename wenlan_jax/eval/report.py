@@ -1,0 +1,107 @@
+"""Retrieval results as a person reads them: a line, a table, a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wenlan_jax import schema
+from wenlan_jax.eval import gallery, retrieval
+from wenlan_jax.eval.evaluate import Embedded
+
+GALLERY_TOP = 5
+"""Answers shown for each query of the gallery."""
+
+
+def one_line(scores: Mapping[str, float], split: str) -> str:
+    """Recall both ways of one split, for the log."""
+    parts = []
+    for way in ("text_to_image", "image_to_text"):
+        prefix = f"retrieval/{split}/{way}/recall_at_"
+        recalls = [f"{value:.1%}" for name, value in scores.items() if name.startswith(prefix)]
+        parts.append(f"{way.replace('_', ' ')} {' / '.join(recalls)}")
+    return f"{split}: recall {', '.join(parts)}"
+
+
+def table(scores: Mapping[str, float], splits: Sequence[str], ks: Sequence[int]) -> str:
+    """Recall at each k both ways, beside chance, one block of lines a split."""
+    lines = []
+    for split in splits:
+        lines.append(f"{split:<28}" + "".join(f"{f'recall@{k}':>12}" for k in ks))
+        for way in ("text_to_image", "image_to_text"):
+            at = f"retrieval/{split}/{way}"
+            title = (
+                f"{way.replace('_', ' ')} ({scores[f'{at}/queries']:.0f} of {scores[f'{at}/candidates']:.0f})"
+            )
+            lines.append(f"{title:<28}" + "".join(f"{scores[f'{at}/recall_at_{k}']:>12.1%}" for k in ks))
+            lines.append(
+                f"{'  by chance':<28}" + "".join(f"{scores[f'{at}/chance_recall_at_{k}']:>12.1%}" for k in ks)
+            )
+    return "\n".join(lines)
+
+
+def write_gallery(out: Path, config: schema.Config, embedded: Sequence[Embedded]) -> None:
+    """Writes `gallery.html` of the first evaluated split into `out`, if the configuration wants one."""
+    count = config.eval.gallery
+    if not embedded or not count:
+        return
+    first = embedded[0]
+    queries = [*text_queries(first, count), *picture_queries(first, -(-count // 3))]
+    note = f"{first.source.name}: {len(first.source)} pictures, {len(first.texts)} texts"
+    gallery.write_gallery(out / "gallery.html", queries, title="What the model retrieves", note=note)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """`count` numbers below `total`, evenly spread, chosen before any result is known."""
+    return [int(i) for i in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))]
+
+
+def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
+    """`count` texts, languages in turn, with their best pictures."""
+    by_language: dict[str, list[int]] = {}
+    for number, text in enumerate(embedded.texts):
+        by_language.setdefault(text.text.language, []).append(number)
+    each = -(-count // len(by_language))
+    chosen = [of[i] for of in by_language.values() for i in _spread(len(of), each)][:count]
+    queries = embedded.text_embeddings[chosen]
+    rows, scores = retrieval.top_k(queries, embedded.image_embeddings, GALLERY_TOP)
+    found = []
+    for place, number in enumerate(chosen):
+        text = embedded.texts[number]
+        hits = [
+            gallery.PictureHit(embedded.source[int(row)].image, float(score), int(row) == text.row)
+            for row, score in zip(rows[place], scores[place], strict=True)
+        ]
+        all_scores = embedded.image_embeddings @ queries[place]
+        rank = int(np.count_nonzero(all_scores >= all_scores[text.row]))
+        found.append(gallery.TextQuery(text.text.text, text.text.language, hits, rank))
+    return found
+
+
+def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery]:
+    """`count` pictures with their best texts."""
+    chosen = _spread(len(embedded.image_embeddings), count)
+    of_text = np.array([text.row for text in embedded.texts])
+    rows, scores = retrieval.top_k(embedded.image_embeddings[chosen], embedded.text_embeddings, GALLERY_TOP)
+    found = []
+    for place, picture in enumerate(chosen):
+        hits = [
+            gallery.TextHit(
+                embedded.texts[row].text.text,
+                embedded.texts[row].text.language,
+                float(score),
+                bool(of_text[row] == picture),
+            )
+            for row, score in zip(rows[place], scores[place], strict=True)
+        ]
+        all_scores = embedded.text_embeddings @ embedded.image_embeddings[picture]
+        true = all_scores[of_text == picture]
+        rank = (
+            int(np.count_nonzero((all_scores >= true.max()) & (of_text != picture))) + 1
+            if len(true)
+            else None
+        )
+        found.append(gallery.PictureQuery(embedded.source[picture].image, hits, rank))
+    return found

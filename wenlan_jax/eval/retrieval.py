@@ -1,0 +1,219 @@
+"""Retrieval between pictures and texts: recall at k, ranks, chance levels, without the full score matrix.
+
+The protocol. Scores are dot products. A text has one true picture; a picture has one or more true texts, of
+which the best counts (COCO and Flickr30k practice). The rank of the truth is 1 plus the number of false
+candidates that score at least as high: **ties count against the model**, so a collapsed model gets the worst
+rank, not the best.
+
+Two equal candidates can score a few units in the last place apart, when they fall in different blocks of the
+matrix product or were encoded in different batches. A false candidate therefore ties when it scores at most
+TIE, times the norm of the query and the largest norm of the candidates, below the truth. So equal candidates
+tie whatever the block size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int, Int64
+
+TIE = 1e-6
+"""Cosine difference up to which candidates tie: some ten times the error of a float32 product."""
+
+CHUNK = 4096
+"""Rows of queries and of candidates in one block: 64 MiB of float32 scores."""
+
+Embeddings = Float32[np.ndarray, "rows dim"]
+Ranks = Int64[np.ndarray, " queries"]
+
+
+class RetrievalError(ValueError):
+    """Embeddings or links that no retrieval figure can be computed from."""
+
+
+def _blocks(length: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, min(start + chunk, length)) for start in range(0, length, chunk))
+
+
+def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Embeddings:
+    array = np.asarray(embeddings, np.float32)
+    if array.ndim != 2 or not array.size:
+        raise RetrievalError(f"{name}: a non-empty matrix (rows, dim) is needed, got shape {array.shape}.")
+    for part in _blocks(len(array), chunk):
+        if not np.isfinite(array[part]).all():
+            row = part.start + int(np.flatnonzero(~np.isfinite(array[part]).all(axis=1))[0])
+            raise RetrievalError(f"{name}: row {row} is not finite; the model that made it has diverged.")
+    return array
+
+
+def _check_links(
+    images: Embeddings, texts: Embeddings, image_of_text: np.ndarray
+) -> Int64[np.ndarray, " texts"]:
+    links = np.asarray(image_of_text)
+    if images.shape[1] != texts.shape[1]:
+        raise RetrievalError(f"Images have {images.shape[1]} dimensions, texts {texts.shape[1]}.")
+    if links.shape != (len(texts),) or not np.issubdtype(links.dtype, np.integer):
+        raise RetrievalError(
+            f"image_of_text: {len(texts)} integers are needed, got {links.dtype}{links.shape}."
+        )
+    if links.min() < 0 or links.max() >= len(images):
+        raise RetrievalError(
+            f"image_of_text: rows must lie in [0, {len(images)}), got {links.min()} to {links.max()}."
+        )
+    return links.astype(np.int64)
+
+
+def _norms(embeddings: Embeddings) -> Float32[np.ndarray, " rows"]:
+    return np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))
+
+
+def _true_scores(
+    images: Embeddings, texts: Embeddings, links: Int64[np.ndarray, " texts"], chunk: int
+) -> tuple[Float32[np.ndarray, " images"], Float32[np.ndarray, " texts"]]:
+    """The score of each text with its picture, and of each picture with its best text (-inf without one)."""
+    of_text = np.empty(len(texts), np.float32)
+    for part in _blocks(len(texts), chunk):
+        of_text[part] = np.einsum("nd,nd->n", texts[part], images[links[part]])
+    of_image = np.full(len(images), -np.inf, np.float32)
+    np.maximum.at(of_image, links, of_text)
+    return of_image, of_text
+
+
+def truth_ranks(
+    image_embeddings: Embeddings,
+    text_embeddings: Embeddings,
+    image_of_text: Int[np.ndarray, " texts"],
+    chunk: int = CHUNK,
+) -> tuple[Ranks, Ranks]:
+    """The rank (from 1) of the best true text of every picture, and of the true picture of every text.
+
+    A picture without a text has rank 0; it is no query, but stays a candidate. Both directions come from one
+    pass over blocks of `chunk` x `chunk` scores.
+    """
+    images = _checked("image_embeddings", image_embeddings, chunk)
+    texts = _checked("text_embeddings", text_embeddings, chunk)
+    links = _check_links(images, texts, image_of_text)
+    of_image, of_text = _true_scores(images, texts, links, chunk)
+    image_norms, text_norms = _norms(images), _norms(texts)
+    image_floor = of_image - np.float32(TIE) * image_norms * text_norms.max()
+    text_floor = of_text - np.float32(TIE) * text_norms * image_norms.max()
+    image_ranks, text_ranks = np.ones(len(images), np.int64), np.ones(len(texts), np.int64)
+    for rows in _blocks(len(images), chunk):
+        for columns in _blocks(len(texts), chunk):
+            scores = images[rows] @ texts[columns].T
+            owners = links[columns] - rows.start
+            inside = np.flatnonzero((owners >= 0) & (owners < rows.stop - rows.start))
+            scores[owners[inside], inside] = -np.inf
+            image_ranks[rows] += np.count_nonzero(scores >= image_floor[rows, None], axis=1)
+            text_ranks[columns] += np.count_nonzero(scores >= text_floor[columns], axis=0)
+    image_ranks[np.bincount(links, minlength=len(images)) == 0] = 0
+    return image_ranks, text_ranks
+
+
+def chance_recall(candidates: int, truths: Int[np.ndarray, " queries"], k: int) -> float:
+    """Expected recall at `k` of a random order, the mean over queries that have `truths` true candidates.
+
+    Hypergeometric, exactly: 1 - C(candidates - truths, k) / C(candidates, k).
+    """
+    drawn = np.arange(min(k, candidates))
+    false = (candidates - np.asarray(truths, np.float64))[:, None] - drawn
+    misses = np.prod(np.maximum(false, 0.0) / (candidates - drawn), axis=1)
+    return float(np.mean(1.0 - misses))
+
+
+def _direction(
+    name: str, ranks: Ranks, candidates: int, truths: Int[np.ndarray, " queries"], ks: Sequence[int]
+) -> dict[str, float]:
+    metrics = {f"{name}/recall_at_{k}": float(np.mean(ranks <= k)) for k in ks}
+    metrics |= {f"{name}/chance_recall_at_{k}": chance_recall(candidates, truths, k) for k in ks}
+    return metrics | {
+        f"{name}/median_rank": float(np.median(ranks)),
+        f"{name}/mean_rank": float(np.mean(ranks)),
+        f"{name}/queries": float(len(ranks)),
+        f"{name}/candidates": float(candidates),
+    }
+
+
+def retrieval_metrics(
+    image_embeddings: Embeddings,
+    text_embeddings: Embeddings,
+    image_of_text: Int[np.ndarray, " texts"],
+    ks: Sequence[int] = (1, 5, 10),
+    chunk: int = CHUNK,
+) -> dict[str, float]:
+    """Recall at `ks`, its chance level, median and mean rank in both directions, and the mean of all recalls.
+
+    `image_of_text[m]` is the row of the picture of text m. Shares lie in [0, 1]. Names are flat, e.g.
+    `text_to_image/recall_at_1`, `image_to_text/chance_recall_at_10`, `mean_recall`.
+    """
+    if not ks or min(ks) < 1:
+        raise RetrievalError(f"ks: numbers from 1 on are needed, got {tuple(ks)}.")
+    image_ranks, text_ranks = truth_ranks(image_embeddings, text_embeddings, image_of_text, chunk)
+    queries = image_ranks > 0
+    truths = np.bincount(image_of_text, minlength=len(image_ranks))[queries]
+    one = np.ones(1, np.int64)
+    metrics = _direction("image_to_text", image_ranks[queries], len(text_ranks), truths, ks)
+    metrics |= _direction("text_to_image", text_ranks, len(image_ranks), one, ks)
+    recalls = [value for name, value in metrics.items() if "/recall_at_" in name]
+    return metrics | {"mean_recall": math.fsum(recalls) / len(recalls)}
+
+
+def by_language(
+    image_embeddings: Embeddings,
+    text_embeddings: Embeddings,
+    image_of_text: Int[np.ndarray, " texts"],
+    languages: Sequence[str],
+    ks: Sequence[int] = (1, 5, 10),
+    chunk: int = CHUNK,
+) -> dict[str, float]:
+    """`retrieval_metrics` among the texts of each language alone, as `<language>/<name>`.
+
+    `languages[m]` is the language of text m. All pictures stay candidates in every language.
+    """
+    if len(languages) != len(text_embeddings):
+        raise RetrievalError(f"languages: {len(text_embeddings)} entries are needed, got {len(languages)}.")
+    labels, links = np.array(languages), np.asarray(image_of_text)
+    metrics: dict[str, float] = {}
+    for language in sorted(set(languages)):
+        chosen = np.flatnonzero(labels == language)
+        part = retrieval_metrics(image_embeddings, text_embeddings[chosen], links[chosen], ks, chunk)
+        metrics |= {f"{language or 'unknown'}/{name}": value for name, value in part.items()}
+    return metrics
+
+
+def top_k(
+    query_embeddings: Embeddings, candidate_embeddings: Embeddings, k: int, chunk: int = CHUNK
+) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
+    """Rows and scores of the `k` best candidates of each query, best first, equal scores by row.
+
+    `k` is cut to the number of candidates.
+    """
+    queries = _checked("query_embeddings", query_embeddings, chunk)
+    candidates = _checked("candidate_embeddings", candidate_embeddings, chunk)
+    if k < 1:
+        raise RetrievalError(f"k must be at least 1, got {k}.")
+    k = min(k, len(candidates))
+    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for part in _blocks(len(queries), chunk):
+        best = np.empty((part.stop - part.start, 0), np.float32)
+        where = np.empty((part.stop - part.start, 0), np.int64)
+        for columns in _blocks(len(candidates), chunk):
+            fresh = queries[part] @ candidates[columns].T
+            numbers = np.broadcast_to(np.arange(columns.start, columns.stop), fresh.shape)
+            best, where = _keep_best(np.hstack([best, fresh]), np.hstack([where, numbers]), k)
+        rows[part], scores[part] = where, best
+    return rows, scores
+
+
+def _keep_best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` best columns of each line, sorted; of equal scores a stable sort keeps the lower row."""
+    if scores.shape[1] > 4 * k:
+        # All that reach the k-th best score stay in the race: argpartition alone would cut ties at random.
+        floor = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+        width = int(np.count_nonzero(scores >= floor, axis=1).max())
+        near = np.argsort(scores < floor, axis=1, kind="stable")[:, :width]
+        scores, rows = np.take_along_axis(scores, near, 1), np.take_along_axis(rows, near, 1)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)

@@ -1,0 +1,1 @@
+"""Losses: pure functions of embeddings, each returning a sum over its rows."""

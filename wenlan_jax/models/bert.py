@@ -1,0 +1,121 @@
+"""BERT and RoBERTa encoders (Devlin et al. 2019; Chinese RoBERTa-wwm-ext), up to the last hidden state; no pooler."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from wenlan_jax.models.initializers import bert_kernel
+from wenlan_jax.models.transformer import TransformerLayer, apply_layers, layer_norm
+
+
+class BertEncoder(nn.Module):
+    """Maps token ids (B, T) to hidden states (B, T, width).
+
+    vocab_size, width, depth, heads, mlp_width: the sizes; 21128, 768, 12, 12, 3072 for chinese-roberta-wwm-ext.
+    max_positions: rows of the position table. position_offset: row of the first token, 0 for BERT, pad id + 1 for XLM-R.
+    type_vocab_size: rows of the token type table; every token has type 0 unless `token_types` are given.
+    eps: of every LayerNorm, 1e-12 for BERT.
+    dropout: after the embeddings and each sublayer. attention_dropout: on the attention weights.
+    dtype: of the computation; parameters stay float32.
+    scan_segments, remat: see `apply_layers`.
+
+    Raises ValueError if a text is longer than the position table.
+    """
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    max_positions: int
+    type_vocab_size: int
+    position_offset: int
+    eps: float
+    dropout: float
+    attention_dropout: float
+    dtype: jnp.dtype
+    scan_segments: tuple[int, ...]
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch tokens"],
+        attention_mask: Bool[Array, "batch tokens"] | None,
+        train: bool,
+        token_types: Int[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        """`attention_mask` is true where a token may be attended to; None lets padding take part, as BriVL's code did."""
+        embeddings = BertEmbeddings(
+            vocab_size=self.vocab_size,
+            width=self.width,
+            max_positions=self.max_positions,
+            type_vocab_size=self.type_vocab_size,
+            position_offset=self.position_offset,
+            eps=self.eps,
+            dtype=self.dtype,
+            name="embeddings",
+        )
+        x = nn.Dropout(self.dropout)(embeddings(token_ids, token_types), deterministic=not train)
+        options = {
+            "depth": self.depth,
+            "scan_segments": self.scan_segments,
+            "remat": self.remat,
+            "train": train,
+        }
+        return apply_layers(self._layer, x, attention_mask, **options)
+
+    def _layer(self, name: str) -> TransformerLayer:
+        return TransformerLayer(
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=functools.partial(nn.gelu, approximate=False),
+            eps=self.eps,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            mlp_dropout=0.0,
+            dtype=self.dtype,
+            attention_init=bert_kernel,
+            kernel_init=bert_kernel,
+            bias_init=lambda fan_in: nn.initializers.zeros_init(),
+            name=name,
+        )
+
+
+class BertEmbeddings(nn.Module):
+    """The normalised sum of word, position and token type embeddings; tables `word`, `position`, `type`, and `norm`."""
+
+    vocab_size: int
+    width: int
+    max_positions: int
+    type_vocab_size: int
+    position_offset: int
+    eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, token_ids: Int[Array, "batch tokens"], token_types: Int[Array, "batch tokens"] | None
+    ) -> Float[Array, "batch tokens width"]:
+        length = token_ids.shape[1]
+        if self.position_offset + length > self.max_positions:
+            raise ValueError(
+                f"BertEncoder: texts of {length} tokens from position {self.position_offset} do not fit max_positions "
+                f"{self.max_positions}; shorten the texts."
+            )
+        word, position, kind = (
+            nn.Embed(rows, self.width, dtype=self.dtype, embedding_init=bert_kernel, name=name)
+            for name, rows in (
+                ("word", self.vocab_size),
+                ("position", self.max_positions),
+                ("type", self.type_vocab_size),
+            )
+        )
+        places = self.position_offset + jnp.arange(length)
+        types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
+        x = word(token_ids) + position(places) + kind(types)
+        return layer_norm(self.eps, self.dtype, "norm")(x)

@@ -1,0 +1,109 @@
+"""Depthwise convolution: one function, several implementations with equal results.
+
+XLA's grouped convolution is the right choice on TPU and GPU. On CPU it has no fast path, and a sum of shifted products is many
+times faster, so the implementation is an argument.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+DepthwiseImplementation = Literal["conv", "shift"]
+
+
+def depthwise_conv(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "size size 1 channels"],
+    stride: int,
+    implementation: DepthwiseImplementation,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Convolves every channel with its own filter, with TensorFlow's "SAME" padding.
+
+    The result has ceil(size / stride) places per axis and the type of `x`. `conv` is `lax.conv_general_dilated` with one
+    group per channel, `shift` a sum of shifted products with its own gradient. Raises ValueError for another name.
+    """
+    if implementation == "conv":
+        return _grouped(x, kernel, stride)
+    if implementation == "shift":
+        return _shifted(x, kernel, stride)
+    raise ValueError(
+        f"depthwise convolution: implementation must be 'conv' or 'shift', not {implementation!r}."
+    )
+
+
+def _grouped(x: Array, kernel: Array, stride: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
+def _pad(x: Array, kernel_size: int, stride: int) -> Array:
+    rows, columns = (_same_padding(x.shape[axis], kernel_size, stride) for axis in (1, 2))
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+
+def _window(x: Array, row: int, column: int, shape: tuple[int, ...], stride: int) -> Array:
+    """The places of the padded map that filter tap (row, column) meets, as large as the output `shape`."""
+    end = (x.shape[0], row + (shape[1] - 1) * stride + 1, column + (shape[2] - 1) * stride + 1, x.shape[3])
+    return jax.lax.slice(x, (0, row, column, 0), end, (1, stride, stride, 1))
+
+
+def _correlate(padded: Array, kernel: Array, shape: tuple[int, ...], stride: int) -> Array:
+    """Sum over the taps of window times weight, accumulated in float32."""
+    size = kernel.shape[0]
+    taps = [(i, j) for i in range(size) for j in range(size)]
+    products = (_window(padded, i, j, shape, stride).astype(jnp.float32) * kernel[i, j, 0] for i, j in taps)
+    return functools.reduce(jnp.add, products).astype(padded.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted(x: Array, kernel: Array, stride: int) -> Array:
+    shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3])
+    return _correlate(_pad(x, kernel.shape[0], stride), kernel, shape, stride)
+
+
+def _shifted_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted(x, kernel, stride), (x, kernel)
+
+
+def _shifted_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """The transposed sum, again as shifted products: the generated gradient would add k * k padded maps."""
+    x, kernel = saved
+    size = kernel.shape[0]
+    padded = _pad(x, size, stride)
+    rows = [jnp.stack([_tap_gradient(padded, dy, i, j, stride) for j in range(size)]) for i in range(size)]
+    kernel_gradient = jnp.stack(rows)[:, :, None]
+
+    spread = [_gradient_padding(x.shape[axis], dy.shape[axis], size, stride) for axis in (1, 2)]
+    dilated = jax.lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
+    return _correlate(dilated, kernel[::-1, ::-1], x.shape, 1), kernel_gradient.astype(kernel.dtype)
+
+
+def _tap_gradient(padded: Array, dy: Array, row: int, column: int, stride: int) -> Array:
+    window = _window(padded, row, column, dy.shape, stride)
+    return jnp.sum(window.astype(jnp.float32) * dy.astype(jnp.float32), axis=(0, 1, 2))
+
+
+def _gradient_padding(size: int, outputs: int, kernel_size: int, stride: int) -> tuple[int, int, int]:
+    """(low, high, interior) padding that turns the output's gradient into the map its transposed sum reads."""
+    low = kernel_size - 1 - _same_padding(size, kernel_size, stride)[0]
+    high = size + kernel_size - 1 - low - ((outputs - 1) * stride + 1)
+    return low, high, stride - 1
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)

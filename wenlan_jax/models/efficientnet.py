@@ -1,0 +1,220 @@
+"""EfficientNet (Tan and Le 2019), the image backbone of BriVL, up to the map before pooling and classifier.
+
+Layer names are those of the official BriVL checkpoints, with dots turned into underscores or tree levels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from wenlan_jax.models.depthwise import DepthwiseImplementation, depthwise_conv
+from wenlan_jax.models.initializers import convolution_kernel
+from wenlan_jax.models.layers import BatchNorm, BatchNormOptions
+
+SQUEEZE_RATIO = 0.25
+"""Width of the squeeze-and-excitation bottleneck over the width of the block's input (Tan and Le 2019)."""
+
+STEM_KERNEL, STEM_STRIDE = 3, 2
+BASE_STEM_WIDTH, BASE_HEAD_WIDTH = 32, 1280
+WIDTH_DIVISOR = 8
+"""Scaled widths are rounded to multiples of this, and never down by more than 10 %."""
+
+
+class Stage(NamedTuple):
+    """One stage: `repeats` blocks of `width` output channels; the first has the stride, the others stride 1."""
+
+    kernel: int
+    stride: int
+    expand: int
+    width: int
+    repeats: int
+
+
+BASE_STAGES = (
+    Stage(3, 1, 1, 16, 1),
+    Stage(3, 2, 6, 24, 2),
+    Stage(5, 2, 6, 40, 2),
+    Stage(3, 2, 6, 80, 3),
+    Stage(5, 1, 6, 112, 3),
+    Stage(5, 2, 6, 192, 4),
+    Stage(3, 1, 6, 320, 1),
+)
+"""EfficientNet-B0 (Tan and Le 2019, table 1)."""
+
+COMPOUND_COEFFICIENTS = {
+    "b0": (1.0, 1.0),
+    "b1": (1.0, 1.1),
+    "b2": (1.1, 1.2),
+    "b3": (1.2, 1.4),
+    "b4": (1.4, 1.8),
+    "b5": (1.6, 2.2),
+    "b6": (1.8, 2.6),
+    "b7": (2.0, 3.1),
+}
+"""Published (width, depth) multipliers of the family."""
+
+
+class EfficientNetSizes(NamedTuple):
+    """The sizes that `EfficientNet` takes."""
+
+    stem_width: int
+    stages: tuple[Stage, ...]
+    head_width: int
+
+
+def round_width(width: float) -> int:
+    """Rounds a scaled width to a multiple of 8 that is not below 90 % of it."""
+    rounded = max(WIDTH_DIVISOR, int(width + WIDTH_DIVISOR / 2) // WIDTH_DIVISOR * WIDTH_DIVISOR)
+    return rounded + WIDTH_DIVISOR if rounded < 0.9 * width else rounded
+
+
+def efficientnet_sizes(
+    width_multiplier: float, depth_multiplier: float, base_stages: tuple[Stage, ...] = BASE_STAGES
+) -> EfficientNetSizes:
+    """Scales the base network by compound coefficients, e.g. `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])`.
+
+    Pass other `base_stages` for another total stride; widths are rounded to multiples of 8, repeats up.
+    """
+    stages = tuple(
+        stage._replace(
+            width=round_width(stage.width * width_multiplier),
+            repeats=math.ceil(stage.repeats * depth_multiplier),
+        )
+        for stage in base_stages
+    )
+    return EfficientNetSizes(
+        round_width(BASE_STEM_WIDTH * width_multiplier),
+        stages,
+        round_width(BASE_HEAD_WIDTH * width_multiplier),
+    )
+
+
+class EfficientNet(nn.Module):
+    """Maps normalised images (B, S, S, 3) to features (B, h, w, head_width), after the head's normalisation and swish.
+
+    stem_width, stages, head_width: the sizes, e.g. from `efficientnet_sizes`. The total stride is 2 (stem) times the
+        strides of the stages; every convolution pads as TensorFlow's "SAME", as the `tf_` weights need.
+    batch_norm: see `BatchNormOptions`; the `tf_` weights have eps 1e-3.
+    depthwise: implementation of the depthwise convolutions.
+    dtype: of the computation and the result; parameters and statistics stay float32.
+    remat: recompute each block in the backward pass instead of keeping its activations.
+
+    No stochastic depth: the released BriVL code runs without it.
+    """
+
+    stem_width: int
+    stages: tuple[Stage, ...]
+    head_width: int
+    batch_norm: BatchNormOptions
+    depthwise: DepthwiseImplementation
+    dtype: jnp.dtype
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch map_height map_width head_width"]:
+        x = nn.Conv(
+            self.stem_width,
+            (STEM_KERNEL, STEM_KERNEL),
+            strides=STEM_STRIDE,
+            padding="SAME",
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=convolution_kernel(STEM_KERNEL, self.stem_width),
+            name="conv_stem",
+        )(images.astype(self.dtype))
+        x = nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn1")(x, train))
+        for number, stage in enumerate(self.stages):
+            for index in range(stage.repeats):
+                x = self._block(number, index, stage)(x, train)
+        x = pointwise_conv(self.head_width, self.dtype, name="conv_head")(x)
+        return nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn2")(x, train))
+
+    def _block(self, number: int, index: int, stage: Stage) -> nn.Module:
+        block = nn.remat(MBConv, static_argnums=(2,)) if self.remat else MBConv
+        return block(
+            kernel=stage.kernel,
+            stride=stage.stride if index == 0 else 1,
+            expand=stage.expand,
+            width=stage.width,
+            batch_norm=self.batch_norm,
+            depthwise=self.depthwise,
+            dtype=self.dtype,
+            name=f"blocks_{number}_{index}",
+        )
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: widen by `expand`, depthwise convolution, squeeze and excite, narrow to `width`, add the input.
+
+    The input is added when stride and width leave its shape alone. A block with `expand` 1 has no widening convolution
+    and carries the names of the official depthwise-separable block (`conv_pw`, `bn2` for the narrowing one).
+    """
+
+    kernel: int
+    stride: int
+    expand: int
+    width: int
+    batch_norm: BatchNormOptions
+    depthwise: DepthwiseImplementation
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
+        widens = self.expand > 1
+        names = ("bn1", "bn2", "conv_pwl", "bn3") if widens else ("", "bn1", "conv_pw", "bn2")
+        inputs, channels = x, x.shape[-1]
+        if widens:
+            x = pointwise_conv(channels * self.expand, self.dtype, name="conv_pw")(x)
+            x = nn.swish(self._norm(names[0])(x, train))
+        x = DepthwiseConv(self.kernel, self.stride, self.depthwise, self.dtype, name="conv_dw")(x)
+        x = nn.swish(self._norm(names[1])(x, train))
+        x = SqueezeExcite(int(channels * SQUEEZE_RATIO), self.dtype, name="se")(x)
+        x = self._norm(names[3])(pointwise_conv(self.width, self.dtype, name=names[2])(x), train)
+        return x + inputs if x.shape == inputs.shape else x
+
+    def _norm(self, name: str) -> BatchNorm:
+        return BatchNorm(self.batch_norm, self.dtype, name=name)
+
+
+class SqueezeExcite(nn.Module):
+    """Scales every channel by a gate in (0, 1), computed from the map's mean through a bottleneck of `width` channels."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
+        hidden = nn.swish(pointwise_conv(self.width, self.dtype, name="conv_reduce", use_bias=True)(pooled))
+        gate = jax.nn.sigmoid(pointwise_conv(channels, self.dtype, name="conv_expand", use_bias=True)(hidden))
+        return x * gate
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution without bias; parameter `kernel` (k, k, 1, channels)."""
+
+    size: int
+    stride: int
+    implementation: DepthwiseImplementation
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        shape = (self.size, self.size, 1, x.shape[-1])
+        kernel = self.param("kernel", convolution_kernel(self.size, 1), shape, jnp.float32)
+        return depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.implementation)
+
+
+def pointwise_conv(features: int, dtype: jnp.dtype, name: str, use_bias: bool = False) -> nn.Dense:
+    """A 1x1 convolution as a matrix product over the channels; kernel (inputs, features)."""
+    kernel_init = convolution_kernel(1, features)
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)

@@ -1,0 +1,53 @@
+"""Initial values that follow the networks the papers started from.
+
+Flax and PyTorch start their layers differently. A run from scratch should not depend on the framework, so the
+distributions of the PyTorch layers are written here once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer, normal, variance_scaling
+
+torch_linear_kernel: Initializer = variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+"""Kernel of `torch.nn.Linear` and of a 1x1 `torch.nn.Conv2d`: uniform in +-1/sqrt(fan_in)."""
+
+torch_attention_kernel: Initializer = variance_scaling(0.5, "fan_avg", "uniform")
+"""One of query, key, value as `torch.nn.MultiheadAttention` draws them: Xavier over the joint (3D, D) matrix."""
+
+bert_kernel: Initializer = normal(0.02)
+"""Kernels and embeddings of BERT (Devlin et al. 2019, `initializer_range`)."""
+
+
+def torch_linear_bias(fan_in: int) -> Initializer:
+    """Bias of `torch.nn.Linear` with `fan_in` inputs: uniform in +-1/sqrt(fan_in)."""
+    limit = 1.0 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def convolution_kernel(kernel_size: int, outputs_per_input: int) -> Initializer:
+    """Kernel of an EfficientNet convolution: normal with variance 2 / (k * k * outputs_per_input).
+
+    `outputs_per_input` is the number of output channels each input channel feeds, 1 for a depthwise convolution.
+    Source: Tan and Le 2019, the released initialiser.
+    """
+    return normal(math.sqrt(2.0 / (kernel_size * kernel_size * outputs_per_input)))
+
+
+def torch_dense(features: int, fan_in: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+    """A dense layer that starts like `torch.nn.Linear(fan_in, features)`."""
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        kernel_init=torch_linear_kernel,
+        bias_init=torch_linear_bias(fan_in),
+        name=name,
+    )

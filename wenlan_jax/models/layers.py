@@ -1,0 +1,165 @@
+"""Layers shared by the networks: batch normalisation with declared groups, L2 normalisation, masked mean.
+
+Index glossary: b batch, g groups of the batch, n examples of a group, h and w places of a map, c channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+L2_EPSILON = 1e-12
+"""Smallest norm a vector is divided by, as in `torch.nn.functional.normalize`."""
+
+BatchNormMode = Literal["batch", "group", "frozen"]
+
+
+def l2_normalize(x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+    """Divides every vector of the last axis by its norm, in float32; a zero vector stays zero with a finite gradient."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, L2_EPSILON**2))
+
+
+def masked_mean(
+    x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"]
+) -> Float[Array, "batch width"]:
+    """Mean over the tokens whose mask is true, in float32; zero for a row that has none."""
+    weights = mask.astype(jnp.float32)
+    total = jnp.einsum("btw,bt->bw", x.astype(jnp.float32), weights)
+    return total / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormOptions:
+    """How the batch normalisation layers of one network behave in training.
+
+    mode: `batch` uses the statistics of the whole batch, `group` those of each group of `group_size` consecutive
+        examples, `frozen` the running statistics.
+    group_size: examples per group; read in mode `group` only. The released BriVL code has one group per device.
+    momentum: weight of the new statistics in the running ones, PyTorch's convention: new = (1 - m) old + m seen.
+    eps: added to the variance.
+    frozen_paths: regular expressions, searched in the layer's path (`backbone/blocks_0_0/bn1`). A layer that matches
+        one always uses, and never updates, its running statistics. The released code did not do this: its frozen
+        layers went on updating (facts: defects), which `()` reproduces.
+    """
+
+    mode: BatchNormMode
+    group_size: int
+    momentum: float
+    eps: float
+    frozen_paths: tuple[str, ...]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with groups that do not depend on the number of devices.
+
+    Input (batch, ..., channels) of any float type, output the same shape in `dtype`. Statistics are float32. Parameters
+    `scale` and `bias`, running statistics `mean` and `var` in the collection `batch_stats`; `var` is unbiased, as in
+    PyTorch. With several groups the running statistics take the mean over the groups, so averaging the updated
+    collection over micro-batches is exact. They are left alone when the collection is not mutable.
+
+    Raises ValueError if the batch does not divide into groups or a group holds a single value per channel.
+    """
+
+    options: BatchNormOptions
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *places channels"], train: bool
+    ) -> Float[Array, "batch *places channels"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        if not train or self.is_frozen():
+            factor = jax.lax.rsqrt(var.value + self.options.eps) * scale
+            return ((x.astype(jnp.float32) - mean.value) * factor + bias).astype(self.dtype)
+
+        grouped = x.reshape(self._groups(x), -1, *x.shape[1:])
+        y, seen_mean, seen_var = normalize_groups(grouped, scale, bias, self.options.eps)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            count = grouped[0, ..., 0].size
+            keep, take = 1.0 - self.options.momentum, self.options.momentum
+            mean.value = keep * mean.value + take * jnp.mean(seen_mean, axis=0)
+            var.value = keep * var.value + take * jnp.mean(seen_var, axis=0) * (count / (count - 1))
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def is_frozen(self) -> bool:
+        """Whether this layer keeps its running statistics, by mode or by path."""
+        path = "/".join(self.path)
+        return self.options.mode == "frozen" or any(re.search(p, path) for p in self.options.frozen_paths)
+
+    def _groups(self, x: Array) -> int:
+        size = self.options.group_size if self.options.mode == "group" else x.shape[0]
+        if size < 1 or x.shape[0] % size:
+            raise ValueError(
+                f"BatchNorm {'/'.join(self.path)}: a batch of {x.shape[0]} does not divide into groups of {size}; "
+                "choose a batch size that is a multiple of the group size."
+            )
+        if size * x[0, ..., 0].size < 2:
+            raise ValueError(
+                f"BatchNorm {'/'.join(self.path)}: a group holds one value per channel (shape {x.shape}, group size "
+                f"{size}), so its variance is undefined; use larger groups, larger images or mode 'frozen'."
+            )
+        return x.shape[0] // size
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_groups(
+    x: Float[Array, "g n *places c"], scale: Float[Array, " c"], bias: Float[Array, " c"], eps: float
+) -> tuple[Float[Array, "g n *places c"], Float[Array, "g c"], Float[Array, "g c"]]:
+    """Normalises every group by its own statistics; returns it with the mean and the biased variance of each group.
+
+    Gradients flow through the first result only, by the closed form of Ioffe and Szegedy 2015; the backward pass then
+    keeps `x` alone instead of its centred and scaled copies. The sums are taken in one pass over `x`, centred on the
+    first value of each group and channel. That value is itself one of the count values, so its squared distance from
+    the mean is at most count * variance: unlike E[x^2] - E[x]^2, the rounding error does not grow with the mean.
+    """
+    return _normalize_forward(x, scale, bias, eps)[0]
+
+
+def _normalize_forward(
+    x: Array, scale: Array, bias: Array, eps: float
+) -> tuple[tuple[Array, Array, Array], tuple]:
+    axes = tuple(range(1, x.ndim - 1))
+    wide = x.astype(jnp.float32)
+    shift = wide[(slice(None), *(slice(1),) * len(axes))]
+    centred = wide - shift
+    offset = jnp.mean(centred, axes, keepdims=True)
+    var = jnp.maximum(jnp.mean(jnp.square(centred), axes, keepdims=True) - jnp.square(offset), 0.0)
+    mean = shift + offset
+    inverse = jax.lax.rsqrt(var + eps)
+    y = (wide - mean) * (inverse * scale) + bias
+    return (y.astype(x.dtype), jnp.squeeze(mean, axes), jnp.squeeze(var, axes)), (x, mean, inverse, scale)
+
+
+def _normalize_backward(
+    eps: float, saved: tuple, cotangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    del eps
+    x, mean, inverse, scale = saved
+    dy = cotangents[0].astype(jnp.float32)
+    axes = tuple(range(1, x.ndim - 1))
+    count = x[0, ..., 0].size
+    unit = (x.astype(jnp.float32) - mean) * inverse
+    bias_gradient = jnp.sum(dy, axes, keepdims=True)
+    scale_gradient = jnp.sum(dy * unit, axes, keepdims=True)
+    dx = (scale * inverse) * (dy - bias_gradient / count - unit * (scale_gradient / count))
+    return (
+        dx.astype(x.dtype),
+        scale_gradient.reshape(-1, x.shape[-1]).sum(0),
+        bias_gradient.reshape(-1, x.shape[-1]).sum(0),
+    )
+
+
+normalize_groups.defvjp(_normalize_forward, _normalize_backward)

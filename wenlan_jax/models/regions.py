@@ -1,0 +1,148 @@
+"""Image regions: which boxes an image is read through, and the pooling of its feature map over them.
+
+BriVL samples each box at 4x4 points of the feature map, applies a 1x1 convolution and averages. Sampling and averaging
+are linear and bilinear weights are separable, so with hat(t) = max(0, 1 - |t|)
+
+    token = (sum_yx wy[y] wx[x] feature[y, x]) W + b,     w[i] = mean over the samples p of hat(p - i),
+
+which is one matrix product with the map, and the convolution runs once per box instead of 16 times (facts: image tower, 3).
+
+Boxes are (x1, y1, x2, y2), normalised to [0, 1] by the image's sides.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from wenlan_jax.models.initializers import torch_dense
+
+Coordinates = Literal["official", "corrected"]
+
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+def grid_boxes(sizes: tuple[int, ...], whole_image: bool) -> Float[np.ndarray, "boxes 4"]:
+    """Normalised boxes of regular grids, float32, in the official order: x outside, y inside, then the whole image.
+
+    `sizes` are cells per side: (6,) with the whole image is BriVL 2.0's 37 boxes, (1, 5) without is the video model's 26.
+    """
+    boxes = [(i / n, j / n, (i + 1) / n, (j + 1) / n) for n in sizes for i in range(n) for j in range(n)]
+    return np.array(boxes + [WHOLE_IMAGE] * whole_image, np.float32).reshape(-1, 4)
+
+
+def sample_positions(
+    low: Float[Array, "*boxes"],
+    high: Float[Array, "*boxes"],
+    size: int,
+    samples: int,
+    coordinates: Coordinates,
+) -> Float[Array, "*boxes samples"]:
+    """Where a box is sampled along one axis, in places of a map of `size` places (0 = centre of the first).
+
+    With u the `samples` bin centres of [-1, 1] and x1, x2 the sides in map units (0 to `size`):
+    `official` is the released code, which builds its grid for align_corners=True and samples with align_corners=False:
+    ((((x2 - x1) u + x1 + x2 - (size - 1)) / (size - 1) + 1) size - 1) / 2, so samples leave the map near its far edges.
+    `corrected` uses align_corners=False throughout: the centres of `samples` equal bins of the box, where place i covers
+    [i, i + 1): x1 + (x2 - x1) (u + 1) / 2 - 1/2.
+    """
+    u = (2.0 * np.arange(samples, dtype=np.float32) + 1.0) / samples - 1.0
+    x1, x2 = (low * size)[..., None], (high * size)[..., None]
+    if coordinates == "corrected":
+        return x1 + (x2 - x1) * (u + 1.0) / 2.0 - 0.5
+    if coordinates != "official":
+        raise ValueError(f"regions: coordinates must be 'official' or 'corrected', not {coordinates!r}.")
+    if size < 2:
+        raise ValueError(
+            "regions: 'official' coordinates divide by the map's size less one, and this map has one place; use larger "
+            "images or 'corrected' coordinates."
+        )
+    theta = ((x2 - x1) * u + x1 + x2 - (size - 1)) / (size - 1)
+    return ((theta + 1.0) * size - 1.0) / 2.0
+
+
+def axis_weights(
+    low: Float[Array, "*boxes"],
+    high: Float[Array, "*boxes"],
+    size: int,
+    samples: int,
+    coordinates: Coordinates,
+) -> Float[Array, "*boxes size"]:
+    """Weight of each place of one axis in the mean over the box's samples; what lies outside the map counts as zero."""
+    xp: ModuleType = np if isinstance(low, np.ndarray) else jnp
+    positions = sample_positions(low, high, size, samples, coordinates)
+    distance = xp.abs(positions[..., None] - np.arange(size, dtype=np.float32))
+    return xp.mean(xp.maximum(0.0, 1.0 - distance), axis=-2)
+
+
+def pooling_weights(
+    boxes: Float[Array, "*batch boxes 4"], height: int, width: int, samples: int, coordinates: Coordinates
+) -> Float[Array, "*batch boxes places"]:
+    """Weight of each place (row-major) of a map in each box. NumPy boxes give NumPy weights, constants under jit."""
+    x1, y1, x2, y2 = (boxes[..., index] for index in range(4))
+    rows = axis_weights(y1, y2, height, samples, coordinates)
+    columns = axis_weights(x1, x2, width, samples, coordinates)
+    weights = rows[..., :, None] * columns[..., None, :]
+    return weights.reshape(*weights.shape[:-2], height * width)
+
+
+class RegionPooling(nn.Module):
+    """Turns a feature map (B, h, w, D) into region tokens (B, R, D) and their mask (B, R).
+
+    grid: cells per side of one or more fixed grids (see `grid_boxes`); empty = the boxes are given with each call.
+    whole_image: append the whole image as the last token. With given boxes it is appended to them, always valid, so
+        an image without boxes still has a token. (The released data put it after the last valid box; the encoder has no
+        position embedding, so the place does not matter.)
+    coordinates: see `sample_positions`. samples: sample points per side of a box, 4 in the released code.
+    project: apply the D -> D layer `region_proj` (the released 1x1 convolution; the video descendant has none).
+
+    Raises ValueError if boxes are given to a fixed grid or missing without one.
+    """
+
+    grid: tuple[int, ...]
+    whole_image: bool
+    coordinates: Coordinates
+    samples: int
+    project: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "batch height width channels"],
+        boxes: Float[Array, "batch boxes 4"] | None,
+        box_mask: Bool[Array, "batch boxes"] | None,
+    ) -> tuple[Float[Array, "batch tokens channels"], Bool[Array, "batch tokens"]]:
+        batch, height, width, channels = features.shape
+        regions, mask = self._regions(batch, boxes, box_mask)
+        weights = pooling_weights(regions, height, width, self.samples, self.coordinates)
+        flat = features.reshape(batch, height * width, channels).astype(self.dtype)
+        equation = "rp,bpc->brc" if weights.ndim == 2 else "brp,bpc->brc"
+        tokens = jnp.einsum(equation, jnp.asarray(weights, self.dtype), flat)
+        if self.project:
+            tokens = torch_dense(channels, channels, self.dtype, "region_proj")(tokens)
+        return tokens, mask
+
+    def _regions(
+        self, batch: int, boxes: Array | None, box_mask: Array | None
+    ) -> tuple[np.ndarray | Array, Bool[Array, "batch tokens"]]:
+        if self.grid:
+            if boxes is not None or box_mask is not None:
+                raise ValueError(
+                    "regions: boxes were given, but the regions are a fixed grid; give none or empty `grid`."
+                )
+            fixed = grid_boxes(self.grid, self.whole_image)
+            return fixed, jnp.ones((batch, len(fixed)), bool)
+        if boxes is None or box_mask is None:
+            raise ValueError("regions: without a `grid`, every call needs `boxes` and `box_mask`.")
+        if not self.whole_image:
+            return jax.lax.stop_gradient(boxes), box_mask
+        whole = jnp.broadcast_to(jnp.array(WHOLE_IMAGE, boxes.dtype), (batch, 1, 4))
+        mask = jnp.concatenate([box_mask, jnp.ones((batch, 1), bool)], axis=1)
+        return jax.lax.stop_gradient(jnp.concatenate([boxes, whole], axis=1)), mask

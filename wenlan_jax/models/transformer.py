@@ -1,0 +1,197 @@
+"""The post-norm transformer layer, stacks of it, and BriVL's encoder over region or word tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Bool, Float
+
+from wenlan_jax.models.initializers import torch_attention_kernel, torch_linear_bias, torch_linear_kernel
+
+Activation = Callable[[jax.Array], jax.Array]
+
+ENCODER_EPSILON = 1e-5
+"""LayerNorm epsilon of `torch.nn.TransformerEncoderLayer`."""
+
+
+def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """A LayerNorm whose statistics are float32 and whose variance is taken about the mean."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate query, key, value and `out` projections of the input's width.
+
+    `key_mask` is true where a token may be attended to. A row without any such token attends to all alike, so its result
+    is finite. Softmax in float32; dropout on the attention weights.
+    """
+
+    heads: int
+    dropout: float
+    dtype: jnp.dtype
+    attention_init: Initializer
+    kernel_init: Initializer
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], key_mask: Bool[Array, "batch tokens"] | None, train: bool
+    ) -> Float[Array, "batch tokens width"]:
+        width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"Attention: a width of {width} does not divide into {self.heads} heads.")
+
+        def project(name: str) -> Array:
+            y = nn.Dense(width, dtype=self.dtype, kernel_init=self.attention_init, name=name)(x)
+            return y.reshape(*x.shape[:2], self.heads, width // self.heads)
+
+        query, key, value = project("query"), project("key"), project("value")
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        logits = logits / math.sqrt(width // self.heads)
+        if key_mask is not None:
+            logits = jnp.where(key_mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="out")(mixed)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and a feed-forward network, each followed by dropout, the residual sum and LayerNorm (post-norm).
+
+    heads: attention heads. mlp_width: hidden width of the feed-forward network.
+    activation: of the feed-forward network. eps: of both LayerNorms.
+    dropout: after either part. attention_dropout: on the attention weights. mlp_dropout: after the activation.
+    attention_init, kernel_init: of query, key, value and of the other kernels.
+    bias_init: from the fan-in of a feed-forward kernel to the initialiser of its bias.
+    """
+
+    heads: int
+    mlp_width: int
+    activation: Activation
+    eps: float
+    dropout: float
+    attention_dropout: float
+    mlp_dropout: float
+    dtype: jnp.dtype
+    attention_init: Initializer
+    kernel_init: Initializer
+    bias_init: Callable[[int], Initializer]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], key_mask: Bool[Array, "batch tokens"] | None, train: bool
+    ) -> Float[Array, "batch tokens width"]:
+        def drop(y: Array, rate: float) -> Array:
+            return nn.Dropout(rate)(y, deterministic=not train)
+
+        attention = Attention(
+            self.heads,
+            self.attention_dropout,
+            self.dtype,
+            self.attention_init,
+            self.kernel_init,
+            name="attention",
+        )
+        x = x + drop(attention(x, key_mask, train), self.dropout)
+        x = layer_norm(self.eps, self.dtype, "norm1")(x)
+        hidden = self._dense(self.mlp_width, x.shape[-1], "linear1")(x)
+        hidden = drop(self.activation(hidden), self.mlp_dropout)
+        x = x + drop(self._dense(x.shape[-1], self.mlp_width, "linear2")(hidden), self.dropout)
+        return layer_norm(self.eps, self.dtype, "norm2")(x)
+
+    def _dense(self, features: int, fan_in: int, name: str) -> nn.Dense:
+        return nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init(fan_in),
+            name=name,
+        )
+
+
+def apply_layers(
+    make_layer: Callable[[str], TransformerLayer],
+    x: Float[Array, "batch tokens width"],
+    key_mask: Bool[Array, "batch tokens"] | None,
+    *,
+    depth: int,
+    scan_segments: tuple[int, ...],
+    remat: bool,
+    train: bool,
+) -> Float[Array, "batch tokens width"]:
+    """Runs `depth` layers, one by one or as scans; call it inside a compact method, with a layer factory by name.
+
+    With no `scan_segments` the layers are named `layers_0`, `layers_1`, ... With segments such as (20, 4) each becomes
+    one scan, named by its first and last layer (`layers_0_19`, `layers_20_23`), whose parameters have a leading layer axis:
+    compilation time no longer grows with depth, and frozen and trained layers stay separate leaves.
+    `remat` recomputes each layer in the backward pass. Raises ValueError if the segments do not add up to `depth`.
+    """
+
+    def step(layer: nn.Module, carry: Array, _: None) -> tuple[Array, None]:
+        return layer(carry, key_mask, train), None
+
+    if remat:
+        step = nn.remat(step, prevent_cse=not scan_segments)
+    if not scan_segments:
+        for index in range(depth):
+            x, _ = step(make_layer(f"layers_{index}"), x, None)
+        return x
+    if sum(scan_segments) != depth or min(scan_segments) < 1:
+        raise ValueError(f"scan_segments {scan_segments} must be positive and add up to the depth, {depth}.")
+    start = 0
+    for length in scan_segments:
+        scan = nn.scan(
+            step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length
+        )
+        x, _ = scan(make_layer(f"layers_{start}_{start + length - 1}"), x, None)
+        start += length
+    return x
+
+
+class TransformerEncoder(nn.Module):
+    """BriVL's self-attention over the tokens of one modality: `depth` post-norm layers with ReLU, no position embedding.
+
+    Equal to `torch.nn.TransformerEncoder` without a final norm. `mask` is true for valid tokens; the others are no keys
+    but do get a (finite) result. The released models have 4 layers, 4 heads, mlp_width 2048 and dropout .1.
+    """
+
+    depth: int
+    heads: int
+    mlp_width: int
+    dropout: float
+    dtype: jnp.dtype
+    scan_segments: tuple[int, ...]
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"], train: bool
+    ) -> Float[Array, "batch tokens width"]:
+        def make_layer(name: str) -> TransformerLayer:
+            return TransformerLayer(
+                heads=self.heads,
+                mlp_width=self.mlp_width,
+                activation=nn.relu,
+                eps=ENCODER_EPSILON,
+                dropout=self.dropout,
+                attention_dropout=self.dropout,
+                mlp_dropout=self.dropout,
+                dtype=self.dtype,
+                attention_init=torch_attention_kernel,
+                kernel_init=torch_linear_kernel,
+                bias_init=torch_linear_bias,
+                name=name,
+            )
+
+        options = {
+            "depth": self.depth,
+            "scan_segments": self.scan_segments,
+            "remat": self.remat,
+            "train": train,
+        }
+        return apply_layers(make_layer, tokens.astype(self.dtype), mask, **options)

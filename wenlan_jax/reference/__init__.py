@@ -1,0 +1,1 @@
+"""Independent PyTorch implementations, for parity tests and side-by-side benchmarks. Nothing else imports them."""

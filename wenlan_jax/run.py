@@ -1,0 +1,82 @@
+"""What every command that touches a model sets up: tokenizer, mesh, recipe, shapes and shardings of the state."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from wenlan_jax import config as configs
+from wenlan_jax import mesh as meshes
+from wenlan_jax import partition, rngs, schema, step
+from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.state import TrainState
+from wenlan_jax.tasks import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A configuration made concrete. `shapes` and `shardings` have the structure of the train state."""
+
+    config: schema.Config
+    mesh: Mesh
+    recipe: step.Recipe
+    shapes: TrainState
+    shardings: TrainState
+
+
+def set_up(config: schema.Config) -> Run:
+    """The run of a configuration whose vocabulary size is known; computes shapes only."""
+    mesh = meshes.create(config.mesh)
+    meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
+    recipe = registry.recipe(config)
+    shapes = jax.eval_shape(functools.partial(step.init_state, recipe), rngs.root(config.seed))
+    step.check_freeze(recipe, shapes.params)
+    return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh))
+
+
+def fresh_state(run: Run) -> TrainState:
+    """The state before the first step, made where it is to lie."""
+    make = jax.jit(functools.partial(step.init_state, run.recipe), out_shardings=run.shardings)
+    return make(rngs.root(run.config.seed))
+
+
+def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
+    """The compiled training step `(state, batch) -> (state, metrics)`, which consumes its state."""
+    abstract = jax.tree.map(
+        lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at), run.shapes, run.shardings
+    )
+    whole = jax.jit(
+        functools.partial(step.train_step, run.recipe),
+        out_shardings=(run.shardings, meshes.replicated(run.mesh)),
+        donate_argnums=0,
+    )
+    return whole.lower(abstract, batch).compile()
+
+
+def with_vocabulary(config: schema.Config, tokenizer: Tokenizer) -> schema.Config:
+    """The configuration with the size of the word table settled. Raises ConfigError if the table is too small."""
+    bert = config.model.text.bert
+    if bert.vocab_size == 0:
+        return _replace_bert(config, vocab_size=tokenizer.size)
+    if bert.vocab_size < tokenizer.size:
+        raise configs.ConfigError(
+            f"model.text.bert.vocab_size: {bert.vocab_size} rows for the {tokenizer.size} pieces of the tokenizer "
+            f"{config.tokenizer.path or 'trained for this run'}; use at least {tokenizer.size}, or 0 to fit"
+        )
+    return config
+
+
+def _replace_bert(config: schema.Config, **changes: Any) -> schema.Config:
+    bert = dataclasses.replace(config.model.text.bert, **changes)
+    text = dataclasses.replace(config.model.text, bert=bert)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+
+
+def data_dir(config: schema.Config) -> Path:
+    """Where data sets are built and looked for."""
+    return Path(config.data.dir).expanduser()

@@ -1,0 +1,88 @@
+"""What the step and the loop know of a task."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from flax import struct
+from jaxtyping import Array, Float, Int, PyTree
+
+from wenlan_jax.bank import Bank
+from wenlan_jax.state import Momentum, Params, TrainState
+
+Batch = dict[str, Array]
+"""Arrays by name, one row a pair; `data/loader.py` lists the names."""
+
+Rows = dict[str, Array]
+"""What the losses need to know of every pair of the batch: keys and ids, one row a pair."""
+
+Banks = dict[str, Bank]
+Metrics = dict[str, Float[Array, ""]]
+
+
+@struct.dataclass
+class Fresh:
+    """The parts of a new state that a task makes; `step.init_state` adds the rest."""
+
+    params: Params
+    batch_stats: PyTree
+    momentum: Momentum | None
+    banks: Banks
+
+
+@struct.dataclass
+class MicroLoss:
+    """What one micro-batch gives.
+
+    `loss` is its share of the loss: the gradients of all shares add up to the gradient of the whole batch.
+    `metrics` (among them `loss`) add up to those of the whole batch. `batch_stats` are the running statistics after
+    this micro-batch alone.
+    """
+
+    loss: Float[Array, ""]
+    metrics: Metrics
+    batch_stats: PyTree
+
+
+class Task(Protocol):
+    """A task as pure functions over its part of the train state.
+
+    `targets` runs before any gradient, for every micro-batch; `micro_loss` then sees the rows of all of them. That
+    is what makes accumulation exact. Both get the same `rng` for the same micro-batch.
+    """
+
+    def fresh(self, rng: Array) -> Fresh:
+        """Newly initialised parts of the state."""
+        ...
+
+    def prepare(self, batch: Batch, rng: Array) -> Batch:
+        """The batch as the model takes it: pictures jittered and normalised."""
+        ...
+
+    def advance(self, state: TrainState) -> Momentum | None:
+        """The momentum towers of this step, before any key is computed."""
+        ...
+
+    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
+        """The rows of a micro-batch, without gradient, and the key towers' statistics after it alone."""
+        ...
+
+    def micro_loss(
+        self,
+        params: Params,
+        state: TrainState,
+        micro: Batch,
+        positions: Int[Array, " n"],
+        rows: Rows,
+        rng: Array,
+    ) -> MicroLoss:
+        """The share of the pairs at `positions` of the batch, given the `rows` of the whole batch."""
+        ...
+
+    def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
+        """The banks after this step."""
+        ...
+
+    def describe(self, state: TrainState) -> Metrics:
+        """Further metrics of the state, e.g. fill and age of the banks."""
+        ...

@@ -1,0 +1,26 @@
+"""Tasks by name, and the step's recipe for a configuration."""
+
+from __future__ import annotations
+
+from wenlan_jax import optim, schema
+from wenlan_jax.step import Recipe
+from wenlan_jax.tasks.base import Task
+from wenlan_jax.tasks.brivl import BriVL
+from wenlan_jax.tasks.clip import Clip
+
+TASKS: dict[str, type[BriVL] | type[Clip]] = {"brivl": BriVL, "clip": Clip}
+
+
+def recipe(config: schema.Config) -> Recipe:
+    """The step's recipe for a configuration: task, optimiser, schedule, freezing, accumulation."""
+    norm = config.model.image.batch_norm
+    task: Task = TASKS[config.task](config)
+    return Recipe(
+        task=task,
+        optimizer=optim.create(config.optimizer),
+        schedule=optim.schedule(config.optimizer, config.train.steps),
+        freeze=config.model.freeze,
+        accumulation=config.train.accumulation,
+        halt=config.train.non_finite == "stop",
+        unit=norm.group_size if norm.mode == "group" else 1,
+    )

@@ -1,0 +1,170 @@
+"""The two towers of the configuration, as BriVL and CLIP both use them: built, initialised, applied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from wenlan_jax import augment, schema
+from wenlan_jax.models.bert import BertEncoder
+from wenlan_jax.models.efficientnet import BASE_STAGES, EfficientNet, Stage, efficientnet_sizes
+from wenlan_jax.models.layers import BatchNormOptions
+from wenlan_jax.models.regions import RegionPooling
+from wenlan_jax.models.transformer import TransformerEncoder
+from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower, TowerOutput
+from wenlan_jax.tasks.base import Batch
+
+Variables = dict[str, PyTree]
+"""`params` and `batch_stats`, each by tower."""
+
+
+def image_tower(config: schema.Model) -> ImageTower:
+    """The image tower of a configuration."""
+    image, dtype = config.image, jnp.dtype(config.dtype)
+    stages = tuple(Stage(*stage) for stage in image.backbone.stages) or BASE_STAGES
+    sizes = efficientnet_sizes(image.backbone.width_multiplier, image.backbone.depth_multiplier, stages)
+    backbone = EfficientNet(
+        *sizes,
+        batch_norm=_batch_norm(config),
+        depthwise=_depthwise(image.backbone.depthwise),
+        dtype=dtype,
+        remat=image.backbone.remat,
+    )
+    regions = RegionPooling(
+        grid=image.regions.grid if image.regions.kind == "grid" else (),
+        whole_image=image.regions.whole_image,
+        coordinates=image.regions.coordinates,  # type: ignore[arg-type]
+        samples=image.regions.samples,
+        project=image.regions.project,
+        dtype=dtype,
+    )
+    return ImageTower(backbone, regions, _encoder(image.encoder, dtype), Projection(config.embedding, dtype))
+
+
+def text_tower(config: schema.Model) -> TextTower:
+    """The text tower of a configuration whose vocabulary size is known."""
+    bert, dtype = config.text.bert, jnp.dtype(config.dtype)
+    backbone = BertEncoder(
+        vocab_size=bert.vocab_size,
+        width=bert.width,
+        depth=bert.layers,
+        heads=bert.heads,
+        mlp_width=bert.feed_forward,
+        max_positions=bert.positions,
+        type_vocab_size=bert.types,
+        position_offset=0,
+        eps=bert.eps,
+        dropout=bert.dropout,
+        attention_dropout=bert.dropout,
+        dtype=dtype,
+        scan_segments=bert.scan_segments,
+        remat=bert.remat,
+    )
+    encoder = _encoder(config.text.encoder, dtype)
+    return TextTower(backbone, encoder, Projection(config.embedding, dtype), mask_backbone=bert.attention_mask)
+
+
+def _encoder(config: schema.Encoder, dtype: jnp.dtype) -> TransformerEncoder:
+    return TransformerEncoder(
+        depth=config.layers,
+        heads=config.heads,
+        mlp_width=config.feed_forward,
+        dropout=config.dropout,
+        dtype=dtype,
+        scan_segments=(config.layers,) if config.scan and config.layers else (),
+        remat=config.remat,
+    )
+
+
+def _batch_norm(config: schema.Model) -> BatchNormOptions:
+    norm = config.image.batch_norm
+    # Patterns of frozen parameters name a layer by its scale; the layer itself sees its path within the tower.
+    frozen = () if norm.official_frozen_drift else config.freeze
+    return BatchNormOptions(
+        mode=norm.mode,  # type: ignore[arg-type]
+        group_size=norm.group_size,
+        momentum=norm.momentum,
+        eps=norm.eps,
+        frozen_paths=tuple(pattern.removeprefix("image/") for pattern in frozen),
+    )
+
+
+def _depthwise(implementation: str) -> Any:
+    if implementation != "auto":
+        return implementation
+    return "shift" if jax.default_backend() == "cpu" else "conv"
+
+
+class Towers:
+    """Both towers as pure functions of their variables."""
+
+    def __init__(self, config: schema.Config) -> None:
+        self.config = config
+        self.image = image_tower(config.model)
+        self.text = text_tower(config.model)
+
+    def example(self, size: int = 1) -> Batch:
+        """A batch of zeros of the right shapes, prepared as `prepare` would."""
+        data, regions = self.config.data, self.config.model.image.regions
+        batch: Batch = {
+            "image": jnp.zeros((size, data.image_size, data.image_size, 3)),
+            "token_ids": jnp.zeros((size, data.text_length), jnp.int32),
+            "token_mask": jnp.ones((size, data.text_length), bool),
+        }
+        if regions.kind == "boxes":
+            batch["boxes"] = jnp.zeros((size, regions.boxes, 4))
+            batch["box_mask"] = jnp.zeros((size, regions.boxes), bool)
+        return batch
+
+    def init(self, rng: Array) -> Variables:
+        """Fresh variables of both towers."""
+        batch = self.example()
+        image_rng, text_rng = jax.random.split(rng)
+        image = self.image.init(image_rng, batch["image"], batch.get("boxes"), batch.get("box_mask"), train=False)
+        text = self.text.init(text_rng, batch["token_ids"], batch["token_mask"], train=False)
+        return {
+            "params": {"image": image["params"], "text": text["params"]},
+            "batch_stats": {"image": image.get("batch_stats", {})},
+        }
+
+    def prepare(self, batch: Batch, rng: Array | None) -> Batch:
+        """Pictures as normalised floats, jittered if `rng` is given."""
+        a = self.config.augment
+        images = batch["image"].astype(jnp.float32) / 255.0
+        if rng is not None:
+            strengths = (a.brightness, a.contrast, a.saturation, a.hue)
+            images = augment.jitter_and_grayscale(
+                images, rng, strengths, a.jitter_probability, a.grayscale_probability
+            )
+        return {**batch, "image": augment.normalise(images, a.mean, a.std)}
+
+    def embed_images(
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array | None
+    ) -> tuple[TowerOutput, PyTree]:
+        """Images of a prepared batch, and the statistics after it; training mode if `rng` is given."""
+        variables = {"params": params["image"], "batch_stats": batch_stats["image"]}
+        inputs = (batch["image"], batch.get("boxes"), batch.get("box_mask"))
+        if rng is None:
+            return self.image.apply(variables, *inputs, train=False), batch_stats
+        output, changed = self.image.apply(
+            variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
+        )
+        return output, {"image": changed.get("batch_stats", {})}
+
+    def embed_texts(self, params: PyTree, batch: Batch, rng: Array | None) -> TowerOutput:
+        """Texts of a batch; with dropout if `rng` is given."""
+        rngs = {} if rng is None else {"dropout": rng}
+        inputs = (batch["token_ids"], batch["token_mask"])
+        return self.text.apply({"params": params["text"]}, *inputs, train=rng is not None, rngs=rngs)
+
+    def embed(
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array
+    ) -> tuple[dict[str, Float[Array, "n d"]], PyTree]:
+        """Unit embeddings of both sides in training mode, by tower, and the statistics after the batch."""
+        image_rng, text_rng = jax.random.split(rng)
+        images, stats = self.embed_images(params, batch_stats, batch, image_rng)
+        texts = self.embed_texts(params, batch, text_rng)
+        return {"image": images.embedding, "text": texts.embedding}, stats
