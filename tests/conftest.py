@@ -1,4 +1,4 @@
-"""Eight simulated devices for the whole test session, strict jax, and a model that compiles in seconds."""
+"""Eight simulated devices for the whole test session, and a model that compiles in seconds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
 from wenlan_jax import schema
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

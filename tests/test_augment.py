@@ -29,7 +29,9 @@ def test_unit_range_and_normalise() -> None:
     expected = (pixels / 255.0 - np.array(mean)) / np.array(std)
     assert np.allclose(augment.normalise(jnp.asarray(pixels), mean, std), expected, atol=1e-6)
     floats = augment.unit_range(jnp.asarray(pixels))
-    assert floats.dtype == jnp.float32 and floats.min() == 0 and floats.max() == 1
+    assert floats.dtype == jnp.float32
+    assert floats.min() == 0
+    assert floats.max() == 1
     assert np.allclose(augment.normalise(floats, mean, std), expected, atol=1e-6)
 
 
@@ -93,7 +95,9 @@ def test_neutral_factors_change_nothing() -> None:
 def test_results_stay_in_range_and_differ_between_pictures() -> None:
     same = np.repeat(_images(1), 16, axis=0)
     found = np.asarray(_jitter(same, jax.random.key(0), STRENGTHS, 1.0, 0.0))
-    assert found.dtype == np.float32 and found.min() >= 0 and found.max() <= 1
+    assert found.dtype == np.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
     assert len(np.unique(found.reshape(16, -1).round(5), axis=0)) == 16
 
 
@@ -105,6 +109,18 @@ def test_a_picture_depends_on_its_index_and_not_on_its_neighbours() -> None:
     others = images.copy()
     others[4:] = 0
     assert np.allclose(_jitter(others, key, STRENGTHS, 0.8, 0.2)[:4], half, atol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_result_does_not_depend_on_the_number_of_devices(devices: int) -> None:
+    if jax.device_count() < devices:
+        pytest.skip(f"{devices} devices are needed, {jax.device_count()} are there")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    images, key = _images(16), jax.random.key(4)
+    spread = _jitter(jax.device_put(images, rows), key, STRENGTHS, 0.8, 0.2)
+    assert len(spread.sharding.device_set) == devices
+    assert np.allclose(spread, _jitter(images, key, STRENGTHS, 0.8, 0.2), atol=1e-6)
 
 
 def test_one_key_gives_one_result() -> None:
@@ -131,7 +147,8 @@ def test_probabilities_are_met_and_independent() -> None:
     luma = (found @ WEIGHTS).ravel()
     # The weights sum to .9999, so grey is darker by 1e-4 of itself.
     still = np.isclose(luma, (pixels @ WEIGHTS).ravel(), atol=1e-4)
-    assert abs(grey.mean() - 0.2) < 0.03 and abs(1 - still.mean() - 0.8) < 0.03
+    assert abs(grey.mean() - 0.2) < 0.03
+    assert abs(1 - still.mean() - 0.8) < 0.03
     assert abs((grey & ~still).mean() - 0.16) < 0.03
 
 
@@ -139,7 +156,8 @@ def test_factors_are_uniform_in_their_range() -> None:
     pixels = np.full((4000, 1, 1, 3), 0.5, np.float32)
     factors = np.asarray(_jitter(pixels, jax.random.key(0), (0.4, 0, 0, 0), 1.0, 0.0))[:, 0, 0, 0] / 0.5
     counts, _ = np.histogram(factors, bins=8, range=(0.6, 1.4))
-    assert counts.sum() == 4000 and np.abs(counts - 500).max() < 100
+    assert counts.sum() == 4000
+    assert np.abs(counts - 500).max() < 100
 
 
 def test_hue_turns_both_ways_within_its_range() -> None:
@@ -147,8 +165,11 @@ def test_hue_turns_both_ways_within_its_range() -> None:
     found = np.asarray(_jitter(pixels, jax.random.key(0), (0, 0, 0, 0.1), 1.0, 0.0))[:, 0, 0]
     turns = np.array([colorsys.rgb_to_hsv(*pixel.tolist())[0] for pixel in found])
     turns = np.where(turns > 0.5, turns - 1, turns)
-    assert turns.min() > -0.1 - 1e-5 and turns.max() < 0.1 + 1e-5
-    assert turns.min() < -0.09 and turns.max() > 0.09 and abs(turns.mean()) < 0.01
+    assert turns.min() > -0.1 - 1e-5
+    assert turns.max() < 0.1 + 1e-5
+    assert turns.min() < -0.09
+    assert turns.max() > 0.09
+    assert abs(turns.mean()) < 0.01
 
 
 def test_the_order_of_the_adjustments_varies_with_the_key() -> None:

@@ -64,7 +64,8 @@ def test_gallery_is_one_well_formed_page_that_loads_nothing(tmp_path: Path) -> N
     assert not outline.open
     assert "script" not in {tag for tag, _ in outline.elements}
     sources = [attributes["src"] or "" for tag, attributes in outline.elements if tag == "img"]
-    assert len(sources) == 5 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert base64.b64decode(sources[-1].split(",")[1]) == _png(77)
     assert not re.search(r"https?://|url\(|@import", page)
     assert [item.name for item in path.parent.iterdir()] == ["gallery.html"]
@@ -73,18 +74,18 @@ def test_gallery_is_one_well_formed_page_that_loads_nothing(tmp_path: Path) -> N
 def test_gallery_declares_languages_marks_truth_and_escapes() -> None:
     page = gallery.render_gallery(_rows(), "title", "note")
     outline = Outline(page)
-    assert ("zh", "一个红色的圆") in outline.spoken and ("ja", "赤い円") in outline.spoken
+    assert ("zh", "一个红色的圆") in outline.spoken
+    assert ("ja", "赤い円") in outline.spoken
     assert ("en", "<script>alert('x')</script> & more") in outline.spoken
     true = [tag for tag, attributes in outline.elements if attributes.get("class") == "true"]
     assert sorted(true) == ["figure", "figure", "li"]
     texts = [text for _, text in outline.spoken]
-    assert (
-        "rank of the truth: 2" in texts
-        and "rank of the truth: 1" in texts
-        and "no true answer given" in texts
-    )
+    assert "rank of the truth: 2" in texts
+    assert "rank of the truth: 1" in texts
+    assert "no true answer given" in texts
     assert texts.index("Text to picture") < texts.index("Picture to text")
-    assert "2. 0.500" in texts and "-0.250" in texts
+    assert "2. 0.500" in texts
+    assert "-0.250" in texts
 
 
 def test_gallery_refuses_bytes_that_no_browser_shows() -> None:
@@ -134,7 +135,8 @@ def test_a_line_cut_off_by_a_crash_is_skipped_and_reported(
     _log(path, 100, tail='{"step": 100, "train/lo')
     with caplog.at_level(logging.WARNING):
         metrics = curves.read_metrics(path)
-    assert max(metrics["train/loss"]) == 90 and "line 11" in caplog.text
+    assert max(metrics["train/loss"]) == 90
+    assert "line 11" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -144,7 +146,8 @@ def test_curves_are_drawn(tmp_path: Path, suffix: str) -> None:
     curves.plot_curves(tmp_path / "metrics.jsonl", out)
     if suffix == "png":
         pixels = cv2.imread(str(out))
-        assert pixels.shape[0] > 600 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+        assert pixels.shape[0] > 600
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
     else:
         assert "validation, text to image, recall@1" in out.read_text(encoding="utf-8")
 

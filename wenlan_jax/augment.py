@@ -36,7 +36,8 @@ def normalise(
     """`(images - mean) / std` by channel in float32; integer pixels are brought to [0, 1] first."""
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = unit_range(images)
-    return (images - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    centre, scale = (jnp.array(values, jnp.float32).reshape(1, 1, 1, 3) for values in (mean, std))
+    return (images - centre) / scale
 
 
 def _per_image(factors: Factors) -> Float[Array, "batch 1 1 1"]:
@@ -114,7 +115,7 @@ def _in_random_order(
     active = [index for index, strength in enumerate(strengths) if strength > 0]
     if not active:
         return images
-    factors = jnp.array(_NEUTRAL) + jnp.array(strengths) * draws
+    factors = jnp.array([_NEUTRAL]) + jnp.array([strengths]) * draws
     factors = factors[:, jnp.array(active)]
     order = jax.random.permutation(key, len(active))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ class Run:
     shardings: TrainState
 
 
-def set_up(config: schema.Config) -> Run:
-    """The run of a configuration whose vocabulary size is known; computes shapes only."""
-    mesh = meshes.create(config.mesh)
+def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -> Run:
+    """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only."""
+    mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
     recipe = registry.recipe(config)
     shapes = jax.eval_shape(functools.partial(step.init_state, recipe), rngs.root(config.seed))

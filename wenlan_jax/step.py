@@ -100,7 +100,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
         opt_state=opt_state,
         banks=recipe.task.push(state.banks, done.rows, state.step),
     )
-    grad_norm = optax.global_norm(done.grads)
+    grad_norm = optax.tree.norm(done.grads)
     finite = jnp.isfinite(done.metrics["loss"]) & jnp.isfinite(grad_norm)
     if recipe.halt:
         finite &= state.skipped == 0

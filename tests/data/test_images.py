@@ -148,15 +148,18 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
 def test_boxes_are_scaled_clipped_cut_and_padded() -> None:
     boxes = np.array([[0, 0, 84, 60], [-10, 30, 42, 90], [5, 5, 5, 9], [np.nan, 0, 4, 4], [21, 15, 42, 30]])
     result, mask = images.normalise_boxes(boxes, width=84, height=60, limit=4)
-    assert result.dtype == np.float32 and mask.dtype == bool
+    assert result.dtype == np.float32
+    assert mask.dtype == bool
     expected = np.array([[0, 0, 1, 1], [0, 0.5, 0.5, 1], [0.25, 0.25, 0.5, 0.5], [0, 0, 0, 0]])
-    assert np.allclose(result, expected) and mask.tolist() == [True, True, True, False]
+    assert np.allclose(result, expected)
+    assert mask.tolist() == [True, True, True, False]
     assert images.normalise_boxes(boxes, 84, 60, 1)[0].tolist() == [[0, 0, 1, 1]]
 
 
 def test_no_boxes() -> None:
     result, mask = images.normalise_boxes(np.zeros((0, 4)), 10, 10, 3)
-    assert result.shape == (3, 4) and not mask.any()
+    assert result.shape == (3, 4)
+    assert not mask.any()
 
 
 def test_boxes_follow_the_resized_picture() -> None:

@@ -149,7 +149,8 @@ def test_batches_do_not_depend_on_workers(workers: int) -> None:
     expected = [(step, _maker()(step)) for step in range(4, 9)]
     for (step, batch), (step_, batch_) in zip(expected, _take(_maker(), 4, 5, workers), strict=True):
         batch.pop(loader.REPLACED)
-        assert step == step_ and _same(batch, batch_)
+        assert step == step_
+        assert _same(batch, batch_)
 
 
 def test_resuming_needs_the_step_alone() -> None:
@@ -158,7 +159,8 @@ def test_resuming_needs_the_step_alone() -> None:
         for (step, batch), (step_, batch_) in zip(
             whole[start:], _take(_maker(), start, 9 - start, 0), strict=True
         ):
-            assert step == step_ and _same(batch, batch_)
+            assert step == step_
+            assert _same(batch, batch_)
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
@@ -221,10 +223,12 @@ def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
     maker = loader.ImageBatches(Rows(), 4, 0, 1, loader.Pictures(SIZE, True, box_limit))
     with loader.eval_batches(maker, workers=0, prefetch=2) as batches:
         made = [batch for _, batch in batches]
-    assert len(made) == 3 and {len(batch["image"]) for batch in made} == {4}
+    assert len(made) == 3
+    assert {len(batch["image"]) for batch in made} == {4}
     valid = np.concatenate([batch["valid"] for batch in made])
     rows = np.concatenate([batch["id"] for batch in made])
-    assert rows[valid].tolist() == list(range(RECORDS)) and rows[~valid].tolist() == [-1]
+    assert rows[valid].tolist() == list(range(RECORDS))
+    assert rows[~valid].tolist() == [-1]
     assert not made[-1]["image"][-1].any()
 
 
@@ -253,7 +257,8 @@ def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
     valid = np.concatenate([batch["valid"] for batch in made])
     assert np.concatenate([batch["id"] for batch in made])[valid].tolist() == [item.row for item in texts]
     found = [text for batch in made for text in _texts(batch)]
-    assert found[: len(texts)] == [item.text.text for item in texts] and len(texts) == 20
+    assert found[: len(texts)] == [item.text.text for item in texts]
+    assert len(texts) == 20
     assert all(batch["token_mask"].any(axis=1).all() for batch in made)
 
 

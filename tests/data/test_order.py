@@ -32,7 +32,8 @@ def test_single_indices_agree_with_arrays() -> None:
 def test_large_lengths_stay_in_range_and_distinct() -> None:
     length = 650_000_000
     rows = order.permute(np.arange(20_000), length, seed=1, epoch=2)
-    assert rows.min() >= 0 and rows.max() < length
+    assert rows.min() >= 0
+    assert rows.max() < length
     assert len(np.unique(rows)) == len(rows)
     assert abs(rows.mean() / length - 0.5) < 0.01
 
@@ -71,7 +72,8 @@ def test_epochs_cover_the_data_exactly_across_batches(batch_size: int) -> None:
 
 def test_without_shuffle_rows_come_as_stored() -> None:
     rows, positions = order.Order(length=3, seed=0, shuffle=False).rows(step=1, batch_size=4)
-    assert rows.tolist() == [1, 2, 0, 1] and positions.tolist() == [4, 5, 6, 7]
+    assert rows.tolist() == [1, 2, 0, 1]
+    assert positions.tolist() == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
@@ -111,9 +113,9 @@ def test_order_is_the_same_in_another_process() -> None:
     assert other.stdout.strip() == f"{here} {order.stream(7, 'text', 9).integers(1 << 30)}"
 
 
-@pytest.mark.parametrize("length, seed", [(0, 0), (5, -1), (5, 2**63)])
+@pytest.mark.parametrize(("length", "seed"), [(0, 0), (5, -1), (5, 2**63)])
 def test_order_refuses_what_it_cannot_do(length: int, seed: int) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"at least 1|seed must lie"):
         order.Order(length, seed, True)
 
 

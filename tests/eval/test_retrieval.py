@@ -43,7 +43,8 @@ def test_blocks_equal_the_definition_with_ties_and_many_captions(chunk: int, see
     links = np.random.default_rng(seed).integers(0, 20, 61)  # pictures 20 to 22 have no text
     image_ranks, text_ranks = retrieval.truth_ranks(images, texts, links, chunk)
     expected_images, expected_texts = _slow_ranks(images, texts, links)
-    assert image_ranks.tolist() == expected_images and 0 in expected_images
+    assert image_ranks.tolist() == expected_images
+    assert 0 in expected_images
     assert text_ranks.tolist() == expected_texts
 
 
@@ -64,13 +65,15 @@ def test_hand_computed_case() -> None:
 def test_a_perfect_model_is_perfect() -> None:
     x = _unit(40, 16)
     metrics = retrieval.retrieval_metrics(x, x, np.arange(40), chunk=7)
-    assert metrics["mean_recall"] == 1.0 and metrics["image_to_text/mean_rank"] == 1.0
+    assert metrics["mean_recall"] == 1.0
+    assert metrics["image_to_text/mean_rank"] == 1.0
 
 
 def test_a_collapsed_model_gets_the_worst_rank() -> None:
     same = np.repeat(_unit(1, 64), 30, axis=0)
     metrics = retrieval.retrieval_metrics(same, same, np.arange(30), ks=(1, 29), chunk=7)
-    assert metrics["text_to_image/mean_rank"] == 30 and metrics["image_to_text/recall_at_29"] == 0
+    assert metrics["text_to_image/mean_rank"] == 30
+    assert metrics["image_to_text/recall_at_29"] == 0
 
 
 @pytest.mark.parametrize("chunk", [5, 64, 257, 4096])
@@ -112,7 +115,7 @@ def test_order_of_rows_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "candidates, truths, k", [(7, 1, 1), (7, 1, 3), (7, 2, 3), (7, 5, 3), (7, 3, 7), (4, 1, 10)]
+    ("candidates", "truths", "k"), [(7, 1, 1), (7, 1, 3), (7, 2, 3), (7, 5, 3), (7, 3, 7), (4, 1, 10)]
 )
 def test_chance_is_the_share_of_all_draws(candidates: int, truths: int, k: int) -> None:
     draws = list(itertools.combinations(range(candidates), min(k, candidates)))
@@ -141,7 +144,8 @@ def test_languages_are_scored_among_their_own_texts() -> None:
     metrics = retrieval.by_language(images, texts, links, languages)
     alone = retrieval.retrieval_metrics(images, texts[10:20], links[10:20])
     assert {name.removeprefix("en/"): v for name, v in metrics.items() if name.startswith("en/")} == alone
-    assert "zh/text_to_image/recall_at_1" in metrics and "unknown/image_to_text/candidates" in metrics
+    assert "zh/text_to_image/recall_at_1" in metrics
+    assert "unknown/image_to_text/candidates" in metrics
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 9, 100])
@@ -165,7 +169,7 @@ def test_memory_is_that_of_a_few_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    "images, texts, links, message",
+    ("images", "texts", "links", "message"),
     [
         (np.full((2, 3), np.nan), np.ones((1, 3)), [0], "image_embeddings: row 0 is not finite"),
         (np.ones((2, 3)), np.ones((2, 4)), [0, 1], "Images have 3 dimensions, texts 4"),

@@ -85,7 +85,13 @@ def make_image_tower(make_backbone: Callable, make_encoder: Callable) -> Callabl
 
     def make(backbone: EfficientNet | None = None, encoder: dict | None = None, **regions: Any) -> ImageTower:
         backbone = backbone or make_backbone()
-        options = {"grid": (3,), "whole_image": True, "coordinates": "official", "samples": 4, "project": True}
+        options = {
+            "grid": (3,),
+            "whole_image": True,
+            "coordinates": "official",
+            "samples": 4,
+            "project": True,
+        }
         pooling = RegionPooling(**{**options, "dtype": jnp.float32, **regions})
         projection = Projection(backbone.head_width, jnp.float32)
         return ImageTower(backbone, pooling, make_encoder(**(encoder or {})), projection)
@@ -98,7 +104,10 @@ def make_text_tower(make_bert: Callable, make_encoder: Callable) -> Callable[...
     """A text tower around a BERT, with an embedding of 32 unless told otherwise."""
 
     def make(
-        backbone: BertEncoder | None = None, encoder: dict | None = None, width: int = 32, mask_backbone: bool = True
+        backbone: BertEncoder | None = None,
+        encoder: dict | None = None,
+        width: int = 32,
+        mask_backbone: bool = True,
     ) -> TextTower:
         projection = Projection(width, jnp.float32)
         return TextTower(backbone or make_bert(), make_encoder(**(encoder or {})), projection, mask_backbone)
@@ -136,7 +145,7 @@ def fixture_sizes() -> Any:
 
 
 def randomized(variables: Any, seed: int) -> Any:
-    """The same tree with values that leave nothing at its neutral start: scales near 1, variances positive."""
+    """The same tree with nothing at its neutral start: scales near 1, variances positive."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: Any) -> np.ndarray:
@@ -144,7 +153,8 @@ def randomized(variables: Any, seed: int) -> Any:
         name = path[-1].key
         if name == "var":
             return np.exp(0.3 * noise)
-        return 1.0 + 0.2 * noise if name == "scale" else noise / np.sqrt(max(1, leaf.shape[0] if leaf.ndim > 1 else 10))
+        spread = max(1, leaf.shape[0]) if leaf.ndim > 1 else 10
+        return 1.0 + 0.2 * noise if name == "scale" else noise * np.float32(spread**-0.5)
 
     return jax.tree_util.tree_map_with_path(draw, variables)
 

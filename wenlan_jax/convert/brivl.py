@@ -1,7 +1,7 @@
 """Rules for the official BriVL checkpoints (facts: official checkpoint layout).
 
-The Flax side is `<tower>/params/...` and `<tower>/batch_stats/...`, where a tower is one of the names given to
-`brivl_table`. DeepSpeed's and other outer levels of the file are the caller's part.
+The Flax side is `<tower>/params/...` and `<tower>/batch_stats/...`, where a tower is one of the names given
+to `brivl_table`. DeepSpeed's and other outer levels of the file are the caller's part.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _BERT_NORMS = {"attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2
 def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> Table:
     """The rules for some towers of an official checkpoint, from their official prefix to their Flax name.
 
-    Image and text towers are told apart by the prefix (`img...`, `text...`). Pass QUERY_TOWERS, MOMENTUM_TOWERS or both
-    merged; the towers of the checkpoint that are not asked for are ignored.
+    Image and text towers are told apart by the prefix (`img...`, `text...`). Pass QUERY_TOWERS,
+    MOMENTUM_TOWERS or both merged; the towers of the checkpoint that are not asked for are ignored.
     """
     rules: list[Rule] = []
     for prefix, name in towers.items():
@@ -76,7 +76,7 @@ def text_rules(prefix: str, tower: str) -> list[Rule]:
 
 
 def bert_rules(prefix: str, scope: str) -> list[Rule]:
-    """The rules of a Hugging Face BertModel under `prefix` (may be empty) and a `BertEncoder` under `scope`."""
+    """The rules of a Hugging Face BertModel under `prefix` (maybe empty) and our encoder under `scope`."""
     embeddings = prefix + "embeddings."
     rules = [
         Rule(f"{embeddings}{kind}_embeddings.weight", (f"{scope}embeddings/{name}/embedding",))
@@ -94,7 +94,9 @@ def bert_rules(prefix: str, scope: str) -> list[Rule]:
 def with_batch_counters(state: FlatTree) -> FlatTree:
     """Adds the zero `num_batches_tracked` that PyTorch's BN layers expect beside their running variance."""
     counters = {
-        key.replace("running_var", _BATCH_COUNTER): np.zeros((), np.int64) for key in state if key.endswith(".running_var")
+        key.replace("running_var", _BATCH_COUNTER): np.zeros((), np.int64)
+        for key in state
+        if key.endswith(".running_var")
     }
     return {**state, **counters}
 

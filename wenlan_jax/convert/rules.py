@@ -1,10 +1,11 @@
 """Ordered rules between a flat PyTorch state dict and a flat Flax tree, one table for both directions.
 
-A rule pairs a template of PyTorch keys with one or more templates of Flax paths, and a layout that says how the arrays
-differ. Templates hold named numbers: `blocks.{s}.{i}.conv_pw.weight` <-> `blocks_{s}_{i}/conv_pw/kernel`. The first rule that
-matches a key is the one that applies. Whatever no rule covers is an error that names it; keys may be ignored only by an
-explicit rule, and the result lists them. Scanned layers (`layers_0_19`, with a leading layer axis) are handled by the engine:
-rules only ever see `layers_0`, `layers_1`, ...
+A rule pairs a template of PyTorch keys with one or more templates of Flax paths, and a layout that says how
+the arrays differ. Templates hold named numbers: `blocks.{s}.{i}.conv_pw.weight` <->
+`blocks_{s}_{i}/conv_pw/kernel`. The first rule that matches a key is the one that applies. Whatever no rule
+covers is an error that names it; keys may be ignored only by an explicit rule, and the result lists them.
+Scanned layers (`layers_0_19`, with a leading layer axis) are handled by the engine: rules only ever see
+`layers_0`, `layers_1`, ...
 
 Everything is NumPy: reading or writing a framework's files is the caller's part.
 """
@@ -37,7 +38,7 @@ class HasShape(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How one PyTorch array becomes Flax leaves and back. `to_torch` gets as many arrays as `to_flax` returns."""
+    """How one PyTorch array becomes Flax leaves and back; `to_torch` gets what `to_flax` returns."""
 
     to_flax: Callable[[np.ndarray], Sequence[np.ndarray]]
     to_torch: Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -49,9 +50,10 @@ def _transposed(forward: tuple[int, ...]) -> Layout:
 
 
 def split_rows(parts: int) -> Layout:
-    """PyTorch's joint weight or bias of `parts` projections, split into one Flax leaf each (weights transposed)."""
+    """A joint weight or bias of `parts` projections, split into one Flax leaf each (weights transposed)."""
     return Layout(
-        lambda a: [part.T for part in np.split(a, parts)], lambda leaves: np.concatenate([leaf.T for leaf in leaves])
+        lambda a: [part.T for part in np.split(a, parts)],
+        lambda leaves: np.concatenate([leaf.T for leaf in leaves]),
     )
 
 
@@ -75,7 +77,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Ignore:
-    """PyTorch keys that have no place in the Flax tree. `pattern` is a regular expression for the whole key."""
+    """PyTorch keys without a place in the Flax tree; `pattern` is a regular expression for the whole key."""
 
     pattern: str
     reason: str
@@ -88,10 +90,24 @@ class Table:
     rules: tuple[Rule, ...]
     ignored: tuple[Ignore, ...]
 
+    def of_torch(self, key: str) -> tuple[Rule, dict[str, str]] | None:
+        """The first rule for a PyTorch key and the numbers its template took from it."""
+        found = ((rule, _pattern(rule.torch).fullmatch(key)) for rule in self.rules)
+        return next(((rule, match.groupdict()) for rule, match in found if match), None)
+
+    def of_flax(self, path: str) -> tuple[Rule, dict[str, str]] | None:
+        """The first rule for a Flax leaf and the numbers its template took from it."""
+        found = ((rule, _pattern(form).fullmatch(path)) for rule in self.rules for form in rule.flax)
+        return next(((rule, match.groupdict()) for rule, match in found if match), None)
+
+    def reason_to_ignore(self, key: str) -> str | None:
+        """Why a PyTorch key may be left out, or None."""
+        return next((rule.reason for rule in self.ignored if re.fullmatch(rule.pattern, key)), None)
+
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A Flax tree as flat paths (`image/params/backbone/...`), and the PyTorch keys left out with the reason."""
+    """Flax leaves by path (`image/params/backbone/...`), and the PyTorch keys left out with the reason."""
 
     leaves: FlatTree
     ignored: dict[str, str]
@@ -101,7 +117,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with paths joined by slashes."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value})
+        flat.update(
+            flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+        )
     return flat
 
 
@@ -118,10 +136,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str, Any]) -> Imported:
-    """Converts a PyTorch state dict to the leaves of `template`, a nested or flat tree of arrays or abstract arrays.
+    """Converts a PyTorch state dict to the leaves of `template`, a nested or flat tree of arrays or abstract
+    arrays.
 
-    Only shapes are read from the template. Arrays keep their type. Raises ConversionError if a PyTorch key has neither a
-    rule nor an `Ignore`, a leaf of the template gets no value, or a shape differs.
+    Only shapes are read from the template. Arrays keep their type. Raises ConversionError if a PyTorch key
+    has neither a rule nor an `Ignore`, a leaf of the template gets no value, or a shape differs.
     """
     expected = flatten(template)
     wanted = _unrolled_shapes(expected)
@@ -130,10 +149,9 @@ def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str
     ignored: dict[str, str] = {}
     faults: list[str] = []
     for key, array in state.items():
-        match = _first_match(table.rules, key)
-        reason = next((rule.reason for rule in table.ignored if re.fullmatch(rule.pattern, key)), None)
+        match, reason = table.of_torch(key), table.reason_to_ignore(key)
         if match is not None:
-            names, rule = match
+            rule, names = match
             targets = [path.format(**names) for path in rule.flax]
             faults += _store(leaves, sources, key, array, targets, rule.layout)
         elif reason is not None:
@@ -148,17 +166,18 @@ def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str
 def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
     """Converts a nested or flat Flax tree to a PyTorch state dict of new contiguous arrays.
 
-    Ignored keys are not invented. Raises ConversionError if no rule covers a leaf or a rule finds only some of its leaves.
+    Ignored keys are not invented. Raises ConversionError if no rule covers a leaf or a rule finds only some
+    of its leaves.
     """
     leaves = _unstack(flatten(tree))
     state: FlatTree = {}
     faults: list[str] = []
     for path in sorted(leaves):
-        match = _first_match_flax(table.rules, path)
+        match = table.of_flax(path)
         if match is None:
             faults.append(f"Flax leaf {path} {leaves[path].shape} is covered by no rule")
             continue
-        names, rule = match
+        rule, names = match
         parts = [template.format(**names) for template in rule.flax]
         missing = [part for part in parts if part not in leaves]
         key = rule.torch.format(**names)
@@ -170,21 +189,11 @@ def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
     return state
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     parts = _PLACEHOLDER.split(template)
     literal = [re.escape(part) if index % 2 == 0 else rf"(?P<{part}>\d+)" for index, part in enumerate(parts)]
     return re.compile("".join(literal))
-
-
-def _first_match(rules: Iterable[Rule], key: str) -> tuple[dict[str, str], Rule] | None:
-    found = ((_pattern(rule.torch).fullmatch(key), rule) for rule in rules)
-    return next(((match.groupdict(), rule) for match, rule in found if match), None)
-
-
-def _first_match_flax(rules: Iterable[Rule], path: str) -> tuple[dict[str, str], Rule] | None:
-    found = ((_pattern(template).fullmatch(path), rule) for rule in rules for template in rule.flax)
-    return next(((match.groupdict(), rule) for match, rule in found if match), None)
 
 
 def _store(
@@ -195,19 +204,25 @@ def _store(
         parts = layout.to_flax(np.asarray(array))
     except (ValueError, IndexError) as error:
         return [f"PyTorch key {key} {array.shape} does not have the axes of {targets[0]}: {error}"]
-    faults = [f"Flax leaf {path} is given by both {sources[path]} and {key}" for path in targets if path in leaves]
+    faults = [
+        f"Flax leaf {path} is given by both {sources[path]} and {key}" for path in targets if path in leaves
+    ]
     leaves.update(zip(targets, parts, strict=True))
     sources.update(dict.fromkeys(targets, key))
     return faults
 
 
 def _compare(leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    faults = [f"Flax leaf {path} {shape} has no PyTorch key" for path, shape in wanted.items() if path not in leaves]
+    faults = [
+        f"Flax leaf {path} {shape} has no PyTorch key" for path, shape in wanted.items() if path not in leaves
+    ]
     for path, leaf in leaves.items():
         if path not in wanted:
             faults.append(f"PyTorch key {sources[path]} gives {path}, which the Flax model does not have")
         elif leaf.shape != wanted[path]:
-            faults.append(f"Flax leaf {path} has shape {wanted[path]}, but {sources[path]} gives {leaf.shape}")
+            faults.append(
+                f"Flax leaf {path} has shape {wanted[path]}, but {sources[path]} gives {leaf.shape}"
+            )
     return faults
 
 
@@ -229,7 +244,9 @@ def _unrolled_shapes(template: Mapping[str, HasShape]) -> dict[str, tuple[int, .
     shapes: dict[str, tuple[int, ...]] = {}
     for path, leaf in template.items():
         layers = _layers(path)
-        shapes.update({path: tuple(leaf.shape)} if layers is None else dict.fromkeys(layers, tuple(leaf.shape[1:])))
+        shapes.update(
+            {path: tuple(leaf.shape)} if layers is None else dict.fromkeys(layers, tuple(leaf.shape[1:]))
+        )
     return shapes
 
 

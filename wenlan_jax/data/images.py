@@ -19,7 +19,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_END = 0xD9
 
 
-class CorruptImage(ValueError):
+class CorruptImage(ValueError):  # noqa: N818
     """An image that cannot be decoded whole."""
 
 

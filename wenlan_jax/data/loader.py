@@ -46,7 +46,7 @@ MAX_REPLACEMENTS = 1000
 """Bad records in a row after which a search for the next good one is given up."""
 
 
-class BadRecord(ValueError):
+class BadRecord(ValueError):  # noqa: N818
     """A record that cannot become an example: its image is damaged, or none of its texts is wanted."""
 
 

@@ -61,7 +61,7 @@ def permute(
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}.")
     index, epoch = np.broadcast_arrays(np.asarray(index, np.int64), np.asarray(epoch, np.int64))
-    if index.size and not (0 <= index.min() and index.max() < length):
+    if index.size and (index.min() < 0 or index.max() >= length):
         raise ValueError(f"index must lie in [0, {length}), got {index.min()} to {index.max()}.")
     bits = max(1, (length - 1).bit_length())
     rows = index.astype(np.uint64).ravel()

@@ -1,1 +1,1 @@
-"""The networks, as pure Linen modules: arrays in, arrays out. They know nothing of configs, meshes or files."""
+"""The networks, as pure Linen modules: arrays in, arrays out; no configs, meshes or files."""

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa encoders (Devlin et al. 2019; Chinese RoBERTa-wwm-ext), up to the last hidden state; no pooler."""
+"""BERT and RoBERTa (Devlin et al. 2019; Chinese RoBERTa-wwm-ext), up to the last hidden state; no pooler."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from wenlan_jax.models.initializers import bert_kernel
-from wenlan_jax.models.transformer import TransformerLayer, apply_layers, layer_norm
+from wenlan_jax.models.transformer import LayerStack, TransformerLayer, apply_layers, layer_norm
 
 
 class BertEncoder(nn.Module):
     """Maps token ids (B, T) to hidden states (B, T, width).
 
-    vocab_size, width, depth, heads, mlp_width: the sizes; 21128, 768, 12, 12, 3072 for chinese-roberta-wwm-ext.
-    max_positions: rows of the position table. position_offset: row of the first token, 0 for BERT, pad id + 1 for XLM-R.
+    vocab_size, width, depth, heads, mlp_width: the sizes; 21128, 768, 12, 12, 3072 for
+        chinese-roberta-wwm-ext.
+    max_positions: rows of the position table. position_offset: row of the first token, 0 for BERT, pad id + 1
+        for XLM-R.
     type_vocab_size: rows of the token type table; every token has type 0 unless `token_types` are given.
     eps: of every LayerNorm, 1e-12 for BERT.
     dropout: after the embeddings and each sublayer. attention_dropout: on the attention weights.
     dtype: of the computation; parameters stay float32.
-    scan_segments, remat: see `apply_layers`.
+    scan_segments, remat: see `LayerStack`.
 
     Raises ValueError if a text is longer than the position table.
     """
@@ -49,7 +51,7 @@ class BertEncoder(nn.Module):
         train: bool,
         token_types: Int[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """`attention_mask` is true where a token may be attended to; None lets padding take part, as BriVL's code did."""
+        """`attention_mask`: which tokens may be attended to; None lets padding take part (BriVL's code)."""
         embeddings = BertEmbeddings(
             vocab_size=self.vocab_size,
             width=self.width,
@@ -61,13 +63,8 @@ class BertEncoder(nn.Module):
             name="embeddings",
         )
         x = nn.Dropout(self.dropout)(embeddings(token_ids, token_types), deterministic=not train)
-        options = {
-            "depth": self.depth,
-            "scan_segments": self.scan_segments,
-            "remat": self.remat,
-            "train": train,
-        }
-        return apply_layers(self._layer, x, attention_mask, **options)
+        stack = LayerStack(self.depth, self.scan_segments, self.remat)
+        return apply_layers(self._layer, x, attention_mask, stack, train)
 
     def _layer(self, name: str) -> TransformerLayer:
         return TransformerLayer(
@@ -87,7 +84,7 @@ class BertEncoder(nn.Module):
 
 
 class BertEmbeddings(nn.Module):
-    """The normalised sum of word, position and token type embeddings; tables `word`, `position`, `type`, and `norm`."""
+    """Normalised sum of word, position and token type embeddings."""
 
     vocab_size: int
     width: int
@@ -104,8 +101,8 @@ class BertEmbeddings(nn.Module):
         length = token_ids.shape[1]
         if self.position_offset + length > self.max_positions:
             raise ValueError(
-                f"BertEncoder: texts of {length} tokens from position {self.position_offset} do not fit max_positions "
-                f"{self.max_positions}; shorten the texts."
+                f"BertEncoder: texts of {length} tokens from position {self.position_offset} do not fit"
+                f" max_positions {self.max_positions}; shorten the texts."
             )
         word, position, kind = (
             nn.Embed(rows, self.width, dtype=self.dtype, embedding_init=bert_kernel, name=name)

@@ -1,7 +1,7 @@
 """Depthwise convolution: one function, several implementations with equal results.
 
-XLA's grouped convolution is the right choice on TPU and GPU. On CPU it has no fast path, and a sum of shifted products is many
-times faster, so the implementation is an argument.
+XLA's grouped convolution is the right choice on TPU and GPU. On CPU it has no fast path, and a sum of shifted
+products is many times faster, so the implementation is an argument.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def depthwise_conv(
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Convolves every channel with its own filter, with TensorFlow's "SAME" padding.
 
-    The result has ceil(size / stride) places per axis and the type of `x`. `conv` is `lax.conv_general_dilated` with one
-    group per channel, `shift` a sum of shifted products with its own gradient. Raises ValueError for another name.
+    The result has ceil(size / stride) places per axis and the type of `x`. `conv` is
+    `lax.conv_general_dilated` with one group per channel, `shift` a sum of shifted products with its own
+    gradient. Raises ValueError for another name.
     """
     if implementation == "conv":
         return _grouped(x, kernel, stride)
@@ -100,7 +101,7 @@ def _tap_gradient(padded: Array, dy: Array, row: int, column: int, stride: int) 
 
 
 def _gradient_padding(size: int, outputs: int, kernel_size: int, stride: int) -> tuple[int, int, int]:
-    """(low, high, interior) padding that turns the output's gradient into the map its transposed sum reads."""
+    """(low, high, interior) padding of the output's gradient, as its transposed sum reads it."""
     low = kernel_size - 1 - _same_padding(size, kernel_size, stride)[0]
     high = size + kernel_size - 1 - low - ((outputs - 1) * stride + 1)
     return low, high, stride - 1

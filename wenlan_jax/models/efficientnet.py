@@ -27,7 +27,7 @@ WIDTH_DIVISOR = 8
 
 
 class Stage(NamedTuple):
-    """One stage: `repeats` blocks of `width` output channels; the first has the stride, the others stride 1."""
+    """`repeats` blocks of `width` output channels; the first has the stride, the others stride 1."""
 
     kernel: int
     stride: int
@@ -77,7 +77,8 @@ def round_width(width: float) -> int:
 def efficientnet_sizes(
     width_multiplier: float, depth_multiplier: float, base_stages: tuple[Stage, ...] = BASE_STAGES
 ) -> EfficientNetSizes:
-    """Scales the base network by compound coefficients, e.g. `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])`.
+    """Scales the base network by compound coefficients, e.g.
+    `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])`.
 
     Pass other `base_stages` for another total stride; widths are rounded to multiples of 8, repeats up.
     """
@@ -96,10 +97,12 @@ def efficientnet_sizes(
 
 
 class EfficientNet(nn.Module):
-    """Maps normalised images (B, S, S, 3) to features (B, h, w, head_width), after the head's normalisation and swish.
+    """Maps normalised images (B, S, S, 3) to features (B, h, w, head_width), after the head's normalisation
+    and swish.
 
-    stem_width, stages, head_width: the sizes, e.g. from `efficientnet_sizes`. The total stride is 2 (stem) times the
-        strides of the stages; every convolution pads as TensorFlow's "SAME", as the `tf_` weights need.
+    stem_width, stages, head_width: the sizes, e.g. from `efficientnet_sizes`. The total stride is 2 (stem)
+        times the strides of the stages; every convolution pads as TensorFlow's "SAME", as the `tf_` weights
+        need.
     batch_norm: see `BatchNormOptions`; the `tf_` weights have eps 1e-3.
     depthwise: implementation of the depthwise convolutions.
     dtype: of the computation and the result; parameters and statistics stay float32.
@@ -152,10 +155,12 @@ class EfficientNet(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: widen by `expand`, depthwise convolution, squeeze and excite, narrow to `width`, add the input.
+    """Inverted bottleneck: widen by `expand`, depthwise convolution, squeeze and excite, narrow to `width`,
+    add the input.
 
-    The input is added when stride and width leave its shape alone. A block with `expand` 1 has no widening convolution
-    and carries the names of the official depthwise-separable block (`conv_pw`, `bn2` for the narrowing one).
+    The input is added when stride and width leave its shape alone. A block with `expand` 1 has no widening
+    convolution and carries the names of the official depthwise-separable block (`conv_pw`, `bn2` for the
+    narrowing one).
     """
 
     kernel: int
@@ -185,7 +190,7 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales every channel by a gate in (0, 1), computed from the map's mean through a bottleneck of `width` channels."""
+    """Scales every channel by a gate in (0, 1), from the map's mean through `width` hidden channels."""
 
     width: int
     dtype: jnp.dtype

@@ -7,6 +7,8 @@ distributions of the PyTorch layers are written here once.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ torch_linear_kernel: Initializer = variance_scaling(1.0 / 3.0, "fan_in", "unifor
 """Kernel of `torch.nn.Linear` and of a 1x1 `torch.nn.Conv2d`: uniform in +-1/sqrt(fan_in)."""
 
 torch_attention_kernel: Initializer = variance_scaling(0.5, "fan_avg", "uniform")
-"""One of query, key, value as `torch.nn.MultiheadAttention` draws them: Xavier over the joint (3D, D) matrix."""
+"""Query, key or value of `torch.nn.MultiheadAttention`: Xavier over the joint (3D, D) matrix."""
 
 bert_kernel: Initializer = normal(0.02)
 """Kernels and embeddings of BERT (Devlin et al. 2019, `initializer_range`)."""
@@ -27,8 +29,8 @@ def torch_linear_bias(fan_in: int) -> Initializer:
     """Bias of `torch.nn.Linear` with `fan_in` inputs: uniform in +-1/sqrt(fan_in)."""
     limit = 1.0 / math.sqrt(fan_in)
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit, out_sharding=out_sharding)
 
     return init
 
@@ -36,8 +38,8 @@ def torch_linear_bias(fan_in: int) -> Initializer:
 def convolution_kernel(kernel_size: int, outputs_per_input: int) -> Initializer:
     """Kernel of an EfficientNet convolution: normal with variance 2 / (k * k * outputs_per_input).
 
-    `outputs_per_input` is the number of output channels each input channel feeds, 1 for a depthwise convolution.
-    Source: Tan and Le 2019, the released initialiser.
+    `outputs_per_input` is the number of output channels each input channel feeds, 1 for a depthwise
+    convolution. Source: Tan and Le 2019, the released initialiser.
     """
     return normal(math.sqrt(2.0 / (kernel_size * kernel_size * outputs_per_input)))
 

@@ -22,7 +22,7 @@ BatchNormMode = Literal["batch", "group", "frozen"]
 
 
 def l2_normalize(x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-    """Divides every vector of the last axis by its norm, in float32; a zero vector stays zero with a finite gradient."""
+    """Divides vectors of the last axis by their norm, in float32; zero stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, L2_EPSILON**2))
@@ -41,14 +41,16 @@ def masked_mean(
 class BatchNormOptions:
     """How the batch normalisation layers of one network behave in training.
 
-    mode: `batch` uses the statistics of the whole batch, `group` those of each group of `group_size` consecutive
-        examples, `frozen` the running statistics.
-    group_size: examples per group; read in mode `group` only. The released BriVL code has one group per device.
-    momentum: weight of the new statistics in the running ones, PyTorch's convention: new = (1 - m) old + m seen.
+    mode: `batch` uses the statistics of the whole batch, `group` those of each group of `group_size`
+        consecutive examples, `frozen` the running statistics.
+    group_size: examples per group; read in mode `group` only. The released BriVL code has one group per
+        device.
+    momentum: weight of the new statistics in the running ones, PyTorch's convention: new = (1 - m) old + m
+        seen.
     eps: added to the variance.
-    frozen_paths: regular expressions, searched in the layer's path (`backbone/blocks_0_0/bn1`). A layer that matches
-        one always uses, and never updates, its running statistics. The released code did not do this: its frozen
-        layers went on updating (facts: defects), which `()` reproduces.
+    frozen_paths: regular expressions, searched in the layer's path (`backbone/blocks_0_0/bn1`). A layer that
+        matches one always uses, and never updates, its running statistics. The released code did not do this:
+        its frozen layers went on updating (facts: defects), which `()` reproduces.
     """
 
     mode: BatchNormMode
@@ -59,12 +61,13 @@ class BatchNormOptions:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with groups that do not depend on the number of devices.
+    """Batch normalisation over all axes but the last, in groups that no device layout changes.
 
-    Input (batch, ..., channels) of any float type, output the same shape in `dtype`. Statistics are float32. Parameters
-    `scale` and `bias`, running statistics `mean` and `var` in the collection `batch_stats`; `var` is unbiased, as in
-    PyTorch. With several groups the running statistics take the mean over the groups, so averaging the updated
-    collection over micro-batches is exact. They are left alone when the collection is not mutable.
+    Input (batch, ..., channels) of any float type, output the same shape in `dtype`. Statistics are float32.
+    Parameters `scale` and `bias`, running statistics `mean` and `var` in the collection `batch_stats`; `var`
+    is unbiased, as in PyTorch. With several groups the running statistics take the mean over the groups, so
+    averaging the updated collection over micro-batches is exact. They are left alone when the collection is
+    not mutable.
 
     Raises ValueError if the batch does not divide into groups or a group holds a single value per channel.
     """
@@ -85,10 +88,10 @@ class BatchNorm(nn.Module):
             factor = jax.lax.rsqrt(var.value + self.options.eps) * scale
             return ((x.astype(jnp.float32) - mean.value) * factor + bias).astype(self.dtype)
 
-        grouped = x.reshape(self._groups(x), -1, *x.shape[1:])
+        groups, count = self._groups(x)
+        grouped = x.reshape(groups, -1, *x.shape[1:])
         y, seen_mean, seen_var = normalize_groups(grouped, scale, bias, self.options.eps)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-            count = grouped[0, ..., 0].size
             keep, take = 1.0 - self.options.momentum, self.options.momentum
             mean.value = keep * mean.value + take * jnp.mean(seen_mean, axis=0)
             var.value = keep * var.value + take * jnp.mean(seen_var, axis=0) * (count / (count - 1))
@@ -99,31 +102,35 @@ class BatchNorm(nn.Module):
         path = "/".join(self.path)
         return self.options.mode == "frozen" or any(re.search(p, path) for p in self.options.frozen_paths)
 
-    def _groups(self, x: Array) -> int:
+    def _groups(self, x: Array) -> tuple[int, int]:
+        """The number of groups, and how many values of a channel one of them holds."""
         size = self.options.group_size if self.options.mode == "group" else x.shape[0]
         if size < 1 or x.shape[0] % size:
             raise ValueError(
-                f"BatchNorm {'/'.join(self.path)}: a batch of {x.shape[0]} does not divide into groups of {size}; "
-                "choose a batch size that is a multiple of the group size."
+                f"BatchNorm {'/'.join(self.path)}: a batch of {x.shape[0]} does not divide into groups of"
+                f" {size}; choose a batch size that is a multiple of the group size."
             )
-        if size * x[0, ..., 0].size < 2:
+        groups = x.shape[0] // size
+        count = x.size // (groups * x.shape[-1])
+        if count < 2:
             raise ValueError(
-                f"BatchNorm {'/'.join(self.path)}: a group holds one value per channel (shape {x.shape}, group size "
-                f"{size}), so its variance is undefined; use larger groups, larger images or mode 'frozen'."
+                f"BatchNorm {'/'.join(self.path)}: a group of {size} in shape {x.shape} holds one value"
+                " per channel, so its variance is undefined; use larger groups or images, or mode 'frozen'."
             )
-        return x.shape[0] // size
+        return groups, count
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_groups(
-    x: Float[Array, "g n *places c"], scale: Float[Array, " c"], bias: Float[Array, " c"], eps: float
+    x: Float[Array, "g n *places c"], scale: Array, bias: Array, eps: float
 ) -> tuple[Float[Array, "g n *places c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """Normalises every group by its own statistics; returns it with the mean and the biased variance of each group.
+    """Normalises every group by its own statistics; also returns each group's mean and biased variance.
 
-    Gradients flow through the first result only, by the closed form of Ioffe and Szegedy 2015; the backward pass then
-    keeps `x` alone instead of its centred and scaled copies. The sums are taken in one pass over `x`, centred on the
-    first value of each group and channel. That value is itself one of the count values, so its squared distance from
-    the mean is at most count * variance: unlike E[x^2] - E[x]^2, the rounding error does not grow with the mean.
+    Gradients flow through the first result only, by the closed form of Ioffe and Szegedy 2015; the backward
+    pass then keeps `x` alone instead of its centred and scaled copies. The sums are taken in one pass over
+    `x`, centred on the first value of each group and channel. That value is itself one of the count values,
+    so its squared distance from the mean is at most count * variance: unlike E[x^2] - E[x]^2, the rounding
+    error does not grow with the mean.
     """
     return _normalize_forward(x, scale, bias, eps)[0]
 
@@ -150,7 +157,7 @@ def _normalize_backward(
     x, mean, inverse, scale = saved
     dy = cotangents[0].astype(jnp.float32)
     axes = tuple(range(1, x.ndim - 1))
-    count = x[0, ..., 0].size
+    count = x.size // (x.shape[0] * x.shape[-1])
     unit = (x.astype(jnp.float32) - mean) * inverse
     bias_gradient = jnp.sum(dy, axes, keepdims=True)
     scale_gradient = jnp.sum(dy * unit, axes, keepdims=True)

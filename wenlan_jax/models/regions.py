@@ -1,11 +1,12 @@
 """Image regions: which boxes an image is read through, and the pooling of its feature map over them.
 
-BriVL samples each box at 4x4 points of the feature map, applies a 1x1 convolution and averages. Sampling and averaging
-are linear and bilinear weights are separable, so with hat(t) = max(0, 1 - |t|)
+BriVL samples each box at 4x4 points of the feature map, applies a 1x1 convolution and averages. Sampling and
+averaging are linear and bilinear weights are separable, so with hat(t) = max(0, 1 - |t|)
 
     token = (sum_yx wy[y] wx[x] feature[y, x]) W + b,     w[i] = mean over the samples p of hat(p - i),
 
-which is one matrix product with the map, and the convolution runs once per box instead of 16 times (facts: image tower, 3).
+which is one matrix product with the map, and the convolution runs once per box instead of 16 times (facts:
+image tower, 3).
 
 Boxes are (x1, y1, x2, y2), normalised to [0, 1] by the image's sides.
 """
@@ -29,9 +30,11 @@ WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 def grid_boxes(sizes: tuple[int, ...], whole_image: bool) -> Float[np.ndarray, "boxes 4"]:
-    """Normalised boxes of regular grids, float32, in the official order: x outside, y inside, then the whole image.
+    """Normalised boxes of regular grids, float32, in the official order: x outside, y inside, then the whole
+    image.
 
-    `sizes` are cells per side: (6,) with the whole image is BriVL 2.0's 37 boxes, (1, 5) without is the video model's 26.
+    `sizes` are cells per side: (6,) with the whole image is BriVL 2.0's 37 boxes, (1, 5) without is the video
+    model's 26.
     """
     boxes = [(i / n, j / n, (i + 1) / n, (j + 1) / n) for n in sizes for i in range(n) for j in range(n)]
     return np.array(boxes + [WHOLE_IMAGE] * whole_image, np.float32).reshape(-1, 4)
@@ -47,10 +50,10 @@ def sample_positions(
     """Where a box is sampled along one axis, in places of a map of `size` places (0 = centre of the first).
 
     With u the `samples` bin centres of [-1, 1] and x1, x2 the sides in map units (0 to `size`):
-    `official` is the released code, which builds its grid for align_corners=True and samples with align_corners=False:
-    ((((x2 - x1) u + x1 + x2 - (size - 1)) / (size - 1) + 1) size - 1) / 2, so samples leave the map near its far edges.
-    `corrected` uses align_corners=False throughout: the centres of `samples` equal bins of the box, where place i covers
-    [i, i + 1): x1 + (x2 - x1) (u + 1) / 2 - 1/2.
+    `official` is the released code, which builds its grid for align_corners=True and samples with
+    align_corners=False: ((((x2 - x1) u + x1 + x2 - (size - 1)) / (size - 1) + 1) size - 1) / 2, so samples
+    leave the map near its far edges. `corrected` uses align_corners=False throughout: the centres of
+    `samples` equal bins of the box, where place i covers [i, i + 1): x1 + (x2 - x1) (u + 1) / 2 - 1/2.
     """
     u = (2.0 * np.arange(samples, dtype=np.float32) + 1.0) / samples - 1.0
     x1, x2 = (low * size)[..., None], (high * size)[..., None]
@@ -60,8 +63,8 @@ def sample_positions(
         raise ValueError(f"regions: coordinates must be 'official' or 'corrected', not {coordinates!r}.")
     if size < 2:
         raise ValueError(
-            "regions: 'official' coordinates divide by the map's size less one, and this map has one place; use larger "
-            "images or 'corrected' coordinates."
+            "regions: 'official' coordinates divide by the map's size less one, and this map has one place;"
+            " use larger images or 'corrected' coordinates."
         )
     theta = ((x2 - x1) * u + x1 + x2 - (size - 1)) / (size - 1)
     return ((theta + 1.0) * size - 1.0) / 2.0
@@ -74,7 +77,7 @@ def axis_weights(
     samples: int,
     coordinates: Coordinates,
 ) -> Float[Array, "*boxes size"]:
-    """Weight of each place of one axis in the mean over the box's samples; what lies outside the map counts as zero."""
+    """Weight of each place of one axis in the mean over the box's samples; outside the map counts as zero."""
     xp: ModuleType = np if isinstance(low, np.ndarray) else jnp
     positions = sample_positions(low, high, size, samples, coordinates)
     distance = xp.abs(positions[..., None] - np.arange(size, dtype=np.float32))
@@ -84,7 +87,7 @@ def axis_weights(
 def pooling_weights(
     boxes: Float[Array, "*batch boxes 4"], height: int, width: int, samples: int, coordinates: Coordinates
 ) -> Float[Array, "*batch boxes places"]:
-    """Weight of each place (row-major) of a map in each box. NumPy boxes give NumPy weights, constants under jit."""
+    """Weight of each place (row-major) of a map in each box; NumPy boxes give NumPy, constant weights."""
     x1, y1, x2, y2 = (boxes[..., index] for index in range(4))
     rows = axis_weights(y1, y2, height, samples, coordinates)
     columns = axis_weights(x1, x2, width, samples, coordinates)
@@ -95,12 +98,14 @@ def pooling_weights(
 class RegionPooling(nn.Module):
     """Turns a feature map (B, h, w, D) into region tokens (B, R, D) and their mask (B, R).
 
-    grid: cells per side of one or more fixed grids (see `grid_boxes`); empty = the boxes are given with each call.
-    whole_image: append the whole image as the last token. With given boxes it is appended to them, always valid, so
-        an image without boxes still has a token. (The released data put it after the last valid box; the encoder has no
-        position embedding, so the place does not matter.)
+    grid: cells per side of one or more fixed grids (see `grid_boxes`); empty = the boxes are given with each
+        call.
+    whole_image: append the whole image as the last token. With given boxes it is appended to them, always
+        valid, so an image without boxes still has a token. (The released data put it after the last valid
+        box; the encoder has no position embedding, so the place does not matter.)
     coordinates: see `sample_positions`. samples: sample points per side of a box, 4 in the released code.
-    project: apply the D -> D layer `region_proj` (the released 1x1 convolution; the video descendant has none).
+    project: apply the D -> D layer `region_proj` (the released 1x1 convolution; the video descendant has
+        none).
 
     Raises ValueError if boxes are given to a fixed grid or missing without one.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -27,8 +28,8 @@ def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
 class Attention(nn.Module):
     """Multi-head self-attention with separate query, key, value and `out` projections of the input's width.
 
-    `key_mask` is true where a token may be attended to. A row without any such token attends to all alike, so its result
-    is finite. Softmax in float32; dropout on the attention weights.
+    `key_mask` is true where a token may be attended to. A row without any such token attends to all alike, so
+    its result is finite. Softmax in float32; dropout on the attention weights.
     """
 
     heads: int
@@ -61,11 +62,13 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a feed-forward network, each followed by dropout, the residual sum and LayerNorm (post-norm).
+    """Self-attention and a feed-forward network, each followed by dropout, the residual sum and LayerNorm
+    (post-norm).
 
     heads: attention heads. mlp_width: hidden width of the feed-forward network.
     activation: of the feed-forward network. eps: of both LayerNorms.
-    dropout: after either part. attention_dropout: on the attention weights. mlp_dropout: after the activation.
+    dropout: after either part. attention_dropout: on the attention weights. mlp_dropout: after the
+        activation.
     attention_init, kernel_init: of query, key, value and of the other kernels.
     bias_init: from the fan-in of a feed-forward kernel to the initialiser of its bias.
     """
@@ -114,37 +117,49 @@ class TransformerLayer(nn.Module):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerStack:
+    """How a stack of equal layers is laid out and run.
+
+    depth: number of layers.
+    scan_segments: empty, and the layers are named `layers_0`, `layers_1`, ... With segments such as (20, 4)
+        each is one scan, named by its first and last layer (`layers_0_19`, `layers_20_23`), whose parameters
+        have a leading layer axis: compilation time no longer grows with depth, and frozen and trained layers
+        stay separate leaves.
+    remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    depth: int
+    scan_segments: tuple[int, ...]
+    remat: bool
+
+
 def apply_layers(
     make_layer: Callable[[str], TransformerLayer],
     x: Float[Array, "batch tokens width"],
     key_mask: Bool[Array, "batch tokens"] | None,
-    *,
-    depth: int,
-    scan_segments: tuple[int, ...],
-    remat: bool,
+    stack: LayerStack,
     train: bool,
 ) -> Float[Array, "batch tokens width"]:
-    """Runs `depth` layers, one by one or as scans; call it inside a compact method, with a layer factory by name.
+    """Runs a stack of layers; call it inside a compact method, with a layer factory by name.
 
-    With no `scan_segments` the layers are named `layers_0`, `layers_1`, ... With segments such as (20, 4) each becomes
-    one scan, named by its first and last layer (`layers_0_19`, `layers_20_23`), whose parameters have a leading layer axis:
-    compilation time no longer grows with depth, and frozen and trained layers stay separate leaves.
-    `remat` recomputes each layer in the backward pass. Raises ValueError if the segments do not add up to `depth`.
+    Raises ValueError if the scanned segments do not add up to the depth.
     """
 
     def step(layer: nn.Module, carry: Array, _: None) -> tuple[Array, None]:
         return layer(carry, key_mask, train), None
 
-    if remat:
-        step = nn.remat(step, prevent_cse=not scan_segments)
-    if not scan_segments:
-        for index in range(depth):
+    segments = stack.scan_segments
+    if stack.remat:
+        step = nn.remat(step, prevent_cse=not segments)
+    if not segments:
+        for index in range(stack.depth):
             x, _ = step(make_layer(f"layers_{index}"), x, None)
         return x
-    if sum(scan_segments) != depth or min(scan_segments) < 1:
-        raise ValueError(f"scan_segments {scan_segments} must be positive and add up to the depth, {depth}.")
+    if sum(segments) != stack.depth or min(segments) < 1:
+        raise ValueError(f"scan_segments {segments} must be positive and add up to the depth, {stack.depth}.")
     start = 0
-    for length in scan_segments:
+    for length in segments:
         scan = nn.scan(
             step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length
         )
@@ -154,10 +169,12 @@ def apply_layers(
 
 
 class TransformerEncoder(nn.Module):
-    """BriVL's self-attention over the tokens of one modality: `depth` post-norm layers with ReLU, no position embedding.
+    """BriVL's self-attention over the tokens of one modality: `depth` post-norm layers with ReLU, no position
+    embedding.
 
-    Equal to `torch.nn.TransformerEncoder` without a final norm. `mask` is true for valid tokens; the others are no keys
-    but do get a (finite) result. The released models have 4 layers, 4 heads, mlp_width 2048 and dropout .1.
+    Equal to `torch.nn.TransformerEncoder` without a final norm. `mask` is true for valid tokens; the others
+    are no keys but do get a (finite) result. The released models have 4 layers, 4 heads, mlp_width 2048 and
+    dropout .1.
     """
 
     depth: int
@@ -188,10 +205,5 @@ class TransformerEncoder(nn.Module):
                 name=name,
             )
 
-        options = {
-            "depth": self.depth,
-            "scan_segments": self.scan_segments,
-            "remat": self.remat,
-            "train": train,
-        }
-        return apply_layers(make_layer, tokens.astype(self.dtype), mask, **options)
+        stack = LayerStack(self.depth, self.scan_segments, self.remat)
+        return apply_layers(make_layer, tokens.astype(self.dtype), mask, stack, train)

@@ -58,8 +58,8 @@ def _embed(
 class ImageTower(nn.Module):
     """Images to unit vectors. The parts are given; the parameter tree has their field names.
 
-    The projection's width is the embedding's. With a fixed grid (`RegionPooling.grid`) pass no boxes; else `boxes` are
-    normalised (x1, y1, x2, y2) and `box_mask` is true for the valid ones.
+    The projection's width is the embedding's. With a fixed grid (`RegionPooling.grid`) pass no boxes; else
+    `boxes` are normalised (x1, y1, x2, y2) and `box_mask` is true for the valid ones.
     """
 
     backbone: EfficientNet
@@ -85,8 +85,8 @@ class ImageTower(nn.Module):
 class TextTower(nn.Module):
     """Texts to unit vectors. The parts are given; the parameter tree has their field names.
 
-    mask_backbone: hide padding from the backbone, so that a text's embedding does not depend on how far it is padded.
-        False is the released code, which gave the backbone no mask (facts: text tower).
+    mask_backbone: hide padding from the backbone, so that a text's embedding does not depend on how far it is
+        padded. False is the released code, which gave the backbone no mask (facts: text tower).
     """
 
     backbone: BertEncoder

@@ -1,1 +1,1 @@
-"""Independent PyTorch implementations, for parity tests and side-by-side benchmarks. Nothing else imports them."""
+"""Independent PyTorch implementations, for parity tests and side-by-side benchmarks only."""

@@ -1,21 +1,21 @@
 """BriVL's training model in PyTorch, with the parameter names of the official checkpoints.
 
-It serves as the other side of parity tests and benchmarks, so it shares no formula with the JAX models: regions go through
-`affine_grid` and `grid_sample`, the text backbone is `transformers.BertModel`, the encoders are `nn.TransformerEncoder`.
-`BriVL.state_dict()` has the prefixes `imgencoder.`, `imgencoder_mom.`, `textencoder.` and `textencoder_mom.`.
+It serves as the other side of parity tests and benchmarks, so it shares no formula with the JAX models:
+regions go through `affine_grid` and `grid_sample`, the text backbone is `transformers.BertModel`, the
+encoders are `nn.TransformerEncoder`. `BriVL.state_dict()` has the prefixes `imgencoder.`, `imgencoder_mom.`,
+`textencoder.` and `textencoder_mom.`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the usual name
 from transformers import BertConfig, BertModel
 
 SAMPLES = 4
@@ -32,7 +32,8 @@ class BriVLSizes:
     encoder_layers, encoder_heads, encoder_mlp_width, dropout: of both token encoders.
     queue_size, momentum, temperature: of the contrastive part; queue_size must divide by the batch.
     frozen: regular expressions over parameter names; a match is not trained.
-    freeze_batch_norm: keep BN layers without trained parameters in evaluation mode; False is the released code.
+    freeze_batch_norm: keep BN layers without trained parameters in evaluation mode; False is the released
+        code.
     """
 
     stem_width: int
@@ -53,7 +54,7 @@ class BriVLSizes:
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, S, S) normalised; ids and their mask (B, T); boxes (B, R, 4) in pixels and their mask (B, R)."""
+    """Normalised images (B, 3, S, S); ids and mask (B, T); boxes (B, R, 4) in pixels and mask (B, R)."""
 
     images: Tensor
     ids: Tensor
@@ -69,7 +70,9 @@ class SameConv2d(nn.Conv2d):
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         height, width = (max((-(-s // stride) - 1) * stride + kernel - s, 0) for s in input.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(input, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups)
+            return F.conv2d(
+                input, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups
+            )
         padding = (width // 2, width - width // 2, height // 2, height - height // 2)
         return F.conv2d(F.pad(input, padding), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
@@ -204,7 +207,7 @@ class ImageEncoder(nn.Module):
         )
 
     def region_tokens(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """Samples every box of the batch in one call; the grid is built for align_corners=True and read without, as released."""
+        """Samples all boxes of the batch at once; grid for align_corners=True, read without, as released."""
         batch, channels, height, width = features.shape
         x1, y1, x2, y2 = (boxes.detach() * (height / self.image_size)).flatten(0, 1).unbind(1)
         zero = torch.zeros_like(x1)
@@ -212,7 +215,9 @@ class ImageEncoder(nn.Module):
         down = torch.stack((zero, (y2 - y1) / (height - 1), (y1 + y2 - height + 1) / (height - 1)), 1)
         theta = torch.stack((across, down), 1)
         grid = F.affine_grid(theta, [len(theta), channels, SAMPLES, SAMPLES], align_corners=False)
-        samples = F.grid_sample(features, grid.view(batch, -1, SAMPLES, 2).to(features.dtype), align_corners=False)
+        samples = F.grid_sample(
+            features, grid.view(batch, -1, SAMPLES, 2).to(features.dtype), align_corners=False
+        )
         return self.learnable["max_pool"](samples).squeeze(-1).transpose(1, 2)
 
     def forward(self, images: Tensor, boxes: Tensor, box_mask: Tensor) -> Tensor:
@@ -242,17 +247,19 @@ class TextEncoder(nn.Module):
 
     def hidden_states(self, ids: Tensor, token_mask: Tensor) -> Tensor:
         """The last hidden states of BERT."""
-        # transformers may build a mask of its own from padding; all ones is the released behaviour without doubt.
+        # All ones is what the released code, which passed no mask, amounts to.
         mask = token_mask if self.mask_backbone else torch.ones_like(token_mask)
         return self.backbone.bert(ids, attention_mask=mask.long()).last_hidden_state
 
     def forward(self, ids: Tensor, token_mask: Tensor) -> Tensor:
         tokens = self.hidden_states(ids, token_mask)
-        return F.normalize(self.learnable["textFC"](pool(self.learnable["textAtt"], tokens, token_mask)), dim=-1)
+        return F.normalize(
+            self.learnable["textFC"](pool(self.learnable["textAtt"], tokens, token_mask)), dim=-1
+        )
 
 
 class BriVL(nn.Module):
-    """Query and momentum towers, both queues and the loss. Calling it does all of a step but the gradient step."""
+    """Query and momentum towers, queues and loss; a call does all of a step but the gradient step."""
 
     def __init__(self, sizes: BriVLSizes) -> None:
         super().__init__()
@@ -279,7 +286,7 @@ class BriVL(nn.Module):
             parameter.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> BriVL:
-        """Training mode; with `freeze_batch_norm`, untrained BN layers of the query tower and their copies stay in eval."""
+        """Training mode; with `freeze_batch_norm`, untrained BN layers and their copies stay in eval."""
         super().train(mode)
         if mode and self.sizes.freeze_batch_norm:
             query = self.imgencoder.modules()
@@ -297,16 +304,17 @@ class BriVL(nn.Module):
     @torch.no_grad()
     def update_momentum_towers(self) -> None:
         """key <- m key + (1 - m) query, over parameters; BN statistics are the key tower's own."""
-        pairs = list(itertools.chain.from_iterable(zip(q.parameters(), k.parameters()) for q, k in self.towers()))
-        queries, keys = (list(parameters) for parameters in zip(*pairs))
-        torch._foreach_lerp_(keys, queries, 1.0 - self.sizes.momentum)
+        for query, key in self.towers():
+            torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1.0 - self.sizes.momentum)
 
     @torch.no_grad()
     def push(self, image_keys: Tensor, text_keys: Tensor) -> None:
         """Replaces the oldest entries of both queues."""
         end = self.pointer + len(image_keys)
         if end > self.sizes.queue_size:
-            raise ValueError(f"queue_size {self.sizes.queue_size} must be a multiple of the batch, {len(image_keys)}.")
+            raise ValueError(
+                f"queue_size {self.sizes.queue_size} must be a multiple of the batch, {len(image_keys)}."
+            )
         self.image_queue[self.pointer : end] = image_keys
         self.text_queue[self.pointer : end] = text_keys
         self.pointer = end % self.sizes.queue_size
@@ -329,7 +337,7 @@ class BriVL(nn.Module):
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of one batch. Also moves the momentum towers (before the keys) and the queues (after the loss)."""
+        """The loss of one batch; moves the momentum towers before the keys and the queues after the loss."""
         image, text = self.embed(batch)
         self.update_momentum_towers()
         image_keys, text_keys = self.keys(batch)
@@ -344,4 +352,4 @@ class BriVL(nn.Module):
         loss = self(batch)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
