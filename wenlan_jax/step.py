@@ -157,24 +157,32 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
     return Pass(state, rows, grads, metrics, _mean_change(state.batch_stats, stats, k))
 
 
-def culprits(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Bool[Array, ""]]:
-    """Which values of a step are finite, by name, in the order in which a fault would spread."""
+def finiteness(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
+    """Which values of a step are finite, by stage (see `STAGES`) and name."""
     done = forward_backward(recipe, state, batch)
-    stages = {
-        "params": state.params,
-        "batch_stats": state.batch_stats,
-        "momentum": state.momentum,
-        "banks": state.banks,
-        "keys": done.rows,
-        "metrics": done.metrics,
-        "new batch_stats": done.batch_stats,
-        "gradient of": done.grads,
-    }
+    trees_of = (
+        state.params,
+        state.batch_stats,
+        state.momentum,
+        state.banks,
+        done.rows,
+        done.metrics,
+        done.batch_stats,
+        done.grads,
+    )
     return {
-        f"{stage} {name}": trees.all_finite(leaf)
-        for stage, tree in stages.items()
-        for name, leaf in trees.flatten(tree).items()
+        stage: {name: trees.all_finite(leaf) for name, leaf in trees.flatten(tree).items()}
+        for stage, tree in zip(STAGES, trees_of, strict=True)
     }
+
+
+STAGES = ("params", "batch_stats", "momentum", "banks", "keys", "metrics", "new batch_stats", "gradient of")
+"""The stages of a step, in the order in which a value that is not finite spreads."""
+
+
+def culprits(finite: dict[str, dict[str, Any]]) -> list[str]:
+    """The names of what is not finite, the origin first."""
+    return [f"{stage} {name}" for stage in STAGES for name, good in finite[stage].items() if not good]
 
 
 def _to_micro(tree: T, k: int, unit: int) -> T:

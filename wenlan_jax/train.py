@@ -261,8 +261,8 @@ class Loop:
         before = state.replace(step=np.int32(number), skipped=np.int32(0))
         batch = meshes.to_devices(self.current.mesh, {k: v for k, v in self.maker(number).items() if k != loader.REPLACED})
         say("a value is not finite; looking for the first one ...")
-        finite = jax.jit(functools.partial(step.culprits, self.current.recipe))(before, batch)
-        names = [name for name, good in jax.device_get(finite).items() if not good]
+        finite = jax.jit(functools.partial(step.finiteness, self.current.recipe))(before, batch)
+        names = step.culprits(jax.device_get(finite))
         before = before.replace(**jax.device_put({"step": before.step, "skipped": before.skipped}))
         self.save(before)
         self.checkpoints.wait()

@@ -19,7 +19,7 @@ from wenlan_jax.models.regions import RegionPooling
 from wenlan_jax.models.transformer import TransformerEncoder
 from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower
 
-BATCH_NORM = BatchNormOptions(mode="batch", group_size=0, momentum=0.1, eps=1e-3, frozen_paths=())
+BATCH_NORM = BatchNormOptions(mode="batch", group_size=0, momentum=0.1, eps=1e-3, frozen_paths=(), scope="")
 SMALL_STAGES = (Stage(3, 1, 1, 8, 1), Stage(5, 2, 4, 16, 2))
 
 

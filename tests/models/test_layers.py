@@ -15,7 +15,7 @@ CHANNELS = 5
 
 def options(mode: str, group_size: int = 0, frozen_paths: tuple[str, ...] = ()) -> BatchNormOptions:
     return BatchNormOptions(
-        mode=mode, group_size=group_size, momentum=0.1, eps=1e-3, frozen_paths=frozen_paths
+        mode=mode, group_size=group_size, momentum=0.1, eps=1e-3, frozen_paths=frozen_paths, scope=""
     )
 
 
@@ -96,7 +96,7 @@ def test_groups_see_only_their_own_examples():
 
 @pytest.mark.parametrize(
     ("opts", "train"),
-    [(options("frozen"), True), (options("batch", frozen_paths=("^$",)), True), (options("batch"), False)],
+    [(options("frozen"), True), (options("batch", frozen_paths=("^scale$",)), True), (options("batch"), False)],
     ids=["mode", "path", "evaluation"],
 )
 def test_frozen_layers_use_and_keep_running_statistics(opts: BatchNormOptions, train: bool):

@@ -48,9 +48,11 @@ class BatchNormOptions:
     momentum: weight of the new statistics in the running ones, PyTorch's convention: new = (1 - m) old + m
         seen.
     eps: added to the variance.
-    frozen_paths: regular expressions, searched in the layer's path (`backbone/blocks_0_0/bn1`). A layer that
-        matches one always uses, and never updates, its running statistics. The released code did not do this:
-        its frozen layers went on updating (facts: defects), which `()` reproduces.
+    frozen_paths: regular expressions, searched in the path of the layer's scale, after `scope`
+        (`image/backbone/blocks_0_0/bn1/scale` with the scope `image/`): the patterns that freeze parameters
+        serve as they are. A layer that matches one always uses, and never updates, its running statistics. The
+        released code did not do this: its frozen layers went on updating (facts: defects), which `()` reproduces.
+    scope: what stands before the tower's own paths in the patterns.
     """
 
     mode: BatchNormMode
@@ -58,6 +60,7 @@ class BatchNormOptions:
     momentum: float
     eps: float
     frozen_paths: tuple[str, ...]
+    scope: str
 
 
 class BatchNorm(nn.Module):
@@ -99,7 +102,7 @@ class BatchNorm(nn.Module):
 
     def is_frozen(self) -> bool:
         """Whether this layer keeps its running statistics, by mode or by path."""
-        path = "/".join(self.path)
+        path = self.options.scope + "/".join((*self.path, "scale"))
         return self.options.mode == "frozen" or any(re.search(p, path) for p in self.options.frozen_paths)
 
     def _groups(self, x: Array) -> tuple[int, int]:

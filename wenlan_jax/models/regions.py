@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 from wenlan_jax.models.initializers import torch_dense
 
 Coordinates = Literal["official", "corrected"]
+AnyArray = Array | np.ndarray
 
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
@@ -41,12 +42,12 @@ def grid_boxes(sizes: tuple[int, ...], whole_image: bool) -> Float[np.ndarray, "
 
 
 def sample_positions(
-    low: Float[Array, "*boxes"],
-    high: Float[Array, "*boxes"],
+    low: Float[AnyArray, "*boxes"],
+    high: Float[AnyArray, "*boxes"],
     size: int,
     samples: int,
     coordinates: Coordinates,
-) -> Float[Array, "*boxes samples"]:
+) -> Float[AnyArray, "*boxes samples"]:
     """Where a box is sampled along one axis, in places of a map of `size` places (0 = centre of the first).
 
     With u the `samples` bin centres of [-1, 1] and x1, x2 the sides in map units (0 to `size`):
@@ -71,12 +72,12 @@ def sample_positions(
 
 
 def axis_weights(
-    low: Float[Array, "*boxes"],
-    high: Float[Array, "*boxes"],
+    low: Float[AnyArray, "*boxes"],
+    high: Float[AnyArray, "*boxes"],
     size: int,
     samples: int,
     coordinates: Coordinates,
-) -> Float[Array, "*boxes size"]:
+) -> Float[AnyArray, "*boxes size"]:
     """Weight of each place of one axis in the mean over the box's samples; outside the map counts as zero."""
     xp: ModuleType = np if isinstance(low, np.ndarray) else jnp
     positions = sample_positions(low, high, size, samples, coordinates)
@@ -85,8 +86,8 @@ def axis_weights(
 
 
 def pooling_weights(
-    boxes: Float[Array, "*batch boxes 4"], height: int, width: int, samples: int, coordinates: Coordinates
-) -> Float[Array, "*batch boxes places"]:
+    boxes: Float[AnyArray, "*batch boxes 4"], height: int, width: int, samples: int, coordinates: Coordinates
+) -> Float[AnyArray, "*batch boxes places"]:
     """Weight of each place (row-major) of a map in each box; NumPy boxes give NumPy, constant weights."""
     x1, y1, x2, y2 = (boxes[..., index] for index in range(4))
     rows = axis_weights(y1, y2, height, samples, coordinates)
@@ -136,7 +137,7 @@ class RegionPooling(nn.Module):
 
     def _regions(
         self, batch: int, boxes: Array | None, box_mask: Array | None
-    ) -> tuple[np.ndarray | Array, Bool[Array, "batch tokens"]]:
+    ) -> tuple[AnyArray, Bool[Array, "batch tokens"]]:
         if self.grid:
             if boxes is not None or box_mask is not None:
                 raise ValueError(

@@ -81,14 +81,13 @@ def _encoder(config: schema.Encoder, dtype: jnp.dtype) -> TransformerEncoder:
 
 def _batch_norm(config: schema.Model) -> BatchNormOptions:
     norm = config.image.batch_norm
-    # Patterns of frozen parameters name a layer by its scale; the layer itself sees its path within the tower.
-    frozen = () if norm.official_frozen_drift else config.freeze
     return BatchNormOptions(
         mode=norm.mode,  # type: ignore[arg-type]
         group_size=norm.group_size,
         momentum=norm.momentum,
         eps=norm.eps,
-        frozen_paths=tuple(pattern.removeprefix("image/") for pattern in frozen),
+        frozen_paths=() if norm.official_frozen_drift else config.freeze,
+        scope="image/",
     )
 
 
