@@ -53,7 +53,7 @@ def assert_close(first: Any, second: Any, rtol: float, atol: float) -> None:
     one, two = trees.flatten(first), trees.flatten(second)
     assert one.keys() == two.keys()
     for name in one:
-        scale = float(np.max(np.abs(one[name]), initial=1.0))
+        scale = float(np.nanmax(np.abs(one[name]), initial=1.0))
         np.testing.assert_allclose(one[name], two[name], rtol=rtol, atol=atol * scale, err_msg=name)
 
 

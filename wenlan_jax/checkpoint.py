@@ -47,7 +47,9 @@ class Checkpoints:
     def __init__(self, directory: Path, settings: schema.Checkpoint) -> None:
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # Named here so that a manager that has not saved yet can read the metadata of what an earlier process saved.
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "note": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -66,7 +68,7 @@ class Checkpoints:
         """Starts writing `state` as checkpoint `step`; raises CheckpointError if an earlier write failed."""
         note = Note(json.loads(config.to_json(settings)), config.fingerprint(settings), tokenizer, __version__)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(nested(state)), note=ocp.args.JsonSave(dataclasses.asdict(note))
+            state=ocp.args.PyTreeSave(nested(state)), note=ocp.args.JsonSave(dataclasses.asdict(note))
         )
         self._writing(lambda: self._manager.save(step, args=args, force=True))
 
@@ -125,7 +127,7 @@ class Checkpoints:
         )
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]
-        except (OSError, ValueError) as error:
+        except Exception as error:  # Orbax raises plain Exception for data it cannot read
             raise CheckpointError(self._damaged(step, error)) from error
         leaves = trees.flatten(restored)
         return step, trees.map_named(lambda name, _: leaves[name], abstract)

@@ -7,6 +7,8 @@ free of jax.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown argument: {(strangers or rest)[0]}; see `wenlan {parsed.command} --help`")
     try:
         return int(parsed.run(parsed, rest) if parsed.takes_fields else parsed.run(parsed))
+    except BrokenPipeError:
+        # The reader went away, as in `wenlan fields | head`; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         number = getattr(error, "signal", None)
         if number is not None:
@@ -61,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "pack", "turn your own image-text pairs into records", _pack_arguments, _pack, False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", _vocab_arguments, _vocab, False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
-    _add(commands, "fields", "list every configuration field with its default and source", _nothing, _fields, False)
+    _add(commands, "fields", "list every configuration field with its default and source", _fields_arguments, _fields, False)
     return parser
 
 
@@ -78,10 +84,6 @@ def _add(
     )
     arguments(parser)
     parser.set_defaults(run=run, takes_fields=takes_fields)
-
-
-def _nothing(parser: argparse.ArgumentParser) -> None:
-    del parser
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +169,10 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     from wenlan_jax.bench import command
 
     return command.run(config, arguments.steps, arguments.against, arguments.json)
+
+
+def _fields_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example:\n  wenlan fields | grep -A 1 optimizer"
 
 
 def _fields(arguments: argparse.Namespace) -> int:

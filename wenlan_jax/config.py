@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import re
+import runpy
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class ConfigError(ValueError):
 
 
 def default() -> config_dict.ConfigDict:
-    """A fresh, locked ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
+    """A fresh ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
     return config_dict.ConfigDict(dataclasses.asdict(Config()))
 
 
@@ -183,14 +184,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file; see configs/")
-    values = flags.FlagValues()
-    arguments = ["wenlan", f"--config={path}"]
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
-        values(arguments)
+        base = runpy.run_path(str(path))["get_config"]()
     except Exception as error:
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    return override(holder.value, overrides)
+    if not isinstance(base, config_dict.ConfigDict):
+        raise ConfigError(f"{path}: get_config() must return a ConfigDict, not {base!r}")
+    return override(base, overrides)
 
 
 def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
@@ -200,6 +200,7 @@ def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
     """
     known = [name for name, _, _ in fields()]
     faults: list[str] = []
+    base = config_dict.ConfigDict(base.to_dict())  # ml_collections sets values in place
     for text in overrides:
         name, equals, _ = text.removeprefix("--config.").partition("=")
         if not equals:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax import partition, rngs, schema, step
+from wenlan_jax import host_memory, partition, rngs, schema, step
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import TrainState
 from wenlan_jax.tasks import registry
@@ -32,6 +32,8 @@ class Run:
 
 def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -> Run:
     """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only."""
+    if jax.default_backend() == "cpu":
+        host_memory.keep_freed_memory()
     mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
     recipe = registry.recipe(config)

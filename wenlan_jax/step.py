@@ -40,6 +40,8 @@ class Recipe:
     unit: int
     halt: bool
     """After a step that is not finite, change nothing any more: the loop is about to stop."""
+    skipped_before: int = 0
+    """Steps that earlier starts of the run skipped; they do not halt this one."""
 
     def is_trained(self, name: str) -> bool:
         """Whether the parameter `name` is trained."""
@@ -103,7 +105,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     grad_norm = optax.tree.norm(done.grads)
     finite = jnp.isfinite(done.metrics["loss"]) & jnp.isfinite(grad_norm)
     if recipe.halt:
-        finite &= state.skipped == 0
+        finite &= state.skipped == recipe.skipped_before
     after = trees.select(finite, taken, state).replace(
         step=state.step + 1, skipped=state.skipped + (1 - finite.astype(jnp.int32))
     )

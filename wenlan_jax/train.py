@@ -59,6 +59,8 @@ def train(config: schema.Config, workdir: Path) -> dict[str, float]:
     with checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints, StopSignal() as stop:
         with ledger("initialise or restore"):
             state = start_state(current, checkpoints, tokenizer)
+        recipe = dataclasses.replace(current.recipe, skipped_before=int(state.skipped))
+        current = dataclasses.replace(current, recipe=recipe)
         loop = Loop(current, workdir, tokenizer, checkpoints, ledger, stop)
         return loop.run(state)
 
@@ -258,12 +260,14 @@ class Loop:
         if config.train.non_finite == "skip":
             say(f"step {number + 1} was skipped: its loss or gradient is not finite ({int(state.skipped)} so far)")
             return
-        before = state.replace(step=np.int32(number), skipped=np.int32(0))
+        skipped = np.int32(self.current.recipe.skipped_before)
+        before = state.replace(step=np.int32(number), skipped=skipped)
         batch = meshes.to_devices(self.current.mesh, {k: v for k, v in self.maker(number).items() if k != loader.REPLACED})
         say("a value is not finite; looking for the first one ...")
         finite = jax.jit(functools.partial(step.finiteness, self.current.recipe))(before, batch)
         names = step.culprits(jax.device_get(finite))
-        before = before.replace(**jax.device_put({"step": before.step, "skipped": before.skipped}))
+        counters = {"step": before.step, "skipped": before.skipped}
+        before = before.replace(**jax.device_put(counters, meshes.replicated(self.current.mesh)))
         self.save(before)
         self.checkpoints.wait()
         raise NonFiniteError(

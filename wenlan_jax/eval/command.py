@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ def run_settings(saved: dict[str, object], overrides: Sequence[str]) -> schema.C
         raise configs.ConfigError(
             f"{outside[0]}: only fields of {', '.join(SECTIONS)} can be set for an evaluation"
         )
-    return configs.override(config_dict.ConfigDict(saved), overrides)
+    # Through `parse`, as JSON has no tuples and ml_collections overrides no lists.
+    return configs.override(config_dict.ConfigDict(dataclasses.asdict(configs.parse(saved))), overrides)
 
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:

@@ -83,21 +83,45 @@ def _shifted_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple
 
 
 def _shifted_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """The transposed sum, again as shifted products: the generated gradient would add k * k padded maps."""
+    """Both gradients image by image: the maps of one image stay in cache while all taps read them.
+
+    The loop also keeps XLA from fusing the sum over the taps into whatever reads the result, where it would be
+    computed several times over and in that reader's order.
+    """
     x, kernel = saved
     size = kernel.shape[0]
     padded = _pad(x, size, stride)
-    rows = [jnp.stack([_tap_gradient(padded, dy, i, j, stride) for j in range(size)]) for i in range(size)]
-    kernel_gradient = jnp.stack(rows)[:, :, None]
-
     spread = [_gradient_padding(x.shape[axis], dy.shape[axis], size, stride) for axis in (1, 2)]
-    dilated = jax.lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
-    return _correlate(dilated, kernel[::-1, ::-1], x.shape, 1), kernel_gradient.astype(kernel.dtype)
+    flipped = kernel[::-1, ::-1]
+
+    def one_image(total: tuple[Array, ...], image: tuple[Array, Array]) -> tuple[tuple[Array, ...], Array]:
+        one, gradient = image[0][None], image[1][None]
+        dilated = jax.lax.pad(gradient, jnp.zeros((), dy.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
+        sums = _tap_sums(one, gradient, size, stride)
+        return tuple(map(jnp.add, total, sums)), _correlate(dilated, flipped, (1, *x.shape[1:]), 1)[0]
+
+    zero = tuple(jnp.zeros(dy.shape[-1], jnp.float32) for _ in range(size * size))
+    sums, x_gradient = jax.lax.scan(one_image, zero, (padded, dy))
+    return x_gradient, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _tap_gradient(padded: Array, dy: Array, row: int, column: int, stride: int) -> Array:
-    window = _window(padded, row, column, dy.shape, stride)
-    return jnp.sum(window.astype(jnp.float32) * dy.astype(jnp.float32), axis=(0, 1, 2))
+def _tap_sums(padded: Array, dy: Array, size: int, stride: int) -> list[Array]:
+    """For every tap and channel the sum of window times output gradient, in float32.
+
+    One reduction with an operand per tap reads the two maps once; a sum per tap reads them size * size times
+    (measured for 5x5 on (8, 56, 56, 144) on a CPU: 204 ms apart, 17 ms together).
+    """
+    gradient = dy.astype(jnp.float32)
+    products = [
+        _window(padded, i, j, dy.shape, stride).astype(jnp.float32) * gradient
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jax.lax.reduce(products, [jnp.float32(0)] * len(products), _add_all, (0, 1, 2))
+
+
+def _add_all(first: list[Array], second: list[Array]) -> list[Array]:
+    return [a + b for a, b in zip(first, second, strict=True)]
 
 
 def _gradient_padding(size: int, outputs: int, kernel_size: int, stride: int) -> tuple[int, int, int]:

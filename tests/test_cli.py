@@ -1,0 +1,148 @@
+"""The command line: help, exit statuses, messages, and how little it imports."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wenlan_jax import __version__, cli, stopping, train
+from wenlan_jax import config as configs
+
+COMMANDS = ("train", "eval", "pack", "vocab", "bench", "fields")
+GOOD = "from wenlan_jax import config\n\n\ndef get_config():\n    return config.default()\n"
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.py"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"example.*:\s+wenlan {command}", text)
+
+
+def test_the_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"^\s+{command}\s+\S", text, re.MULTILINE), command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train"], "required: --config, --workdir"),
+        (
+            ["train", "--config=a", "--workdir=b", "--seed=1"],
+            "unknown argument: --seed=1; see `wenlan train --help`",
+        ),
+        (["train", "--config=a", "--workdir=b", "seed=1"], "unknown argument: seed=1"),
+        (["fields", "--config.seed=1"], "unknown argument: --config.seed=1"),
+        (["eval", "--workdir=b", "--step=last"], "invalid int value: 'last'"),
+    ],
+)
+def test_a_malformed_command_line_ends_with_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_configuration_ends_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "absent.py"
+    assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path / 'run'}"]) == 1
+    assert capsys.readouterr().err == f"wenlan train: {path}: no such configuration file; see configs/\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_faults_of_the_fields_are_told(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = ["--config.train.stesp=5", "--config.model.dtype=float8"]
+    assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path / 'run'}", *fields]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("wenlan train: 2 fault(s) in the configuration:")
+    assert "did you mean train.steps?" in error
+    assert "one of float32, bfloat16" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, 0),
+        (configs.ConfigError("wrong"), 1),
+        (train.NonFiniteError("step 3"), 1),
+        (stopping.Stopped("saved", 15), 143),
+        (stopping.Stopped("saved", 2), 130),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
+)
+def test_the_status_tells_how_a_command_ended(
+    error: BaseException | None, status: int, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: object, workdir: Path) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(train, "train", run)
+    assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"]) == status
+
+
+def test_a_fault_of_ours_keeps_its_traceback(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: object, workdir: Path) -> None:
+        raise IndexError("a bug")
+
+    monkeypatch.setattr(train, "train", run)
+    with pytest.raises(IndexError, match="a bug"):
+        cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"])
+
+
+def test_fields_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fields"]) == 0
+    found = re.findall(r"^  --config\.([\w.]+)=", capsys.readouterr().out, re.MULTILINE)
+    assert found == [name for name, _, _ in configs.fields()]
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    command = f"{sys.executable} -m wenlan_jax.cli fields | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("  --config.task=")
+    assert done.stderr == ""
+
+
+def test_the_version_is_told() -> None:
+    assert (
+        python("from wenlan_jax import cli; cli.main(['--version'])").strip() == f"wenlan_jax {__version__}"
+    )
+
+
+def test_the_command_line_is_light() -> None:
+    """Data workers import it again, and --help is to answer at once."""
+    loaded = set(python("import sys; from wenlan_jax import cli; cli._parser(); print(*sys.modules)").split())
+    heavy = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "torch"}
+    assert loaded & heavy == set()

@@ -1,0 +1,280 @@
+"""The configuration: all faults at once, overrides, canonical text, fingerprint, and no field left unread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import config_dict
+
+from wenlan_jax import config as configs
+from wenlan_jax import schema
+
+PACKAGE = Path(configs.__file__).parent
+LEAVES = {path: field for path, field, _ in configs.fields()}
+
+
+def fault_lines(error: pytest.ExceptionInfo[configs.ConfigError]) -> list[str]:
+    head, *lines = str(error.value).split("\n  ")
+    assert head == f"{len(lines)} fault(s) in the configuration:"
+    return lines
+
+
+def test_the_default_is_sound() -> None:
+    assert configs.parse(configs.default()) == schema.Config()
+
+
+def test_all_faults_of_fields_are_listed_at_once() -> None:
+    values = configs.default().to_dict()
+    values["model"]["embeding"] = 64
+    values["xyz"] = {}
+    values["seed"] = True
+    values["data"]["image_size"] = "456"
+    values["data"]["kinds"] = "descriptive"
+    values["model"]["image"]["regions"]["grid"] = (1, 2.5)
+    values["train"]["batch_size"] = 0
+    values["augment"]["hue"] = 0.6
+    values["model"]["dtype"] = "float16"
+    values["optimizer"] = None
+    del values["train"]["steps"]
+    with pytest.raises(configs.ConfigError) as error:
+        configs.parse(values)
+    expected = (
+        r"model\.embeding: no such field; did you mean model\.embedding\?",
+        r"xyz: no such field",
+        r"seed: int is needed, not True",
+        r"data\.image_size: int is needed, not '456'",
+        r"data\.kinds: tuple\[str, \.\.\.\] is needed, not 'descriptive'",
+        r"model\.image\.regions\.grid: tuple\[int, \.\.\.\] is needed, not \(1, 2\.5\)",
+        r"train\.batch_size: at least 1 is needed, not 0",
+        r"augment\.hue: at most 0\.5 is needed, not 0\.6",
+        r"model\.dtype: one of float32, bfloat16 is needed, not 'float16'",
+        r"optimizer: a section is needed here, not None",
+        r"train\.steps: missing; .*",
+    )
+    lines = fault_lines(error)
+    assert len(lines) == len(expected)
+    for pattern in expected:
+        assert any(re.fullmatch(pattern, line) for line in lines), pattern
+
+
+CLASHES: dict[str, dict[str, Any]] = {
+    "model.text.bert.heads": {"model.text.bert.heads": 7},
+    "model.text.encoder.heads": {"model.text.encoder.heads": 5},
+    "data.text_length": {"data.text_length": 513},
+    "model.text.bert.scan_segments": {"model.text.bert.scan_segments": (8, 3)},
+    "train.accumulation: must divide": {
+        "train.accumulation": 5,
+        "model.image.batch_norm.mode": "frozen",
+    },
+    "model.image.batch_norm.group_size": {"train.batch_size": 24},
+    "train.accumulation: statistics": {"train.accumulation": 2, "model.image.batch_norm.mode": "batch"},
+    "model.image.backbone.stages": {"model.image.backbone.stages": ((3, 1, 1, 8),)},
+    "model.image.regions": {"model.image.regions.grid": (), "model.image.regions.whole_image": False},
+    "optimizer.warmup_steps": {"optimizer.warmup_steps": 100_000},
+    "augment.mean, augment.std": {"augment.mean": (0.5,)},
+    "augment.std": {"augment.std": (0.2, 0.2, 0.0)},
+    "mesh: only one": {"mesh.data": -1, "mesh.fsdp": -1},
+    "mesh: an axis": {"mesh.fsdp": 0},
+    "contrast.multi_label_top_k: more": {"contrast.multi_label_top_k": 9601},
+    "contrast.multi_label_top_k: the task": {"task": "clip", "contrast.multi_label_top_k": 1},
+    "model.freeze": {"model.freeze": ("image/(", "text/")},
+}
+
+
+def changed(values: dict[str, Any]) -> config_dict.ConfigDict:
+    c = configs.default()
+    for path, value in values.items():
+        c.update_from_flattened_dict({path: value})
+    return c
+
+
+@pytest.mark.parametrize("name", CLASHES)
+def test_fields_that_clash_are_named(name: str) -> None:
+    with pytest.raises(configs.ConfigError) as error:
+        configs.parse(changed(CLASHES[name]))
+    (line,) = fault_lines(error)
+    assert line.startswith(name)
+
+
+def test_several_clashes_are_listed_together() -> None:
+    with pytest.raises(configs.ConfigError) as error:
+        configs.parse(changed({"model.text.bert.heads": 7, "mesh.fsdp": 0, "model.freeze": ("(",)}))
+    assert len(fault_lines(error)) == 3
+
+
+def test_overrides_of_every_type_are_read() -> None:
+    config = configs.override(
+        configs.default(),
+        [
+            "--config.train.steps=7",
+            "--config.optimizer.learning_rate=3",
+            "--config.model.image.regions.grid=(1, 5)",
+            "--config.data.kinds=('weak',)",
+            "--config.data.languages=()",
+            "--config.model.image.backbone.stages=((3, 1, 1, 8, 1),)",
+            "--config.model.image.encoder.scan=true",
+            "--config.contrast.mask_false_negatives=false",
+            "--config.eval.ks=3",  # a single value stands for a tuple of one
+            "--config.data.source=wenlan_scenes/s128",
+            "--config.mesh.data=-1",
+        ],
+    )
+    assert (config.train.steps, config.data.source, config.mesh.data) == (7, "wenlan_scenes/s128", -1)
+    assert config.optimizer.learning_rate == 3.0
+    assert isinstance(config.optimizer.learning_rate, float)
+    assert (config.model.image.regions.grid, config.data.kinds, config.data.languages) == (
+        (1, 5),
+        ("weak",),
+        (),
+    )
+    assert config.eval.ks == (3,)
+    assert config.model.image.backbone.stages == ((3, 1, 1, 8, 1),)
+    assert config.model.image.encoder.scan is True
+    assert config.contrast.mask_false_negatives is False
+
+
+def test_all_faults_of_the_command_line_are_listed_at_once() -> None:
+    with pytest.raises(configs.ConfigError) as error:
+        configs.override(
+            configs.default(),
+            [
+                "--config.train.stepz=5",
+                "--config.train.steps=many",
+                "--config.model.image.encoder.scan=perhaps",
+                "--config.model.image.regions.grid=six",
+                "--config.data.kinds=(1, 2)",
+                "--config.augment.hue=0.7",
+                "--config.train",
+                "--config.seed=4",
+            ],
+        )
+    lines = fault_lines(error)
+    for start in (
+        "train.stepz: no such field; did you mean train.steps?",
+        "train.steps: ",
+        "model.image.encoder.scan: ",
+        "model.image.regions.grid: ",
+        "data.kinds: ",
+        "augment.hue: at most 0.5",
+        "--config.train: write --config.train=VALUE",
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1, (start, lines)
+    assert len(lines) == 7
+
+
+def test_overriding_leaves_the_base_unchanged() -> None:
+    base = configs.default()
+    configs.override(base, ["--config.train.steps=5"])
+    assert configs.parse(base) == schema.Config()
+
+
+def other_value(path: str, value: Any) -> Any:
+    """Another value of the type of the field's default; parse need not accept it."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return next((c for c in LEAVES[path].metadata["choices"] if c != value), value + "x")
+    if isinstance(value, tuple):
+        return (*value, *(value[-1:] or ("x",)))
+    return value * 2 + 2
+
+
+def with_other(path: str) -> schema.Config:
+    """The default with another value of the leaf `path`."""
+
+    def change(section: Any, names: list[str]) -> Any:
+        value = getattr(section, names[0])
+        inner = change(value, names[1:]) if names[1:] else other_value(path, value)
+        return dataclasses.replace(section, **{names[0]: inner})
+
+    return change(schema.Config(), path.split("."))
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_field_changes_the_fingerprint(path: str) -> None:
+    assert configs.fingerprint(with_other(path)) != configs.fingerprint(schema.Config())
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_field_that_changes_the_result_is_named_as_changed(path: str) -> None:
+    saved = json.loads(configs.to_json(schema.Config()))
+    found = configs.changes(saved, with_other(path))
+    free = LEAVES[path].metadata["free"] or path.split(".")[0] in ("mesh", "eval", "checkpoint")
+    assert [line.split(":")[0] for line in found] == ([] if free else [path])
+
+
+def test_fields_of_another_version_are_named_as_changed() -> None:
+    saved = json.loads(configs.to_json(schema.Config()))
+    del saved["contrast"]["momentum"]
+    saved["contrast"]["queue"] = 3
+    found = configs.changes(saved, schema.Config())
+    assert found == [
+        "contrast.momentum: saved 'nothing', now 0.99",
+        "contrast.queue: saved 3, now 'nothing'",
+    ]
+
+
+def test_the_canonical_text_gives_the_configuration_back() -> None:
+    config = configs.parse(changed({"model.image.regions.grid": (1, 5), "data.kinds": ("weak",), "seed": 3}))
+    assert configs.from_json(configs.to_json(config)) == config
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_fields() -> None:
+    def backwards(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: backwards(v) if isinstance(v, dict) else v for k, v in reversed(values.items())}
+
+    turned = configs.parse(backwards(configs.default().to_dict()))
+    assert configs.fingerprint(turned) == configs.fingerprint(schema.Config())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    raise KeyError('colour')\n", "KeyError: 'colour'"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("x = 1\n", "get_config"),
+        ("def get_config():\n    return open('no/such/file')\n", "FileNotFoundError"),
+        ("def get_config():\n    pass\n", "must return a ConfigDict, not None"),
+    ],
+    ids=["raises", "syntax", "no get_config", "missing file", "nothing returned"],
+)
+def test_a_configuration_file_that_does_not_run_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(configs.ConfigError) as error:
+        configs.load(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_configuration_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(configs.ConfigError, match=r"absent\.py: no such configuration file"):
+        configs.load(tmp_path / "absent.py")
+
+
+def test_a_file_and_overrides_make_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    body = "    c = config.default()\n    c.seed = 5\n    return c\n"
+    path.write_text(f"from wenlan_jax import config\n\n\ndef get_config():\n{body}")
+    config = configs.load(path, ["--config.train.steps=9"])
+    assert (config.seed, config.train.steps) == (5, 9)
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_field_is_described(path: str) -> None:
+    assert f"--config.{path}=" in configs.describe()
+    assert LEAVES[path].metadata["doc"]
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_field_is_read_by_the_package(path: str) -> None:
+    """An option that nothing reads would be a promise broken in silence."""
+    *_, section, name = ("config", *path.split("."))
+    reads = re.compile(rf"\.{name}\b(?!\s*=[^=])")
+    files = [file for file in PACKAGE.rglob("*.py") if file.name != "schema.py"]
+    assert any(reads.search(file.read_text()) for file in files), f"{section}.{name}"

@@ -1,0 +1,91 @@
+"""metrics.jsonl across resumes and kills, and the ledger of time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+from wenlan_jax import metrics
+
+
+def write_lines(directory: Path, steps: range, start: int = 0) -> None:
+    writer = metrics.MetricsWriter(directory, start)
+    for step in steps:
+        writer.write(step, {"train/loss": float(step)})
+    writer.close()
+
+
+def test_lines_come_back_as_written(tmp_path: Path) -> None:
+    write_lines(tmp_path, range(1, 4))
+    expected = [{"step": step, "train/loss": float(step)} for step in (1, 2, 3)]
+    assert metrics.read(tmp_path / "metrics.jsonl") == expected
+
+
+def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
+    write_lines(tmp_path, range(1, 8))
+    write_lines(tmp_path, range(6, 9), start=5)
+    found = metrics.read(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_fresh_run_keeps_no_line_of_an_earlier_one(tmp_path: Path) -> None:
+    write_lines(tmp_path, range(1, 4))
+    write_lines(tmp_path, range(1, 2))
+    assert [row["step"] for row in metrics.read(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(tmp_path, range(1, 3))
+    path.write_text(path.read_text() + '{"step": 3, "train/lo')
+    assert [row["step"] for row in metrics.read(path)] == [1, 2]
+    write_lines(tmp_path, range(3, 5), start=2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    writer = metrics.MetricsWriter(tmp_path, 0)
+    writer.write(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5})
+    writer.close()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=refuse) == {"step": 1, "a": None, "b": None, "c": None, "d": 0.5}
+
+
+def test_every_line_is_on_disk_at_once(tmp_path: Path) -> None:
+    writer = metrics.MetricsWriter(tmp_path, 0)
+    writer.write(1, {"a": 1.0})
+    assert metrics.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+    writer.close()
+
+
+def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
+
+
+def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    ledger = metrics.Ledger()
+    now[0] += 2
+    with ledger("steps"):
+        now[0] += 5
+    with ledger("checkpoints"):
+        now[0] += 3
+    with contextlib.suppress(RuntimeError), ledger("steps"):
+        now[0] += 1
+        raise RuntimeError
+    now[0] += 4
+    assert ledger.summary() == {"steps": 6.0, "checkpoints": 3.0, "other": 6.0, "total": 15.0}
+
+
+def test_the_memory_of_the_process_is_in_gib() -> None:
+    assert 0.01 < metrics.memory_gib()["host_memory_gib"] < 1000

@@ -1,0 +1,368 @@
+"""Whole runs through the command line, each in a process of its own, on the smallest data set and one device.
+
+A run is made once, by a function with a cache, and looked at by several tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from wenlan_jax import checkpoint, curves, metrics, schema, trees
+from wenlan_jax import config as configs
+from wenlan_jax import run as runs
+
+STEPS = 6
+
+CONFIG = '''
+import dataclasses
+
+from ml_collections import config_dict
+
+from wenlan_jax import config
+
+TEXT = """{text}"""
+
+
+def get_config():
+    return config_dict.ConfigDict(dataclasses.asdict(config.from_json(TEXT)))
+'''
+
+# The command line, with a signal to itself when the metrics of a step are read.
+DRIVER = """
+import os
+import sys
+
+from wenlan_jax import cli
+
+if __name__ == "__main__":
+    number, step, *arguments = sys.argv[1:]
+    if int(number):
+        from wenlan_jax import progress
+
+        add = progress.Meter.add
+
+        def add_and_signal(meter, done, *rest):
+            if done == int(step):
+                os.kill(os.getpid(), int(number))
+            return add(meter, done, *rest)
+
+        progress.Meter.add = add_and_signal
+    sys.exit(cli.main(arguments))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the runs of this file lie; `config` is the tiny configuration on `wenlan_scenes/tiny`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.py"
+
+    def call(self, *arguments: str, kill: int = 0, at: int = 0) -> subprocess.CompletedProcess[str]:
+        """One call of the command line, on one device, with compiled programs shared; `kill` at step `at`."""
+        flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": " ".join(flags),
+            "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [sys.executable, str(self.root / "driver.py"), str(int(kill)), str(at), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    def train(self, name: str, *fields: str, kill: int = 0, at: int = 0) -> subprocess.CompletedProcess[str]:
+        """`wenlan train` in the work directory `name`."""
+        return self.call(
+            "train", f"--config={self.config}", f"--workdir={self.root / name}", *fields, kill=kill, at=at
+        )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def place(root: Path, tiny: Callable[..., schema.Config]) -> Place:
+    config = tiny(
+        data__dir=str(root / "data"),
+        tokenizer__train_size=1000,
+        model__text__bert__vocab_size=0,
+        model__image__encoder__dropout=0.1,
+        train__steps=STEPS,
+        checkpoint__every=2,
+        checkpoint__keep=10,
+        eval__every=4,
+        eval__splits=("validation",),
+    )
+    (root / "config.py").write_text(CONFIG.format(text=configs.to_json(config)))
+    (root / "driver.py").write_text(DRIVER)
+    return Place(root)
+
+
+@functools.cache
+def straight(place: Place) -> Path:
+    """The work directory of a run from beginning to end."""
+    done = place.train("straight")
+    assert done.returncode == 0, done.stderr
+    return place.root / "straight"
+
+
+@functools.cache
+def interrupted(place: Place) -> list[subprocess.CompletedProcess[str]]:
+    """The same run stopped by SIGTERM, then killed, then finished with two data processes."""
+    straight(place)
+    return [
+        place.train("interrupted", kill=signal.SIGTERM, at=1),
+        place.train("interrupted", kill=signal.SIGKILL, at=5),
+        place.train("interrupted", "--config.data.workers=2"),
+    ]
+
+
+@functools.cache
+def diverged(place: Place) -> subprocess.CompletedProcess[str]:
+    return place.train("diverged", "--config.optimizer.learning_rate=1e30")
+
+
+@functools.cache
+def final_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """Every leaf of a checkpoint (the newest by default) by name."""
+    with checkpoint.Checkpoints(workdir / "checkpoints", schema.Checkpoint()) as checkpoints:
+        _, note = checkpoints.note(step)
+        current = runs.set_up(configs.parse(note.config), jax.devices()[:1])
+        _, state = checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings), step)
+    return {name: np.asarray(leaf) for name, leaf in trees.flatten(state).items()}
+
+
+def assert_same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+def training_lines(workdir: Path) -> list[dict[str, float]]:
+    """The lines of training steps without what a clock or the system measures."""
+    measured = ("pairs_per_second", "data_wait_share", "memory_gib")
+    lines = [row for row in metrics.read(workdir / "metrics.jsonl") if "train/loss" in row]
+    return [{n: v for n, v in row.items() if not n.endswith(measured)} for row in lines]
+
+
+def test_a_run_leaves_what_a_person_looks_at(place: Place) -> None:
+    workdir = straight(place)
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["train/steps"] == STEPS
+    assert result["train/pairs"] == STEPS * 8
+    assert result["train/skipped_steps"] == result["train/replaced_records"] == 0
+    for way in ("text_to_image", "image_to_text"):
+        at = f"retrieval/test/{way}"
+        assert result[f"{at}/queries"] == result[f"{at}/candidates"] == 16
+        assert result[f"{at}/chance_recall_at_1"] == 1 / 16
+        assert (
+            0
+            <= result[f"{at}/recall_at_1"]
+            <= result[f"{at}/recall_at_5"]
+            <= result[f"{at}/recall_at_10"]
+            <= 1
+        )
+    parts = {name: value for name, value in result.items() if name.startswith("seconds/")}
+    total = parts.pop("seconds/total")
+    assert {"seconds/compile", "seconds/steps", "seconds/wait_for_data", "seconds/evaluation"} <= parts.keys()
+    assert all(value >= 0 for value in parts.values())
+    np.testing.assert_allclose(sum(parts.values()), total)
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "What the model retrieves" in (workdir / "gallery.html").read_text()
+    assert (workdir / "tokenizer.model").is_file()
+
+
+def test_every_step_is_a_line_of_metrics(place: Place) -> None:
+    workdir = straight(place)
+    lines = training_lines(workdir)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    expected = {
+        *("loss", "loss_image_to_text", "loss_text_to_image", "loss_reference"),
+        *("accuracy_image_to_text", "accuracy_text_to_image", "masked_negatives", "temperature"),
+        *("grad_norm", "learning_rate", "bank_fill", "bank_oldest_age", "skipped", "replaced_records"),
+    }
+    for line in lines:
+        assert line.keys() == {f"train/{name}" for name in expected} | {"step"}
+        fill = min(8 * line["step"], 20)
+        assert line["train/bank_fill"] == fill
+        np.testing.assert_allclose(line["train/loss_reference"], 2 * np.log1p(fill), rtol=1e-6)
+        both = line["train/loss_image_to_text"] + line["train/loss_text_to_image"]
+        np.testing.assert_allclose(line["train/loss"], both, rtol=1e-5)
+    drawn = curves.read_metrics(workdir / "metrics.jsonl")
+    assert list(drawn["retrieval/validation/mean_recall"]) == [4]
+    assert list(drawn["retrieval/test/mean_recall"]) == [STEPS]
+
+
+def test_sigterm_saves_the_state_and_ends_with_its_status(place: Place) -> None:
+    stopped, *_ = interrupted(place)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    found = [line for line in stopped.stdout.splitlines() if line.startswith("stopped by SIGTERM after step")]
+    assert len(found) == 1
+    step = int(found[0].split()[5])
+    assert 1 <= step <= 2
+    assert "the state is saved, the same command continues" in found[0]
+    assert "Traceback" not in stopped.stderr
+    resumed = interrupted(place)[1]
+    assert f"resumed at step {step}:" in resumed.stdout
+    assert_same_bits(final_state(straight(place), 2), final_state(place.root / "interrupted", 2))
+
+
+def test_a_killed_run_resumes_from_its_last_whole_checkpoint(place: Place) -> None:
+    _, killed, resumed = interrupted(place)
+    assert killed.returncode == -signal.SIGKILL
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step 2:" in resumed.stdout or "resumed at step 4:" in resumed.stdout
+
+
+def test_a_stopped_and_killed_run_ends_in_the_bits_of_a_straight_one(place: Place) -> None:
+    """With data processes instead of threads after the kill."""
+    interrupted(place)
+    other = place.root / "interrupted"
+    one, two = final_state(straight(place)), final_state(other)
+    assert int(one["step"]) == STEPS
+    assert_same_bits(one, two)
+    assert training_lines(straight(place)) == training_lines(other)
+    figures = [
+        {n: v for n, v in json.loads((d / "result.json").read_text()).items() if n.startswith("retrieval/")}
+        for d in (straight(place), other)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_training_moves_the_towers_and_their_averages_apart(place: Place) -> None:
+    """So that equal bits above mean something."""
+    early, late = (final_state(straight(place), step) for step in (2, STEPS))
+    name = "params/image/projection/fc1/kernel"
+    assert not np.array_equal(early[name], late[name])
+    assert not np.array_equal(late[name], late["momentum/" + name])
+
+
+def test_a_changed_configuration_is_refused_by_name(place: Place) -> None:
+    straight(place)
+    refused = place.train("straight", "--config.optimizer.learning_rate=0.02", "--config.train.log_every=3")
+    assert refused.returncode == 1
+    assert "optimizer.learning_rate: saved 0.01, now 0.02" in refused.stderr
+    assert "checkpoint.accept_changes=true" in refused.stderr
+    assert "log_every" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_changed_configuration_is_accepted_on_request(place: Place) -> None:
+    shutil.copytree(straight(place), place.root / "accepted", dirs_exist_ok=True)
+    accepted = place.train(
+        "accepted", "--config.optimizer.learning_rate=0.02", "--config.checkpoint.accept_changes=true"
+    )
+    assert accepted.returncode == 0, accepted.stderr
+    assert f"resumed at step {STEPS}:" in accepted.stdout
+
+
+def test_eval_gives_the_figures_of_the_end_of_training(place: Place) -> None:
+    workdir, out = straight(place), place.root / "evaluated"
+    done = place.call("eval", f"--workdir={workdir}", f"--out={out}", "--config.eval.final_splits=('test',)")
+    assert done.returncode == 0, done.stderr
+    trained = json.loads((workdir / "result.json").read_text())
+    expected = {name: value for name, value in trained.items() if name.startswith("retrieval/")}
+    assert len(expected) > 20
+    assert json.loads((out / "result.json").read_text()) == {**expected, "train/steps": STEPS}
+    assert (out / "gallery.html").is_file()
+
+
+def test_eval_of_an_earlier_step_in_one_language(place: Place) -> None:
+    workdir, out = straight(place), place.root / "evaluated early"
+    fields = ["--config.eval.final_splits=('validation',)", "--config.eval.languages=('zh',)"]
+    done = place.call("eval", f"--workdir={workdir}", "--step=4", f"--out={out}", *fields)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "result.json").read_text())
+    assert found["train/steps"] == 4
+    assert {name.split("/")[1] for name in found if name.startswith("retrieval/")} == {"validation"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--step=5"], "no checkpoint 5"),
+        (["--config.model.embedding=8"], "model.embedding=8: only fields of data., eval., mesh. can be set"),
+    ],
+)
+def test_eval_refuses_what_it_cannot_do(place: Place, arguments: list[str], message: str) -> None:
+    done = place.call("eval", f"--workdir={straight(place)}", f"--out={place.root / 'refused'}", *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_eval_of_a_directory_without_a_run(place: Place) -> None:
+    done = place.call("eval", f"--workdir={place.root / 'nowhere'}")
+    assert done.returncode == 1
+    assert "is it the --workdir of a training run?" in done.stderr
+
+
+def test_a_step_that_is_not_finite_stops_the_run_and_is_named(place: Place) -> None:
+    done = diverged(place)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "is not finite: first in " in line]
+    step = int(line.split("step ")[1].split()[0])
+    assert 2 <= step <= STEPS
+    origin = line.split("first in ")[1].split(", then")[0].split(". The state")[0]
+    assert origin.split(" ")[0] in ("params", "batch_stats", "momentum", "keys", "metrics", "gradient"), (
+        origin
+    )
+    assert "train.non_finite='skip'" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_the_state_before_a_step_that_is_not_finite_is_saved(place: Place) -> None:
+    line = diverged(place).stderr
+    before = int(line.split("step ")[1].split()[0]) - 1
+    state = final_state(place.root / "diverged")
+    assert (int(state["step"]), int(state["skipped"])) == (before, 0)
+    floating = {name: leaf for name, leaf in state.items() if leaf.dtype == np.float32}
+    assert all(np.isfinite(leaf).all() for name, leaf in floating.items() if name.startswith("banks/"))
+
+
+@pytest.mark.slow
+def test_steps_skipped_earlier_do_not_stop_a_run(place: Place) -> None:
+    """`train.non_finite` may change from 'skip' to 'stop' on resume."""
+    workdir = place.root / "skipped"
+    with checkpoint.Checkpoints(straight(place) / "checkpoints", schema.Checkpoint()) as checkpoints:
+        _, note = checkpoints.note(4)
+        config = configs.parse(note.config)
+        current = runs.set_up(config, jax.devices()[:1])
+        _, state = checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings), 4)
+    with checkpoint.Checkpoints(workdir / "checkpoints", schema.Checkpoint()) as checkpoints:
+        checkpoints.save(4, state.replace(skipped=state.skipped + 3), config, note.tokenizer)
+    shutil.copy(straight(place) / "tokenizer.model", workdir)
+    done = place.train("skipped", "--config.train.non_finite=stop")
+    assert done.returncode == 0, done.stderr
+    assert (int(final_state(workdir)["step"]), int(final_state(workdir)["skipped"])) == (STEPS, 3)
+
+
+def test_clip_trains_in_the_same_loop(place: Place) -> None:
+    done = place.train("clip", "--config.task=clip", "--config.train.steps=3")
+    assert done.returncode == 0, done.stderr
+    lines = training_lines(place.root / "clip")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        np.testing.assert_allclose(line["train/loss_reference"], 2 * np.log(8), rtol=1e-6)
+    assert not [name for name in final_state(place.root / "clip") if name.startswith(("banks", "momentum"))]
+    assert "retrieval/test/text_to_image/recall_at_1" in json.loads(
+        (place.root / "clip/result.json").read_text()
+    )
