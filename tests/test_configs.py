@@ -57,7 +57,7 @@ def test_a_configuration_builds(path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Parameters of a tower as the official code counts them, the unused ones of these, and the trained ones."""
+    """Parameters of a tower as the official code counts them, unused ones among them, and trained ones."""
 
     official: int
     unused: int

@@ -168,7 +168,8 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     config = _read_config(arguments.config, rest)
     from wenlan_jax.bench import command
 
-    return command.run(config, arguments.steps, arguments.against, arguments.json)
+    command.run_bench(config, arguments.steps, arguments.against, arguments.json)
+    return 0
 
 
 def _fields_arguments(parser: argparse.ArgumentParser) -> None:

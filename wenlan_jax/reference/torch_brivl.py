@@ -207,18 +207,22 @@ class ImageEncoder(nn.Module):
         )
 
     def region_tokens(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """Samples all boxes of the batch at once; grid for align_corners=True, read without, as released."""
-        batch, channels, height, width = features.shape
-        x1, y1, x2, y2 = (boxes.detach() * (height / self.image_size)).flatten(0, 1).unbind(1)
+        """Tokens of every image's boxes, image by image as the official code makes them."""
+        return torch.stack([self._tokens_of_one(*pair) for pair in zip(features, boxes, strict=True)])
+
+    def _tokens_of_one(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """4x4 samples a box, 1x1 convolution, mean; grid for align_corners=True, read without, as released."""
+        channels, height, width = features.shape
+        x1, y1, x2, y2 = (boxes.detach() * (height / self.image_size)).unbind(1)
         zero = torch.zeros_like(x1)
         across = torch.stack(((x2 - x1) / (width - 1), zero, (x1 + x2 - width + 1) / (width - 1)), 1)
         down = torch.stack((zero, (y2 - y1) / (height - 1), (y1 + y2 - height + 1) / (height - 1)), 1)
         theta = torch.stack((across, down), 1)
         grid = F.affine_grid(theta, [len(theta), channels, SAMPLES, SAMPLES], align_corners=False)
         samples = F.grid_sample(
-            features, grid.view(batch, -1, SAMPLES, 2).to(features.dtype), align_corners=False
+            features.expand(len(theta), -1, -1, -1), grid.to(features.dtype), align_corners=False
         )
-        return self.learnable["max_pool"](samples).squeeze(-1).transpose(1, 2)
+        return self.learnable["max_pool"](samples).flatten(1)
 
     def forward(self, images: Tensor, boxes: Tensor, box_mask: Tensor) -> Tensor:
         tokens = self.region_tokens(self.backbone(images), boxes)
