@@ -43,7 +43,15 @@ setup(
         "gpu": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
-        "torch": ["torch>=2.4,<2.14", "transformers>=4.50,<6", "safetensors>=0.4"],
-        "test": ["mypy>=1.14,<3", "pytest>=8,<10", "ruff>=0.12,<0.18", "scipy>=1.13"],
+        "torch": ["torch>=2.4,<2.14", "transformers>=4.50,<6"],
+        # torch 2.13.0 is also published as a CPU build; a range may fetch gigabytes of CUDA libraries.
+        "test": [
+            "mypy>=1.14,<3",
+            "pytest>=8,<10",
+            "ruff>=0.12,<0.18",
+            "scipy>=1.13",
+            "torch==2.13.0",
+            "transformers>=4.50,<6",
+        ],
     },
 )

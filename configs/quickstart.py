@@ -17,7 +17,7 @@ def get_config() -> config_dict.ConfigDict:
     c.data.source = "wenlan_scenes/s64"
     c.data.image_size = 64
     c.data.kinds = ("descriptive",)
-    c.data.text_length = 48
+    c.data.text_length = 64
     c.tokenizer.train_size = 2000
 
     c.model.dtype = "float32"
@@ -49,10 +49,11 @@ def get_config() -> config_dict.ConfigDict:
 
     c.contrast.bank_size = 1024
     c.contrast.in_batch_negatives = True
+    c.contrast.momentum = 0.9
     c.optimizer.learning_rate = 1e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 20
-    c.train.steps = 300
+    c.train.steps = 400
     c.train.batch_size = 64
     c.train.log_every = 10
     c.eval.final_splits = ("test",)

@@ -37,7 +37,14 @@ def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
     image.backbone.width_multiplier, image.backbone.depth_multiplier = 0.0125 * 4, 1.0
     image.batch_norm.group_size = 4
     image.regions.grid = (2,)
-    bert.vocab_size, bert.width, bert.layers, bert.heads, bert.feed_forward, bert.positions = 600, 16, 1, 2, 16, 16
+    bert.vocab_size, bert.width, bert.layers, bert.heads, bert.feed_forward, bert.positions = (
+        600,
+        16,
+        1,
+        2,
+        16,
+        16,
+    )
     for encoder in (image.encoder, c.model.text.encoder):
         encoder.layers, encoder.heads, encoder.feed_forward, encoder.dropout = 1, 2, 16, 0.0
     bert.dropout = 0.0

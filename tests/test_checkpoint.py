@@ -93,9 +93,7 @@ def saved(tiny: Make, original: Path, tmp_path: Path) -> tuple[Path, runs.Run, T
     ],
     ids=["1", "4", "4 fsdp", "8"],
 )
-def test_every_leaf_comes_back_bit_for_bit_on_another_mesh(
-    saved: Any, tiny: Make, axes: dict[str, int]
-) -> None:
+def test_every_leaf_comes_back_bit_for_bit_on_another_mesh(saved: Any, tiny: Make, axes: dict[str, int]) -> None:
     directory, _, state = saved
     other = set_up(tiny(**axes), axes["mesh__data"] * axes.get("mesh__fsdp", 1))
     with Checkpoints(directory, KEEP) as checkpoints:

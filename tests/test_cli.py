@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from wenlan_jax import __version__, cli, stopping, train
 from wenlan_jax import config as configs
+from wenlan_jax.data import loader, records, sources
 
 COMMANDS = ("train", "eval", "pack", "vocab", "bench", "fields")
 GOOD = "from wenlan_jax import config\n\n\ndef get_config():\n    return config.default()\n"
@@ -68,18 +70,14 @@ def test_a_malformed_command_line_ends_with_status_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_configuration_ends_with_status_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_configuration_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "absent.py"
     assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path / 'run'}"]) == 1
     assert capsys.readouterr().err == f"wenlan train: {path}: no such configuration file; see configs/\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_all_faults_of_the_fields_are_told(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_faults_of_the_fields_are_told(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = ["--config.train.stesp=5", "--config.model.dtype=float8"]
     assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path / 'run'}", *fields]) == 1
     error = capsys.readouterr().err
@@ -111,15 +109,67 @@ def test_the_status_tells_how_a_command_ended(
     assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"]) == status
 
 
-def test_a_fault_of_ours_keeps_its_traceback(
-    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_ours_keeps_its_traceback(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(config: object, workdir: Path) -> None:
         raise IndexError("a bug")
 
     monkeypatch.setattr(train, "train", run)
     with pytest.raises(IndexError, match="a bug"):
         cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"])
+
+
+def test_a_work_directory_that_is_a_file_is_told(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", f"--config={good}", f"--workdir={good}"]) == 1
+    assert capsys.readouterr().err == f"wenlan train: {good}: is a file; a directory is needed\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device (this command writes to {})"),
+        (ConnectionError("the host is away"), "the host is away (this command writes to {})"),
+    ],
+    ids=repr,
+)
+def test_a_fault_of_the_system_is_one_line_with_a_path(
+    error: OSError,
+    message: str,
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(config: object, workdir: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "train", run)
+    assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"]) == 1
+    assert capsys.readouterr().err == f"wenlan train: {message.format(tmp_path)}\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (5000, r"5000 is too large for these 300 texts, .*; set \d+ or less"),
+        (300, r"300 is too small: .*; set more than \d+"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_names_its_field(
+    size: int,
+    message: str,
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    texts = [records.Text("weak", "zh", f"{chr(0x4E00 + number)} circle {number}") for number in range(300)]
+    found = [loader.RecordText(row, text) for row, text in enumerate(texts)]
+    monkeypatch.setattr(sources, "open_source", lambda *_: None)
+    monkeypatch.setattr(loader, "list_texts", lambda *_: found)
+    fields = [f"--config.tokenizer.train_size={size}"]
+    assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path / 'run'}", *fields]) == 1
+    assert re.match(f"wenlan train: tokenizer.train_size: a vocabulary of {message}", capsys.readouterr().err)
 
 
 def test_fields_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,9 +186,7 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert (
-        python("from wenlan_jax import cli; cli.main(['--version'])").strip() == f"wenlan_jax {__version__}"
-    )
+    assert python("from wenlan_jax import cli; cli.main(['--version'])").strip() == f"wenlan_jax {__version__}"
 
 
 def test_the_command_line_is_light() -> None:

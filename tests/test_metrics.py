@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -46,6 +47,30 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert [row["step"] for row in metrics.read(path)] == [1, 2]
     write_lines(tmp_path, range(3, 5), start=2)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_line_without_a_step_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n\n[2]\n{"step": "3"}\n{"step": 4}\n')
+    with caplog.at_level(logging.WARNING):
+        assert metrics.read(path) == [{"step": 1}, {"step": 4}]
+    assert [number for number in range(1, 6) if f"line {number} " in caplog.text] == [3, 4]
+
+
+def test_a_finished_run_that_evaluates_again_has_one_line_of_it(tmp_path: Path) -> None:
+    for recall in (0.25, 0.5, 0.5):
+        writer = metrics.MetricsWriter(tmp_path, 2)
+        if recall == 0.25:
+            writer.write(1, {"train/loss": 1.0})
+            writer.write(2, {"train/loss": 2.0})
+        writer.write(2, {"retrieval/test/mean_recall": recall})
+        writer.close()
+    assert metrics.read(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "train/loss": 1.0},
+        {"step": 2, "train/loss": 2.0},
+        {"step": 2, "retrieval/test/mean_recall": 0.5},
+    ]
+    assert [file.name for file in tmp_path.glob("metrics*")] == ["metrics.jsonl"]
 
 
 def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:

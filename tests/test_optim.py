@@ -75,9 +75,7 @@ def ours(config: schema.Optimizer, start: dict[str, np.ndarray], grads: list[Any
     return trees.flatten(params)
 
 
-def theirs(
-    make: Any, start: dict[str, np.ndarray], grads: list[Any], decay: float, clip: float
-) -> dict[str, Any]:
+def theirs(make: Any, start: dict[str, np.ndarray], grads: list[Any], decay: float, clip: float) -> dict[str, Any]:
     """PyTorch with the usual two parameter groups."""
     leaves = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
     groups = [
@@ -107,9 +105,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("steps", [1, STEPS])
 def test_optimizers_equal_those_of_torch(name: str, decay: float, clip: float, steps: int) -> None:
     start, *grads = random_trees(1 + steps)
-    config = settings(
-        name=name, b1=0.8, b2=0.95, eps=1e-3, sgd_momentum=0.7, weight_decay=decay, clip_norm=clip
-    )
+    config = settings(name=name, b1=0.8, b2=0.95, eps=1e-3, sgd_momentum=0.7, weight_decay=decay, clip_norm=clip)
     expected = theirs(OPTIMIZERS[name], start, grads, decay, clip)
     for leaf, value in ours(config, start, grads).items():
         np.testing.assert_allclose(value, expected[leaf], rtol=2e-5, atol=2e-6, err_msg=leaf)
@@ -138,9 +134,7 @@ def test_clipping_leaves_small_gradients_alone() -> None:
     for limit, factor in ((2 * norm, 1.0), (norm / 4, 0.25)):
         after = ours(settings(name="sgd", clip_norm=limit), start, [gradient])
         for name, value in after.items():
-            np.testing.assert_allclose(
-                value, start[name] - 0.1 * factor * gradient[name], rtol=1e-5, atol=1e-6
-            )
+            np.testing.assert_allclose(value, start[name] - 0.1 * factor * gradient[name], rtol=1e-5, atol=1e-6)
 
 
 def test_biases_norms_and_the_temperature_are_not_decayed(tiny: Callable[..., schema.Config]) -> None:

@@ -127,9 +127,7 @@ def test_a_fresh_state_is_the_same_on_any_mesh(tiny: Make) -> None:
         (schema.Mesh(2, 2, 2), (2, 2, 2)),
     ],
 )
-def test_a_mesh_takes_its_sizes_from_the_configuration(
-    config: schema.Mesh, expected: tuple[int, ...]
-) -> None:
+def test_a_mesh_takes_its_sizes_from_the_configuration(config: schema.Mesh, expected: tuple[int, ...]) -> None:
     mesh = meshes.create(config)
     assert tuple(mesh.shape.values()) == expected
     assert mesh.axis_names == meshes.BATCH_AXES
@@ -151,9 +149,7 @@ def test_a_mesh_that_the_devices_cannot_form_is_refused(config: schema.Mesh, mes
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     mesh = make_mesh(2, 2, 2)
     meshes.check_batch(mesh, 16, "train.batch_size")
-    with pytest.raises(
-        meshes.MeshError, match=r"train\.batch_size: 12 does not divide over 8 devices; use a multiple"
-    ):
+    with pytest.raises(meshes.MeshError, match=r"train\.batch_size: 12 does not divide over 8 devices; use a multiple"):
         meshes.check_batch(mesh, 12, "train.batch_size")
 
 

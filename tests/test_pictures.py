@@ -128,9 +128,7 @@ def test_metrics_are_read_by_name_and_the_later_line_counts(tmp_path: Path) -> N
     assert list(curves.read_metrics(path)["a"]) == [1, 2]
 
 
-def test_a_line_cut_off_by_a_crash_is_skipped_and_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_line_cut_off_by_a_crash_is_skipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
     _log(path, 100, tail='{"step": 100, "train/lo')
     with caplog.at_level(logging.WARNING):

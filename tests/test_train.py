@@ -88,9 +88,7 @@ class Place:
 
     def train(self, name: str, *fields: str, kill: int = 0, at: int = 0) -> subprocess.CompletedProcess[str]:
         """`wenlan train` in the work directory `name`."""
-        return self.call(
-            "train", f"--config={self.config}", f"--workdir={self.root / name}", *fields, kill=kill, at=at
-        )
+        return self.call("train", f"--config={self.config}", f"--workdir={self.root / name}", *fields, kill=kill, at=at)
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +171,7 @@ def test_a_run_leaves_what_a_person_looks_at(place: Place) -> None:
         at = f"retrieval/test/{way}"
         assert result[f"{at}/queries"] == result[f"{at}/candidates"] == 16
         assert result[f"{at}/chance_recall_at_1"] == 1 / 16
-        assert (
-            0
-            <= result[f"{at}/recall_at_1"]
-            <= result[f"{at}/recall_at_5"]
-            <= result[f"{at}/recall_at_10"]
-            <= 1
-        )
+        assert 0 <= result[f"{at}/recall_at_1"] <= result[f"{at}/recall_at_5"] <= result[f"{at}/recall_at_10"] <= 1
     parts = {name: value for name, value in result.items() if name.startswith("seconds/")}
     total = parts.pop("seconds/total")
     assert {"seconds/compile", "seconds/steps", "seconds/wait_for_data", "seconds/evaluation"} <= parts.keys()
@@ -322,9 +314,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_is_named(place: Place) -> N
     step = int(line.split("step ")[1].split()[0])
     assert 2 <= step <= STEPS
     origin = line.split("first in ")[1].split(", then")[0].split(". The state")[0]
-    assert origin.split(" ")[0] in ("params", "batch_stats", "momentum", "keys", "metrics", "gradient"), (
-        origin
-    )
+    assert origin.split(" ")[0] in ("params", "batch_stats", "momentum", "keys", "metrics", "gradient"), origin
     assert "train.non_finite='skip'" in line
     assert "Traceback" not in done.stderr
 
@@ -363,6 +353,4 @@ def test_clip_trains_in_the_same_loop(place: Place) -> None:
     for line in lines:
         np.testing.assert_allclose(line["train/loss_reference"], 2 * np.log(8), rtol=1e-6)
     assert not [name for name in final_state(place.root / "clip") if name.startswith(("banks", "momentum"))]
-    assert "retrieval/test/text_to_image/recall_at_1" in json.loads(
-        (place.root / "clip/result.json").read_text()
-    )
+    assert "retrieval/test/text_to_image/recall_at_1" in json.loads((place.root / "clip/result.json").read_text())

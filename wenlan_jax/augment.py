@@ -108,9 +108,7 @@ _ADJUSTMENTS: list[Callable[[Images, Factors], Images]] = [
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 
 
-def _in_random_order(
-    images: Images, key: Array, draws: Float[Array, "batch 4"], strengths: Strengths
-) -> Images:
+def _in_random_order(images: Images, key: Array, draws: Float[Array, "batch 4"], strengths: Strengths) -> Images:
     """The adjustments of positive strength, in an order drawn from `key`; `draws` are uniform in [-1, 1)."""
     active = [index for index, strength in enumerate(strengths) if strength > 0]
     if not active:

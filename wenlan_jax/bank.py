@@ -19,8 +19,7 @@ NO_ID = -1
 """Id of an entry that no image stands behind; equal to no image's id."""
 
 
-@struct.dataclass
-class Bank:
+class Bank(struct.PyTreeNode):
     """`capacity` (K) newest keys. `pushed_at` is the step that wrote a slot, -1 where none did."""
 
     keys: Float[Array, "slots batch dim"]

@@ -91,7 +91,9 @@ class Checkpoints:
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
             found = ", ".join(map(str, self._manager.all_steps())) or "none"
-            raise CheckpointError(f"no checkpoint {'' if step is None else step} under {self.directory}; found: {found}")
+            raise CheckpointError(
+                f"no checkpoint {'' if step is None else step} under {self.directory}; found: {found}"
+            )
         try:
             stored = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
             return step, Note(**stored)
@@ -123,7 +125,9 @@ class Checkpoints:
             )
         target = nested(abstract)
         request = ocp.args.PyTreeRestore(
-            item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+            item=target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
         )
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]

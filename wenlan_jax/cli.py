@@ -25,7 +25,7 @@ Every field of the configuration can be set on the command line: --config.train.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 a fault that is explained, 128 + n stopped by signal n."""
+    """Runs one command; the exit status is 0 if done, 1 after an explained fault, 128 + n if signal n stopped it."""
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     strangers = [argument for argument in rest if not argument.startswith("--config.")]
@@ -42,18 +42,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if number is not None:
             print(error, flush=True)
             return 128 + int(number)
-        if not _is_explained(error):
+        explanation = _explain(error, parsed)
+        if explanation is None:
             raise
-        print(f"wenlan {parsed.command}: {error}", file=sys.stderr)
+        print(f"wenlan {parsed.command}: {explanation}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"wenlan {parsed.command}: interrupted", file=sys.stderr)
         return 130
 
 
-def _is_explained(error: Exception) -> bool:
-    """Whether the error is one of ours, whose message is written for the user."""
-    return type(error).__module__.startswith("wenlan_jax.")
+def _explain(error: Exception, parsed: argparse.Namespace) -> str | None:
+    """The message of an error of ours, or of the system's with its path; None for any other error, which is a bug."""
+    if type(error).__module__.startswith("wenlan_jax."):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        # Writing to an open file, as on a full disk: the system does not say which one.
+        place = getattr(parsed, "workdir", None) or getattr(parsed, "out", None)
+        return f"{reason} (this command writes to {place})" if place else reason
+    if isinstance(error, FileExistsError) and os.path.isfile(error.filename):
+        reason = "is a file; a directory is needed"
+    return f"{error.filename}: {reason}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "pack", "turn your own image-text pairs into records", _pack_arguments, _pack, False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", _vocab_arguments, _vocab, False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
-    _add(commands, "fields", "list every configuration field with its default and source", _fields_arguments, _fields, False)
+    _add(
+        commands,
+        "fields",
+        "list every configuration field with its default and source",
+        _fields_arguments,
+        _fields,
+        False,
+    )
     return parser
 
 
@@ -155,7 +174,12 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "example:\n  wenlan bench --config=configs/bench_b0.py --against=torch"
     parser.add_argument("--config", type=Path, required=True, help="a configuration file")
-    parser.add_argument("--steps", type=int, default=10, help="measured steps of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=10,
+        help="measured steps, of each side and round in a comparison (default: %(default)s)",
+    )
     parser.add_argument(
         "--against",
         choices=("torch",),

@@ -26,6 +26,7 @@ from wenlan_jax.schema import Config
 
 T = TypeVar("T")
 
+
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message lists every fault found, one a line."""
 
@@ -33,6 +34,16 @@ class ConfigError(ValueError):
 def default() -> config_dict.ConfigDict:
     """A fresh ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
     return config_dict.ConfigDict(dataclasses.asdict(Config()))
+
+
+def make_large(c: config_dict.ConfigDict) -> None:
+    """Turns the towers of `c` into EfficientNet-B7 and RoBERTa large with embeddings of 2,560 numbers [C]."""
+    c.model.embedding = 2560
+    c.model.image.backbone.width_multiplier = 2.0
+    c.model.image.backbone.depth_multiplier = 3.1
+    bert = c.model.text.bert
+    bert.width, bert.layers, bert.heads, bert.feed_forward = 1024, 24, 16, 4096
+    c.model.freeze = (c.model.freeze[0], r"text/backbone/(embeddings|layers_1?[0-9])/")
 
 
 def fields(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -135,9 +146,16 @@ def _clashes(c: Config) -> list[str]:
         if not ok:
             faults.append(message)
 
-    bert, norm, micro = c.model.text.bert, c.model.image.batch_norm, c.train.batch_size // c.train.accumulation
+    bert, norm, micro = (
+        c.model.text.bert,
+        c.model.image.batch_norm,
+        c.train.batch_size // c.train.accumulation,
+    )
     check(bert.width % bert.heads == 0, "model.text.bert.heads: must divide model.text.bert.width")
-    check(bert.width % c.model.text.encoder.heads == 0, "model.text.encoder.heads: must divide model.text.bert.width")
+    check(
+        bert.width % c.model.text.encoder.heads == 0,
+        "model.text.encoder.heads: must divide model.text.bert.width",
+    )
     check(c.data.text_length <= bert.positions, "data.text_length: longer than model.text.bert.positions")
     check(
         not bert.scan_segments or sum(bert.scan_segments) == bert.layers,
@@ -157,14 +175,23 @@ def _clashes(c: Config) -> list[str]:
         "train.accumulation: statistics of the whole batch cannot be had from micro-batches; "
         "use model.image.batch_norm.mode='group' or 'frozen'",
     )
-    check(all(len(stage) == 5 for stage in c.model.image.backbone.stages), "model.image.backbone.stages: five numbers a stage")
-    check(bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes" or c.model.image.regions.whole_image, "model.image.regions: no region is left")
+    check(
+        all(len(stage) == 5 for stage in c.model.image.backbone.stages),
+        "model.image.backbone.stages: five numbers a stage",
+    )
+    check(
+        bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes" or c.model.image.regions.whole_image,
+        "model.image.regions: no region is left",
+    )
     check(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps: must be less than train.steps")
     check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
     check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
     check([c.mesh.replica, c.mesh.data, c.mesh.fsdp].count(-1) <= 1, "mesh: only one axis may be -1")
     check(0 not in (c.mesh.replica, c.mesh.data, c.mesh.fsdp), "mesh: an axis cannot be 0")
-    check(c.contrast.multi_label_top_k <= c.contrast.bank_size, "contrast.multi_label_top_k: more than contrast.bank_size")
+    check(
+        c.contrast.multi_label_top_k <= c.contrast.bank_size,
+        "contrast.multi_label_top_k: more than contrast.bank_size",
+    )
     check(
         c.task != "clip" or c.contrast.multi_label_top_k == 0,
         "contrast.multi_label_top_k: the task 'clip' has no bank",
@@ -255,7 +282,7 @@ def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False)
     for field in dataclasses.fields(kind):
         free = inherited or field.metadata.get("free", False)
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from _free_fields(hints[field.name], f"{prefix}{field.name}.", free)  # type: ignore[arg-type]
+            yield from _free_fields(hints[field.name], f"{prefix}{field.name}.", free)
         elif free:
             yield prefix + field.name
 

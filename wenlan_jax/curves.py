@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -12,41 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from wenlan_jax.metrics import read as read_lines
+
 Series = dict[int, float]
 """Values by step, in the order of the steps."""
 
 _RECALL = re.compile(r"(?:^|.*/)retrieval/([^/]+)/(text_to_image|image_to_text)/recall_at_(\d+)$")
-
-_log = logging.getLogger(__name__)
 
 
 class CurvesError(ValueError):
     """A metrics file that holds nothing to draw."""
 
 
-def _fields(line: str) -> dict[str, object] | None:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return fields if isinstance(fields, dict) and isinstance(fields.get("step"), int) else None
-
-
 def read_metrics(path: Path) -> dict[str, Series]:
-    """The numeric fields of a metrics file by name, each a map from step to value.
-
-    A run that was resumed writes some steps twice: the later line counts. Lines that are no JSON object with
-    a whole `step`, such as one cut off by a crash, are skipped with a warning.
-    """
+    """The numeric fields of a metrics file by name, each a map from step to value; of equal steps the later counts."""
     found: dict[str, Series] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        fields = _fields(line) if line.strip() else {}
-        if fields is None:
-            _log.warning("%s: line %d is not a whole metrics line and is skipped", path, number)
-            continue
-        step = fields.pop("step", None)
-        for name, value in fields.items():
-            if isinstance(step, int) and isinstance(value, int | float):
+    for row in read_lines(path):
+        step = row.pop("step")
+        for name, value in row.items():
+            if isinstance(value, int | float):
                 found.setdefault(name, {})[step] = float(value)
     return {name: dict(sorted(series.items())) for name, series in found.items()}
 
@@ -104,9 +86,7 @@ def _speed(axes: Axes, metrics: dict[str, Series]) -> None:
     axes.set_ylim(bottom=0)
     if "train/data_wait_share" in metrics:
         share = axes.twinx()
-        _draw(
-            share, metrics["train/data_wait_share"], "share of time waiting for data", color="C1", marker=None
-        )
+        _draw(share, metrics["train/data_wait_share"], "share of time waiting for data", color="C1", marker=None)
         share.set_ylim(0, 1)
         share.spines[["top"]].set_visible(False)
         share.legend(fontsize=7, frameon=False, loc="lower right")

@@ -33,9 +33,7 @@ def create(config: schema.Mesh, devices: Sequence[jax.Device] | None = None) -> 
             "at hand; set one of --config.mesh.replica, .data, .fsdp to -1 to take the rest"
         )
     # Auto: the compiler places intermediate values; the default (Explicit) refuses products of sharded operands.
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices
-    )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:

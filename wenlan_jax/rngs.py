@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
 
-def root(seed: int) -> UInt32[Array, "2"]:
+def root(seed: int) -> UInt32[Array, 2]:
     """The root key of a run as plain numbers, so that any checkpoint format can hold it."""
     return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
 
 
-def stream(root_key: UInt32[Array, "2"], name: str, step: Int[Array, ""] | int, index: Int[Array, ""] | int = 0) -> Array:
+def stream(root_key: UInt32[Array, 2], name: str, step: Int[Array, ""] | int, index: Int[Array, ""] | int = 0) -> Array:
     """The key of the stream `name` at `step`; `index` tells micro-batches apart."""
     key = jax.random.wrap_key_data(root_key, impl="threefry2x32")
     for number in (zlib.crc32(name.encode()), step, index):

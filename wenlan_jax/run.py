@@ -12,8 +12,8 @@ import jax
 from jax.sharding import Mesh
 
 from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
 from wenlan_jax import host_memory, partition, rngs, schema, step
+from wenlan_jax import mesh as meshes
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import TrainState
 from wenlan_jax.tasks import registry
@@ -51,7 +51,9 @@ def fresh_state(run: Run) -> TrainState:
 def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
     """The compiled training step `(state, batch) -> (state, metrics)`, which consumes its state."""
     abstract = jax.tree.map(
-        lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at), run.shapes, run.shardings
+        lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at),
+        run.shapes,
+        run.shardings,
     )
     whole = jax.jit(
         functools.partial(step.train_step, run.recipe),

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+
 def _field(
     default: T,
     doc: str,
@@ -22,12 +23,12 @@ def _field(
 ) -> T:
     """A schema field. `free` marks fields that may change on resume, as they do not change the result."""
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free}
-    return dataclasses.field(default=default, metadata=metadata)  # type: ignore[return-value]
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def _section(kind: type[T], *, free: bool = False) -> T:
     """A nested section; `free` marks every field in it."""
-    return dataclasses.field(default_factory=kind, metadata={"free": free})  # type: ignore[return-value]
+    return dataclasses.field(default_factory=kind, metadata={"free": free})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,8 @@ class BatchNorm:
     momentum: float = _field(0.1, "weight of the new statistics in the running ones (PyTorch's sense)", low=0, high=1)
     eps: float = _field(1e-3, "tf_ variants of EfficientNet [C]", low=0)
     official_frozen_drift: bool = _field(
-        False, "frozen layers normalise by, and store, batch statistics all the same, as the released code does [C]"
+        False,
+        "frozen layers normalise by, and store, batch statistics all the same, as the released code does [C]",
     )
 
 
@@ -182,7 +184,8 @@ class Bert:
     dropout: float = _field(0.1, "of hidden states and attention [C]", low=0, high=0.99)
     eps: float = _field(1e-12, "of its LayerNorms [C]", low=0)
     attention_mask: bool = _field(
-        True, "padding is not attended to; the released code passes no mask, so its embeddings depend on padding [C]"
+        True,
+        "padding is not attended to; the released code passes no mask, so its embeddings depend on padding [C]",
     )
     scan_segments: tuple[int, ...] = _field(
         (), "compile one layer per segment and loop; lengths sum to layers, frozen and trained layers apart"
@@ -212,9 +215,7 @@ class Model:
         ),
         "patterns of parameter paths that are not trained [C]",
     )
-    dtype: str = _field(
-        "bfloat16", "of the computation; the state is float32 [W]", choices=("float32", "bfloat16")
-    )
+    dtype: str = _field("bfloat16", "of the computation; the state is float32 [W]", choices=("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,9 @@ class Contrast:
     in_batch_negatives: bool = _field(False, "the other keys of the batch are negatives too; [X] reads 2.0 so")
     mask_false_negatives: bool = _field(True, "negatives of the query's own image are left out and counted [W]")
     multi_label_top_k: int = _field(
-        0, "bank entries among the top k of both key-key similarities are positives too; 0: off, as released [C]", low=0
+        0,
+        "bank entries among the top k of both key-key similarities are positives too; 0: off, as released [C]",
+        low=0,
     )
 
 
@@ -243,9 +246,7 @@ class Optimizer:
 
     name: str = _field("adam", "[S] says Adam", choices=("adam", "adamw", "sgd"))
     learning_rate: float = _field(1e-4, "peak [R]", low=0)
-    schedule: str = _field(
-        "constant", "after the warm-up; never released", choices=("constant", "cosine", "linear")
-    )
+    schedule: str = _field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
     warmup_steps: int = _field(0, "linear from 0 to the peak", low=0)
     final_fraction: float = _field(0.0, "of the peak, where cosine and linear end", low=0, high=1)
     b1: float = _field(0.9, "Adam's", low=0, high=1)
@@ -314,5 +315,3 @@ class Config:
     train: Train = _section(Train)
     eval: Eval = _section(Eval, free=True)
     checkpoint: Checkpoint = _section(Checkpoint, free=True)
-
-

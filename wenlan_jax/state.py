@@ -14,16 +14,14 @@ Params = Any
 """A tree of float32 arrays, by tower: `{"image": {...}, "text": {...}, ...}`."""
 
 
-@struct.dataclass
-class Momentum:
+class Momentum(struct.PyTreeNode):
     """The key towers: averaged parameters and batch statistics of their own."""
 
     params: Params
-    batch_stats: PyTree[Float[Array, "..."]]
+    batch_stats: PyTree[Float[Array, ...]]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """The whole truth of a run: `state -> step(state, batch) -> state`.
 
     `momentum` is None and `banks` is empty for tasks without momentum towers. `opt_state` covers the trained
@@ -32,9 +30,9 @@ class TrainState:
 
     step: Int[Array, ""]
     params: Params
-    batch_stats: PyTree[Float[Array, "..."]]
+    batch_stats: PyTree[Float[Array, ...]]
     momentum: Momentum | None
     banks: dict[str, Bank]
     opt_state: optax.OptState
-    rng: UInt32[Array, "2"]
+    rng: UInt32[Array, 2]
     skipped: Int[Array, ""]

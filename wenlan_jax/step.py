@@ -63,7 +63,7 @@ class FreezeError(ValueError):
     """Freezing patterns that freeze nothing, or everything."""
 
 
-def init_state(recipe: Recipe, root: UInt32[Array, "2"]) -> TrainState:
+def init_state(recipe: Recipe, root: UInt32[Array, 2]) -> TrainState:
     """The state before the first step."""
     fresh = recipe.task.fresh(rngs.stream(root, "init", 0))
     trained, _ = trees.split(fresh.params, recipe.is_trained)
@@ -110,7 +110,11 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
         step=state.step + 1, skipped=state.skipped + (1 - finite.astype(jnp.int32))
     )
     metrics = {**done.metrics, "grad_norm": grad_norm, "learning_rate": rate, **recipe.task.describe(after)}
-    return after, {**metrics, "finite": finite.astype(jnp.float32), "skipped": after.skipped.astype(jnp.float32)}
+    return after, {
+        **metrics,
+        "finite": finite.astype(jnp.float32),
+        "skipped": after.skipped.astype(jnp.float32),
+    }
 
 
 def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:

@@ -56,7 +56,10 @@ def train(config: schema.Config, workdir: Path) -> dict[str, float]:
     config = run.with_vocabulary(config, tokenizer)
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
     current = run.set_up(config)
-    with checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints, StopSignal() as stop:
+    with (
+        checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints,
+        StopSignal() as stop,
+    ):
         with ledger("initialise or restore"):
             state = start_state(current, checkpoints, tokenizer)
         recipe = dataclasses.replace(current.recipe, skipped_before=int(state.skipped))
@@ -80,9 +83,12 @@ def prepare_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer:
         source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
         wanted = loader.Wanted(config.data.kinds, config.data.languages)
         found = (item.text.text for item in loader.list_texts(source, wanted))
-        vocab.train_sentencepiece(
-            found, path, settings.train_size, settings.character_coverage, settings.train_texts
-        )
+        try:
+            vocab.train_sentencepiece(
+                found, path, settings.train_size, settings.character_coverage, settings.train_texts
+            )
+        except vocab.VocabularySizeError as error:
+            raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
     return text.load_tokenizer(path)
 
 
@@ -262,7 +268,9 @@ class Loop:
             return
         skipped = np.int32(self.current.recipe.skipped_before)
         before = state.replace(step=np.int32(number), skipped=skipped)
-        batch = meshes.to_devices(self.current.mesh, {k: v for k, v in self.maker(number).items() if k != loader.REPLACED})
+        batch = meshes.to_devices(
+            self.current.mesh, {k: v for k, v in self.maker(number).items() if k != loader.REPLACED}
+        )
         say("a value is not finite; looking for the first one ...")
         finite = jax.jit(functools.partial(step.finiteness, self.current.recipe))(before, batch)
         names = step.culprits(jax.device_get(finite))
@@ -297,5 +305,6 @@ class Loop:
             report.write_gallery(self.workdir, config, embedded)
             spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.ledger.summary().items())
             say(f"time: {spent}")
+            say(f"result.json, metrics.jsonl, curves.png and gallery.html are in {self.workdir}")
             say(report.table(scores, config.eval.final_splits, config.eval.ks))
         return result

@@ -13,9 +13,7 @@ from wenlan_jax.convert.rules import ConversionError, to_flax, to_torch
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"
-needs_fixture = pytest.mark.skipif(
-    not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here"
-)
+needs_fixture = pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
 
 
 @pytest.fixture

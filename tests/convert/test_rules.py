@@ -54,9 +54,7 @@ def test_both_directions_are_inverse_and_layouts_are_the_stated_ones():
     result = to_flax({**state, "old.thing": np.zeros(2)}, TABLE, template())
     assert result.ignored == {"old.thing": "not used"}
     np.testing.assert_array_equal(result.leaves["net/layers_1/k/kernel"], state["layer.1.joint"][2:4].T)
-    np.testing.assert_array_equal(
-        result.leaves["net/stem/kernel"][1, 2, 0, 3], state["stem.weight"][3, 0, 1, 2]
-    )
+    np.testing.assert_array_equal(result.leaves["net/stem/kernel"][1, 2, 0, 3], state["stem.weight"][3, 0, 1, 2])
     back = to_torch(unflatten(result.leaves), TABLE)
     assert set(back) == set(state)
     for key, value in state.items():
@@ -96,16 +94,12 @@ def test_every_uncovered_leaf_is_named_in_one_error():
 
 def test_a_wrong_shape_names_the_leaf_and_both_shapes():
     state = {**torch_state(), "head.weight": np.zeros((7, 4, 1, 1))}
-    with pytest.raises(
-        ConversionError, match=r"net/head/kernel has shape \(4, 6\), but head.weight gives \(4, 7\)"
-    ):
+    with pytest.raises(ConversionError, match=r"net/head/kernel has shape \(4, 6\), but head.weight gives \(4, 7\)"):
         to_flax(state, TABLE, template())
 
 
 def test_wrong_axes_are_named():
-    with pytest.raises(
-        ConversionError, match=r"head.weight \(7, 4\) does not have the axes of net/head/kernel"
-    ):
+    with pytest.raises(ConversionError, match=r"head.weight \(7, 4\) does not have the axes of net/head/kernel"):
         to_flax({**torch_state(), "head.weight": np.zeros((7, 4))}, TABLE, template())
 
 

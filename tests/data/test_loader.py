@@ -28,9 +28,7 @@ def _png(row: int) -> bytes:
 class Rows:
     """A source of small pictures. Row r has r boxes (at most 3) and a text of each kind in two languages."""
 
-    def __init__(
-        self, name: str = "rows", corrupt: tuple[int, ...] = (), silent: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, name: str = "rows", corrupt: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> None:
         self.name, self.corrupt, self.silent = name, corrupt, silent
 
     def __len__(self) -> int:
@@ -100,10 +98,7 @@ def _maker(**changes: object) -> loader.TrainBatches:
 
 def _take(maker: loader.TrainBatches, start: int, count: int, workers: int) -> list[tuple[int, loader.Batch]]:
     with loader.train_batches(maker, start, workers, prefetch=3) as batches:
-        return [
-            (step, {k: np.array(v) for k, v in batch.items()})
-            for step, batch in itertools.islice(batches, count)
-        ]
+        return [(step, {k: np.array(v) for k, v in batch.items()}) for step, batch in itertools.islice(batches, count)]
 
 
 def _same(left: loader.Batch, right: loader.Batch) -> bool:
@@ -156,9 +151,7 @@ def test_batches_do_not_depend_on_workers(workers: int) -> None:
 def test_resuming_needs_the_step_alone() -> None:
     whole = _take(_maker(), 0, 9, workers=0)
     for start in (1, 4, 8):
-        for (step, batch), (step_, batch_) in zip(
-            whole[start:], _take(_maker(), start, 9 - start, 0), strict=True
-        ):
+        for (step, batch), (step_, batch_) in zip(whole[start:], _take(_maker(), start, 9 - start, 0), strict=True):
             assert step == step_
             assert _same(batch, batch_)
 

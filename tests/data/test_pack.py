@@ -214,8 +214,7 @@ def test_shrinking_scales_boxes_and_keeps_small_images(folder: Path) -> None:
     original = _picture(folder / "large.jpg", 400, 200)
     _picture(folder / "large.png", 200, 400)
     rows = [
-        {"image": name, "caption": "x", "boxes": [[10, 20, 40, 30]]}
-        for name in ("large.jpg", "large.png", "a.jpg")
+        {"image": name, "caption": "x", "boxes": [[10, 20, 40, 30]]} for name in ("large.jpg", "large.png", "a.jpg")
     ]
     fields = readers.Fields(boxes="boxes")
     assert _pack(folder, "c.jsonl", rows, fields=fields, max_side=100).fixes == {"image_shrunk": 2}
@@ -353,9 +352,7 @@ def test_an_interrupted_pack_does_not_look_finished(folder: Path, sent: signal.S
     )
     try:
         deadline = time.monotonic() + 30
-        while (
-            not list(unfinished.glob("*.array_record*")) and not (unfinished / "dataset_info.json").exists()
-        ):
+        while not list(unfinished.glob("*.array_record*")) and not (unfinished / "dataset_info.json").exists():
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         with pytest.raises(writer.BusyError, match="another process"):
@@ -388,10 +385,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "--text-field",
         "alt=weak",
     ]
-    assert (
-        _run(*arguments, "--text-field", "title", "--language", "fr", "--split", "test=0.5,validation=0.5")
-        == 0
-    )
+    assert _run(*arguments, "--text-field", "title", "--language", "fr", "--split", "test=0.5,validation=0.5") == 0
     printed = capsys.readouterr().out
     assert "2 read = 1 packed + 1 rejected" in printed and "missing_image 1" in printed
     stored = json.loads((folder / "out" / "pack.json").read_text())

@@ -174,9 +174,7 @@ def test_things_do_not_overlap_and_stay_inside(scenes):
         assert boxes.max() <= 64
         for number, first in enumerate(boxes):
             for second in boxes[number + 1 :]:
-                shared = np.clip(
-                    np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0, None
-                )
+                shared = np.clip(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0, None)
                 assert shared.prod() <= 0.05 * min((box[2:] - box[:2]).prod() for box in (first, second))
 
 
@@ -285,9 +283,7 @@ def test_english_captions_say_where(scenes):
         for match in EN_THING.finditer(caption):
             size, colour, texture, noun = match.groups()
             thing = things[size, colour, texture or "solid", EN_NOUNS[noun]]
-            told = re.search(
-                r"(?:(above|below) it)?(?: ?to (?:its|the) (left|right))? an? $", caption[: match.start()]
-            )
+            told = re.search(r"(?:(above|below) it)?(?: ?to (?:its|the) (left|right))? an? $", caption[: match.start()])
             if told and any(told.groups()):
                 down, across = told.groups()
                 (x, y), (px, py) = middle[thing], middle[before]
@@ -303,9 +299,7 @@ def test_english_captions_say_where(scenes):
 def test_weak_texts_name_at_most_one_thing(scenes):
     for scene in scenes:
         weak = next(t.text for t in scene_texts(scene, SEED) if (t.kind, t.language) == ("weak", "en"))
-        named = [
-            noun for shape, noun in LANGUAGES["en"].nouns.items() if re.search(rf"\b{noun.word}\b", weak)
-        ]
+        named = [noun for shape, noun in LANGUAGES["en"].nouns.items() if re.search(rf"\b{noun.word}\b", weak)]
         assert len(named) <= 1, weak
         assert not EN_THING.search(weak), weak
 
@@ -397,9 +391,7 @@ def test_answers_are_true_and_unambiguous():
         record, scene = compose(SEED, "train", index, 64), sample_scene(SEED, "train", index)
         for question in record.questions:
             if question.language == "en":
-                assert question.answer == answer_english(question.question, record, scene.background), (
-                    question
-                )
+                assert question.answer == answer_english(question.question, record, scene.background), question
                 answers[question.answer] += 1
     assert 0.4 < answers["yes"] / (answers["yes"] + answers["no"]) < 0.6
     assert set(answers) > {
@@ -435,9 +427,7 @@ def test_questions_say_the_same_in_all_languages():
     back = {}
     for code, language in LANGUAGES.items():
         words = {language.nouns[shape].word: shape for shape in SHAPES}
-        words |= {
-            word: name for table in (language.colours, language.textures) for name, word in table.items()
-        }
+        words |= {word: name for table in (language.colours, language.textures) for name, word in table.items()}
         words |= {setting.name: f"at {name}" for name, setting in language.settings.items()}
         back[code] = words | {word: name for name, word in language.truths.items()}
     for index in range(200):
@@ -479,9 +469,7 @@ def test_two_builds_at_once_after_a_killed_one(tmp_path):
         folder.mkdir(parents=True)
         (folder / "wenlan_scenes-train.array_record-00000-of-00001").write_bytes(b"half a file")
     command = [sys.executable, "-c", ROUND_TRIP, str(tmp_path)]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
-    ]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
     outputs = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     expected = str(remains.parent / "1.0.0")

@@ -24,9 +24,7 @@ def _record(index: int) -> Record:
         height=24,
         source="toy",
         texts=(Text("descriptive", "zh", f"第{index}张"), Text("weak", "en", f"no. {index}"))[: index % 3],
-        regions=tuple(
-            Region((0.5 * k, 1.0, 9.0, 12.25), f"label{k}", ("red", "big"), 0.5) for k in range(index % 2)
-        ),
+        regions=tuple(Region((0.5 * k, 1.0, 9.0, 12.25), f"label{k}", ("red", "big"), 0.5) for k in range(index % 2)),
         questions=(Question("en", "which?", str(index)),),
     )
 
@@ -157,9 +155,7 @@ def test_a_foreign_schema_and_a_damaged_directory_are_explained(data_dir: Path, 
 
     other = tmp_path / "other"
     other.mkdir()
-    identity = DatasetIdentity(
-        name="other", version=tfds.core.Version("1.0.0"), data_dir=str(other), module_name="m"
-    )
+    identity = DatasetIdentity(name="other", version=tfds.core.Version("1.0.0"), data_dir=str(other), module_name="m")
     features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": np.int64})
     description = tfds.core.DatasetInfo(builder=identity, features=features)
     tfds.core.SequentialWriter(description, 10, file_format="array_record").close_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import subprocess
@@ -77,9 +78,7 @@ def _fuzz(count: int) -> list[str]:
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_word_pieces_equal_transformers(vocab_path: Path, lower_case: bool) -> None:
     transformers = pytest.importorskip("transformers")
-    reference = transformers.BertTokenizer(
-        str(vocab_path), do_lower_case=lower_case, split_special_tokens=True
-    )
+    reference = transformers.BertTokenizer(str(vocab_path), do_lower_case=lower_case, split_special_tokens=True)
     texts = DIRTY + _fuzz(300)
     expected = reference(texts, padding="max_length", truncation=True, max_length=24)
     ids, mask = text.WordPiece(vocab_path, lower_case).encode(texts, 24)
@@ -205,12 +204,21 @@ def test_rare_characters_survive_by_byte_fallback(model_path: Path) -> None:
     assert tokenizer.encode(["full"], 9)[0].tolist() == tokenizer.encode(["ｆｕｌｌ"], 9)[0].tolist()
 
 
-@pytest.mark.parametrize(("size", "remedy"), [(100_000, "--size .* or less"), (100, "--size above")])
+@pytest.mark.parametrize(("size", "remedy"), [(100_000, r"set \d+ or less"), (100, r"set more than \d+")])
 def test_a_size_that_does_not_fit_is_explained(tmp_path: Path, size: int, remedy: str) -> None:
     out = tmp_path / "x.model"
-    with pytest.raises(text.TokenizerError, match=remedy):
+    with pytest.raises(vocab.VocabularySizeError, match=remedy):
         vocab.train_sentencepiece(SENTENCES, out, size, 1.0, 1_000_000)
     assert not out.exists()
+
+
+def test_the_command_names_its_option_for_a_size_that_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    vocab.add_vocab_arguments(parser)
+    arguments = [f"--text={tmp_path / 'texts.txt'}", f"--out={tmp_path / 'x.model'}", "--size=100"]
+    with pytest.raises(text.TokenizerError, match=r"^--size: a vocabulary of 100 is too small"):
+        vocab.run_vocab(parser.parse_args(arguments))
 
 
 def test_training_reports_the_cause_of_a_failing_corpus(tmp_path: Path) -> None:
@@ -251,9 +259,7 @@ def test_declared_case_is_followed(vocab_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
-def test_a_pickled_tokenizer_needs_no_file(
-    kind: str, vocab_path: Path, model_path: Path, tmp_path: Path
-) -> None:
+def test_a_pickled_tokenizer_needs_no_file(kind: str, vocab_path: Path, model_path: Path, tmp_path: Path) -> None:
     original = vocab_path if kind == "wordpiece" else model_path
     path = tmp_path / original.name
     path.write_bytes(original.read_bytes())
@@ -273,7 +279,5 @@ def test_data_modules_import_neither_jax_nor_tensorflow(vocab_path: Path) -> Non
         "text.load_tokenizer(Path(sys.argv[1])).encode(['red cat'], 8)\n"
         "print(sorted({'jax', 'tensorflow', 'torch'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(vocab_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(vocab_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -179,9 +179,7 @@ def test_memory_is_that_of_a_few_blocks() -> None:
         (np.ones((0, 3)), np.ones((2, 3)), [0, 1], "image_embeddings: a non-empty matrix"),
     ],
 )
-def test_faulty_input_is_named(
-    images: np.ndarray, texts: np.ndarray, links: list[float], message: str
-) -> None:
+def test_faulty_input_is_named(images: np.ndarray, texts: np.ndarray, links: list[float], message: str) -> None:
     with pytest.raises(retrieval.RetrievalError, match=message):
         retrieval.retrieval_metrics(images, texts, np.array(links))
 

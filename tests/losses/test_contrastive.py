@@ -38,9 +38,7 @@ def test_bank_loss_is_minus_log_softmax_over_own_key_and_bank(mask: bool) -> Non
     rng = np.random.default_rng(0)
     queries, keys, bank = unit(rng, N), unit(rng, N), filled_bank(rng)
     ids = np.array([100, 15, 102, 14, 104, 7], np.int32)  # 15, 14 and 7 are in the bank
-    found = contrastive.info_nce(
-        queries, keys, ids, jnp.float32(SCALE), bank=bank, mask_false_negatives=mask
-    )
+    found = contrastive.info_nce(queries, keys, ids, jnp.float32(SCALE), bank=bank, mask_false_negatives=mask)
     stored, stored_ids = entries(bank)
     expected, correct, masked = 0.0, 0, 0
     for query, key, identity in zip(queries.astype(np.float64), keys, ids, strict=True):
@@ -112,7 +110,7 @@ def test_loss_and_gradients_match_torch_on_the_released_formula_with_multi_label
     positives = torch.cat([torch.ones(N, 1), near["image"] * near["text"]], dim=1)
     assert positives[:, 1:].sum() > 0
 
-    def one_way(q: "torch.Tensor", own: np.ndarray, bank: "torch.Tensor") -> "torch.Tensor":
+    def one_way(q: torch.Tensor, own: np.ndarray, bank: torch.Tensor) -> torch.Tensor:
         logits = torch.cat([(q * torch.tensor(own)).sum(1, keepdim=True), q @ bank.T], dim=1) * SCALE
         return -(torch.log_softmax(logits, dim=1) * positives).sum() / N
 

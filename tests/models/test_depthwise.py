@@ -18,9 +18,7 @@ CHANNELS = 3
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("shape", [(7, 8), (6, 5), (2, 1)])
-def test_equals_torch_with_gradients(
-    implementation: str, stride: int, kernel_size: int, shape: tuple[int, int]
-):
+def test_equals_torch_with_gradients(implementation: str, stride: int, kernel_size: int, shape: tuple[int, int]):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape, CHANNELS)).astype(np.float32)
     kernel = rng.normal(size=(kernel_size, kernel_size, 1, CHANNELS)).astype(np.float32)

@@ -20,9 +20,7 @@ from wenlan_jax.reference import torch_brivl
 def reference(net: EfficientNet, side: int) -> torch_brivl.EfficientNet:
     """The PyTorch backbone of the same sizes, with norms and statistics away from their neutral start."""
     torch.manual_seed(0)
-    sizes = type(
-        "Sizes", (), {"stem_width": net.stem_width, "stages": net.stages, "head_width": net.head_width}
-    )
+    sizes = type("Sizes", (), {"stem_width": net.stem_width, "stages": net.stages, "head_width": net.head_width})
     theirs = torch_brivl.EfficientNet(sizes)
     with torch.no_grad():
         for name, value in theirs.state_dict().items():
@@ -37,9 +35,7 @@ def converted(net: EfficientNet, theirs: torch_brivl.EfficientNet, side: int) ->
     table = brivl_table({"imgencoder": "image"})
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), False))
     template = {"image": {collection: {"backbone": tree} for collection, tree in shapes.items()}}
-    state = {
-        f"imgencoder.backbone.{name}": value.numpy().copy() for name, value in theirs.state_dict().items()
-    }
+    state = {f"imgencoder.backbone.{name}": value.numpy().copy() for name, value in theirs.state_dict().items()}
     tree = unflatten(to_flax(state, table, template).leaves)["image"]
     return {collection: values["backbone"] for collection, values in tree.items()}
 
@@ -69,9 +65,7 @@ def test_training_equals_torch_with_gradients_and_statistics(
 
     gradients, (y, updated) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     np.testing.assert_allclose(y, expected.detach().permute(0, 2, 3, 1), atol=1e-4)
-    scope = {
-        "image": {"params": {"backbone": gradients}, "batch_stats": {"backbone": updated["batch_stats"]}}
-    }
+    scope = {"image": {"params": {"backbone": gradients}, "batch_stats": {"backbone": updated["batch_stats"]}}}
     ours = to_torch(scope, brivl_table({"imgencoder": "image"}))
     state = theirs.state_dict()
     for name, parameter in theirs.named_parameters():
@@ -115,9 +109,7 @@ def test_frozen_paths_choose_layers_by_name(make_backbone: Callable, randomize: 
     net, x = make_backbone(batch_norm=frozen), pictures(2, 16)
     variables = randomize(jax.eval_shape(lambda: net.init(jax.random.key(0), x, False)), 0)
     _, updated = jax.jit(lambda v: net.apply(v, x, True, mutable=["batch_stats"]))(variables)
-    same = jax.tree.map(
-        lambda a, b: bool(np.array_equal(a, b)), variables["batch_stats"], updated["batch_stats"]
-    )
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), variables["batch_stats"], updated["batch_stats"])
     for name, layer in same.items():
         expected = name.startswith("blocks_0_") or name == "bn2"
         assert set(jax.tree.leaves(layer)) == {expected}, name

@@ -67,9 +67,7 @@ def test_each_group_equals_torch_on_that_group_alone():
     values, x = variables(), images(6)
     y, stats = apply(options("group", 2), values, x)
     layers = [torch_batch_norm(values) for _ in range(3)]
-    parts = [
-        layer(torch.tensor(g.transpose(0, 3, 1, 2))) for layer, g in zip(layers, np.split(x, 3), strict=True)
-    ]
+    parts = [layer(torch.tensor(g.transpose(0, 3, 1, 2))) for layer, g in zip(layers, np.split(x, 3), strict=True)]
     np.testing.assert_allclose(y, torch.cat(parts).permute(0, 2, 3, 1).detach(), atol=1e-6)
     np.testing.assert_allclose(stats["mean"], np.mean([layer.running_mean for layer in layers], 0), rtol=1e-6)
     np.testing.assert_allclose(stats["var"], np.mean([layer.running_var for layer in layers], 0), rtol=1e-6)
@@ -89,14 +87,16 @@ def test_groups_see_only_their_own_examples():
     changed[2:] *= 7
     first, second = apply(options("group", 2), values, x)[0], apply(options("group", 2), values, changed)[0]
     np.testing.assert_array_equal(first[:2], second[:2])
-    assert not np.allclose(
-        apply(options("batch"), values, x)[0][:2], apply(options("batch"), values, changed)[0][:2]
-    )
+    assert not np.allclose(apply(options("batch"), values, x)[0][:2], apply(options("batch"), values, changed)[0][:2])
 
 
 @pytest.mark.parametrize(
     ("opts", "train"),
-    [(options("frozen"), True), (options("batch", frozen_paths=("^scale$",)), True), (options("batch"), False)],
+    [
+        (options("frozen"), True),
+        (options("batch", frozen_paths=("^scale$",)), True),
+        (options("batch"), False),
+    ],
     ids=["mode", "path", "evaluation"],
 )
 def test_frozen_layers_use_and_keep_running_statistics(opts: BatchNormOptions, train: bool):

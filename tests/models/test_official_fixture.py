@@ -67,14 +67,10 @@ def test_inference(towers: tuple[Any, Any, dict[str, Any]], config: dict[str, An
     seen = jax.jit(lambda v, *a: image.apply(v, *a, train=False))(
         variables["image"], *image_arguments(data, config["image_size"])
     )
-    read = jax.jit(lambda v, *a: text.apply(v, *a, train=False))(
-        variables["text"], data["ids"], data["tmask"] == 1
-    )
+    read = jax.jit(lambda v, *a: text.apply(v, *a, train=False))(variables["text"], data["ids"], data["tmask"] == 1)
     scale = np.abs(data["fmap"]).max()
     np.testing.assert_allclose(seen.features, data["fmap"], atol=2e-5 * scale)
-    np.testing.assert_allclose(
-        seen.inputs, data["region_tokens"], atol=2e-5 * np.abs(data["region_tokens"]).max()
-    )
+    np.testing.assert_allclose(seen.inputs, data["region_tokens"], atol=2e-5 * np.abs(data["region_tokens"]).max())
     np.testing.assert_allclose(seen.embedding, data["image_embedding"], atol=2e-5)
     np.testing.assert_allclose(read.inputs, data["bert_hidden"], atol=2e-5)
     np.testing.assert_allclose(read.embedding, data["text_embedding"], atol=2e-5)

@@ -86,9 +86,7 @@ def test_four_steps_equal_the_official_code(config: dict[str, Any], fixture_size
     np.testing.assert_allclose(reference.text_queue, data["text_queue_4"], atol=1e-4)
 
 
-def test_frozen_batch_norm_keeps_its_statistics_and_the_trained_ones_move(
-    config: dict[str, Any], fixture_sizes: Any
-):
+def test_frozen_batch_norm_keeps_its_statistics_and_the_trained_ones_move(config: dict[str, Any], fixture_sizes: Any):
     reference = model(config, fixture_sizes, freeze_batch_norm=True)
     before = {name: value.clone() for name, value in reference.state_dict().items() if "running_" in name}
     reference(training_batch(arrays("training")))

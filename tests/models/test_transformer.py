@@ -55,18 +55,14 @@ def test_encoder_equals_torch_with_gradients(make_encoder: Callable):
         np.testing.assert_allclose(ours[prefix + name], parameter.grad, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def unrolled_and_scanned(
-    make: Callable, randomize: Callable, call: Callable, segments: tuple, remat: bool
-) -> tuple:
+def unrolled_and_scanned(make: Callable, randomize: Callable, call: Callable, segments: tuple, remat: bool) -> tuple:
     """Output and gradients of the plain stack, and of the scanned one on the stacked parameters."""
     plain, scanned = make(), make(scan_segments=segments, remat=remat)
     params = randomize(jax.eval_shape(lambda: call(plain, None)), 0)["params"]
     stacked, start = {k: v for k, v in params.items() if not k.startswith("layers_")}, 0
     for length in segments:
         group = [params[f"layers_{i}"] for i in range(start, start + length)]
-        stacked[f"layers_{start}_{start + length - 1}"] = jax.tree.map(
-            lambda *leaves: np.stack(leaves), *group
-        )
+        stacked[f"layers_{start}_{start + length - 1}"] = jax.tree.map(lambda *leaves: np.stack(leaves), *group)
         start += length
 
     def run(model: Any, params: Any) -> Any:
@@ -83,9 +79,7 @@ def assert_same_stack(plain: tuple, scanned: tuple) -> None:
     np.testing.assert_allclose(scanned[1], plain[1], atol=1e-5)
     for name, gradient in scanned[0].items():
         if not name.startswith("layers_"):
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, plain[0][name]
-            )
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, plain[0][name])
             continue
         first, last = (int(part) for part in name.split("_")[1:])
         group = [plain[0][f"layers_{i}"] for i in range(first, last + 1)]
@@ -131,9 +125,7 @@ def test_dropout_in_scanned_layers_follows_the_key(make_encoder: Callable):
     np.testing.assert_array_equal(apply(jax.random.key(1)), apply(jax.random.key(1)))
 
 
-def test_a_row_without_valid_keys_is_finite_with_finite_gradients(
-    make_encoder: Callable, randomize: Callable
-):
+def test_a_row_without_valid_keys_is_finite_with_finite_gradients(make_encoder: Callable, randomize: Callable):
     encoder, x, mask = make_encoder(), tokens(), MASK & np.array([[True], [False], [True]])
     variables = randomize(jax.eval_shape(lambda: encoder.init(jax.random.key(0), x, mask, False)), 0)
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(encoder.apply(variables, x, mask, True)))(x)

@@ -111,9 +111,7 @@ def contrastive_loss(image: Any, text: Any, image_bank: Any, text_bank: Any, tem
     image_keys, text_keys = jax.lax.stop_gradient((image, text))
 
     def direction(queries: Any, keys: Any, bank: Any) -> Any:
-        logits = (
-            jnp.concatenate([jnp.sum(queries * keys, 1, keepdims=True), queries @ bank.T], 1) / temperature
-        )
+        logits = jnp.concatenate([jnp.sum(queries * keys, 1, keepdims=True), queries @ bank.T], 1) / temperature
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
 
     return direction(image, text_keys, text_bank) + direction(text, image_keys, image_bank)
@@ -132,21 +130,15 @@ def test_text_embedding_does_not_depend_on_padding(make_text_tower: Callable, ra
     np.testing.assert_allclose(run_text(tower, variables, wide_ids, wide_mask), expected, atol=1e-6)
     released = make_text_tower(mask_backbone=False)
     assert (
-        np.abs(
-            run_text(released, variables, wide_ids, wide_mask) - run_text(released, variables, ids, mask)
-        ).max()
+        np.abs(run_text(released, variables, wide_ids, wide_mask) - run_text(released, variables, ids, mask)).max()
         > 1e-3
     )
 
 
-def test_image_embedding_does_not_depend_on_absent_boxes_or_box_order(
-    make_image_tower: Callable, randomize: Callable
-):
+def test_image_embedding_does_not_depend_on_absent_boxes_or_box_order(make_image_tower: Callable, randomize: Callable):
     arrays, tower = inputs(), make_image_tower(grid=())
     images, boxes, mask = arrays["images"], arrays["boxes"], arrays["box_mask"]
-    variables = randomize(
-        jax.eval_shape(lambda: tower.init(jax.random.key(0), images, boxes, mask, train=False)), 0
-    )
+    variables = randomize(jax.eval_shape(lambda: tower.init(jax.random.key(0), images, boxes, mask, train=False)), 0)
     run = jax.jit(lambda boxes, mask: tower.apply(variables, images, boxes, mask, train=False).embedding)
     expected = run(boxes, mask)
     np.testing.assert_allclose(run(np.where(mask[..., None], boxes, 0.0), mask), expected, atol=1e-6)
@@ -157,9 +149,7 @@ def test_image_embedding_does_not_depend_on_absent_boxes_or_box_order(
 
 def test_outputs_hold_the_intermediate_values(make_image_tower: Callable):
     tower = make_image_tower(grid=(2,))
-    out = jax.eval_shape(
-        lambda: tower.init_with_output(jax.random.key(0), jnp.zeros((2, 24, 24, 3)), train=False)[0]
-    )
+    out = jax.eval_shape(lambda: tower.init_with_output(jax.random.key(0), jnp.zeros((2, 24, 24, 3)), train=False)[0])
     assert out.features.shape == (2, 6, 6, 32)
     assert out.inputs.shape == out.tokens.shape == (2, len(grid_boxes((2,), True)), 32)
     assert (out.embedding.shape, out.mask.shape) == ((2, 32), (2, 5))

@@ -117,9 +117,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with paths joined by slashes."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat.update(
-            flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
-        )
+        flat.update(flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value})
     return flat
 
 
@@ -204,25 +202,19 @@ def _store(
         parts = layout.to_flax(np.asarray(array))
     except (ValueError, IndexError) as error:
         return [f"PyTorch key {key} {array.shape} does not have the axes of {targets[0]}: {error}"]
-    faults = [
-        f"Flax leaf {path} is given by both {sources[path]} and {key}" for path in targets if path in leaves
-    ]
+    faults = [f"Flax leaf {path} is given by both {sources[path]} and {key}" for path in targets if path in leaves]
     leaves.update(zip(targets, parts, strict=True))
     sources.update(dict.fromkeys(targets, key))
     return faults
 
 
 def _compare(leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    faults = [
-        f"Flax leaf {path} {shape} has no PyTorch key" for path, shape in wanted.items() if path not in leaves
-    ]
+    faults = [f"Flax leaf {path} {shape} has no PyTorch key" for path, shape in wanted.items() if path not in leaves]
     for path, leaf in leaves.items():
         if path not in wanted:
             faults.append(f"PyTorch key {sources[path]} gives {path}, which the Flax model does not have")
         elif leaf.shape != wanted[path]:
-            faults.append(
-                f"Flax leaf {path} has shape {wanted[path]}, but {sources[path]} gives {leaf.shape}"
-            )
+            faults.append(f"Flax leaf {path} has shape {wanted[path]}, but {sources[path]} gives {leaf.shape}")
     return faults
 
 
@@ -244,9 +236,7 @@ def _unrolled_shapes(template: Mapping[str, HasShape]) -> dict[str, tuple[int, .
     shapes: dict[str, tuple[int, ...]] = {}
     for path, leaf in template.items():
         layers = _layers(path)
-        shapes.update(
-            {path: tuple(leaf.shape)} if layers is None else dict.fromkeys(layers, tuple(leaf.shape[1:]))
-        )
+        shapes.update({path: tuple(leaf.shape)} if layers is None else dict.fromkeys(layers, tuple(leaf.shape[1:])))
     return shapes
 
 

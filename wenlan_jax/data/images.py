@@ -108,9 +108,7 @@ def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def resize(
-    image: UInt8[np.ndarray, "height width 3"], size: int, antialias: bool
-) -> UInt8[np.ndarray, "size size 3"]:
+def resize(image: UInt8[np.ndarray, "height width 3"], size: int, antialias: bool) -> UInt8[np.ndarray, "size size 3"]:
     """Resizes to a square of `size` pixels, without keeping the aspect ratio.
 
     With `antialias` every side that shrinks is averaged over its area; without, samples are plain bilinear

@@ -94,9 +94,7 @@ class Pictures:
         if self.box_limit:
             height, width = pixels.shape[:2]
             boxes = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
-            example["boxes"], example["box_mask"] = images.normalise_boxes(
-                boxes, width, height, self.box_limit
-            )
+            example["boxes"], example["box_mask"] = images.normalise_boxes(boxes, width, height, self.box_limit)
         return example
 
 
@@ -125,9 +123,7 @@ class TrainBatches:
 
     def __post_init__(self) -> None:
         if len(self.source) != self.order.length:
-            raise ValueError(
-                f"The order is for {self.order.length} records, the source has {len(self.source)}."
-            )
+            raise ValueError(f"The order is for {self.order.length} records, the source has {len(self.source)}.")
         order.host_slice(self.batch_size, self.process, self.processes)
 
     def __call__(self, step: int) -> Batch:
@@ -153,18 +149,14 @@ class TrainBatches:
                 return example, text
         if attempts == 1:
             raise fault
-        raise BadRecord(
-            f"No usable record among the {attempts} from row {row} on; the last one: {fault}"
-        ) from fault
+        raise BadRecord(f"No usable record among the {attempts} from row {row} on; the last one: {fault}") from fault
 
     def _read(self, row: int, position: int) -> tuple[Batch, str]:
         record = self.source[row]
         texts = self.wanted.of(record)
         if not texts:
             remedy = "change data.kinds or data.languages, or set data.bad_records to 'replace'"
-            raise BadRecord(
-                f"{_name(self.source, row, record)}: {self.wanted.missing(record)}. Remedy: {remedy}."
-            )
+            raise BadRecord(f"{_name(self.source, row, record)}: {self.wanted.missing(record)}. Remedy: {remedy}.")
         drawn = order.stream(self.order.seed, "text", position).integers(len(texts))
         return _picture(self.pictures, self.source, row, record), texts[drawn].text
 
@@ -259,9 +251,7 @@ class TextBatches:
         rows, missing = _eval_rows(number, self.batch_size, len(self.texts), self.process, self.processes)
         part = self.texts[rows.start : rows.stop]
         # Filling rows hold the empty text, so that no row is without a valid token.
-        ids, mask = self.tokenizer.encode(
-            [item.text.text for item in part] + [""] * missing, self.text_length
-        )
+        ids, mask = self.tokenizer.encode([item.text.text for item in part] + [""] * missing, self.text_length)
         batch = _pad({"id": np.array([item.row for item in part], np.int32)}, missing)
         return {**batch, "token_ids": ids, "token_mask": mask}
 
@@ -322,9 +312,7 @@ def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int)
     numbers = grain.MapDataset.range(start, stop).map(maker)
     if not workers:
         threads = min(prefetch, os.cpu_count() or 1)
-        return iter(
-            numbers.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
-        )
+        return iter(numbers.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
     ahead = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     each = math.ceil(prefetch / workers)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)

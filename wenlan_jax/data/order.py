@@ -34,9 +34,7 @@ def _mix(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     return x ^ (x >> np.uint64(31))
 
 
-def _feistel(
-    x: UInt64[np.ndarray, " n"], key: UInt64[np.ndarray, " n"], bits: int
-) -> UInt64[np.ndarray, " n"]:
+def _feistel(x: UInt64[np.ndarray, " n"], key: UInt64[np.ndarray, " n"], bits: int) -> UInt64[np.ndarray, " n"]:
     """A keyed permutation of `[0, 2**bits)`: rounds that swap two halves, uneven if `bits` is odd."""
     low_bits, high_bits = bits // 2, bits - bits // 2
     for round_key in _ROUND_KEYS:
@@ -92,9 +90,7 @@ class Order:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in [0, 2**63), got {self.seed}.")
 
-    def rows(
-        self, step: int, batch_size: int
-    ) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
+    def rows(self, step: int, batch_size: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
         """The row numbers and the positions of the global batch `step`, in the order of the batch."""
         if step < 0 or batch_size < 1:
             raise ValueError(f"step must be >= 0 and batch_size >= 1, got {step} and {batch_size}.")

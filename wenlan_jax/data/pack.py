@@ -81,14 +81,12 @@ class PackReport:
 def pack(options: PackOptions) -> PackReport:
     """Packs `options.captions` into the directory `options.out` and returns the counts.
 
-    Raises PackError, readers.ReadError or writer.BusyError, and leaves `options.out` as it was, when the input cannot be
-    read, nothing in it can be packed, or the output cannot be written.
+    Raises PackError, readers.ReadError or writer.BusyError, and leaves `options.out` as it was, when the input cannot
+    be read, nothing in it can be packed, or the output cannot be written.
     """
     start = time.monotonic()
     _check(options)
-    options = dataclasses.replace(
-        options, file_format=options.file_format or readers.detect_format(options.captions)
-    )
+    options = dataclasses.replace(options, file_format=options.file_format or readers.detect_format(options.captions))
     try:
         with writer.replacing(options.out) as directory:
             report = _Job(options, directory).run(start)
@@ -114,9 +112,7 @@ class _Job:
 
     def run(self, start: float) -> PackReport:
         options = self._options
-        lines = readers.read_lines(
-            options.captions, options.file_format or "", options.fields, options.language
-        )
+        lines = readers.read_lines(options.captions, options.file_format or "", options.fields, options.language)
         grouping = ingest.Grouping(options.split_shares)
         with (self._directory / REJECTED_NAME).open("w", encoding="utf-8") as rejected:
             for fault in grouping.add(_progress(lines, "lines read")):
@@ -204,9 +200,7 @@ def _check(options: PackOptions) -> None:
         raise PackError(f"{out}: exists and was not made by `wenlan pack`; choose another place or remove it")
     for name, share in options.split_shares.items():
         if not readers.SPLIT_NAME.fullmatch(name) or not 0.0 < share <= 1.0:
-            raise PackError(
-                f"split {name}={share}: needs a name of letters, digits and _ and a share in (0, 1]"
-            )
+            raise PackError(f"split {name}={share}: needs a name of letters, digits and _ and a share in (0, 1]")
     if sum(options.split_shares.values()) > 1.0:
         raise PackError(f"the split shares add up to {sum(options.split_shares.values()):g}, more than 1")
     if options.max_side is not None and options.max_side < 1:
@@ -250,18 +244,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("captions", type=Path, help="captions file: .csv, .tsv or .jsonl")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="directory to write; an earlier pack is replaced"
-    )
-    parser.add_argument(
-        "--images", type=Path, help="directory of the images (default: that of the captions file)"
-    )
-    parser.add_argument(
-        "--format", choices=readers.FORMATS, help="captions format (default: found from the file)"
-    )
-    parser.add_argument(
-        "--language", default=PackOptions.language, help="language of texts that name none, e.g. zh"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write; an earlier pack is replaced")
+    parser.add_argument("--images", type=Path, help="directory of the images (default: that of the captions file)")
+    parser.add_argument("--format", choices=readers.FORMATS, help="captions format (default: found from the file)")
+    parser.add_argument("--language", default=PackOptions.language, help="language of texts that name none, e.g. zh")
     parser.add_argument(
         "--split",
         type=_shares,
@@ -269,20 +255,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SHARE,...",
         help="put these shares of the records in splits, by a hash of the id; the rest is train",
     )
-    parser.add_argument(
-        "--max-side", type=int, metavar="PIXELS", help="shrink larger images to this long side"
-    )
-    parser.add_argument(
-        "--threads", type=int, help="threads that read and check images (default: one per core)"
-    )
+    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="shrink larger images to this long side")
+    parser.add_argument("--threads", type=int, help="threads that read and check images (default: one per core)")
     _add_field_arguments(parser.add_argument_group("which field or column holds what"))
 
 
 def _add_field_arguments(group: argparse._ArgumentGroup) -> None:
     usual = readers.Fields()
-    group.add_argument(
-        "--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)"
-    )
+    group.add_argument("--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)")
     group.add_argument(
         "--text-field",
         action="append",
@@ -291,9 +271,7 @@ def _add_field_arguments(group: argparse._ArgumentGroup) -> None:
         help="texts and their kind, e.g. descriptive or weak; may be given several times (default: caption)",
     )
     for name in ("id", "split", "language", "kind"):
-        group.add_argument(
-            f"--{name}-field", metavar="FIELD", help=f"{name} (default: {name}, where present)"
-        )
+        group.add_argument(f"--{name}-field", metavar="FIELD", help=f"{name} (default: {name}, where present)")
     group.add_argument("--box-field", metavar="FIELD", help="boxes [[x1, y1, x2, y2], ...] in pixels")
 
 

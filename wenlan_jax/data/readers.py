@@ -50,7 +50,7 @@ class ReadError(ValueError):
     """A captions file that cannot be read at all; the message names the file and the remedy."""
 
 
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818 - counted, not raised to the user
     """One item cannot be packed."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -126,9 +126,7 @@ def read_lines(path: Path, file_format: str, fields: Fields, language: str) -> I
                 raise row
             item = str(row.get(image_field) or "")
             yield (
-                _brivl_line(number, row, language)
-                if file_format == "brivl"
-                else _line(number, row, fields, language)
+                _brivl_line(number, row, language) if file_format == "brivl" else _line(number, row, fields, language)
             )
         except Rejected as rejected:
             yield Fault(number, rejected.reason, rejected.detail, _printable(item))
@@ -262,9 +260,7 @@ def _texts(value: Any, name: str, kind: str, language: str) -> Iterator[Text]:
     elif isinstance(value, list):
         for inner in value:
             if not isinstance(inner, str):
-                raise Rejected(
-                    Reason.BAD_VALUE, f"field {name!r}: a list of {type(inner).__name__}, not of texts"
-                )
+                raise Rejected(Reason.BAD_VALUE, f"field {name!r}: a list of {type(inner).__name__}, not of texts")
             yield Text(kind, language, _string(inner))
     elif isinstance(value, str):
         yield Text(kind, language, _string(value))
@@ -320,7 +316,7 @@ def _boxes(value: Any) -> tuple[tuple[Box, ...], int]:
     if not isinstance(value, list | None):
         raise Rejected(Reason.BAD_VALUE, "boxes must be a list of [x1, y1, x2, y2]")
     boxes = tuple(tuple(side for side in box) for box in value or () if _is_box(box))
-    return boxes, len(value or ()) - len(boxes)  # type: ignore[return-value]
+    return boxes, len(value or ()) - len(boxes)
 
 
 def _is_box(value: Any) -> bool:

@@ -131,7 +131,5 @@ def from_example(example: Mapping[str, Any]) -> Record:
         source=_string(example["source"]),
         texts=tuple(Text(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["texts"])),
         regions=tuple(regions),
-        questions=tuple(
-            Question(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["questions"])
-        ),
+        questions=tuple(Question(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["questions"])),
     )

@@ -146,9 +146,7 @@ def _builder(directory: Path) -> Any:
         builder = tfds.builder_from_directory(str(directory))
         stored = set(builder.info.features or ())
     except Exception as error:  # TFDS raises many kinds for a damaged dataset_info.json or features.json
-        raise SourceError(
-            f"{directory}: cannot be opened ({error}); remove it, then build or pack it again"
-        ) from error
+        raise SourceError(f"{directory}: cannot be opened ({error}); remove it, then build or pack it again") from error
     missing = set(records.features()) - stored
     if missing:
         raise SourceError(
@@ -172,12 +170,8 @@ def _check_shard(path: Path, expected: int) -> None:
     reader = ArrayRecordReader(str(path))
     if not reader.ok():  # the footer is read on opening, and a file cut short has lost it
         size = path.stat().st_size
-        raise SourceError(
-            f"{path}: this shard is truncated or damaged ({size} bytes); copy or pack the data again"
-        )
+        raise SourceError(f"{path}: this shard is truncated or damaged ({size} bytes); copy or pack the data again")
     found = reader.num_records()
     reader.close()
     if found != expected:
-        raise SourceError(
-            f"{path}: this shard holds {found} records, not {expected}; copy or pack the data again"
-        )
+        raise SourceError(f"{path}: this shard holds {found} records, not {expected}; copy or pack the data again")

@@ -184,9 +184,7 @@ def _tokenizer_file(path: Path) -> Path:
     found = [path / VOCAB_NAME] if (path / VOCAB_NAME).is_file() else []
     found += sorted(path.glob(f"*{MODEL_SUFFIX}"))
     if len(found) != 1:
-        state = (
-            f"holds several tokenizers ({', '.join(file.name for file in found)})" if found else "holds none"
-        )
+        state = f"holds several tokenizers ({', '.join(file.name for file in found)})" if found else "holds none"
         raise TokenizerError(f"{path}: {state}; give the path of one vocab.txt or *.model file")
     return found[0]
 
@@ -216,17 +214,13 @@ def _parse_vocab(content: bytes, path: Path) -> dict[str, int]:
     try:
         lines = content.decode("utf-8").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{path}: not UTF-8 at byte {error.start}; save the vocabulary as UTF-8"
-        ) from error
+        raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; save the vocabulary as UTF-8") from error
     if lines[-1] == "":
         lines.pop()
     vocab = {piece: index for index, piece in enumerate(lines)}
     missing = [piece for piece in (PAD, UNKNOWN, CLS, SEP) if piece not in vocab]
     if missing:
-        raise TokenizerError(
-            f"{path}: lacks {', '.join(missing)}; is this a BERT vocabulary, one piece a line?"
-        )
+        raise TokenizerError(f"{path}: lacks {', '.join(missing)}; is this a BERT vocabulary, one piece a line?")
     return vocab
 
 

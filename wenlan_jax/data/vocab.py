@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from wenlan_jax import schema
 from wenlan_jax.data import sources, text
 from wenlan_jax.data.text import TokenizerError
 
@@ -18,15 +19,19 @@ LONGEST_SENTENCE_BYTES = 1 << 16  # SentencePiece leaves out longer ones without
 _SEED = 0
 
 
+class VocabularySizeError(TokenizerError):
+    """The texts cannot fill, or do not fit in, a vocabulary of this size; the message holds the sizes that do."""
+
+
 def train_sentencepiece(
     texts: Iterable[str], out: Path, vocab_size: int, character_coverage: float, max_sentences: int
 ) -> int:
     """Trains a unigram model with byte fallback, writes it to `out` and returns the number of texts given.
 
-    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4, then 256 bytes, then pieces, `vocab_size` in all. Text is
-    normalised by nmt_nfkc. Characters beyond `character_coverage` of the text are spelled in bytes. Of more than
-    `max_sentences` texts a sample of that size is used. Equal input gives equal bytes. Raises TokenizerError when
-    the texts cannot fill, or do not fit in, `vocab_size` pieces, or `out` cannot be written.
+    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4, then 256 bytes, then pieces, `vocab_size` in all.
+    Text is normalised by nmt_nfkc. Characters beyond `character_coverage` of the text are spelled in bytes. Of more
+    than `max_sentences` texts a sample of that size is used. Equal input gives equal bytes. Raises
+    VocabularySizeError, and TokenizerError when there is no text or `out` cannot be written.
     """
     if out.suffix != text.MODEL_SUFFIX:
         raise TokenizerError(f"{out}: the name of a SentencePiece model ends in {text.MODEL_SUFFIX}")
@@ -85,7 +90,7 @@ def _train(corpus: _Corpus, vocab_size: int, character_coverage: float, max_sent
     except (RuntimeError, OSError) as error:
         if corpus.error is not None:
             raise corpus.error from None
-        raise TokenizerError(_explain(str(error), corpus.count, vocab_size)) from error
+        raise _explained(str(error), corpus.count, vocab_size) from error
     return model.getvalue()
 
 
@@ -102,51 +107,48 @@ _SPECIAL_PIECES: dict[str, Any] = {
 }
 
 
-def _explain(message: str, count: int, vocab_size: int) -> str:
+def _explained(message: str, count: int, vocab_size: int) -> TokenizerError:
     """SentencePiece's complaint in the user's terms."""
     if not count:
-        return "no text to train on: every text is empty"
+        return TokenizerError("no text to train on: every text is empty")
     if found := re.search(r"too high .*<= (\d+)", message):
-        return (
+        return VocabularySizeError(
             f"a vocabulary of {vocab_size} is too large for these {count} texts, which fill {found[1]} pieces; "
-            f"set --size {found[1]} or less, or add text"
+            f"set {found[1]} or less, or add text"
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return (
-            f"a vocabulary of {vocab_size} is too small: the characters, bytes and special pieces alone take {found[1]}; "
-            f"set --size above {found[1]}, or lower --coverage"
+        return VocabularySizeError(
+            f"a vocabulary of {vocab_size} is too small: the characters, bytes and special pieces alone take "
+            f"{found[1]}; set more than {found[1]}, or lower the character coverage"
         )
-    return f"SentencePiece cannot train on these {count} texts: {message}"
+    return TokenizerError(f"SentencePiece cannot train on these {count} texts: {message}")
 
 
 def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `wenlan vocab`."""
+    """Declares the options of `wenlan vocab`; their defaults are those of a training run."""
+    data, tokenizer = schema.Data(), schema.Tokenizer()
     parser.description = (
         "Train a SentencePiece vocabulary (unigram, byte fallback) on the texts of data sets and text files."
     )
     parser.epilog = "example: wenlan vocab --data wenlan_scenes/s64 --out vocab/scenes.model --size 2000"
+    parser.add_argument("--data", action="append", default=[], metavar="SPEC", help="data set; may be repeated")
+    parser.add_argument("--text", action="append", default=[], type=Path, metavar="FILE", help="UTF-8, a text a line")
+    parser.add_argument("--split", default=data.train_split, help="split of the data sets (default: %(default)s)")
     parser.add_argument(
-        "--data", action="append", default=[], metavar="SPEC", help="data set; may be repeated"
-    )
-    parser.add_argument(
-        "--text", action="append", default=[], type=Path, metavar="FILE", help="UTF-8, a text a line"
-    )
-    parser.add_argument("--split", default="train", help="split of the data sets (default: %(default)s)")
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: %(default)s)"
+        "--data-dir", type=Path, default=Path(data.dir), help="where data sets lie (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, help="model file to write, *.model")
     parser.add_argument("--size", type=int, required=True, help="number of pieces, special ones included")
     parser.add_argument(
         "--coverage",
         type=float,
-        default=0.9995,
+        default=tokenizer.character_coverage,
         help="share of characters with a piece (default: %(default)s)",
     )
     parser.add_argument(
         "--max-sentences",
         type=int,
-        default=5_000_000,
+        default=tokenizer.train_texts,
         help="texts to train on at most (default: %(default)s)",
     )
 
@@ -155,8 +157,11 @@ def run_vocab(args: argparse.Namespace) -> int:
     """Runs `wenlan vocab` with parsed arguments and returns the exit status."""
     if not args.data and not args.text:
         raise TokenizerError("nothing to train on; give --data or --text")
-    texts = _all_texts(args.data, args.split, args.data_dir, args.text)
-    count = train_sentencepiece(texts, args.out, args.size, args.coverage, args.max_sentences)
+    texts = _all_texts(args.data, args.split, args.data_dir.expanduser(), args.text)
+    try:
+        count = train_sentencepiece(texts, args.out, args.size, args.coverage, args.max_sentences)
+    except VocabularySizeError as error:
+        raise VocabularySizeError(f"--size: {error}") from error
     tokenizer = text.SentencePiece(args.out)
     print(f"{args.out}: {tokenizer.size} pieces from {count} texts, {tokenizer.fingerprint}")
     return 0

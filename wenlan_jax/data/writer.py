@@ -96,9 +96,7 @@ def _lock(directory: Path, place: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise BusyError(
-            f"{place}: another process is writing it; wait for it or choose another place"
-        ) from error
+        raise BusyError(f"{place}: another process is writing it; wait for it or choose another place") from error
     return handle
 
 

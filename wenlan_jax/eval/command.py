@@ -22,9 +22,7 @@ def run_settings(saved: dict[str, object], overrides: Sequence[str]) -> schema.C
     """The saved configuration with the overrides, which may only concern data, evaluation and mesh."""
     outside = [field for field in overrides if not field.removeprefix("--config.").startswith(SECTIONS)]
     if outside:
-        raise configs.ConfigError(
-            f"{outside[0]}: only fields of {', '.join(SECTIONS)} can be set for an evaluation"
-        )
+        raise configs.ConfigError(f"{outside[0]}: only fields of {', '.join(SECTIONS)} can be set for an evaluation")
     # Through `parse`, as JSON has no tuples and ml_collections overrides no lists.
     return configs.override(config_dict.ConfigDict(dataclasses.asdict(configs.parse(saved))), overrides)
 
@@ -33,9 +31,7 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
     """Evaluates checkpoint `step` (the newest by default) and writes result.json and the gallery into `out`."""
     place = workdir / "checkpoints"
     if not place.is_dir():
-        raise checkpoint.CheckpointError(
-            f"{workdir}: holds no checkpoints; is it the --workdir of a training run?"
-        )
+        raise checkpoint.CheckpointError(f"{workdir}: holds no checkpoints; is it the --workdir of a training run?")
     with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
         at, note = checkpoints.note(step)
         config = run_settings(note.config, overrides)

@@ -32,13 +32,9 @@ def table(scores: Mapping[str, float], splits: Sequence[str], ks: Sequence[int])
         lines.append(f"{split:<28}" + "".join(f"{f'recall@{k}':>12}" for k in ks))
         for way in ("text_to_image", "image_to_text"):
             at = f"retrieval/{split}/{way}"
-            title = (
-                f"{way.replace('_', ' ')} ({scores[f'{at}/queries']:.0f} of {scores[f'{at}/candidates']:.0f})"
-            )
+            title = f"{way.replace('_', ' ')} ({scores[f'{at}/queries']:.0f} of {scores[f'{at}/candidates']:.0f})"
             lines.append(f"{title:<28}" + "".join(f"{scores[f'{at}/recall_at_{k}']:>12.1%}" for k in ks))
-            lines.append(
-                f"{'  by chance':<28}" + "".join(f"{scores[f'{at}/chance_recall_at_{k}']:>12.1%}" for k in ks)
-            )
+            lines.append(f"{'  by chance':<28}" + "".join(f"{scores[f'{at}/chance_recall_at_{k}']:>12.1%}" for k in ks))
     return "\n".join(lines)
 
 
@@ -48,6 +44,7 @@ def write_gallery(out: Path, config: schema.Config, embedded: Sequence[Embedded]
     if not embedded or not count:
         return
     first = embedded[0]
+    queries: list[gallery.TextQuery | gallery.PictureQuery]
     queries = [*text_queries(first, count), *picture_queries(first, -(-count // 3))]
     note = f"{first.source.name}: {len(first.source)} pictures, {len(first.texts)} texts"
     gallery.write_gallery(out / "gallery.html", queries, title="What the model retrieves", note=note)
@@ -98,10 +95,6 @@ def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery
         ]
         all_scores = embedded.text_embeddings @ embedded.image_embeddings[picture]
         true = all_scores[of_text == picture]
-        rank = (
-            int(np.count_nonzero((all_scores >= true.max()) & (of_text != picture))) + 1
-            if len(true)
-            else None
-        )
+        rank = int(np.count_nonzero((all_scores >= true.max()) & (of_text != picture))) + 1 if len(true) else None
         found.append(gallery.PictureQuery(embedded.source[picture].image, hits, rank))
     return found

@@ -48,20 +48,14 @@ def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Embeddings:
     return array
 
 
-def _check_links(
-    images: Embeddings, texts: Embeddings, image_of_text: np.ndarray
-) -> Int64[np.ndarray, " texts"]:
+def _check_links(images: Embeddings, texts: Embeddings, image_of_text: np.ndarray) -> Int64[np.ndarray, " texts"]:
     links = np.asarray(image_of_text)
     if images.shape[1] != texts.shape[1]:
         raise RetrievalError(f"Images have {images.shape[1]} dimensions, texts {texts.shape[1]}.")
     if links.shape != (len(texts),) or not np.issubdtype(links.dtype, np.integer):
-        raise RetrievalError(
-            f"image_of_text: {len(texts)} integers are needed, got {links.dtype}{links.shape}."
-        )
+        raise RetrievalError(f"image_of_text: {len(texts)} integers are needed, got {links.dtype}{links.shape}.")
     if links.min() < 0 or links.max() >= len(images):
-        raise RetrievalError(
-            f"image_of_text: rows must lie in [0, {len(images)}), got {links.min()} to {links.max()}."
-        )
+        raise RetrievalError(f"image_of_text: rows must lie in [0, {len(images)}), got {links.min()} to {links.max()}.")
     return links.astype(np.int64)
 
 

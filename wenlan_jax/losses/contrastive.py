@@ -1,7 +1,7 @@
 """The contrastive losses of BriVL: InfoNCE of queries against their own key and many negatives.
 
-    n   queries at hand (a micro-batch)         m   keys of the whole batch
-    s b slots and rows of a bank                d   width of the embedding
+n   queries at hand (a micro-batch)         m   keys of the whole batch
+s b slots and rows of a bank                d   width of the embedding
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ NONE = -jnp.inf
 """Logit of an entry that does not count."""
 
 
-@struct.dataclass
-class InfoNCE:
+class InfoNCE(struct.PyTreeNode):
     """Sums over the queries of one direction. `correct`: queries whose own key beats every negative."""
 
     loss: Float[Array, ""]
@@ -28,7 +27,7 @@ class InfoNCE:
     extra_positives: Float[Array, ""]
 
 
-def similarities(queries: Float[Array, "n d"], keys: Float[Array, "*m d"]) -> Float[Array, "n *m"]:
+def similarities(queries: Float[Array, "n d"], keys: Float[Array, "*m d"]) -> Float[Array, n * m]:
     """Cosine similarities of unit rows. Full float32 products: bfloat16 ones are worth .1 in a logit at tau = .07."""
     return jnp.tensordot(queries, keys, axes=(-1, -1), precision=jax.lax.Precision.HIGHEST)
 
@@ -75,7 +74,7 @@ def info_nce(
     extra_logits = jnp.zeros(own.shape)
     best = jnp.full_like(own, NONE)
 
-    def allowed(counts: Bool[Array, "n *m"], same: Bool[Array, "n *m"]) -> Bool[Array, "n *m"]:
+    def allowed(counts: Bool[Array, n * m], same: Bool[Array, n * m]) -> Bool[Array, n * m]:
         return counts & ~same if mask_false_negatives else counts
 
     if bank is not None:

@@ -32,9 +32,7 @@ def depthwise_conv(
         return _grouped(x, kernel, stride)
     if implementation == "shift":
         return _shifted(x, kernel, stride)
-    raise ValueError(
-        f"depthwise convolution: implementation must be 'conv' or 'shift', not {implementation!r}."
-    )
+    raise ValueError(f"depthwise convolution: implementation must be 'conv' or 'shift', not {implementation!r}.")
 
 
 def _grouped(x: Array, kernel: Array, stride: int) -> Array:
@@ -113,9 +111,7 @@ def _tap_sums(padded: Array, dy: Array, size: int, stride: int) -> list[Array]:
     """
     gradient = dy.astype(jnp.float32)
     products = [
-        _window(padded, i, j, dy.shape, stride).astype(jnp.float32) * gradient
-        for i in range(size)
-        for j in range(size)
+        _window(padded, i, j, dy.shape, stride).astype(jnp.float32) * gradient for i in range(size) for j in range(size)
     ]
     return jax.lax.reduce(products, [jnp.float32(0)] * len(products), _add_all, (0, 1, 2))
 

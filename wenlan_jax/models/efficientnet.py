@@ -253,10 +253,7 @@ def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     """
     x, kernel = saved
     inputs, outputs = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    if inputs.shape[1] <= outputs.shape[1]:
-        gradient = inputs.T @ outputs
-    else:
-        gradient = (outputs.T @ inputs).T
+    gradient = inputs.T @ outputs if inputs.shape[1] <= outputs.shape[1] else (outputs.T @ inputs).T
     return dy @ kernel.T, gradient
 
 

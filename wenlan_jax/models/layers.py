@@ -138,9 +138,7 @@ def normalize_groups(
     return _normalize_forward(x, scale, bias, eps)[0]
 
 
-def _normalize_forward(
-    x: Array, scale: Array, bias: Array, eps: float
-) -> tuple[tuple[Array, Array, Array], tuple]:
+def _normalize_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[tuple[Array, Array, Array], tuple]:
     axes = tuple(range(1, x.ndim - 1))
     wide = x.astype(jnp.float32)
     shift = wide[(slice(None), *(slice(1),) * len(axes))]
@@ -153,9 +151,7 @@ def _normalize_forward(
     return (y.astype(x.dtype), jnp.squeeze(mean, axes), jnp.squeeze(var, axes)), (x, mean, inverse, scale)
 
 
-def _normalize_backward(
-    eps: float, saved: tuple, cotangents: tuple[Array, Array, Array]
-) -> tuple[Array, Array, Array]:
+def _normalize_backward(eps: float, saved: tuple, cotangents: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     del eps
     x, mean, inverse, scale = saved
     dy = cotangents[0].astype(jnp.float32)

@@ -160,9 +160,7 @@ def apply_layers(
         raise ValueError(f"scan_segments {segments} must be positive and add up to the depth, {stack.depth}.")
     start = 0
     for length in segments:
-        scan = nn.scan(
-            step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length
-        )
+        scan = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length)
         x, _ = scan(make_layer(f"layers_{start}_{start + length - 1}"), x, None)
         start += length
     return x

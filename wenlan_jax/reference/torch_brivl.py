@@ -32,8 +32,7 @@ class BriVLSizes:
     encoder_layers, encoder_heads, encoder_mlp_width, dropout: of both token encoders.
     queue_size, momentum, temperature: of the contrastive part; queue_size must divide by the batch.
     frozen: regular expressions over parameter names; a match is not trained.
-    freeze_batch_norm: keep BN layers without trained parameters in evaluation mode; False is the released
-        code.
+    freeze_batch_norm: keep BN layers without trained parameters in evaluation mode; False is the released code.
     """
 
     stem_width: int
@@ -70,9 +69,7 @@ class SameConv2d(nn.Conv2d):
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         height, width = (max((-(-s // stride) - 1) * stride + kernel - s, 0) for s in input.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(
-                input, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups
-            )
+            return F.conv2d(input, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups)
         padding = (width // 2, width - width // 2, height // 2, height - height // 2)
         return F.conv2d(F.pad(input, padding), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
@@ -219,9 +216,7 @@ class ImageEncoder(nn.Module):
         down = torch.stack((zero, (y2 - y1) / (height - 1), (y1 + y2 - height + 1) / (height - 1)), 1)
         theta = torch.stack((across, down), 1)
         grid = F.affine_grid(theta, [len(theta), channels, SAMPLES, SAMPLES], align_corners=False)
-        samples = F.grid_sample(
-            features.expand(len(theta), -1, -1, -1), grid.to(features.dtype), align_corners=False
-        )
+        samples = F.grid_sample(features.expand(len(theta), -1, -1, -1), grid.to(features.dtype), align_corners=False)
         return self.learnable["max_pool"](samples).flatten(1)
 
     def forward(self, images: Tensor, boxes: Tensor, box_mask: Tensor) -> Tensor:
@@ -257,9 +252,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, token_mask: Tensor) -> Tensor:
         tokens = self.hidden_states(ids, token_mask)
-        return F.normalize(
-            self.learnable["textFC"](pool(self.learnable["textAtt"], tokens, token_mask)), dim=-1
-        )
+        return F.normalize(self.learnable["textFC"](pool(self.learnable["textAtt"], tokens, token_mask)), dim=-1)
 
 
 class BriVL(nn.Module):
@@ -293,8 +286,7 @@ class BriVL(nn.Module):
         """Training mode; with `freeze_batch_norm`, untrained BN layers and their copies stay in eval."""
         super().train(mode)
         if mode and self.sizes.freeze_batch_norm:
-            query = self.imgencoder.modules()
-            for layer, copy in zip(query, self.imgencoder_mom.modules(), strict=True):
+            for layer, copy in zip(self.imgencoder.modules(), self.imgencoder_mom.modules(), strict=True):
                 if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
                     layer.eval()
                     copy.eval()
@@ -316,9 +308,7 @@ class BriVL(nn.Module):
         """Replaces the oldest entries of both queues."""
         end = self.pointer + len(image_keys)
         if end > self.sizes.queue_size:
-            raise ValueError(
-                f"queue_size {self.sizes.queue_size} must be a multiple of the batch, {len(image_keys)}."
-            )
+            raise ValueError(f"queue_size {self.sizes.queue_size} must be a multiple of the batch, {len(image_keys)}.")
         self.image_queue[self.pointer : end] = image_keys
         self.text_queue[self.pointer : end] = text_keys
         self.pointer = end % self.sizes.queue_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from flax import struct
 from jaxtyping import Array, Float, Int, PyTree
@@ -20,8 +20,7 @@ Banks = dict[str, Bank]
 Metrics = dict[str, Float[Array, ""]]
 
 
-@struct.dataclass
-class Fresh:
+class Fresh(struct.PyTreeNode):
     """The parts of a new state that a task makes; `step.init_state` adds the rest."""
 
     params: Params
@@ -30,8 +29,7 @@ class Fresh:
     banks: Banks
 
 
-@struct.dataclass
-class MicroLoss:
+class MicroLoss(struct.PyTreeNode):
     """What one micro-batch gives.
 
     `loss` is its share of the loss: the gradients of all shares add up to the gradient of the whole batch.

@@ -12,6 +12,7 @@ from wenlan_jax.state import Momentum, Params, TrainState
 from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Rows
 from wenlan_jax.tasks.contrast import OTHER, direction_metrics, fresh_scale, read_scale
 from wenlan_jax.tasks.towers import Towers
+
 KEYS, QUERIES = 0, 1
 """Streams of dropout: keys and queries of a pair are dropped out independently."""
 
@@ -37,7 +38,10 @@ class BriVL:
         random = self.contrast.bank_start == "random"
         banks = {
             name: bank.create(
-                self.contrast.bank_size, self.config.train.batch_size, self.config.model.embedding, key if random else None
+                self.contrast.bank_size,
+                self.config.train.batch_size,
+                self.config.model.embedding,
+                key if random else None,
             )
             for name, key in zip(OTHER, bank_rngs, strict=True)
         }
@@ -79,7 +83,11 @@ class BriVL:
         positives = None
         if self.contrast.multi_label_top_k:
             positives = contrastive.mutual_top_k(
-                own["image"], own["text"], state.banks["image"], state.banks["text"], self.contrast.multi_label_top_k
+                own["image"],
+                own["text"],
+                state.banks["image"],
+                state.banks["text"],
+                self.contrast.multi_label_top_k,
             )
         directions = {
             f"{name}_to_{other}": contrastive.info_nce(
@@ -98,7 +106,7 @@ class BriVL:
         }
         metrics = direction_metrics(directions, rows["id"].shape[0])
         if self.contrast.multi_label_top_k:
-            extra = sum(d.extra_positives for d in directions.values())
+            extra = sum((d.extra_positives for d in directions.values()), start=jnp.zeros(()))
             metrics["extra_positives"] = extra / rows["id"].shape[0]
         return MicroLoss(metrics["loss"], metrics, stats)
 

@@ -33,4 +33,9 @@ def direction_metrics(directions: dict[str, contrastive.InfoNCE], batch: int) ->
     losses = {f"loss_{name}": direction.loss / batch for name, direction in directions.items()}
     accuracies = {f"accuracy_{name}": direction.correct / batch for name, direction in directions.items()}
     masked = sum(direction.masked for direction in directions.values()) / (len(directions) * batch)
-    return {"loss": jnp.asarray(sum(losses.values())), **losses, **accuracies, "masked_negatives": jnp.asarray(masked)}
+    return {
+        "loss": jnp.asarray(sum(losses.values())),
+        **losses,
+        **accuracies,
+        "masked_negatives": jnp.asarray(masked),
+    }

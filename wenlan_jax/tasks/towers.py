@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -135,9 +135,7 @@ class Towers:
         images = batch["image"].astype(jnp.float32) / 255.0
         if rng is not None:
             strengths = (a.brightness, a.contrast, a.saturation, a.hue)
-            images = augment.jitter_and_grayscale(
-                images, rng, strengths, a.jitter_probability, a.grayscale_probability
-            )
+            images = augment.jitter_and_grayscale(images, rng, strengths, a.jitter_probability, a.grayscale_probability)
         return {**batch, "image": augment.normalise(images, a.mean, a.std)}
 
     def embed_images(
@@ -147,7 +145,7 @@ class Towers:
         variables = {"params": params["image"], "batch_stats": batch_stats["image"]}
         inputs = (batch["image"], batch.get("boxes"), batch.get("box_mask"))
         if rng is None:
-            return self.image.apply(variables, *inputs, train=False), batch_stats
+            return cast(TowerOutput, self.image.apply(variables, *inputs, train=False)), batch_stats
         output, changed = self.image.apply(
             variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
         )
@@ -157,7 +155,8 @@ class Towers:
         """Texts of a batch; with dropout if `rng` is given."""
         rngs = {} if rng is None else {"dropout": rng}
         inputs = (batch["token_ids"], batch["token_mask"])
-        return self.text.apply({"params": params["text"]}, *inputs, train=rng is not None, rngs=rngs)
+        variables = {"params": params["text"]}
+        return cast(TowerOutput, self.text.apply(variables, *inputs, train=rng is not None, rngs=rngs))
 
     def embed(
         self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array

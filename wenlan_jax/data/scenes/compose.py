@@ -27,15 +27,14 @@ def scene_questions(scene: Scene, seed: int) -> tuple[Question, ...]:
     """The same `QUESTIONS` questions in each language, each worded by chance."""
     dice = Dice(seed, "questions", scene.split, scene.index)
     chosen = choose_queries(scene, dice, QUESTIONS)
-    return tuple(
-        Question(code, *language.ask(query, dice)) for query in chosen for code, language in LANGUAGES.items()
-    )
+    return tuple(Question(code, *language.ask(query, dice)) for query in chosen for code, language in LANGUAGES.items())
 
 
 def compose(seed: int, split: str, index: int, size: int) -> Record:
     """The record of scene `index` of `split`, drawn at `size` x `size` pixels.
 
-    The label of a region is the name of its shape, its attributes are colour, size and texture (English, as in `world`).
+    The label of a region is the name of its shape, its attributes are colour, size and texture (English, as in
+    `world`).
     """
     scene = sample_scene(seed, split, index)
     image, boxes = render(scene, size)

@@ -192,9 +192,7 @@ def _box_of(coverage: Plane, rows: slice, columns: slice) -> tuple[float, float,
     )
 
 
-def render(
-    scene: Scene, size: int
-) -> tuple[UInt8[np.ndarray, "size size 3"], list[tuple[float, float, float, float]]]:
+def render(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "size size 3"], list[tuple[float, float, float, float]]]:
     """The picture of `scene` as RGB, and the tight box `(x1, y1, x2, y2)` in pixels of each of its things."""
     canvas = paint_background(scene, size)
     boxes = []

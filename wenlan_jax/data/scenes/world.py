@@ -69,9 +69,7 @@ SPLITS = {"train": (0, 1), "validation": (2,), "test": (3,)}
 
 _COUNTS = (1, 1, 2, 2, 2, 3, 3, 3, 4, 4)
 _TEXTURE_LOTS = ("solid", "solid", "solid", "striped", "dotted", "checked")
-_ECHO = (
-    0.2  # chance that a thing repeats the shape of the one before, so that counting has something to count
-)
+_ECHO = 0.2  # chance that a thing repeats the shape of the one before, so that counting has something to count
 
 
 class SceneError(ValueError):

@@ -140,7 +140,11 @@ FRENCH = French(
         "black": ("Dans le noir complet.", "Le noir va avec tout.", "Quelqu'un a éteint la lumière."),
         "grey": ("Un lundi tout gris.", "Ni noir ni blanc.", "Il fait gris, et moi aussi."),
         "paper": ("C'est la rentrée !", "De mon cahier de maths.", "Dessiné entre deux cours."),
-        "pastel": ("Des couleurs douces pour les cœurs tendres.", "Tout en pastel.", "Doux comme un matin de printemps."),
+        "pastel": (
+            "Des couleurs douces pour les cœurs tendres.",
+            "Tout en pastel.",
+            "Doux comme un matin de printemps.",
+        ),
         "sky": ("La tête dans les nuages.", "Enfin le ciel bleu !", "Les nuages passent."),
         "meadow": ("Du vert à perte de vue.", "Pieds nus dans l'herbe.", "Une journée à la campagne."),
         "sea": ("L'air salé du large.", "La mer me manque.", "Les vagues ne se fatiguent jamais."),
@@ -148,6 +152,10 @@ FRENCH = French(
         "desert": ("Rien que du sable et du soleil.", "Quarante degrés à l'ombre.", "Loin, dans le désert."),
         "snow": ("La première neige !", "L'hiver est là.", "Mains froides, cœur chaud."),
         "sunset": ("La dernière lumière du jour.", "Encore un coucher de soleil.", "Le ciel du soir s'embrase."),
-        "wood": ("Sur la table de grand-mère.", "Tout frais sorti de l'atelier.", "Rien ne sent aussi bon que le bois."),
+        "wood": (
+            "Sur la table de grand-mère.",
+            "Tout frais sorti de l'atelier.",
+            "Rien ne sent aussi bon que le bois.",
+        ),
     },
 )  # fmt: skip

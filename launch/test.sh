@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs what the tests need and passes them.
+#
+#   bash launch/test.sh [PYTEST ARGUMENTS]      e.g. -m "" for the slow ones too, or -k bank
+#
+# PYTHON and VENV as in quickstart.sh.
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$repository/launch/environment.sh"
+install_into_environment "[test]"
+cd "$repository"
+[ $# -gt 0 ] || set -- -m "not slow"
+exec "$VENV/bin/python" -m pytest "$@"

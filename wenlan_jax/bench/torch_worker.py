@@ -1,0 +1,118 @@
+"""The PyTorch reference in a process of its own, so that neither framework's threads or allocator disturb the other.
+
+Imports no jax. `TorchProcess` starts the worker and asks it for one training step at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+
+class TorchError(RuntimeError):
+    """PyTorch is not installed, or the reference cannot follow the configuration."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the worker trains: sizes of the model and its BERT, weights by official name, one batch, Adam's options."""
+
+    sizes: dict[str, Any]
+    bert: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    batch: dict[str, np.ndarray]
+    learning_rate: float
+    weight_decay: float
+
+
+class TorchStep:
+    """The reference's training step."""
+
+    def __init__(self, job: Job) -> None:
+        import torch
+        from transformers import BertConfig
+
+        from wenlan_jax.reference import torch_brivl
+
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.torch = torch
+        sizes = torch_brivl.BriVLSizes(text=BertConfig(**job.bert), **job.sizes)
+        self.model = torch_brivl.BriVL(sizes).train()
+        weights = {name: torch.from_numpy(np.array(value)) for name, value in job.weights.items()}
+        missing, unexpected = self.model.load_state_dict(weights, strict=False)
+        known = ("_mom.", ".pooler.", ".classifier.")
+        strangers = [name for name in missing if not any(part in name for part in known)]
+        if strangers or unexpected:
+            raise TorchError(f"weights do not fit: {strangers[:3]} missing, {unexpected[:3]} unknown")
+        self.model.synchronize()
+        options = {"lr": job.learning_rate, "weight_decay": job.weight_decay}
+        self.optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], **options)
+        self.batch = torch_brivl.Batch(**{name: torch.from_numpy(value) for name, value in job.batch.items()})
+
+    def step(self) -> float:
+        """Seconds of one training step."""
+        began = time.perf_counter()
+        self.model.training_step(self.batch, self.optimizer)
+        return time.perf_counter() - began
+
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Embeddings of the batch in evaluation mode."""
+        self.model.eval()
+        with self.torch.no_grad():
+            image, text = self.model.embed(self.batch)
+        self.model.train()
+        return {"image": image.numpy(), "text": text.numpy()}
+
+
+def serve(connection: Connection, job: Job) -> None:
+    """The worker's loop: answers the names of methods of `TorchStep` until the other side closes."""
+    try:
+        worker = TorchStep(job)
+        connection.send(None)
+    except Exception as error:
+        connection.send(TorchError(f"{type(error).__name__}: {error}"))
+        return
+    while True:
+        try:
+            connection.send(getattr(worker, connection.recv())())
+        except EOFError:
+            return
+
+
+class TorchProcess:
+    """A worker process. A context manager: leaving it ends the process."""
+
+    def __init__(self, job: Job) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, job), daemon=True)
+        self.process.start()
+        other.close()
+        fault = self._receive()
+        if fault is not None:
+            raise fault
+
+    def _receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise TorchError("the PyTorch process ended; is there enough memory for both?") from None
+
+    def ask(self, method: str) -> Any:
+        """What the worker's `method` returns."""
+        self.connection.send(method)
+        return self._receive()
+
+    def __enter__(self) -> TorchProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.connection.close()
+        self.process.join(timeout=10)
+        self.process.terminate()
