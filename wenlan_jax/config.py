@@ -196,6 +196,10 @@ def _clashes(c: Config) -> list[str]:
         c.task != "clip" or c.contrast.multi_label_top_k == 0,
         "contrast.multi_label_top_k: the task 'clip' has no bank",
     )
+    check(
+        c.contrast.bank_from_step == 0 or c.contrast.in_batch_negatives,
+        "contrast.bank_from_step: without contrast.in_batch_negatives there is no negative before that step",
+    )
     for pattern in c.model.freeze:
         try:
             re.compile(pattern)

@@ -231,6 +231,12 @@ class Contrast:
         "unfilled entries are masked, or random unit vectors stand in them as in the released code [C]",
         choices=("empty", "random"),
     )
+    bank_from_step: int = _field(
+        0,
+        "the banks are filled from the start and count as negatives from this step on: before towers that start from "
+        "nothing have learnt, old keys differ from new ones by drift alone, which is all that is then learnt [W]",
+        low=0,
+    )
     in_batch_negatives: bool = _field(False, "the other keys of the batch are negatives too; [X] reads 2.0 so")
     mask_false_negatives: bool = _field(True, "negatives of the query's own image are left out and counted [W]")
     multi_label_top_k: int = _field(

@@ -37,7 +37,7 @@ def random_batch(config: schema.Config, seed: int) -> dict[str, np.ndarray]:
     """Random pairs of the configuration's shapes, every text at full length."""
     rng = np.random.default_rng(seed)
     size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
-    batch = {
+    batch: dict[str, np.ndarray] = {
         "image": rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8),
         "token_ids": rng.integers(0, config.model.text.bert.vocab_size, (size, length)).astype(np.int32),
         "token_mask": np.ones((size, length), bool),
@@ -137,7 +137,7 @@ def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repe
 def _bank(config: schema.Config, ids: jax.Array) -> Callable[..., Any]:
     def loss(queries: dict[str, jax.Array], banks: Any) -> jax.Array:
         scale = jnp.float32(1 / config.contrast.temperature)
-        return sum(
+        losses = [
             contrastive.info_nce(
                 queries[name],
                 jax.lax.stop_gradient(queries[name]),
@@ -147,7 +147,8 @@ def _bank(config: schema.Config, ids: jax.Array) -> Callable[..., Any]:
                 mask_false_negatives=config.contrast.mask_false_negatives,
             ).loss
             for name, other in OTHER.items()
-        )
+        ]
+        return jnp.stack(losses).sum()
 
     return jax.grad(loss)
 

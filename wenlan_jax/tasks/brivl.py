@@ -79,6 +79,7 @@ class BriVL:
         """Both directions, over the size of the whole batch: shares of a mean add up."""
         queries, stats = self.towers.embed(params, state.batch_stats, micro, jax.random.fold_in(rng, QUERIES))
         scale = read_scale(params, self.contrast)
+        banks = self.counted_banks(state)
         own = {name: rows[name][positions] for name in OTHER}
         positives = None
         if self.contrast.multi_label_top_k:
@@ -95,7 +96,7 @@ class BriVL:
                 own[other],
                 micro["id"],
                 scale,
-                bank=state.banks[other],
+                bank=banks[other],
                 batch_keys=rows[other] if self.contrast.in_batch_negatives else None,
                 batch_ids=rows["id"],
                 own_rows=positions,
@@ -110,13 +111,18 @@ class BriVL:
             metrics["extra_positives"] = extra / rows["id"].shape[0]
         return MicroLoss(metrics["loss"], metrics, stats)
 
+    def counted_banks(self, state: TrainState) -> Banks:
+        """The banks as the loss sees them: without an entry before `bank_from_step`."""
+        counts = state.step >= self.contrast.bank_from_step
+        return {name: b.replace(fill=jnp.where(counts, b.fill, 0)) for name, b in state.banks.items()}
+
     def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
         """The keys of the batch become the newest negatives."""
         return {name: bank.push(banks[name], rows[name], rows["id"], step) for name in OTHER}
 
     def describe(self, state: TrainState) -> Metrics:
         """Temperature, and fill and age of the banks; `loss_reference` is that of a model that knows nothing."""
-        fill = state.banks["image"].fill.astype(jnp.float32)
+        fill = self.counted_banks(state)["image"].fill.astype(jnp.float32)
         others = self.config.train.batch_size - 1 if self.contrast.in_batch_negatives else 0
         return {
             "bank_fill": fill,
