@@ -14,10 +14,10 @@ from wenlan_jax import config as configs
 def get_config() -> config_dict.ConfigDict:
     """The default with everything made small."""
     c = configs.default()
-    c.data.source = "wenlan_scenes/s64"
+    c.data.source = "wenlan_scenes/pairs64"
     c.data.image_size = 64
     c.data.kinds = ("descriptive",)
-    c.data.text_length = 64
+    c.data.text_length = 48
     c.tokenizer.train_size = 2000
 
     c.model.dtype = "float32"
@@ -48,7 +48,7 @@ def get_config() -> config_dict.ConfigDict:
     text.encoder.dropout = 0.0
 
     c.contrast.bank_size = 1024
-    c.contrast.bank_from_step = 225
+    c.contrast.bank_from_step = 350
     c.contrast.in_batch_negatives = True
     c.contrast.momentum = 0.9  # of a short run: the keys lag by some ten steps
     c.optimizer.learning_rate = 1e-3
@@ -56,7 +56,7 @@ def get_config() -> config_dict.ConfigDict:
     c.optimizer.clip_norm = 1.0
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 20
-    c.train.steps = 450
+    c.train.steps = 500
     c.train.batch_size = 64
     c.train.log_every = 25
     c.eval.final_splits = ("test",)

@@ -69,6 +69,7 @@ SPLITS = {"train": (0, 1), "validation": (2,), "test": (3,)}
 
 _COUNTS = (1, 1, 2, 2, 2, 3, 3, 3, 4, 4)
 _TEXTURE_LOTS = ("solid", "solid", "solid", "striped", "dotted", "checked")
+MOST_THINGS = max(_COUNTS)
 _ECHO = 0.2  # chance that a thing repeats the shape of the one before, so that counting has something to count
 
 
@@ -176,20 +177,23 @@ _COLOURS_ON = {
 }
 
 
-def sample_scene(seed: int, split: str, index: int) -> Scene:
-    """Scene `index` of `split`: depends on nothing but its arguments. Raises `SceneError` for an unknown split."""
+def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS) -> Scene:
+    """Scene `index` of `split` with at most `most` things: depends on nothing but its arguments.
+
+    Raises `SceneError` for an unknown split.
+    """
     if split not in SPLITS:
         raise SceneError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     dice = Dice(seed, "scene", split, index)
     while True:  # each turn succeeds with probability 1/2 or 1/4
-        scene = _draw_lots(dice, split, index)
+        scene = _draw_lots(dice, split, index, most)
         if zlib.crc32(repr(scene.key).encode()) % 4 in SPLITS[split]:
             return scene
 
 
-def _draw_lots(dice: Dice, split: str, index: int) -> Scene:
+def _draw_lots(dice: Dice, split: str, index: int, most: int) -> Scene:
     background = dice.choose(tuple(BACKGROUNDS))
-    cells = sorted(dice.sample(range(9), dice.choose(_COUNTS)))
+    cells = sorted(dice.sample(range(9), dice.choose([count for count in _COUNTS if count <= most])))
     things: list[Thing] = []
     for cell in cells:
         echo = things and dice.uniform(0, 1) < _ECHO
