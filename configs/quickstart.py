@@ -50,8 +50,9 @@ def get_config() -> config_dict.ConfigDict:
     c.contrast.bank_size = 1024
     c.contrast.bank_from_step = 350
     c.contrast.in_batch_negatives = True
-    c.contrast.momentum = 0.9  # of a short run: the keys lag by some ten steps
-    c.optimizer.learning_rate = 1e-3
+    c.contrast.temperature = 0.03  # pairs that differ in one attribute must be told apart
+    c.contrast.momentum = 0.5  # of a short run: the keys lag by two steps
+    c.optimizer.learning_rate = 1.5e-3
     c.optimizer.b2 = 0.98
     c.optimizer.clip_norm = 1.0
     c.optimizer.schedule = "cosine"
