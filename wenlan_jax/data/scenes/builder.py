@@ -32,7 +32,7 @@ _PROGRESS_SECONDS = 5.0
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ScenesConfig(tfds.core.BuilderConfig):
-    """A size of the data set: `side` in pixels, at most `most` things a scene, `plain`: on white or black alone, scenes per split."""
+    """A size of the data set: `side` in pixels, scenes per split, at most `most` things each, `plain` grounds alone."""
 
     side: int = 0
     most: int = MOST_THINGS

@@ -181,7 +181,9 @@ _COLOURS_ON = {
 
 
 def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS, plain: bool = False) -> Scene:
-    """Scene `index` of `split` with at most `most` things, if `plain` on white or black: depends on nothing but its arguments.
+    """Scene `index` of `split` with at most `most` things, on a `PLAIN` ground alone if `plain`.
+
+    It depends on nothing but its arguments.
 
     Raises `SceneError` for an unknown split.
     """
