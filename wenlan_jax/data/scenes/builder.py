@@ -32,27 +32,24 @@ _PROGRESS_SECONDS = 5.0
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ScenesConfig(tfds.core.BuilderConfig):
-    """A size of the data set: `side` in pixels, scenes per split, at most `most` things each, `plain` grounds alone."""
+    """A size of the data set: `side` in pixels, at most `most` things a scene, and the number of scenes per split."""
 
     side: int = 0
     most: int = MOST_THINGS
-    plain: bool = False
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def _config(
-    name: str, side: int, train: int, validation: int, test: int, most: int = MOST_THINGS, plain: bool = False
-) -> ScenesConfig:
+def _config(name: str, side: int, train: int, validation: int, test: int, most: int = MOST_THINGS) -> ScenesConfig:
     counts = {"train": train, "validation": validation, "test": test}
     description = f"{side} x {side} pixels, {train} training scenes of one to {most} things"
-    return ScenesConfig(name=name, description=description, side=side, most=most, plain=plain, counts=counts)
+    return ScenesConfig(name=name, description=description, side=side, most=most, counts=counts)
 
 
 CONFIGS = {
     config.name: config
     for config in (
         _config("tiny", 32, 64, 16, 16),
-        _config("pairs64", 64, 6144, 256, 1000, most=2, plain=True),  # of the quickstart: learnt in minutes
+        _config("pairs64", 64, 6144, 256, 1000, most=2),  # of the quickstart: learnt in minutes
         _config("s64", 64, 6144, 256, 1000),
         _config("s128", 128, 32768, 1000, 1000),
     )
@@ -89,7 +86,7 @@ class WenlanScenes(tfds.core.GeneratorBasedBuilder):
             if time.monotonic() - told > _PROGRESS_SECONDS:
                 told = time.monotonic()
                 _say(f"{SOURCE}/{config.name}: {split} {index} of {count}")
-            yield index, to_example(compose(SEED, split, index, config.side, config.most, config.plain))
+            yield index, to_example(compose(SEED, split, index, config.side, config.most))
 
 
 def build(name: str, data_dir: Path) -> Path:

@@ -30,13 +30,13 @@ def scene_questions(scene: Scene, seed: int) -> tuple[Question, ...]:
     return tuple(Question(code, *language.ask(query, dice)) for query in chosen for code, language in LANGUAGES.items())
 
 
-def compose(seed: int, split: str, index: int, size: int, most: int = MOST_THINGS, plain: bool = False) -> Record:
-    """The record of scene `index` of `split`, drawn at `size` x `size` pixels; `most` and `plain` as in `sample_scene`.
+def compose(seed: int, split: str, index: int, size: int, most: int = MOST_THINGS) -> Record:
+    """The record of scene `index` of `split`, with at most `most` things, drawn at `size` x `size` pixels.
 
     The label of a region is the name of its shape, its attributes are colour, size and texture (English, as in
     `world`).
     """
-    scene = sample_scene(seed, split, index, most, plain)
+    scene = sample_scene(seed, split, index, most)
     image, boxes = render(scene, size)
     return Record(
         id=scene.id,

@@ -58,9 +58,6 @@ BACKGROUNDS: dict[str, tuple[Colour, ...]] = {
 }
 """The colours each background is drawn with; `draw` says what each of them is for."""
 
-PLAIN = ("white", "black")
-"""Backgrounds that leave a picture to its things: told apart at a glance, they teach a small model little else."""
-
 UNCLEAR = {"night": ("star",), "sunset": ("circle",)}
 """Shapes that a background shows by itself, so that counting them would be ambiguous."""
 
@@ -180,10 +177,8 @@ _COLOURS_ON = {
 }
 
 
-def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS, plain: bool = False) -> Scene:
-    """Scene `index` of `split` with at most `most` things, on a `PLAIN` ground alone if `plain`.
-
-    It depends on nothing but its arguments.
+def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS) -> Scene:
+    """Scene `index` of `split` with at most `most` things: depends on nothing but its arguments.
 
     Raises `SceneError` for an unknown split.
     """
@@ -191,13 +186,13 @@ def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS, pla
         raise SceneError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     dice = Dice(seed, "scene", split, index)
     while True:  # each turn succeeds with probability 1/2 or 1/4
-        scene = _draw_lots(dice, split, index, most, plain)
+        scene = _draw_lots(dice, split, index, most)
         if zlib.crc32(repr(scene.key).encode()) % 4 in SPLITS[split]:
             return scene
 
 
-def _draw_lots(dice: Dice, split: str, index: int, most: int, plain: bool) -> Scene:
-    background = dice.choose(PLAIN if plain else tuple(BACKGROUNDS))
+def _draw_lots(dice: Dice, split: str, index: int, most: int) -> Scene:
+    background = dice.choose(tuple(BACKGROUNDS))
     cells = sorted(dice.sample(range(9), dice.choose([count for count in _COUNTS if count <= most])))
     things: list[Thing] = []
     for cell in cells:
