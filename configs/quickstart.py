@@ -7,8 +7,8 @@ Metric    text to image, 1,000 held-out: recall@1 5.0%, @5 20.1%, @10 39.5% (cha
           and 80% is not reached: what it learns in this time is mostly the setting of a scene, hardly its things
 
 The banks are filled from the start and count from step 350 on. From random towers they otherwise win: keys of earlier
-steps differ from the newest by drift, the queries learn that difference alone, and recall stays at chance (measured with
-K = 512 and 1,024, momentum 0 to .99, learning rate 3e-4 to 1e-3).
+steps differ from the newest by drift, the queries learn that difference alone, and recall stays at chance (measured
+with K = 512 and 1,024, momentum 0 to .99, learning rate 3e-4 to 1e-3).
 """
 
 from ml_collections import config_dict
