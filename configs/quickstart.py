@@ -2,7 +2,7 @@
 
 Command   wenlan train --config=configs/quickstart.py --workdir=runs/quickstart   (launch/quickstart.sh installs, too)
 Hardware  2 CPU cores, 3 GiB of memory (measured: 2.0 GiB)
-Time      4.5 minutes, 20 s of them compiling and 25 s drawing the data (measured once, jax 0.10.2)
+Time      4 to 4.5 minutes, 20 s of them compiling and 25 s drawing the data (measured twice, jax 0.10.2)
 Metric    text to image, 1,000 held-out: recall@1 5.0%, @5 20.1%, @10 39.5% (chance .1, .5, 1.0); the aim of 50%
           and 80% is not reached: what it learns in this time is mostly the setting of a scene, hardly its things
 
