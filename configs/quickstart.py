@@ -19,19 +19,22 @@ from wenlan_jax import config as configs
 def get_config() -> config_dict.ConfigDict:
     """The default with everything made small."""
     c = configs.default()
-    c.data.source = "wenlan_scenes/pairs64"
+    c.data.source = "wenlan_scenes/close64"
     c.data.image_size = 64
     c.data.kinds = ("descriptive",)
-    c.data.text_length = 48
-    c.tokenizer.train_size = 2000
+    c.data.text_length = 44
+    c.tokenizer.algorithm = "bpe"
+    c.tokenizer.split_han = True
+    c.tokenizer.train_size = 2500
 
     c.model.dtype = "float32"
     c.model.embedding = 128
     c.model.freeze = ()
     image = c.model.image
     # Total stride 16: a 64-pixel scene becomes a 4x4 map. (kernel, stride, expansion, width, repeats)
-    image.backbone.stages = ((3, 1, 1, 80, 1), (3, 2, 4, 120, 1), (3, 2, 4, 240, 2), (3, 2, 4, 480, 1))
-    image.backbone.width_multiplier = 0.2
+    image.backbone.stages = ((3, 2, 1, 48, 1), (5, 2, 2, 96, 1), (5, 2, 2, 192, 1))
+    image.backbone.head = 256
+    image.backbone.width_multiplier = 1.0
     image.backbone.depth_multiplier = 1.0
     image.batch_norm.group_size = 64
     image.regions.grid = (4,)
@@ -53,21 +56,20 @@ def get_config() -> config_dict.ConfigDict:
     text.encoder.dropout = 0.0
 
     c.contrast.bank_size = 1024
-    c.contrast.bank_from_step = 350
+    c.contrast.bank_from_step = 150
     c.contrast.in_batch_negatives = True
-    c.contrast.momentum = 0.9  # of a short run: the keys lag by some ten steps
-    c.optimizer.learning_rate = 1e-3
+    c.optimizer.learning_rate = 1.5e-3
     c.optimizer.b2 = 0.98
     c.optimizer.clip_norm = 1.0
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 20
-    c.train.steps = 500
+    c.train.steps = 700
     c.train.batch_size = 64
     c.train.log_every = 25
     c.eval.final_splits = ("test",)
     c.eval.kinds = ("descriptive",)
     c.eval.one_text_per_image = True
-    c.checkpoint.every = 150
+    c.checkpoint.every = 200
     c.augment.jitter_probability = 0.0  # the captions speak of colours
     c.augment.grayscale_probability = 0.0
     return c

@@ -49,6 +49,15 @@ class Tokenizer:
         "vocab.txt (BERT word pieces) or *.model (SentencePiece); empty: a SentencePiece model is trained on the "
         "training texts at the first start and kept in the work directory",
     )
+    algorithm: str = _field(
+        "unigram",
+        "how a vocabulary is trained when path is empty; bpe keeps frequent words whole on a small corpus",
+        choices=("unigram", "bpe"),
+    )
+    split_han: bool = _field(
+        False,
+        "train with every Han character a piece of its own, as BERT's Chinese vocabularies do, when path is empty",
+    )
     train_size: int = _field(2048, "pieces of the vocabulary that is trained when path is empty", low=300)
     character_coverage: float = _field(
         0.9995, "share of characters with a piece of their own when path is empty; the rest is spelled in bytes",
@@ -102,6 +111,8 @@ class Backbone:
     stages: tuple[tuple[int, ...], ...] = _field(
         (), "(kernel, stride, expansion, width, repeats) of each stage before scaling; empty: those of B0"
     )
+    stem: int = _field(32, "channels of the first convolution before scaling [C]", low=1)
+    head: int = _field(1280, "channels of the map before scaling [C]", low=1)
     width_multiplier: float = _field(1.6, "scales all channels [C: B5]", low=0.05)
     depth_multiplier: float = _field(2.2, "scales all repeats [C: B5]", low=0.1)
     depthwise: str = _field(

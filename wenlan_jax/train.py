@@ -85,7 +85,13 @@ def prepare_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer:
         found = (item.text.text for item in loader.list_texts(source, wanted))
         try:
             vocab.train_sentencepiece(
-                found, path, settings.train_size, settings.character_coverage, settings.train_texts
+                found,
+                path,
+                settings.train_size,
+                settings.character_coverage,
+                settings.train_texts,
+                settings.algorithm,
+                settings.split_han,
             )
         except vocab.VocabularySizeError as error:
             raise configs.ConfigError(f"tokenizer.train_size: {error}") from error

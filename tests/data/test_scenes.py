@@ -18,10 +18,12 @@ from wenlan_jax.data.scenes.language import LANGUAGES, QUERY_KINDS
 from wenlan_jax.data.scenes.language.base import RELATIONS
 from wenlan_jax.data.scenes.world import (
     BACKGROUNDS,
+    CLOSE,
     COLOURS,
     SHAPES,
     SIZES,
     TEXTURES,
+    WIDE,
     Dice,
     Scene,
     SceneError,
@@ -31,6 +33,7 @@ from wenlan_jax.data.scenes.world import (
 )
 
 SEED = 2021
+VERSION = "1.1.0"
 EN_NOUNS = {noun.word: shape for shape, noun in LANGUAGES["en"].nouns.items()}
 EN_THING = re.compile(
     r"\b(?:(small|large) )?(red|orange|yellow|green|blue|purple|pink|brown|white|black) "
@@ -167,8 +170,11 @@ def test_boxes_are_tight_around_what_a_thing_changes(scenes, size):
             assert y2 - 1 <= rows.max() + 1 <= y2
 
 
-def test_things_do_not_overlap_and_stay_inside(scenes):
-    for scene in scenes[:300]:
+@pytest.mark.parametrize("framing", [WIDE, CLOSE])
+def test_things_do_not_overlap_and_stay_inside(framing):
+    for scene in (sample_scene(SEED, "test", index, framing) for index in range(300)):
+        assert len(scene.things) <= framing.most
+        assert {thing.cell for thing in scene.things} <= set(framing.cells)
         boxes = np.asarray(render(scene, 64)[1])
         assert boxes.min() >= 0
         assert boxes.max() <= 64
@@ -182,7 +188,7 @@ def test_large_things_are_larger():
     for shape in SHAPES:
         areas = {}
         for size in SIZES:
-            thing = Thing(shape, "red", size, "solid", 4, (0.5, 0.5), 0.0, False, (0, 0, 0))
+            thing = Thing(shape, "red", size, "solid", 4, (0.5, 0.5), SIZES[size], 0.0, False, (0, 0, 0))
             x1, y1, x2, y2 = render(Scene("test", 0, "white", (thing,), (0.5,) * 8), 128)[1][0]
             areas[size] = (x2 - x1) * (y2 - y1)
         assert 1.8 < areas["large"] / areas["small"] < 2.8, shape  # (.15 / .1) ** 2 = 2.25
@@ -191,7 +197,7 @@ def test_large_things_are_larger():
 def test_solid_thing_has_its_colour_and_shapes_differ():
     masks = {}
     for shape in SHAPES:
-        thing = Thing(shape, "red", "large", "solid", 4, (0.5, 0.5), 0.0, False, (0, 0, 0))
+        thing = Thing(shape, "red", "large", "solid", 4, (0.5, 0.5), SIZES["large"], 0.0, False, (0, 0, 0))
         picture = render(Scene("test", 0, "white", (thing,), (0.5,) * 8), 64)[0]
         masks[shape] = (picture == COLOURS["red"]).all(-1)
         assert masks[shape].sum() > 60, shape
@@ -349,7 +355,7 @@ def test_forms_of_nouns():
 
 def test_czech_pronouns_agree():
     def thing(shape, cell):
-        return Thing(shape, "red", "small", "solid", cell, (0.5, 0.5), 0.0, False, (0, 0, 0))
+        return Thing(shape, "red", "small", "solid", cell, (0.5, 0.5), SIZES["small"], 0.0, False, (0, 0, 0))
 
     czech = LANGUAGES["cs"]
     assert czech.relate(thing("circle", 1), thing("star", 4)) == "nad ní malý červený kruh"
@@ -464,18 +470,18 @@ print(folder)
 
 def test_two_builds_at_once_after_a_killed_one(tmp_path):
     """Both processes get the whole data set, read it without TensorFlow, and nothing of the dead build stays."""
-    remains = tmp_path / "wenlan_scenes" / "tiny" / "incomplete.ABCDEF_1.0.0"
-    for folder in (remains, remains.parent / "1.0.0"):
+    remains = tmp_path / "wenlan_scenes" / "tiny" / f"incomplete.ABCDEF_{VERSION}"
+    for folder in (remains, remains.parent / VERSION):
         folder.mkdir(parents=True)
         (folder / "wenlan_scenes-train.array_record-00000-of-00001").write_bytes(b"half a file")
     command = [sys.executable, "-c", ROUND_TRIP, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
     outputs = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    expected = str(remains.parent / "1.0.0")
+    expected = str(remains.parent / VERSION)
     assert [out.strip() for out, _ in outputs] == [expected, expected]
     assert sum("built wenlan_scenes/tiny" in err for _, err in outputs) == 1
-    assert sorted(path.name for path in remains.parent.iterdir()) == ["1.0.0"]
+    assert sorted(path.name for path in remains.parent.iterdir()) == [VERSION]
 
 
 def test_unknown_names_are_refused(tmp_path):

@@ -204,6 +204,17 @@ def test_rare_characters_survive_by_byte_fallback(model_path: Path) -> None:
     assert tokenizer.encode(["full"], 9)[0].tolist() == tokenizer.encode(["ｆｕｌｌ"], 9)[0].tolist()
 
 
+def test_bpe_keeps_frequent_words_whole_and_split_han_every_han_character_apart(tmp_path: Path) -> None:
+    lines = ["画面左上角有一个红色的圆形 a yellow striped circle しましまの"] * 60
+    vocab.train_sentencepiece(lines, tmp_path / "s.model", 340, 1.0, 1_000_000, algorithm="bpe", split_han=True)
+    library = text.load_tokenizer(tmp_path / "s.model")._library
+    pieces = library.encode(lines[0], out_type=str)
+    assert {"▁yellow", "▁striped", "▁circle"} <= set(pieces)
+    assert [p for p in pieces if p in "画面左上角有一个红色的圆形"] == list("画面左上角有一个红色的圆形")
+    assert library.decode(library.encode(lines[0])) == lines[0]
+    assert all("\ue000" not in library.id_to_piece(i) for i in range(library.get_piece_size()))
+
+
 @pytest.mark.parametrize(("size", "remedy"), [(100_000, r"set \d+ or less"), (100, r"set more than \d+")])
 def test_a_size_that_does_not_fit_is_explained(tmp_path: Path, size: int, remedy: str) -> None:
     out = tmp_path / "x.model"

@@ -24,19 +24,26 @@ class VocabularySizeError(TokenizerError):
 
 
 def train_sentencepiece(
-    texts: Iterable[str], out: Path, vocab_size: int, character_coverage: float, max_sentences: int
+    texts: Iterable[str],
+    out: Path,
+    vocab_size: int,
+    character_coverage: float,
+    max_sentences: int,
+    algorithm: str = "unigram",
+    split_han: bool = False,
 ) -> int:
-    """Trains a unigram model with byte fallback, writes it to `out` and returns the number of texts given.
+    """Trains a model (unigram or bpe) with byte fallback, writes it to `out` and returns the number of texts given.
 
     Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4, then 256 bytes, then pieces, `vocab_size` in all.
     Text is normalised by nmt_nfkc. Characters beyond `character_coverage` of the text are spelled in bytes. Of more
-    than `max_sentences` texts a sample of that size is used. Equal input gives equal bytes. Raises
+    than `max_sentences` texts a sample of that size is used. `split_han` makes every Han character a piece of its own,
+    so that a small corpus does not become a vocabulary of whole Chinese phrases. Equal input gives equal bytes. Raises
     VocabularySizeError, and TokenizerError when there is no text or `out` cannot be written.
     """
     if out.suffix != text.MODEL_SUFFIX:
         raise TokenizerError(f"{out}: the name of a SentencePiece model ends in {text.MODEL_SUFFIX}")
     corpus = _Corpus(texts)
-    model = _train(corpus, vocab_size, character_coverage, max_sentences)
+    model = _train(corpus, vocab_size, character_coverage, max_sentences, algorithm, split_han)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(f".{out.name}.partial")
@@ -67,16 +74,18 @@ class _Corpus:
             raise
 
 
-def _train(corpus: _Corpus, vocab_size: int, character_coverage: float, max_sentences: int) -> bytes:
+def _train(
+    corpus: _Corpus, vocab_size: int, character_coverage: float, max_sentences: int, algorithm: str, split_han: bool
+) -> bytes:
     import sentencepiece
 
     sentencepiece.set_random_generator_seed(_SEED)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(corpus),
+            sentence_iterator=map(_split_han, corpus) if split_han else iter(corpus),
             model_writer=model,
-            model_type="unigram",
+            model_type=algorithm,
             vocab_size=vocab_size,
             character_coverage=character_coverage,
             byte_fallback=True,
@@ -84,6 +93,7 @@ def _train(corpus: _Corpus, vocab_size: int, character_coverage: float, max_sent
             num_threads=TRAIN_THREADS,
             input_sentence_size=max_sentences,
             max_sentence_length=LONGEST_SENTENCE_BYTES,
+            pretokenization_delimiter=_DELIMITER if split_han else "",
             **_SPECIAL_PIECES,
             minloglevel=2,
         )
@@ -93,6 +103,17 @@ def _train(corpus: _Corpus, vocab_size: int, character_coverage: float, max_sent
         raise _explained(str(error), corpus.count, vocab_size) from error
     return model.getvalue()
 
+
+_DELIMITER = "\ue000"
+"""Of private use, so no text means anything by it; no piece crosses it, and trained models never see it."""
+
+
+def _split_han(line: str) -> str:
+    return _HAN.sub(rf"{_DELIMITER}\g<0>{_DELIMITER}", line.replace(_DELIMITER, ""))
+
+
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+"""The blocks of Han characters, as in BERT's tokenizer."""
 
 _SPECIAL_PIECES: dict[str, Any] = {
     "pad_id": 0,
@@ -128,7 +149,7 @@ def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `wenlan vocab`; their defaults are those of a training run."""
     data, tokenizer = schema.Data(), schema.Tokenizer()
     parser.description = (
-        "Train a SentencePiece vocabulary (unigram, byte fallback) on the texts of data sets and text files."
+        "Train a SentencePiece vocabulary (with byte fallback) on the texts of data sets and text files."
     )
     parser.epilog = "example: wenlan vocab --data wenlan_scenes/s64 --out vocab/scenes.model --size 2000"
     parser.add_argument("--data", action="append", default=[], metavar="SPEC", help="data set; may be repeated")
@@ -139,6 +160,15 @@ def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="model file to write, *.model")
     parser.add_argument("--size", type=int, required=True, help="number of pieces, special ones included")
+    parser.add_argument(
+        "--algorithm",
+        choices=("unigram", "bpe"),
+        default=tokenizer.algorithm,
+        help="bpe keeps frequent words whole on a small corpus (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--split-han", action="store_true", help="make every Han character a piece of its own (default: %(default)s)"
+    )
     parser.add_argument(
         "--coverage",
         type=float,
@@ -159,7 +189,9 @@ def run_vocab(args: argparse.Namespace) -> int:
         raise TokenizerError("nothing to train on; give --data or --text")
     texts = _all_texts(args.data, args.split, args.data_dir.expanduser(), args.text)
     try:
-        count = train_sentencepiece(texts, args.out, args.size, args.coverage, args.max_sentences)
+        count = train_sentencepiece(
+            texts, args.out, args.size, args.coverage, args.max_sentences, args.algorithm, args.split_han
+        )
     except VocabularySizeError as error:
         raise VocabularySizeError(f"--size: {error}") from error
     tokenizer = text.SentencePiece(args.out)

@@ -75,7 +75,11 @@ def round_width(width: float) -> int:
 
 
 def efficientnet_sizes(
-    width_multiplier: float, depth_multiplier: float, base_stages: tuple[Stage, ...] = BASE_STAGES
+    width_multiplier: float,
+    depth_multiplier: float,
+    base_stages: tuple[Stage, ...] = BASE_STAGES,
+    base_stem: int = BASE_STEM_WIDTH,
+    base_head: int = BASE_HEAD_WIDTH,
 ) -> EfficientNetSizes:
     """Scales the base network by compound coefficients, e.g.
     `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])`.
@@ -90,9 +94,9 @@ def efficientnet_sizes(
         for stage in base_stages
     )
     return EfficientNetSizes(
-        round_width(BASE_STEM_WIDTH * width_multiplier),
+        round_width(base_stem * width_multiplier),
         stages,
-        round_width(BASE_HEAD_WIDTH * width_multiplier),
+        round_width(base_head * width_multiplier),
     )
 
 

@@ -24,14 +24,15 @@ Variables = dict[str, PyTree]
 def image_tower(config: schema.Model) -> ImageTower:
     """The image tower of a configuration."""
     image, dtype = config.image, jnp.dtype(config.dtype)
-    stages = tuple(Stage(*stage) for stage in image.backbone.stages) or BASE_STAGES
-    sizes = efficientnet_sizes(image.backbone.width_multiplier, image.backbone.depth_multiplier, stages)
+    net = image.backbone
+    stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
+    sizes = efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head)
     backbone = EfficientNet(
         *sizes,
         batch_norm=_batch_norm(config),
-        depthwise=_depthwise(image.backbone.depthwise),
+        depthwise=_depthwise(net.depthwise),
         dtype=dtype,
-        remat=image.backbone.remat,
+        remat=net.remat,
     )
     regions = RegionPooling(
         grid=image.regions.grid if image.regions.kind == "grid" else (),

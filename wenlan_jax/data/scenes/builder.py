@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 
 from wenlan_jax.data.records import features, to_example
 from wenlan_jax.data.scenes.compose import SOURCE, compose
-from wenlan_jax.data.scenes.world import MOST_THINGS, SceneError
+from wenlan_jax.data.scenes.world import CLOSE, WIDE, Framing, SceneError
 
 SEED = 2021
 """Seed of all scenes; part of what `VERSION` stands for."""
@@ -32,24 +32,24 @@ _PROGRESS_SECONDS = 5.0
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ScenesConfig(tfds.core.BuilderConfig):
-    """A size of the data set: `side` in pixels, at most `most` things a scene, and the number of scenes per split."""
+    """A size of the data set: `side` in pixels, how scenes are framed, and the number of scenes per split."""
 
     side: int = 0
-    most: int = MOST_THINGS
+    framing: Framing = WIDE
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def _config(name: str, side: int, train: int, validation: int, test: int, most: int = MOST_THINGS) -> ScenesConfig:
+def _config(name: str, side: int, train: int, validation: int, test: int, framing: Framing = WIDE) -> ScenesConfig:
     counts = {"train": train, "validation": validation, "test": test}
-    description = f"{side} x {side} pixels, {train} training scenes of one to {most} things"
-    return ScenesConfig(name=name, description=description, side=side, most=most, counts=counts)
+    description = f"{side} x {side} pixels, {train} training scenes of one to {framing.most} things"
+    return ScenesConfig(name=name, description=description, side=side, framing=framing, counts=counts)
 
 
 CONFIGS = {
     config.name: config
     for config in (
         _config("tiny", 32, 64, 16, 16),
-        _config("pairs64", 64, 6144, 256, 1000, most=2),  # of the quickstart: learnt in minutes
+        _config("close64", 64, 6144, 256, 1000, CLOSE),  # of the quickstart: learnt in minutes
         _config("s64", 64, 6144, 256, 1000),
         _config("s128", 128, 32768, 1000, 1000),
     )
@@ -60,8 +60,11 @@ class WenlanScenes(tfds.core.GeneratorBasedBuilder):
     """Procedural pictures with descriptive and weak texts, boxes and questions in seven languages."""
 
     name = SOURCE
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.0.0": "First version.",
+        "1.1.0": "close64 in place of pairs64.",
+    }
     BUILDER_CONFIGS: ClassVar[list[ScenesConfig]] = list(CONFIGS.values())
     url_infos: ClassVar[dict[str, Any]] = {}  # nothing to download; TFDS would look for a checksums file
 
@@ -86,7 +89,7 @@ class WenlanScenes(tfds.core.GeneratorBasedBuilder):
             if time.monotonic() - told > _PROGRESS_SECONDS:
                 told = time.monotonic()
                 _say(f"{SOURCE}/{config.name}: {split} {index} of {count}")
-            yield index, to_example(compose(SEED, split, index, config.side, config.most))
+            yield index, to_example(compose(SEED, split, index, config.side, config.framing))
 
 
 def build(name: str, data_dir: Path) -> Path:

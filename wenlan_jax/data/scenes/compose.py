@@ -6,7 +6,7 @@ from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.data.scenes.draw import encode_png, render
 from wenlan_jax.data.scenes.language import LANGUAGES
 from wenlan_jax.data.scenes.questions import choose_queries
-from wenlan_jax.data.scenes.world import MOST_THINGS, Dice, Scene, sample_scene
+from wenlan_jax.data.scenes.world import WIDE, Dice, Framing, Scene, sample_scene
 
 SOURCE = "wenlan_scenes"
 QUESTIONS = 3
@@ -30,13 +30,13 @@ def scene_questions(scene: Scene, seed: int) -> tuple[Question, ...]:
     return tuple(Question(code, *language.ask(query, dice)) for query in chosen for code, language in LANGUAGES.items())
 
 
-def compose(seed: int, split: str, index: int, size: int, most: int = MOST_THINGS) -> Record:
-    """The record of scene `index` of `split`, with at most `most` things, drawn at `size` x `size` pixels.
+def compose(seed: int, split: str, index: int, size: int, framing: Framing = WIDE) -> Record:
+    """The record of scene `index` of `split`, drawn at `size` x `size` pixels.
 
     The label of a region is the name of its shape, its attributes are colour, size and texture (English, as in
     `world`).
     """
-    scene = sample_scene(seed, split, index, most)
+    scene = sample_scene(seed, split, index, framing)
     image, boxes = render(scene, size)
     return Record(
         id=scene.id,

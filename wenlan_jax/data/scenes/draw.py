@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from wenlan_jax.data.scenes.backgrounds import paint_background
-from wenlan_jax.data.scenes.world import COLOURS, SIZES, Scene, Thing
+from wenlan_jax.data.scenes.world import COLOURS, Scene, Thing
 
 Plane = Float[np.ndarray, "height width"]
 Inside = Bool[np.ndarray, "height width"]
@@ -146,7 +146,7 @@ def _coverage(inside: Inside) -> Plane:
 
 def _window(thing: Thing, size: int) -> tuple[slice, slice]:
     """Rows and columns of the pixels that the tilted frame of `thing` can touch."""
-    reach = 1.2 * SIZES[thing.size]
+    reach = 1.2 * thing.half
     low = [max(int((centre - reach) * size), 0) for centre in thing.centre]
     high = [min(int((centre + reach) * size) + 1, size) for centre in thing.centre]
     return slice(low[1], high[1]), slice(low[0], high[0])
@@ -160,8 +160,8 @@ def _masks(thing: Thing, size: int, rows: slice, columns: slice) -> tuple[Plane,
     square = thing.tilt * thing.tilt
     cosine, sine = (1.0 - square) / (1.0 + square), 2.0 * thing.tilt / (1.0 + square)
     x, y = cosine * dx + sine * dy, cosine * dy - sine * dx
-    side = -SIZES[thing.size] if thing.mirrored else SIZES[thing.size]
-    inside = OUTLINES[thing.shape](x / side, y / SIZES[thing.size])
+    side = -thing.half if thing.mirrored else thing.half
+    inside = OUTLINES[thing.shape](x / side, y / thing.half)
     if thing.texture == "solid":
         return _coverage(inside), np.zeros((1, 1))
     return _coverage(inside), _coverage(inside & PATTERNS[thing.texture](x, y))

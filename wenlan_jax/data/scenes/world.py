@@ -1,6 +1,6 @@
 """The world of the embedded data: what a scene can hold, and scene `index` of a split as a pure function.
 
-A scene is a background and one to four things, each in its own cell of a 3 x 3 grid. All randomness comes from
+A scene is a background and some things, each in its own cell of a grid that its framing says. All randomness comes from
 the raw bits of a counter-based generator, whose stream NumPy guarantees (unlike the streams of `Generator`), so
 a scene is the same on every machine and with every NumPy version.
 """
@@ -23,7 +23,7 @@ SHAPES = (
     "house", "fish", "tree", "flower", "boat", "mushroom", "arrow", "cup",
 )  # fmt: skip
 SIZES = {"small": 0.1, "large": 0.15}
-"""Half the side of a thing's frame, as a share of the picture's side."""
+"""Half the side of a thing's frame in a wide framing, as a share of the picture's side."""
 
 TEXTURES = ("solid", "striped", "dotted", "checked")
 
@@ -69,7 +69,6 @@ SPLITS = {"train": (0, 1), "validation": (2,), "test": (3,)}
 
 _COUNTS = (1, 1, 2, 2, 2, 3, 3, 3, 4, 4)
 _TEXTURE_LOTS = ("solid", "solid", "solid", "striped", "dotted", "checked")
-MOST_THINGS = max(_COUNTS)
 _ECHO = 0.2  # chance that a thing repeats the shape of the one before, so that counting has something to count
 
 
@@ -103,6 +102,24 @@ class Dice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Framing:
+    """How near the camera is. `cells` (0 to 8, row by row) are those of the 3 x 3 grid of positions that are used.
+
+    most: things in a scene, at most. places: centre of a cell by its row or column. scale: of sizes and cells.
+    """
+
+    most: int
+    cells: tuple[int, ...]
+    places: tuple[float, float, float]
+    scale: float
+
+
+WIDE = Framing(most=max(_COUNTS), cells=tuple(range(9)), places=(0.5 / 3, 1.5 / 3, 2.5 / 3), scale=1.0)
+CLOSE = Framing(most=2, cells=(0, 2, 6, 8), places=(0.25, 0.5, 0.75), scale=1.5)
+"""Four corners with larger things, which a network can tell apart in few pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Thing:
     """One drawn thing. Lengths are shares of the picture's side; `cell` counts row by row from the top left."""
 
@@ -112,6 +129,7 @@ class Thing:
     texture: str
     cell: int
     centre: tuple[float, float]
+    half: float  # of the side of its frame
     tilt: float  # tangent of half the angle
     mirrored: bool
     shade: tuple[int, int, int]  # added to the sRGB of the colour
@@ -177,8 +195,8 @@ _COLOURS_ON = {
 }
 
 
-def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS) -> Scene:
-    """Scene `index` of `split` with at most `most` things: depends on nothing but its arguments.
+def sample_scene(seed: int, split: str, index: int, framing: Framing = WIDE) -> Scene:
+    """Scene `index` of `split`: depends on nothing but its arguments.
 
     Raises `SceneError` for an unknown split.
     """
@@ -186,25 +204,26 @@ def sample_scene(seed: int, split: str, index: int, most: int = MOST_THINGS) -> 
         raise SceneError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     dice = Dice(seed, "scene", split, index)
     while True:  # each turn succeeds with probability 1/2 or 1/4
-        scene = _draw_lots(dice, split, index, most)
+        scene = _draw_lots(dice, split, index, framing)
         if zlib.crc32(repr(scene.key).encode()) % 4 in SPLITS[split]:
             return scene
 
 
-def _draw_lots(dice: Dice, split: str, index: int, most: int) -> Scene:
+def _draw_lots(dice: Dice, split: str, index: int, framing: Framing) -> Scene:
     background = dice.choose(tuple(BACKGROUNDS))
-    cells = sorted(dice.sample(range(9), dice.choose([count for count in _COUNTS if count <= most])))
+    count = dice.choose([count for count in _COUNTS if count <= framing.most])
     things: list[Thing] = []
-    for cell in cells:
+    for cell in sorted(dice.sample(framing.cells, count)):
         echo = things and dice.uniform(0, 1) < _ECHO
         shape = things[-1].shape if echo else dice.choose(shapes_on(background))
-        things.append(_thing(dice, shape, background, cell))
+        things.append(_thing(dice, shape, background, cell, framing))
     return Scene(split, index, background, tuple(things), tuple(dice.uniform(0, 1) for _ in range(8)))
 
 
-def _thing(dice: Dice, shape: str, background: str, cell: int) -> Thing:
+def _thing(dice: Dice, shape: str, background: str, cell: int, framing: Framing) -> Thing:
     size = dice.choose(tuple(SIZES))
-    room = 0.9 * (1 / 6 - SIZES[size])  # offsets keep the frame inside its cell, a tenth of a turn aside
+    half = framing.scale * SIZES[size]
+    room = 0.9 * (framing.scale / 6 - half)  # offsets keep the frame inside its cell, a tenth of a turn aside
     return Thing(
         shape=shape,
         colour=dice.choose(colours_on(background)),
@@ -212,9 +231,10 @@ def _thing(dice: Dice, shape: str, background: str, cell: int) -> Thing:
         texture=dice.choose(_TEXTURE_LOTS),
         cell=cell,
         centre=(
-            (cell % 3 + 0.5) / 3 + dice.uniform(-room, room),
-            (cell // 3 + 0.5) / 3 + dice.uniform(-room, room),
+            framing.places[cell % 3] + dice.uniform(-room, room),
+            framing.places[cell // 3] + dice.uniform(-room, room),
         ),
+        half=half,
         tilt=dice.uniform(-0.08, 0.08),
         mirrored=dice.integer(2) == 1,
         shade=(dice.integer(25) - 12, dice.integer(25) - 12, dice.integer(25) - 12),
