@@ -43,10 +43,14 @@ setup(
         "gpu": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
-        "torch": ["torch>=2.4,<2.14", "transformers>=4.50,<6"],
+        "torch": ["pillow>=10", "torch>=2.4,<2.14", "transformers>=4.50,<6"],
+        "onnx": ["onnx>=1.18,<1.24", "onnxruntime>=1.20,<1.33", "onnxscript>=0.5,<0.8", "torch>=2.9,<2.14"],
         # torch 2.13.0 is also published as a CPU build; a range may fetch gigabytes of CUDA libraries.
         "test": [
             "mypy>=1.14,<3",
+            "onnx>=1.18,<1.24",
+            "onnxruntime>=1.20,<1.33",
+            "onnxscript>=0.5,<0.8",
             "pytest>=8,<10",
             "ruff>=0.12,<0.18",
             "scipy>=1.13",

@@ -14,7 +14,7 @@ from wenlan_jax import __version__, cli, stopping, train
 from wenlan_jax import config as configs
 from wenlan_jax.data import loader, records, sources
 
-COMMANDS = ("train", "eval", "pack", "vocab", "bench", "fields")
+COMMANDS = ("train", "eval", "import", "export", "pack", "vocab", "bench", "fields")
 GOOD = "from wenlan_jax import config\n\n\ndef get_config():\n    return config.default()\n"
 
 

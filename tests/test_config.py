@@ -210,11 +210,11 @@ def test_every_field_that_changes_the_result_is_named_as_changed(path: str) -> N
 
 def test_fields_of_another_version_are_named_as_changed() -> None:
     saved = json.loads(configs.to_json(schema.Config()))
-    del saved["contrast"]["momentum"]
+    del saved["contrast"]["momentum"]  # so it was trained with what is now the default
     saved["contrast"]["queue"] = 3
-    found = configs.changes(saved, schema.Config())
+    found = configs.changes(saved, configs.parse(changed({"contrast.momentum": 0.5})))
     assert found == [
-        "contrast.momentum: saved 'nothing', now 0.99",
+        "contrast.momentum: saved 0.99, now 0.5",
         "contrast.queue: saved 3, now 'nothing'",
     ]
 
@@ -278,3 +278,13 @@ def test_every_field_is_read_by_the_package(path: str) -> None:
     reads = re.compile(rf"\.{name}\b(?!\s*=[^=])")
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "schema.py"]
     assert any(reads.search(file.read_text()) for file in files), f"{section}.{name}"
+
+
+def test_a_configuration_saved_before_a_field_existed_is_read_with_its_default():
+    saved = json.loads(configs.to_json(configs.parse(configs.default())))
+    del saved["init_from"], saved["model"]["image"]["backbone"]["stem"]
+    assert configs.changes(saved, configs.parse(configs.default())) == []
+    assert configs.parse(configs.completed(saved)) == configs.parse(configs.default())
+    saved["strange"] = 1
+    with pytest.raises(configs.ConfigError, match="strange: no such field"):
+        configs.parse(configs.completed(saved))

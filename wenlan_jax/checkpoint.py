@@ -100,18 +100,22 @@ class Checkpoints:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(self._damaged(step, error)) from error
 
+    def stored(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """The step (the latest by default) and shape and dtype of every leaf of its state, by path name."""
+        step, _ = self.note(step)
+        try:
+            return step, traverse_util.flatten_dict(dict(self._manager.item_metadata(step)["state"]), sep="/")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(self._damaged(step, error)) from error
+
     def restore(self, abstract: T, step: int | None = None) -> tuple[int, T]:
         """The state at `step` (the latest by default), on the shardings of `abstract`.
 
         `abstract` may be a part of the state, e.g. its parameters alone: then only that is read. Raises
         CheckpointError that names every leaf that is missing or has another shape.
         """
-        step, _ = self.note(step)
+        step, stored = self.stored(step)
         wanted = trees.flatten(abstract)
-        try:
-            stored = traverse_util.flatten_dict(dict(self._manager.item_metadata(step)["state"]), sep="/")
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(self._damaged(step, error)) from error
         faults = [
             f"{name}: {'missing' if name not in stored else f'shape {tuple(stored[name].shape)}'}, "
             f"{tuple(leaf.shape)} is needed"

@@ -1,12 +1,14 @@
 """`wenlan <command>`: each command is a thin call into the package.
 
-Nothing heavy is imported here, so that `--help` answers at once and data workers, which import this file again, stay
-free of jax.
+Nothing heavy is imported here, so that `--help` answers at once. Data workers import this file again; they stay free
+of jax.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +20,11 @@ from wenlan_jax import __version__
 
 if TYPE_CHECKING:
     from wenlan_jax.schema import Config
+
+if multiprocessing.current_process().name != "MainProcess" and Path(sys.argv[0]).stem == "wenlan":
+    # A data worker of this command. Grain would import jax here, which it does not need: time and memory for nothing.
+    # None makes that import fail, as where jax is not installed.
+    sys.modules.setdefault("jax", None)  # type: ignore[arg-type]
 
 ADVICE = """\
 Every field of the configuration can be set on the command line: --config.train.steps=500 or
@@ -76,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "train", "train a model; the same command again continues", _train_arguments, _train, True)
     _add(commands, "eval", "evaluate retrieval of a trained model", _eval_arguments, _eval, True)
+    _add(commands, "import", "take over weights of PyTorch models", _import_arguments, _import, True)
+    _add(commands, "export", "write a trained model for PyTorch users, with proof", _export_arguments, _export, False)
     _add(commands, "pack", "turn your own image-text pairs into records", _pack_arguments, _pack, False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", _vocab_arguments, _vocab, False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
@@ -141,6 +150,64 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     command.run_eval(arguments.workdir, arguments.step, arguments.out or arguments.workdir / "eval", rest)
     return 0
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    from wenlan_jax.convert import IMPORT_FORMATS
+
+    known = "\n".join(f"  {name:12} {meaning}" for name, meaning in IMPORT_FORMATS.items())
+    parser.description = (
+        "Import PyTorch weights that fit a configuration; `wenlan train --config.init_from=OUT` starts from them.\n"
+        "Several imports into the same OUT add up, e.g. an image backbone and a text backbone. Formats:\n\n"
+        f"{known}\n\n{ADVICE}"
+    )
+    parser.epilog = (
+        "example:\n  wenlan import --format=bert --from=chinese-roberta-wwm-ext --config=configs/brivl_2.py "
+        "--out=weights/start"
+    )
+    parser.add_argument("--format", choices=tuple(IMPORT_FORMATS), required=True)
+    parser.add_argument("--from", dest="source", type=Path, required=True, help="a file or directory of weights")
+    parser.add_argument("--config", type=Path, required=True, help="the configuration that will be trained")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write or to add to")
+    parser.add_argument("--tower", choices=("image", "text", "both"), default="both", help="default: %(default)s")
+    parser.add_argument("--trust-pickle", action="store_true", help="run the code that a pickled file may contain")
+    parser.add_argument("--replace", action="store_true", help="overwrite what an earlier import into OUT took over")
+
+
+def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
+    config = _read_config(arguments.config, rest)
+    from wenlan_jax.convert import importing
+
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(importing.Request)}
+    importing.run_import(config, importing.Request(**given))
+    return 0
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    from wenlan_jax.convert import EXPORT_FORMATS
+
+    known = "\n".join(f"  {name:12} {meaning}" for name, (meaning, _) in EXPORT_FORMATS.items())
+    parser.description = (
+        "Export a checkpoint of a training run, of whatever mesh. The artefact is run beside the JAX towers on a\n"
+        "fixed batch; OUT appears only if they agree, with the figures in parity.json. Formats:\n\n" + known
+    )
+    parser.epilog = "example:\n  wenlan export --workdir=runs/first --format=torch --out=exports/first"
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of a run of `wenlan train`")
+    parser.add_argument("--format", choices=tuple(EXPORT_FORMATS), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write; must not exist")
+    parser.add_argument("--step", type=int, help="the checkpoint to export (default: the newest)")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written weights")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest allowed difference of a coordinate (default: 1e-4; with float16, whose rounding shows, 1e-2)",
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from wenlan_jax.convert import exporting
+
+    return exporting.run(arguments)
 
 
 def _pack_arguments(parser: argparse.ArgumentParser) -> None:

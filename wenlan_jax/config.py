@@ -291,9 +291,23 @@ def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False)
             yield prefix + field.name
 
 
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the fields that came later, at their defaults: those keep what was before them."""
+    flat = {**_flat(dataclasses.asdict(Config())), **_flat(saved)}
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, name = path.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return tree
+
+
 def changes(saved: Mapping[str, Any], now: Config) -> list[str]:
     """What differs between a saved configuration and this one, without the fields that do not change a result."""
-    old, new, free = _flat(saved), _flat(json.loads(to_json(now))), set(_free_fields())
+    old, new = (_flat(json.loads(json.dumps(tree))) for tree in (completed(saved), dataclasses.asdict(now)))
+    free = set(_free_fields())
     names = sorted((old.keys() | new.keys()) - free)
     return [
         f"{name}: saved {old.get(name, 'nothing')!r}, now {new.get(name, 'nothing')!r}"

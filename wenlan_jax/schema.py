@@ -322,6 +322,11 @@ class Config:
 
     task: str = _field("brivl", "momentum towers and banks, or in-batch negatives alone", choices=("brivl", "clip"))
     seed: int = _field(0, "of initialisation, data order, caption choice, dropout and jitter", low=0)
+    init_from: str = _field(
+        "",
+        "start from these weights: a directory made by `wenlan import`, or the work directory of another run; empty: "
+        "from nothing. A run that resumes does not read it again",
+    )
     mesh: Mesh = _section(Mesh, free=True)
     data: Data = _section(Data)
     tokenizer: Tokenizer = _section(Tokenizer)

@@ -4,7 +4,7 @@ Order of operations of `train`:
 
  1. tokenizer, then the shapes and shardings of the state; nothing large exists yet
  2. the newest checkpoint of the work directory, after its configuration and its leaves were compared with ours,
-    or a fresh state
+    or a fresh state, which takes over the weights of `init_from`
  3. the data from that step on, and the compiled step
  4. for every step s: batch s is on the devices -> step s is dispatched -> the metrics of step s - 1 are read, while
     s computes -> log, evaluation and checkpoint where they are due
@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import __version__, checkpoint, curves, metrics, run, schema, step, trees
+from wenlan_jax import __version__, checkpoint, curves, metrics, run, schema, step, trees, warm_start
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax.data import loader, order, sources, text, vocab
@@ -99,9 +99,11 @@ def prepare_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer:
 
 
 def start_state(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer: text.Tokenizer) -> TrainState:
-    """The newest checkpoint's state, if it fits this configuration, or a fresh one."""
+    """The newest checkpoint's state, if it fits this configuration, or a fresh one, with the weights of `init_from`."""
     if checkpoints.latest() is None:
         say(f"a new run: {describe_parameters(current)}")
+        if current.config.init_from:
+            return warm_start.load(current, tokenizer.fingerprint)
         return run.fresh_state(current)
     at, note = checkpoints.note()
     changed = configs.changes(note.config, current.config)

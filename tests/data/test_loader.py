@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -305,6 +306,30 @@ def test_arrays_outlive_the_workers() -> None:
 def test_workers_start_no_jax_backend() -> None:
     batches = _take(_maker(tokenizer=BackendSpy()), 0, 2, workers=1)
     assert {int(value) for _, batch in batches for value in batch["token_ids"].ravel()} == {2}
+
+
+WENLAN_SCRIPT = """
+import sys
+import wenlan_jax.cli
+import numpy as np
+from wenlan_jax.data import loader
+
+
+def spy(number):
+    return {"jax": np.array([name for name in sys.modules if name.startswith("jax.")], str), "none": np.zeros(2)}
+
+
+if __name__ == "__main__":
+    with loader.Batches(spy, 0, 2, workers=1, prefetch=1) as batches:
+        found = [batch["jax"].tolist() for _, batch in batches]
+    sys.exit(str(found) if found != [[], []] else 0)
+"""
+
+
+def test_workers_of_the_command_never_import_jax(tmp_path: Path) -> None:
+    script = tmp_path / "wenlan"
+    script.write_text(WENLAN_SCRIPT)
+    subprocess.run([sys.executable, str(script)], check=True, timeout=120)
 
 
 def test_the_data_code_itself_imports_no_jax() -> None:

@@ -49,6 +49,11 @@ _UNUSED = (
 )
 
 
+def is_unused_layer(key: str) -> bool:
+    """Whether the official modules have this layer without computing with it: strict loading needs its key."""
+    return ".backbone.classifier." in key or ".bert.pooler." in key
+
+
 def image_rules(prefix: str, tower: str) -> list[Rule]:
     """The rules of an image tower: EfficientNet, region projection, encoder, projection head."""
     torch, flax = f"{prefix}.backbone.", f"{tower}/{{collection}}/backbone/"

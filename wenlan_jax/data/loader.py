@@ -13,8 +13,8 @@ all with one row per example:
 | id | int32 (B,) | row of the record in its source: equal ids, same picture |
 | valid | bool (B,) | evaluation only: False in the rows that fill up the last batch |
 
-This file is the only importer of Grain. Grain itself imports jax where jax is installed, so it is imported
-late; neither it nor the makers initialise a jax backend in a worker.
+This file is the only importer of Grain. Grain itself imports jax where it can, so it is imported late, and `cli` sees
+to it that the workers of the command cannot. In workers of another program jax may be imported; no backend starts.
 """
 
 from __future__ import annotations

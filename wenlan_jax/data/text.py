@@ -47,8 +47,15 @@ class Tokenizer(Protocol):
     def size(self) -> int: ...
 
     @property
+    def file_name(self) -> str:
+        """The usual name of the tokenizer's file."""
+
+    @property
     def fingerprint(self) -> str:
         """Kind, options and sha256 of the file: equal fingerprints give equal ids for every text."""
+
+    def save(self, folder: Path) -> Path:
+        """Writes the tokenizer's file into `folder` under its usual name and returns its path."""
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[TokenIds, TokenMask]:
         """Ids and mask of each text, at most `length` >= 2 tokens a row; the mask is True on every real token."""
@@ -58,6 +65,7 @@ class _FileTokenizer:
     """A tokenizer made from the bytes of one file; its library object is built on first use, in each process."""
 
     pad_id: int
+    file_name: str
     _cls_id: int
     _sep_id: int
 
@@ -66,6 +74,12 @@ class _FileTokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_library"}
+
+    def save(self, folder: Path) -> Path:
+        """Writes the file the tokenizer was made from into `folder` under its usual name, byte for byte."""
+        path = folder / self.file_name
+        path.write_bytes(self._content)
+        return path
 
     @functools.cached_property
     def _library(self) -> Any:
@@ -101,6 +115,8 @@ class WordPiece(_FileTokenizer):
     surrogates, which no UTF-8 file can hold but JSON escapes can, are dropped.
     """
 
+    file_name = VOCAB_NAME
+
     def __init__(self, vocab_path: Path, lower_case: bool) -> None:
         super().__init__(_read(vocab_path))
         self._lower_case = lower_case
@@ -133,6 +149,8 @@ class SentencePiece(_FileTokenizer):
 
     The model must declare pad, begin and end pieces; the last two stand for `[CLS]` and `[SEP]`.
     """
+
+    file_name = f"tokenizer{MODEL_SUFFIX}"
 
     def __init__(self, model_path: Path) -> None:
         super().__init__(_read(model_path))

@@ -1,0 +1,84 @@
+"""The dictionary from which the PyTorch modules of an export are built, read off the configured JAX towers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wenlan_jax import schema
+from wenlan_jax.models.transformer import TransformerEncoder
+from wenlan_jax.models.two_tower import ImageTower, TextTower
+from wenlan_jax.tasks.towers import image_tower, text_tower
+
+if TYPE_CHECKING:  # that module imports torch, which is optional
+    from wenlan_jax.convert import torch_modules
+
+
+def architecture_of(config: schema.Config) -> torch_modules.Architecture:
+    """The sizes and switches of a configuration's towers, ready for JSON (see `torch_modules.Architecture`).
+
+    Raises ValueError if the size of the vocabulary is not known, as in a configuration that no run has filled in.
+    """
+    if not config.model.text.bert.vocab_size:
+        raise ValueError(
+            "model.text.bert.vocab_size is 0, as many as the tokenizer has: take the configuration from a checkpoint,"
+            " where the number is known, or set it."
+        )
+    return {
+        "embedding": config.model.embedding,
+        "image": _image(config, image_tower(config.model)),
+        "text": _text(config, text_tower(config.model)),
+    }
+
+
+def _image(config: schema.Config, tower: ImageTower) -> torch_modules.Image:
+    backbone = tower.backbone
+    return {
+        "size": config.data.image_size,
+        "antialias": config.data.antialias,
+        "mean": list(config.augment.mean),
+        "std": list(config.augment.std),
+        "stem": backbone.stem_width,
+        "stages": [list(stage) for stage in backbone.stages],
+        "features": backbone.head_width,
+        "norm_eps": backbone.batch_norm.eps,
+        "norm_momentum": backbone.batch_norm.momentum,
+        "regions": {
+            "grid": list(tower.regions.grid),
+            "boxes": 0 if tower.regions.grid else config.model.image.regions.boxes,
+            "whole_image": tower.regions.whole_image,
+            "samples": tower.regions.samples,
+            "project": tower.regions.project,
+            "coordinates": tower.regions.coordinates,
+        },
+        "encoder": _encoder(tower.encoder),
+    }
+
+
+def _text(config: schema.Config, tower: TextTower) -> torch_modules.Text:
+    bert = tower.backbone
+    return {
+        "length": config.data.text_length,
+        "bert": {
+            "vocab_size": bert.vocab_size,
+            "width": bert.width,
+            "layers": bert.depth,
+            "heads": bert.heads,
+            "feed_forward": bert.mlp_width,
+            "positions": bert.max_positions,
+            "first_position": bert.position_offset,
+            "types": bert.type_vocab_size,
+            "norm_eps": bert.eps,
+            "dropout": bert.dropout,
+            "attention_mask": tower.mask_backbone,
+        },
+        "encoder": _encoder(tower.encoder),
+    }
+
+
+def _encoder(encoder: TransformerEncoder) -> torch_modules.Encoder:
+    return {
+        "layers": encoder.depth,
+        "heads": encoder.heads,
+        "feed_forward": encoder.mlp_width,
+        "dropout": encoder.dropout,
+    }

@@ -1,0 +1,115 @@
+"""Rules for image backbones: the key layouts of timm and of Hugging Face's `EfficientNetModel`.
+
+The Flax side is `image/params/backbone/...` and `image/batch_stats/backbone/...`. timm's layout is the one that
+the official BriVL checkpoints embed, so its rules are theirs. Hugging Face numbers the blocks through all stages
+and names the layers by their function, so its table needs the stages of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from wenlan_jax.convert.brivl import image_rules
+from wenlan_jax.convert.rules import ConversionError, Ignore, Rule, Table
+from wenlan_jax.models.efficientnet import Stage
+
+TOWER = "image"
+Family = Literal["timm", "huggingface"]
+
+_STEMS: dict[Family, str] = {"timm": "conv_stem.weight", "huggingface": "embeddings.convolution.weight"}
+"""The key by which a layout is known, after the prefix."""
+
+_ENDS = {
+    "conv_stem": "embeddings.convolution",
+    "bn1": "embeddings.batchnorm",
+    "conv_head": "encoder.top_conv",
+    "bn2": "encoder.top_bn",
+}
+_SQUEEZE = {"se.conv_reduce": "squeeze_excite.reduce", "se.conv_expand": "squeeze_excite.expand"}
+_SEPARABLE = {
+    "conv_dw": "depthwise_conv.depthwise_conv",
+    "bn1": "depthwise_conv.depthwise_norm",
+    **_SQUEEZE,
+    "conv_pw": "projection.project_conv",
+    "bn2": "projection.project_bn",
+}
+_INVERTED = {
+    "conv_pw": "expansion.expand_conv",
+    "bn1": "expansion.expand_bn",
+    "conv_dw": "depthwise_conv.depthwise_conv",
+    "bn2": "depthwise_conv.depthwise_norm",
+    **_SQUEEZE,
+    "conv_pwl": "projection.project_conv",
+    "bn3": "projection.project_bn",
+}
+"""Layers of a block: timm's name to Hugging Face's. A block with `expand` 1 is a separable one."""
+
+
+class KeyLayout(NamedTuple):
+    """Whose names the keys have, and what stands before all of them, such as `efficientnet.`."""
+
+    family: Family
+    prefix: str
+
+
+def detect(keys: Iterable[str]) -> KeyLayout:
+    """The layout of a state dict's keys. Raises ConversionError if they hold no stem, or several."""
+    found = [
+        KeyLayout(family, key.removesuffix(stem))
+        for key in keys
+        for family, stem in _STEMS.items()
+        if key == stem or key.endswith("." + stem)
+    ]
+    if not found:
+        stems = " or ".join(_STEMS.values())
+        raise ConversionError(f"not an EfficientNet of timm or Hugging Face: no key ends in {stems}")
+    if len(found) > 1:
+        places = ", ".join(sorted(layout.prefix or "the top level" for layout in found))
+        raise ConversionError(f"several image networks, under {places}: give a file with one of them")
+    return found[0]
+
+
+def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> Table:
+    """The rules of a layout for both directions; `stages` are those of the Flax `EfficientNet`."""
+    rules = timm_rules() if layout.family == "timm" else _huggingface_rules(stages)
+    renamed = tuple(dataclasses.replace(rule, torch=layout.prefix + rule.torch) for rule in rules)
+    # With Hugging Face the classifier stands beside the network, not in it.
+    owner = rf"({re.escape(layout.prefix)})?"
+    ignored = (
+        Ignore(r".*\.num_batches_tracked", "BN's batch counter; unused with a fixed momentum"),
+        Ignore(rf"{owner}classifier\..*", "ImageNet classifier; BriVL uses the feature map"),
+    )
+    return Table(renamed, ignored)
+
+
+def timm_rules() -> list[Rule]:
+    """The backbone's part of the official image tower, under no prefix."""
+    scope = f"{TOWER}.backbone."
+    official = [rule for rule in image_rules(TOWER, TOWER) if rule.torch.startswith(scope)]
+    return [dataclasses.replace(rule, torch=rule.torch.removeprefix(scope)) for rule in official]
+
+
+def _huggingface_rules(stages: Sequence[Stage]) -> list[Rule]:
+    """timm's rules with Hugging Face's names, block by block."""
+    block = "blocks.{s}.{i}."
+    timm = timm_rules()
+    inside = [rule for rule in timm if rule.torch.startswith(block)]
+    rules = [_renamed(rule, rule.torch, _ENDS) for rule in timm if rule not in inside]
+    blocks = [(number, index, stage) for number, stage in enumerate(stages) for index in range(stage.repeats)]
+    for position, (number, index, stage) in enumerate(blocks):
+        names = _SEPARABLE if stage.expand == 1 else _INVERTED
+        places = {old: f"encoder.blocks.{position}.{new}" for old, new in names.items()}
+        for rule in inside:
+            flax = tuple(path.format(s=number, i=index) for path in rule.flax)
+            placed = dataclasses.replace(rule, flax=flax)
+            rules.append(_renamed(placed, rule.torch.removeprefix(block), places))
+    return [rule for rule in rules if rule is not None]
+
+
+def _renamed(rule: Rule, key: str, names: dict[str, str]) -> Rule | None:
+    """The rule with its layer under another name; None for a layer that `names` lacks."""
+    layer, leaf = key.rsplit(".", 1)
+    return dataclasses.replace(rule, torch=f"{names[layer]}.{leaf}") if layer in names else None

@@ -1,0 +1,104 @@
+"""Export in the layout of the official BriVL checkpoints, for the official code with strict loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wenlan_jax.convert import weights
+from wenlan_jax.convert.brivl import (
+    MOMENTUM_TOWERS,
+    QUERY_TOWERS,
+    brivl_table,
+    is_unused_layer,
+    with_batch_counters,
+)
+from wenlan_jax.convert.exporting import ExportError, Model, Runner
+from wenlan_jax.convert.rules import FlatTree, to_torch
+
+FILE = "brivl.pth"
+IMAGENET_CLASSES = 1000
+UNUSED = """\
+imgencoder*.backbone.classifier.* and textencoder*.backbone.bert.pooler.* are those of the file the run started from, or
+zeros: the official modules have these layers, so strict loading needs them, and BriVL never computes with them.
+"""
+
+
+def write(model: Model, folder: Path) -> Runner:
+    """Writes `brivl.pth`, nested under `learnable` as the released files are; runs what the file holds."""
+    from wenlan_jax.convert import run_torch
+
+    _check(model)
+    state = official_state(model)
+    weights.write_torch({"learnable": state}, folder / FILE)
+    (folder / "README.md").write_text(f"torch.load('{FILE}')['learnable'], checkpoint {model.step}.\n\n{UNUSED}")
+
+    def runner(batch: Any) -> Any:
+        stored = weights.read(folder / FILE)
+        towers = {
+            key: value
+            for key, value in stored.items()
+            if key.split(".")[0] in QUERY_TOWERS and not is_unused_layer(key)
+        }
+        return run_torch.run(model.config, towers, batch)
+
+    return runner
+
+
+def _check(model: Model) -> None:
+    """The official modules have no switch for these."""
+    regions, text = model.config.model.image.regions, model.config.model.text.bert
+    faults = [
+        fault
+        for holds, fault in (
+            (regions.project, "model.image.regions.project must be true"),
+            (regions.whole_image, "model.image.regions.whole_image must be true"),
+            (regions.coordinates == "official", "model.image.regions.coordinates must be 'official'"),
+            (not text.attention_mask, "model.text.bert.attention_mask must be false"),
+        )
+        if not holds
+    ]
+    if faults:
+        raise ExportError(
+            "the official code would compute something else from these weights:\n  "
+            + "\n  ".join(faults)
+            + "\nTrain with these fields, or export with --format=torch, which has the switches"
+        )
+
+
+def official_state(model: Model) -> FlatTree:
+    """All keys of the official modules. Without momentum towers the query towers stand in for them."""
+    momentum = model.momentum or {"params": model.params, "batch_stats": model.batch_stats}
+    trees: dict[str, Any] = {}
+    for names, params, stats in (
+        (QUERY_TOWERS, model.params, model.batch_stats),
+        (MOMENTUM_TOWERS, momentum["params"], momentum["batch_stats"]),
+    ):
+        for tower in names.values():
+            kind = tower.split("_")[0]
+            trees[tower] = {"params": params[kind], **({"batch_stats": stats[kind]} if kind in stats else {})}
+    state = to_torch(trees, brivl_table({**QUERY_TOWERS, **MOMENTUM_TOWERS}))
+    state = {key: value.astype(model.dtype) for key, value in state.items()}
+    return {**with_batch_counters(state), **_unused_layers(state, model)}
+
+
+def _unused_layers(state: FlatTree, model: Model) -> FlatTree:
+    """As imported where the run started from an official file, else zeros."""
+    head, width = (
+        model.params["image"]["backbone"]["conv_head"]["kernel"].shape[-1],
+        model.config.model.text.bert.width,
+    )
+    layers: FlatTree = {}
+    for prefix in sorted({key.split(".")[0] for key in state}):
+        shapes = (
+            {"classifier.weight": (IMAGENET_CLASSES, head), "classifier.bias": (IMAGENET_CLASSES,)}
+            if prefix.startswith("img")
+            else {"bert.pooler.dense.weight": (width, width), "bert.pooler.dense.bias": (width,)}
+        )
+        for name, shape in shapes.items():
+            key = f"{prefix}.backbone.{name}"
+            kept = model.unused_layers.get(key, model.unused_layers.get(key.replace("_mom.", ".")))
+            layers[key] = np.zeros(shape, model.dtype) if kept is None else kept.astype(model.dtype)
+    return layers

@@ -1,0 +1,377 @@
+"""Export of both towers as ONNX graphs with a dynamic batch, checked with onnxruntime before anything else runs them.
+
+Inputs and outputs have the names that Hugging Face's exports of such models use. PyTorch's exporter sees the modules
+of `torch_modules.py`, so a graph computes what those do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wenlan_jax import __version__, schema
+from wenlan_jax import config as configs
+from wenlan_jax.convert import model_card, parity
+from wenlan_jax.convert.exporting import ExportError, Model, Runner
+from wenlan_jax.data.text import MODEL_SUFFIX
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 20
+"""The first operator set with GELU; onnxruntime has it since 1.17."""
+
+LARGEST_FILE = 2_000_000_000
+"""Bytes of weights kept in the graph's own file, which protobuf limits to 2 GiB; more go into a second one."""
+
+CHECKED_BATCHES = (1, 3)
+"""Batch sizes compared with PyTorch, besides that of the parity batch: a graph must not remember the size it was
+traced with, which is another one."""
+
+TRACED = {"batch": 2, "boxes": 5}
+"""Sizes of dynamic axes while tracing. Not 0 or 1: PyTorch takes these for constants."""
+
+_CARD = """\
+# WenLan (BriVL) towers for onnxruntime, checkpoint {step}
+
+Two graphs that embed pictures and texts as unit vectors of {embedding} dimensions; their product is the similarity.
+Exported by wenlan_jax {version} (operator set {opset}); `parity.json` says how far these files are from the JAX towers.
+
+| file | input or output | shape | type |
+|---|---|---|---|
+{rows}
+
+Axes given by name may have any size{longest}. Keep a `.onnx.data` file, where there is one, beside its graph.
+
+- `pixel_values`: RGB, the whole picture resized to {side} x {side} without cropping, scaled to [0, 1], then
+  (x - {mean}) / {std}, by channel
+{regions}- `input_ids`: [CLS], word pieces of `{tokenizer}`, [SEP], padding (id {pad}); {length} in all,
+  to which longer texts were cut in training
+- `attention_mask`: 1 for all but padding. {padding}
+
+```python
+{example}```
+
+## Training
+"""
+
+_REGIONS = """\
+- `boxes`: (x1, y1, x2, y2) as fractions of the picture's sides; `box_mask`: 1 for boxes, 0 for padding
+"""
+
+_ANY_LENGTH = "Padding does not change an embedding."
+_FIXED_LENGTH = "Pad to the full length: as in the released BriVL code, the text backbone sees padding."
+
+_EXAMPLE = """\
+import cv2
+import numpy as np
+import onnxruntime
+{tokenizing}
+picture = cv2.imread("picture.jpg", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+{shrinking}picture = cv2.resize(picture, ({side}, {side}), interpolation=cv2.INTER_LINEAR)
+pixels = (picture[:, :, ::-1].astype(np.float32) / 255 - {mean}) / {std}
+picture_inputs = {{"pixel_values": pixels.transpose(2, 0, 1)[None].astype(np.float32)}}
+{boxes}text_inputs = {{"input_ids": np.array([ids], np.int64), "attention_mask": np.array([mask], np.int64)}}
+
+image = onnxruntime.InferenceSession("image_tower.onnx").run(None, picture_inputs)[0]
+text = onnxruntime.InferenceSession("text_tower.onnx").run(None, text_inputs)[0]
+print("similarity", (image @ text.T).item())
+"""
+
+_SHRINKING = """\
+height, width = picture.shape[:2]
+picture = cv2.resize(picture, (min(width, {side}), min(height, {side})), interpolation=cv2.INTER_AREA)
+"""
+
+_BOXES = """\
+picture_inputs["boxes"] = np.array([[[0.1, 0.2, 0.6, 0.9]]], np.float32)  # of your detector
+picture_inputs["box_mask"] = np.ones((1, 1), np.int64)
+"""
+
+_SENTENCEPIECE = """\
+from sentencepiece import SentencePieceProcessor
+
+tokenizer = SentencePieceProcessor(model_file="{file}")
+ids = [tokenizer.bos_id(), *tokenizer.encode("{text}")[: {length} - 2], tokenizer.eos_id()]
+mask = [1] * len(ids) + [0] * ({length} - len(ids))
+ids += [tokenizer.pad_id()] * ({length} - len(ids))
+"""
+
+_WORDPIECE = """\
+from tokenizers import BertWordPieceTokenizer
+
+tokenizer = BertWordPieceTokenizer("{file}", lowercase={lower_case})
+tokenizer.enable_truncation({length})
+tokenizer.enable_padding(length={length}, pad_id={pad})
+encoded = tokenizer.encode("{text}")
+ids, mask = encoded.ids, encoded.attention_mask
+"""
+
+Feeds = dict[str, np.ndarray]
+Shape = tuple[str | int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One tower's file. tower: its name in the PyTorch module. inputs: names and shapes, dynamic axes by name."""
+
+    file: str
+    tower: str
+    inputs: dict[str, Shape]
+    output: str
+
+
+def write(model: Model, folder: Path) -> Runner:
+    """Writes both graphs, the tokenizer, a card and an example; runs the graphs with onnxruntime on the CPU.
+
+    The weights of a float16 export are stored in half precision; the graph widens them and computes in float32.
+    Raises ExportError if a graph is not valid, or differs from the PyTorch module on a batch of another size.
+    """
+    import onnx
+
+    module = torch_module(model)
+    for graph in graphs(model.config):
+        path, tower = folder / graph.file, module.get_submodule(graph.tower)
+        save(trace(tower, graph, model), path)
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except onnx.checker.ValidationError as error:
+            raise ExportError(f"{graph.file}: not a valid ONNX model ({error})") from error
+        check_batches(tower, graph, path, model.config)
+    (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
+    tokenizer = model.tokenizer.save(folder)
+    (folder / "README.md").write_text(card(model, tokenizer.name))
+    (folder / "example.py").write_text(example(model, tokenizer.name))
+    return lambda batch: run(folder, model.config, batch)
+
+
+def graphs(config: schema.Config) -> tuple[Graph, Graph]:
+    """The graphs of the image and the text tower.
+
+    Texts have a dynamic length only where the backbone has an attention mask; else embeddings depend on padding, and
+    are those of the training only at the length of the training.
+    """
+    side, bert, regions = config.data.image_size, config.model.text.bert, config.model.image.regions
+    pictures: dict[str, Shape] = {"pixel_values": ("batch", 3, side, side)}
+    if regions.kind == "boxes":
+        pictures |= {"boxes": ("batch", "boxes", 4), "box_mask": ("batch", "boxes")}
+    texts: Shape = ("batch", "length" if bert.attention_mask else config.data.text_length)
+    return (
+        Graph("image_tower.onnx", "imgencoder", pictures, "image_embeds"),
+        Graph("text_tower.onnx", "textencoder", {"input_ids": texts, "attention_mask": texts}, "text_embeds"),
+    )
+
+
+def torch_module(model: Model) -> torch.nn.Module:
+    """The PyTorch module with the weights in the precision of the export, in evaluation mode; float32."""
+    import torch
+
+    from wenlan_jax.convert import export_torch
+    from wenlan_jax.convert.architecture import architecture_of
+    from wenlan_jax.convert.torch_modules import WenLan
+
+    with torch.device("meta"):  # shapes only: the weights follow
+        module = WenLan(architecture_of(model.config))
+    state = {key: torch.as_tensor(value) for key, value in export_torch.query_state(model).items()}
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.float().eval()
+
+
+def trace(tower: torch.nn.Module, graph: Graph, model: Model) -> Any:
+    """The tower as an optimised `onnx_ir.Model`, without the tracer's notes on the source files of this machine."""
+    import torch
+
+    sizes = {**TRACED, "length": model.config.data.text_length}
+    axes = {name: torch.export.Dim(name) for name in TRACED}
+    axes["length"] = torch.export.Dim("length", max=model.config.model.text.bert.positions)
+    inputs = tuple(
+        torch.zeros([axis if isinstance(axis, int) else sizes[axis] for axis in shape], dtype=getattr(torch, kind))
+        for shape, kind in zip(graph.inputs.values(), map(dtype, graph.inputs), strict=True)
+    )
+    dynamic = tuple(
+        {index: axes[axis] for index, axis in enumerate(shape) if axis in axes} for shape in graph.inputs.values()
+    )
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            tower,
+            inputs,
+            input_names=list(graph.inputs),
+            output_names=[graph.output],
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        if model.dtype == "float16":
+            halve(program.model.graph)  # first: the optimiser multiplies weights by those of batch normalisation
+        program.optimize()
+    for value in (*program.model.graph.all_nodes(), *program.model.graph.inputs, *program.model.graph.outputs):
+        value.metadata_props.clear()
+    return program.model
+
+
+def dtype(name: str) -> str:
+    """Of an input: pictures and boxes are floats; ids and masks are what tokenizers give."""
+    return "float32" if name in ("pixel_values", "boxes") else "int64"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on itself: libraries it could use, deprecated calls, axes with one name."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", ".*axis name: .* will not be used", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def save(traced: Any, path: Path) -> None:
+    """Writes a traced graph; weights of more than `LARGEST_FILE` bytes go into `<path>.data` beside it."""
+    import onnx_ir
+
+    traced.producer_name, traced.producer_version = "wenlan_jax", __version__
+    size = sum(value.const_value.nbytes for value in traced.graph.initializers.values())
+    onnx_ir.save(traced, path, external_data=f"{path.name}.data" if size > LARGEST_FILE else None)
+
+
+def halve(graph: Any) -> None:
+    """Stores as float16 every float32 weight that has these values exactly, and widens it in the graph.
+
+    The weights are rounded before; what the tracer has added, such as the smallest norm, keeps its precision.
+    """
+    import onnx_ir
+
+    for name, value in list(graph.initializers.items()):
+        wide = value.const_value.numpy()
+        narrow = wide.astype(np.float16) if wide.dtype == np.float32 and wide.size > 1 else wide
+        if narrow.dtype != np.float16 or not np.array_equal(narrow, wide):
+            continue
+        stored = onnx_ir.val(f"{name}.half", const_value=onnx_ir.tensor(narrow, name=f"{name}.half"))
+        cast = onnx_ir.node("Cast", [stored], {"to": onnx_ir.DataType.FLOAT}, name=f"{name}.widen")
+        cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = name, value.shape, value.type
+        onnx_ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+        graph.insert_before(graph[0], cast)
+
+
+def check_batches(tower: torch.nn.Module, graph: Graph, path: Path, config: schema.Config) -> None:
+    """Compares a written graph with the PyTorch module; texts are cut to the longest of the batch where they may be.
+
+    Raises ExportError where an embedding's coordinate differs by more than the tolerance of float32.
+    """
+    import torch
+
+    session, tolerance = open_session(path), parity.TOLERANCES["float32"]
+    for items in CHECKED_BATCHES:
+        feeds = feeds_of(parity.fixed_batch(config, items), graph, config)
+        if graph.inputs.get("input_ids", ())[-1:] == ("length",):
+            longest = int(feeds["attention_mask"].sum(1).max())
+            feeds = {name: value[:, :longest] for name, value in feeds.items()}
+        with torch.no_grad():
+            expected = tower(*(torch.as_tensor(feeds[name]) for name in graph.inputs)).numpy()
+        worst = float(np.abs(session.run([graph.output], feeds)[0] - expected).max())
+        if not worst <= tolerance:  # written so that NaN fails
+            raise ExportError(
+                f"{graph.file}: with a batch of {items}, onnxruntime and PyTorch differ by {worst:.2e}, more than"
+                f" {tolerance:.0e}; nothing was left behind. Try other versions of torch, onnxscript or onnxruntime"
+            )
+
+
+def run(folder: Path, config: schema.Config, batch: parity.FixedBatch) -> parity.Embeddings:
+    """Embeddings by the written graphs."""
+    rows = []
+    for graph in graphs(config):
+        session = open_session(folder / graph.file)
+        rows.append(session.run([graph.output], feeds_of(batch, graph, config))[0])
+    return parity.Embeddings(*rows)
+
+
+def open_session(path: Path) -> Any:
+    """An onnxruntime session on the CPU that reports errors alone."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def feeds_of(batch: parity.FixedBatch, graph: Graph, config: schema.Config) -> Feeds:
+    """The inputs of one graph, prepared as the card tells its users to."""
+    mean, std = (np.asarray(values, np.float32) for values in (config.augment.mean, config.augment.std))
+    pixels = (batch.image.astype(np.float32) / np.float32(255) - mean) / std
+    values: Mapping[str, np.ndarray | None] = {
+        "pixel_values": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)),
+        "boxes": batch.boxes,
+        "box_mask": batch.box_mask,
+        "input_ids": batch.token_ids,
+        "attention_mask": batch.token_mask,
+    }
+    return {name: np.asarray(values[name], dtype(name)) for name in graph.inputs}
+
+
+def card(model: Model, tokenizer_file: str) -> str:
+    """README.md: inputs and outputs, how to prepare them, an example, and how the model was trained."""
+    config = model.config
+    masked = config.model.text.bert.attention_mask
+    _, _, training = model_card.write(model, tokenizer_file).partition("## Training\n")
+    use = _CARD.format(
+        step=model.step,
+        embedding=config.model.embedding,
+        version=__version__,
+        opset=OPSET,
+        rows="\n".join(_rows(model)),
+        longest=f", `length` at most {config.model.text.bert.positions}" if masked else "",
+        side=config.data.image_size,
+        mean=config.augment.mean,
+        std=config.augment.std,
+        regions=_REGIONS if config.model.image.regions.kind == "boxes" else "",
+        tokenizer=tokenizer_file,
+        pad=model.tokenizer.pad_id,
+        length=config.data.text_length,
+        padding=_ANY_LENGTH if masked else _FIXED_LENGTH,
+        example=example(model, tokenizer_file),
+    )
+    return use + training
+
+
+def _rows(model: Model) -> Iterator[str]:
+    for graph in graphs(model.config):
+        outputs: dict[str, Shape] = {graph.output: ("batch", model.config.model.embedding)}
+        for name, shape in (*graph.inputs.items(), *outputs.items()):
+            kind = "float32" if name == graph.output else dtype(name)
+            yield f"| `{graph.file}` | `{name}` | ({', '.join(map(str, shape))}) | {kind} |"
+
+
+def example(model: Model, tokenizer_file: str) -> str:
+    """A script that compares one picture with one text; needs onnxruntime, OpenCV and the tokenizer's library."""
+    data, regions = model.config.data, model.config.model.image.regions
+    template = _SENTENCEPIECE if tokenizer_file.endswith(MODEL_SUFFIX) else _WORDPIECE
+    tokenizing = template.format(
+        file=tokenizer_file,
+        text="一只猫" if "zh" in data.languages or not data.languages else "a cat",
+        length=data.text_length,
+        lower_case=model.config.tokenizer.lower_case,
+        pad=model.tokenizer.pad_id,
+    )
+    return _EXAMPLE.format(
+        tokenizing=tokenizing,
+        shrinking=_SHRINKING.format(side=data.image_size) if data.antialias else "",
+        side=data.image_size,
+        mean=model.config.augment.mean,
+        std=model.config.augment.std,
+        boxes=_BOXES if regions.kind == "boxes" else "",
+    )

@@ -1,0 +1,54 @@
+"""Export for PyTorch users who have nothing of ours: safetensors, one Python file, tokenizer, card and example."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from wenlan_jax import config as configs
+from wenlan_jax.convert import model_card, torch_modules, weights
+from wenlan_jax.convert.architecture import architecture_of
+from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
+from wenlan_jax.convert.exporting import Model, Runner
+from wenlan_jax.convert.rules import FlatTree, to_torch
+
+MODULES, WEIGHTS, ARCHITECTURE = "wenlan_torch.py", "model.safetensors", "config.json"
+
+
+def write(model: Model, folder: Path) -> Runner:
+    """Writes a folder that `wenlan_torch.load(folder)` turns into a PyTorch module; runs it that way."""
+    shutil.copyfile(torch_modules.__file__, folder / MODULES)
+    weights.write_safetensors(query_state(model), folder / WEIGHTS, {"format": "pt"})
+    architecture = architecture_of(model.config)
+    (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1) + "\n")
+    (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
+    tokenizer = model.tokenizer.save(folder)
+    (folder / "README.md").write_text(model_card.write(model, tokenizer.name))
+    (folder / "example.py").write_text(model_card.example(model))
+    return lambda batch: run_folder(folder, batch)
+
+
+def query_state(model: Model) -> FlatTree:
+    """The query towers under the official keys, in the dtype of the export; batch counters included."""
+    stats = model.batch_stats
+    trees: dict[str, Any] = {
+        tower: {"params": model.params[tower], **({"batch_stats": stats[tower]} if tower in stats else {})}
+        for tower in QUERY_TOWERS.values()
+    }
+    state = to_torch(trees, brivl_table())
+    return with_batch_counters({key: value.astype(model.dtype) for key, value in state.items()})
+
+
+def run_folder(folder: Path, batch: Any) -> Any:
+    """Loads the exported file as a module of its own, as its users do, and embeds the batch."""
+    import importlib.util
+
+    from wenlan_jax.convert import run_torch
+
+    spec = importlib.util.spec_from_file_location("wenlan_torch", folder / MODULES)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return run_torch.embed(module.load(folder).float().eval(), batch)

@@ -1,0 +1,166 @@
+"""`wenlan export`: a checkpoint as an artefact for PyTorch users, run beside the JAX towers before it appears.
+
+A format writes its files into a staging folder and returns a function that runs what it wrote. Only when that agrees
+with our towers does the folder get its name, with `parity.json` in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from wenlan_jax import __version__, restore, schema
+from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
+from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.progress import say
+
+ONE_DEVICE = ("--config.mesh.replica=1", "--config.mesh.data=1", "--config.mesh.fsdp=1")
+"""An export needs no mesh: checkpoints of any mesh are read onto one device."""
+
+REPORT = "parity.json"
+
+
+class ExportError(RuntimeError):
+    """An export that was refused, or whose result does not agree with the JAX towers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What there is to export. Trees hold NumPy arrays; `momentum` is None for tasks without key towers.
+
+    result: the newest `result.json` of the run, empty without one.
+    unused_layers: what an official file that the run started from holds beside BriVL's own weights.
+    dtype: of the exported weights, `float32` or `float16`.
+    """
+
+    config: schema.Config
+    step: int
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    momentum: dict[str, Any] | None
+    tokenizer: Tokenizer
+    result: dict[str, float]
+    unused_layers: dict[str, np.ndarray]
+    dtype: str
+
+
+Runner = Callable[[parity.FixedBatch], parity.Embeddings]
+"""Runs the artefact that a format has written."""
+
+Writer = Callable[[Model, Path], Runner]
+"""A format: writes its files into a folder."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs `wenlan export` with parsed arguments and returns the exit status."""
+    _, libraries = EXPORT_FORMATS[arguments.format]
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = "onnx" if arguments.format == "onnx" else "torch"
+        raise ExportError(f"--format={arguments.format} needs {', '.join(missing)}: pip install 'wenlan_jax[{extra}]'")
+    if arguments.out.exists():
+        raise ExportError(f"{arguments.out} exists; remove it or choose another --out")
+    writer = importlib.import_module(f"wenlan_jax.convert.export_{arguments.format}").write
+    model = load(arguments.workdir, arguments.step, arguments.dtype)
+    say(f"checkpoint {model.step} of {arguments.workdir}: writing {arguments.format} ...")
+    export(model, arguments.format, writer, arguments.out, arguments.tolerance or parity.TOLERANCES[arguments.dtype])
+    return 0
+
+
+def load(workdir: Path, step: int | None, dtype: str) -> Model:
+    """The model of a work directory, on one device whatever mesh it was trained on."""
+    trained = restore.load(
+        workdir, step, ONE_DEVICE, ("mesh.",), ("params", "batch_stats", "momentum"), jax.devices()[:1]
+    )
+    arrays = jax.tree.map(np.asarray, trained.parts)
+    config = trained.current.config
+    momentum = arrays["momentum"]
+    if momentum is not None:
+        momentum = {"params": momentum.params, "batch_stats": momentum.batch_stats}
+    return Model(
+        config=config,
+        step=trained.step,
+        params=arrays["params"],
+        batch_stats=arrays["batch_stats"],
+        momentum=momentum,
+        tokenizer=trained.tokenizer,
+        result=_result(workdir / "result.json"),
+        unused_layers=unused_layers(config.init_from),
+        dtype=dtype,
+    )
+
+
+def unused_layers(init_from: str) -> dict[str, np.ndarray]:
+    """Layers that an official file holds beside BriVL's own weights, kept by the import that a run started from."""
+    path = Path(init_from).expanduser() / UNUSED_LAYERS
+    return weights.read(path) if init_from and path.is_file() else {}
+
+
+def _result(path: Path) -> dict[str, float]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: cannot be read ({error}); remove it to export without results") from error
+
+
+def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float) -> dict[str, Any]:
+    """Writes `out` in one format and returns what `parity.json` says.
+
+    Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`.
+    """
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        runner = writer(model, staging)
+        report = check(model, name, runner, tolerance)
+        (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    for side in parity.Embeddings._fields:
+        figures = report[side]
+        say(
+            f"{side}: largest difference {figures['largest_difference']:.1e}, least cosine {min(figures['cosine']):.7f}"
+        )
+    say(f"ranking agreement {report['ranking']:.4f}; {out} is ready")
+    return report
+
+
+def check(model: Model, name: str, runner: Runner, tolerance: float) -> dict[str, Any]:
+    """Runs artefact and towers on the fixed batch; raises ExportError above the tolerance."""
+    batch = parity.fixed_batch(model.config)
+    ours = parity.jax_embeddings(model.config, model.params, model.batch_stats, batch)
+    image, text, ranking = parity.compare(ours, runner(batch))
+    report = {
+        "format": name,
+        "dtype": model.dtype,
+        "tolerance": tolerance,
+        "items": len(batch.image),
+        "image": dataclasses.asdict(image),
+        "text": dataclasses.asdict(text),
+        "ranking": ranking,
+        "step": model.step,
+        "wenlan_jax": __version__,
+        "jax": jax.__version__,
+    }
+    worst = float(np.max([image.largest_difference, text.largest_difference]))  # NaN if either is
+    if not worst <= tolerance:
+        raise ExportError(
+            f"the exported {name} artefact differs from the JAX towers by {worst:.2e} (images"
+            f" {image.largest_difference:.2e}, texts {text.largest_difference:.2e}), more than {tolerance:.0e};"
+            " nothing was left behind"
+        )
+    return report

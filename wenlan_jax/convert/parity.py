@@ -1,0 +1,111 @@
+"""How far an exported artefact is from the JAX towers, on one fixed batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from wenlan_jax import schema
+from wenlan_jax.tasks.towers import Towers
+
+ITEMS = 8
+"""Pictures and texts of the fixed batch."""
+
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
+"""Largest absolute difference of an embedding's coordinate by the type of the exported weights: rounding them to half
+precision alone moves embeddings."""
+
+
+class FixedBatch(NamedTuple):
+    """Inputs that depend on the configuration alone. `image` is RGB of 0 to 255; the rest as in training batches."""
+
+    image: np.ndarray
+    token_ids: Int[np.ndarray, "items tokens"]
+    token_mask: Bool[np.ndarray, "items tokens"]
+    boxes: Float[np.ndarray, "items boxes 4"] | None
+    box_mask: Bool[np.ndarray, "items boxes"] | None
+
+
+class Embeddings(NamedTuple):
+    """Unit rows of both sides, float32."""
+
+    image: Float[np.ndarray, "items embedding"]
+    text: Float[np.ndarray, "items embedding"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Of one side: the largest absolute difference and the cosine of every item's two embeddings."""
+
+    largest_difference: float
+    cosine: list[float]
+
+
+def fixed_batch(config: schema.Config, items: int = ITEMS) -> FixedBatch:
+    """Pictures of smooth noise, texts of 3 tokens up to the whole length, boxes of all sizes, some of them padding."""
+    random = np.random.default_rng(0)
+    side, length, vocabulary = config.data.image_size, config.data.text_length, config.model.text.bert.vocab_size
+    coarse = random.integers(0, 256, (items, 8, 8, 3)).astype(np.float32)
+    image = np.asarray(jax.image.resize(coarse, (items, side, side, 3), "linear"))
+    lengths = np.linspace(min(3, length), length, items).astype(int)
+    mask = np.arange(length) < lengths[:, None]
+    ids = np.where(mask, random.integers(0, vocabulary, (items, length)), 0).astype(np.int32)
+    boxes = box_mask = None
+    if config.model.image.regions.kind == "boxes":
+        count = config.model.image.regions.boxes
+        corners = np.sort(random.uniform(0, 1, (items, count, 2, 2)), axis=2)
+        boxes = corners.reshape(items, count, 4).astype(np.float32)
+        box_mask = np.arange(count) < np.linspace(0, count, items).astype(int)[:, None]
+        boxes = np.where(box_mask[..., None], boxes, np.float32(0))
+    return FixedBatch(np.clip(np.rint(image), 0, 255).astype(np.uint8), ids, mask, boxes, box_mask)
+
+
+def jax_embeddings(config: schema.Config, params: object, batch_stats: object, batch: FixedBatch) -> Embeddings:
+    """What our towers make of the batch, computed in float32 whatever the configuration trains in."""
+    model = dataclasses.replace(config.model, dtype="float32")
+    towers = Towers(dataclasses.replace(config, model=model))
+
+    def embed(params: object, batch_stats: object, inputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        prepared = towers.prepare(inputs, None)
+        images, _ = towers.embed_images(params, batch_stats, prepared, None)
+        return images.embedding, towers.embed_texts(params, prepared, None).embedding
+
+    inputs = {name: jnp.asarray(value) for name, value in batch._asdict().items() if value is not None}
+    with jax.default_matmul_precision("highest"):
+        image, text = jax.jit(embed)(params, batch_stats, inputs)
+    return Embeddings(np.asarray(image), np.asarray(text))
+
+
+def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement, float]:
+    """Agreement of images and of texts, and of the ranking of all pictures for every text (1: the same order).
+
+    Raises ValueError where shapes differ.
+    """
+    sides = []
+    for name, mine, other in zip(Embeddings._fields, ours, theirs, strict=True):
+        if mine.shape != np.shape(other):
+            raise ValueError(f"the artefact gives {name} embeddings of shape {np.shape(other)}, not {mine.shape}")
+        other = np.asarray(other, np.float64)
+        norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(other, axis=1)
+        cosine = np.sum(mine * other, axis=1) / norms
+        difference = np.abs(mine - other).max()
+        sides.append(Agreement(float(difference), [float(value) for value in cosine]))
+    return sides[0], sides[1], ranking_agreement(ours.text @ ours.image.T, theirs.text @ theirs.image.T)
+
+
+def ranking_agreement(ours: Float[np.ndarray, "texts images"], theirs: Float[np.ndarray, "texts images"]) -> float:
+    """Share of picture pairs that both put in the same order for a text.
+
+    Pairs whose scores are equal up to the rounding of float32 in either are left out; 1 where none remains.
+    """
+    first = ours[:, :, None] - ours[:, None, :]
+    second = theirs[:, :, None] - theirs[:, None, :]
+    resolution = 8 * np.finfo(np.float32).eps
+    decided = (np.abs(first) > resolution) & (np.abs(second) > resolution)
+    decided &= np.triu(np.ones(decided.shape[1:], bool), 1)
+    return float((np.sign(first) == np.sign(second))[decided].mean()) if decided.any() else 1.0

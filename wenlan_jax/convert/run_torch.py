@@ -1,0 +1,35 @@
+"""Runs exported weights in the PyTorch modules that exports carry, on the batch that parity is measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wenlan_jax import schema
+from wenlan_jax.convert import parity
+from wenlan_jax.convert.architecture import architecture_of
+
+
+def run(config: schema.Config, state: Mapping[str, np.ndarray], batch: parity.FixedBatch) -> parity.Embeddings:
+    """Embeddings by `torch_modules.WenLan` with `state`, which must have exactly its keys."""
+    import torch
+
+    from wenlan_jax.convert.torch_modules import WenLan
+
+    module = WenLan(architecture_of(config))
+    module.load_state_dict({key: torch.tensor(value) for key, value in state.items()}, strict=True)
+    return embed(module.float().eval(), batch)
+
+
+def embed(module: Any, batch: parity.FixedBatch) -> parity.Embeddings:
+    """Embeddings by a module with `normalise`, `image_tower` and `text_tower`, float32, without gradients."""
+    import torch
+
+    boxes = () if batch.boxes is None else (torch.tensor(batch.boxes), torch.tensor(batch.box_mask))
+    with torch.no_grad():
+        pixels = module.normalise(torch.tensor(batch.image))
+        image = module.encode_image(pixels, *boxes)
+        text = module.encode_text(torch.tensor(batch.token_ids.astype(np.int64)), torch.tensor(batch.token_mask))
+    return parity.Embeddings(image.numpy(), text.numpy())

@@ -1,0 +1,589 @@
+"""BriVL's image and text towers in PyTorch. This file is complete: it needs torch 2.1 or newer and nothing else.
+
+    import wenlan_torch  # this file, which an export of wenlan_jax holds under that name
+
+    model = wenlan_torch.load("folder")                    # reads config.json and model.safetensors
+    picture = model.preprocess(PIL.Image.open("photo.jpg"))
+    images = model.encode_image(picture)                   # (batch, embedding), rows of length 1
+    texts = model.encode_text(ids, mask)                   # word piece ids, and which of them are no padding
+    similarity = images @ texts.T                          # cosines
+
+`load` returns the model in evaluation mode, on the CPU, in the type of its file; `.to("cuda")`, `.half()` and
+`.train()` work as on any module; `model.imgencoder` and `model.textencoder` are the towers. A model whose regions are
+boxes (`architecture["image"]["regions"]["grid"]` is empty) also takes `boxes` and `box_mask` with each batch.
+
+Every size comes from one dictionary, `Architecture`, which is the content of config.json. Parameters carry the names
+of the official BriVL checkpoints (`imgencoder.*`, `textencoder.*`; the text backbone those of Hugging Face's
+BertModel), so a state dict of that layout loads with strict=True, less the parts that no embedding depends on: the
+momentum towers, `backbone.classifier.*` and `bert.pooler.*`. No control flow depends on the data, so
+`torch.compile` and `torch.export` take the towers as they are.
+
+Shapes: B batch, R regions, T word pieces, C channels, H heads, W width, h and w places of a feature map.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the usual name
+
+SQUEEZE_RATIO = 0.25
+"""Width of EfficientNet's squeeze-and-excitation bottleneck over that of the block's input."""
+
+HIDDEN = -1e4
+"""Added to the attention logits of padding: a weight of exactly 0, and within the range of every float type."""
+
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+class Regions(TypedDict):
+    """Which parts of a picture become tokens."""
+
+    grid: list[int]  # cells per side of one or more fixed grids; empty: boxes are given with each batch
+    boxes: int  # boxes per picture the model was trained with; 0 with a grid
+    whole_image: bool  # the whole picture is one more region, the last
+    samples: int  # bilinear samples along each side of a region
+    project: bool  # a linear layer after pooling
+    coordinates: Literal["official", "corrected"]  # official: as the released BriVL weights need
+
+
+class Encoder(TypedDict):
+    """The Transformer block over tokens."""
+
+    layers: int
+    heads: int
+    feed_forward: int
+    dropout: float
+
+
+class Image(TypedDict):
+    """EfficientNet, regions and Transformer block; and how pictures are prepared."""
+
+    size: int  # side of the square input, pixels
+    antialias: bool  # average when shrinking
+    mean: list[float]  # of each channel, pixels in [0, 1]
+    std: list[float]
+    stem: int  # channels after the first convolution
+    stages: list[list[int]]  # (kernel, stride, expansion, channels, blocks) of each stage
+    features: int  # channels of the feature map
+    norm_eps: float
+    norm_momentum: float
+    regions: Regions
+    encoder: Encoder
+
+
+class Bert(TypedDict):
+    """BERT or RoBERTa."""
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    positions: int  # rows of the position table
+    first_position: int  # the row of the first token
+    types: int
+    norm_eps: float
+    dropout: float
+    attention_mask: bool  # False: padding is attended to, as in the released code, so pad to `Text.length`
+
+
+class Text(TypedDict):
+    """BERT and the Transformer block."""
+
+    length: int  # word pieces the model was trained with, [CLS] and [SEP] included
+    bert: Bert
+    encoder: Encoder
+
+
+class Architecture(TypedDict):
+    """Everything the towers are built from."""
+
+    embedding: int  # width of the common space
+    image: Image
+    text: Text
+
+
+# Image backbone ------------------------------------------------------------------------------------------------------
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's "SAME" padding: the odd place of an uneven padding is at the end."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding: list[int] = []
+        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):  # noqa: B905
+            total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+            padding += [total // 2, total - total // 2]
+        return super().forward(F.pad(input, padding))
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias; the result has ceil(size / stride) places per side."""
+    if stride == 1:
+        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return StridedConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+
+
+class SqueezeExcite(nn.Module):
+    """Scales every channel by a gate in (0, 1) that depends on the map's mean."""
+
+    def __init__(self, width: int, reduced: int) -> None:
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(width, reduced, 1)
+        self.conv_expand = nn.Conv2d(reduced, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.silu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
+        return x * self.conv_expand(hidden).sigmoid()
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: widen, depthwise convolution, squeeze and excite, narrow, add the input if it fits.
+
+    Without expansion there is nothing to widen, and `conv_pw` is the narrowing convolution.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, expand: int, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        wide = inputs * expand
+        self.widens, self.residual = expand > 1, stride == 1 and inputs == outputs
+        self.conv_dw = convolution(wide, wide, kernel, stride, groups=wide)
+        self.bn1, self.bn2 = norm(wide), norm(wide if self.widens else outputs)
+        self.se = SqueezeExcite(wide, int(inputs * SQUEEZE_RATIO))
+        if self.widens:
+            self.conv_pw = convolution(inputs, wide, 1)
+            self.conv_pwl, self.bn3 = convolution(wide, outputs, 1), norm(outputs)
+        else:
+            self.conv_pw = convolution(wide, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.widens:
+            y = F.silu(self.bn1(self.conv_pw(x)))
+            y = F.silu(self.bn2(self.conv_dw(y)))
+            y = self.bn3(self.conv_pwl(self.se(y)))
+        else:
+            y = F.silu(self.bn1(self.conv_dw(x)))
+            y = self.bn2(self.conv_pw(self.se(y)))
+        return x + y if self.residual else y
+
+
+class EfficientNet(nn.Module):
+    """Maps normalised images (B, 3, S, S) to features (B, C, h, w), after the head's normalisation and swish."""
+
+    def __init__(self, sizes: Image) -> None:
+        super().__init__()
+        norm = functools.partial(nn.BatchNorm2d, eps=sizes["norm_eps"], momentum=sizes["norm_momentum"])
+        width = sizes["stem"]
+        self.conv_stem, self.bn1 = convolution(3, width, 3, stride=2), norm(width)
+        self.blocks = nn.Sequential()
+        for kernel, stride, expand, outputs, repeats in sizes["stages"]:
+            blocks = [MBConv(width, outputs, kernel, stride, expand, norm)]
+            blocks += [MBConv(outputs, outputs, kernel, 1, expand, norm) for _ in range(repeats - 1)]
+            self.blocks.append(nn.Sequential(*blocks))
+            width = outputs
+        self.conv_head, self.bn2 = convolution(width, sizes["features"], 1), norm(sizes["features"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.blocks(F.silu(self.bn1(self.conv_stem(images))))
+        return F.silu(self.bn2(self.conv_head(x)))
+
+
+# Regions -------------------------------------------------------------------------------------------------------------
+
+
+def grid_boxes(sizes: list[int], whole_image: bool) -> list[tuple[float, ...]]:
+    """The cells of regular grids as (x1, y1, x2, y2) in [0, 1], x outside and y inside, then the whole image."""
+    boxes: list[tuple[float, ...]]
+    boxes = [(i / n, j / n, (i + 1) / n, (j + 1) / n) for n in sizes for i in range(n) for j in range(n)]
+    return [*boxes, WHOLE_IMAGE] if whole_image else boxes
+
+
+def axis_weights(low: Tensor, high: Tensor, size: int, regions: Regions) -> Tensor:
+    """Weight of each of the `size` places of an axis in the mean over a box's bilinear samples; (*boxes, size).
+
+    The samples are the centres of equal bins of the box. `official` coordinates are those of the released code,
+    which builds its sampling grid for align_corners=True and reads it with False: samples leave the map near its
+    far edges. Outside the map counts as zero.
+    """
+    samples = regions["samples"]
+    u = (2.0 * torch.arange(samples, device=low.device) + 1.0) / samples - 1.0
+    start, end = (low * size)[..., None], (high * size)[..., None]
+    if regions["coordinates"] == "official":
+        theta = ((end - start) * u + start + end - (size - 1)) / (size - 1)
+        positions = ((theta + 1.0) * size - 1.0) / 2.0
+    else:
+        positions = start + (end - start) * (u + 1.0) / 2.0 - 0.5
+    distance = (positions[..., None] - torch.arange(size, device=low.device)).abs()
+    return (1.0 - distance).clamp(min=0.0).mean(-2)
+
+
+def pool_regions(features: Tensor, boxes: Tensor, regions: Regions) -> Tensor:
+    """Means of features (B, C, h, w) over boxes (R, 4) or (B, R, 4) of [0, 1]; tokens (B, R, C).
+
+    Bilinear weights are separable, so the samples of a box together are one product of weights by row and column.
+    """
+    height, width = features.shape[-2:]
+    if regions["coordinates"] == "official" and min(height, width) < 2:
+        raise ValueError(f"official coordinates need a map of at least 2x2 places, not {height}x{width}: larger images")
+    x1, y1, x2, y2 = boxes.float().unbind(-1)
+    rows, columns = axis_weights(y1, y2, height, regions), axis_weights(x1, x2, width, regions)
+    weights = (rows[..., :, None] * columns[..., None, :]).flatten(-2)
+    return weights.to(features.dtype) @ features.flatten(2).transpose(1, 2)
+
+
+# Transformer ---------------------------------------------------------------------------------------------------------
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None, dropout: float) -> Tensor:
+    """Multi-head attention of projections (B, T, W); `mask` (B, T) is true where a token may be attended to."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    bias = None if mask is None else (~mask).to(query.dtype)[:, None, None, :] * HIDDEN
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with the parameters of `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        nn.init.xavier_uniform_(self.in_proj_weight)  # returns None under transformers' lazy initialisation
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        return self.out_proj(attend(query, key, value, self.heads, mask, self.dropout if self.training else 0.0))
+
+
+class EncoderLayer(nn.Module):
+    """A post-norm layer with ReLU, as `torch.nn.TransformerEncoderLayer`; a text without tokens stays finite."""
+
+    def __init__(self, width: int, sizes: Encoder) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(width, sizes["heads"], sizes["dropout"])
+        self.linear1 = nn.Linear(width, sizes["feed_forward"])
+        self.linear2 = nn.Linear(sizes["feed_forward"], width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(sizes["dropout"])
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class TokenEncoder(nn.Module):
+    """BriVL's self-attention over the tokens of one modality; they have no positions."""
+
+    def __init__(self, width: int, sizes: Encoder) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(width, sizes) for _ in range(sizes["layers"]))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        return tokens
+
+
+# Text backbone -------------------------------------------------------------------------------------------------------
+
+
+class BertLayer(nn.Module):
+    """A post-norm layer with exact GELU."""
+
+    def __init__(self, sizes: Bert) -> None:
+        super().__init__()
+        width, wide = sizes["width"], sizes["feed_forward"]
+        self.heads, self.dropout = sizes["heads"], sizes["dropout"]
+        projections = {name: nn.Linear(width, width) for name in ("query", "key", "value")}
+        self.attention = nn.ModuleDict({"self": nn.ModuleDict(projections), "output": self._output(width, sizes)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, wide)})
+        self.output = self._output(wide, sizes)
+
+    @staticmethod
+    def _output(inputs: int, sizes: Bert) -> nn.ModuleDict:
+        norm = nn.LayerNorm(sizes["width"], eps=sizes["norm_eps"])
+        return nn.ModuleDict({"dense": nn.Linear(inputs, sizes["width"]), "LayerNorm": norm})
+
+    def _add(self, x: Tensor, output: Any, y: Tensor) -> Tensor:
+        return output["LayerNorm"](x + F.dropout(output["dense"](y), self.dropout, self.training))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = (self.attention["self"][name](x) for name in ("query", "key", "value"))
+        mixed = attend(query, key, value, self.heads, mask, self.dropout if self.training else 0.0)
+        x = self._add(x, self.attention["output"], mixed)
+        return self._add(x, self.output, F.gelu(self.intermediate["dense"](x)))
+
+
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table of the deviation that BERT starts from, .02.
+
+    Uniform: on the meta device, drawing from a normal distribution imports torch's compiler and, with it, NumPy.
+    """
+    limit = 0.02 * math.sqrt(3.0)
+    return nn.Embedding.from_pretrained(nn.init.uniform_(torch.empty(rows, width), -limit, limit), freeze=False)
+
+
+class BertModel(nn.Module):
+    """BERT up to the last hidden state, without the pooler; every token has type 0."""
+
+    def __init__(self, sizes: Bert) -> None:
+        super().__init__()
+        self.sizes = sizes
+        rows = {"word": sizes["vocab_size"], "position": sizes["positions"], "token_type": sizes["types"]}
+        self.embeddings = nn.ModuleDict(
+            {f"{kind}_embeddings": embedding(count, sizes["width"]) for kind, count in rows.items()}
+        )
+        self.embeddings["LayerNorm"] = nn.LayerNorm(sizes["width"], eps=sizes["norm_eps"])
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(BertLayer(sizes) for _ in range(sizes["layers"]))})
+
+    def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        first, end = self.sizes["first_position"], self.sizes["first_position"] + ids.shape[1]
+        if end > self.sizes["positions"]:
+            raise ValueError(f"texts of {ids.shape[1]} word pieces do not fit {self.sizes['positions']} positions")
+        positions = self.embeddings["position_embeddings"].weight[first:end]
+        kind = self.embeddings["token_type_embeddings"].weight[0]
+        x = self.embeddings["LayerNorm"](self.embeddings["word_embeddings"](ids) + positions + kind)
+        x = F.dropout(x, self.sizes["dropout"], self.training)
+        for layer in self.encoder["layer"]:
+            x = layer(x, mask)
+        return x
+
+
+# Towers --------------------------------------------------------------------------------------------------------------
+
+
+class Projection(nn.Module):
+    """Linear, ReLU, linear."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(inputs, outputs), nn.Linear(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the tokens whose mask is true; zero for a row that has none."""
+    if mask is None:
+        return tokens.mean(1)
+    weights = mask.to(tokens.dtype)[..., None]
+    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def embed(tokens: Tensor, mask: Tensor | None, encoder: nn.Module, projection: nn.Module) -> Tensor:
+    """What both towers do with the tokens of their backbone: (B, T, W) to rows of length 1."""
+    tokens = encoder(F.normalize(tokens, dim=-1), mask)
+    return F.normalize(projection(masked_mean(tokens, mask)), dim=-1)
+
+
+class ImageTower(nn.Module):
+    """Images to embeddings."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.sizes = sizes = architecture["image"]
+        width, regions = sizes["features"], sizes["regions"]
+        self.grid = grid_boxes(regions["grid"], regions["whole_image"]) if regions["grid"] else None
+        self.backbone = EfficientNet(sizes)
+        self.learnable = nn.ModuleDict(
+            {
+                "imgAtt": TokenEncoder(width, sizes["encoder"]),
+                "imgFC": Projection(width, architecture["embedding"]),
+            }
+        )
+        if regions["project"]:
+            # The official name: there, averaging the samples comes after the convolution, which is the same.
+            self.learnable["max_pool"] = nn.Sequential(nn.Conv2d(width, width, 1))
+
+    def region_tokens(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Tokens (B, R, C) of boxes (R, 4) or (B, R, 4), before normalisation."""
+        tokens = pool_regions(self.backbone(images), boxes, self.sizes["regions"])
+        if "max_pool" in self.learnable:
+            tokens = self.learnable["max_pool"](tokens.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+        return tokens
+
+    def forward(self, images: Tensor, boxes: Tensor | None = None, box_mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, D), rows of length 1.
+
+        images: (B, 3, S, S), normalised. boxes: (B, R, 4), x1, y1, x2, y2 as fractions of the picture's
+        sides; box_mask: (B, R), true or 1 for the valid ones. Both or neither, as the architecture has it.
+        """
+        boxes, mask = self._regions(images, boxes, box_mask)
+        tokens = self.region_tokens(images, boxes)
+        return embed(tokens, mask, self.learnable["imgAtt"], self.learnable["imgFC"])
+
+    def _regions(self, images: Tensor, boxes: Tensor | None, box_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.grid is not None:
+            if boxes is not None or box_mask is not None:
+                raise ValueError("this model's regions are a fixed grid: call it without boxes and box_mask")
+            return torch.tensor(self.grid, device=images.device), None
+        if boxes is None or box_mask is None:
+            raise ValueError("this model's regions are boxes: call it with boxes and box_mask")
+        if not self.sizes["regions"]["whole_image"]:
+            return boxes, box_mask.bool()
+        whole = torch.tensor(WHOLE_IMAGE, dtype=boxes.dtype, device=boxes.device).expand(boxes.shape[0], 1, 4)
+        return torch.cat((boxes, whole), 1), F.pad(box_mask.bool(), (0, 1), value=True)
+
+
+class TextTower(nn.Module):
+    """Texts to embeddings."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.sizes = sizes = architecture["text"]
+        width = sizes["bert"]["width"]
+        self.backbone = nn.ModuleDict({"bert": BertModel(sizes["bert"])})
+        self.learnable = nn.ModuleDict(
+            {
+                "textAtt": TokenEncoder(width, sizes["encoder"]),
+                "textFC": Projection(width, architecture["embedding"]),
+            }
+        )
+
+    def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The last hidden states of the backbone, (B, T, W)."""
+        return self.backbone["bert"](ids, mask.bool() if self.sizes["bert"]["attention_mask"] else None)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings (B, D), rows of length 1.
+
+        ids: (B, T) word pieces with [CLS] and [SEP]. mask: (B, T), true or 1 for those that are no padding.
+        """
+        tokens = self.hidden_states(ids, mask)
+        return embed(tokens, mask.bool(), self.learnable["textAtt"], self.learnable["textFC"])
+
+
+class WenLan(nn.Module):
+    """Both towers; see `ImageTower` and `TextTower` for the inputs of each."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.imgencoder, self.textencoder = ImageTower(architecture), TextTower(architecture)
+
+    def preprocess(self, picture: Any) -> Tensor:
+        """A PIL picture, or uint8 RGB pixels (H, W, 3), as a normalised batch of one image (1, 3, S, S).
+
+        Equal to the training code's up to rounding: see `resize`.
+        """
+        sizes = self.architecture["image"]
+        return self.normalise(resize(_pixels(picture), sizes["size"], sizes["antialias"])[None])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """RGB of 0 to 255 (..., S, S, 3) as normalised images (..., 3, S, S), float32."""
+        sizes = self.architecture["image"]
+        mean, std = (torch.tensor(sizes[name], device=pixels.device) for name in ("mean", "std"))
+        return ((pixels.float() / 255.0 - mean) / std).movedim(-1, -3)
+
+    def encode_image(self, images: Tensor, boxes: Tensor | None = None, box_mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, D) of normalised images; see `ImageTower.forward`."""
+        return self.imgencoder(images, boxes, box_mask)
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings (B, D) of texts; see `TextTower.forward`."""
+        return self.textencoder(ids, mask)
+
+    def forward(
+        self, images: Tensor, ids: Tensor, mask: Tensor, boxes: Tensor | None = None, box_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings, both (B, D) with rows of length 1."""
+        return self.encode_image(images, boxes, box_mask), self.encode_text(ids, mask)
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+def resize(pixels: Tensor, size: int, antialias: bool) -> Tensor:
+    """RGB of 0 to 255 (H, W, 3) as a square (size, size, 3); the aspect ratio is not kept, so boxes stay valid.
+
+    With `antialias` every side that shrinks is averaged over the area of each new pixel; all else is bilinear.
+    The training code's pixels, but for one level of 255 here and there where a side is bilinear: the two round apart.
+    """
+    planes = pixels.permute(2, 0, 1).float()
+    if antialias:
+        height, width = (_coverage(side, min(side, size), planes) for side in planes.shape[1:])
+        planes = (height @ planes @ width.T).round()
+    if planes.shape[1:] != (size, size):
+        planes = F.interpolate(planes[None], (size, size), mode="bilinear", align_corners=False)[0].round()
+    return planes.permute(1, 2, 0)
+
+
+def _pixels(picture: Any) -> Tensor:
+    """The pixels (H, W, 3) of a PIL picture, laid on white where it is transparent; its EXIF orientation is ignored."""
+    if isinstance(picture, Tensor):
+        return picture
+    flat = torch.frombuffer(bytearray(picture.convert("RGBA").tobytes()), dtype=torch.uint8)
+    pixels = flat.view(picture.height, picture.width, 4).int()
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    return (colour * alpha + 255 * (255 - alpha) + 127) // 255
+
+
+def _coverage(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """Share of each old place in each new one, (outputs, inputs)."""
+    scale = inputs / outputs
+    start = torch.arange(outputs, dtype=torch.float64)[:, None] * scale
+    place = torch.arange(inputs, dtype=torch.float64)
+    overlap = torch.minimum(start + scale, place + 1) - torch.maximum(start, place)
+    return (overlap.clamp(min=0.0) / scale).to(like)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Names of the safetensors format."""
+
+
+def load(folder: str | Path) -> WenLan:
+    """The model of an exported folder (config.json and model.safetensors), in evaluation mode."""
+    architecture = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):  # shapes only: the weights are those of the file
+        model = WenLan(architecture)
+    model.load_state_dict(read_safetensors(Path(folder) / "model.safetensors"), strict=True, assign=True)
+    return model.eval()
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: 8 bytes of header length, a JSON header, the data."""
+    with open(path, "rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), Path(path).stat().st_size
+        if not 0 < length <= size - 8:
+            raise ValueError(f"{path}: not a whole safetensors file")
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            file.seek(8 + length + begin)
+            data = bytearray(end - begin)
+            if file.readinto(data) != len(data):
+                raise ValueError(f"{path}: cut short in {name}")
+            # An empty buffer has no type that torch would take.
+            flat = torch.frombuffer(data, dtype=TYPES[entry["dtype"]]) if data else torch.empty(0)
+            tensors[name] = flat.to(TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors

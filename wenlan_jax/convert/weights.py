@@ -1,0 +1,325 @@
+"""Files of PyTorch weights, as flat dictionaries of NumPy arrays: the only reader and writer of both formats.
+
+Safetensors are read and written here rather than by the `safetensors` package because its NumPy functions copy
+the whole file: here arrays are views of the mapped file, and writing holds one array at a time. The format is
+eight bytes of header length, a JSON header of types, shapes and offsets, and the data
+(https://github.com/huggingface/safetensors). Pickled files go through `torch.load`, and torch is imported for
+them only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+SAFETENSORS_SUFFIX = ".safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+INDEX_SUFFIX = ".index.json"
+DIRECTORY_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What a Hugging Face directory keeps its weights in, the preferred first."""
+
+OUTER_LEVELS = ("module", "state_dict", "model", "learnable")
+"""Dictionary keys under which training code keeps a state dict: DeepSpeed, common scripts, the official BriVL."""
+
+_BESIDE = re.compile(r"queue|ptr|pointer")
+"""What belongs to the model although it may lie beside the state dict: queues of negatives and their pointers."""
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel and torch.compile put before every key."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+"""Types of the safetensors format that NumPy and ml_dtypes have."""
+
+_HALF = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+_HEADER_LENGTH = 8
+_MAXIMAL_HEADER = 100_000_000
+"""Bytes; the format's own limit, which keeps damaged lengths from being believed."""
+_ZIP = b"PK\x03\x04"
+_LFS_POINTER = b"version https://git-lfs"
+
+State = dict[str, np.ndarray]
+
+
+class WeightsError(ValueError):
+    """A file of weights that cannot be read or written; the message names the file and the remedy."""
+
+
+def read(path: Path, trust_pickle: bool = False) -> State:
+    """Reads a PyTorch state dict: a file, a Hugging Face directory, or the index of a sharded model.
+
+    Outer levels (`OUTER_LEVELS`, in any order) are opened; what lies beside them is dropped, but for queues.
+    Wrapper prefixes that all keys share are removed, and plain numbers become arrays without axes. Half
+    precision becomes float32, other types stay. Arrays are read-only; float32 ones are views of the mapped file.
+
+    trust_pickle: run whatever code a pickled file contains. Without it only tensors and plain containers are
+        read. Raises WeightsError if the file is absent, damaged, needs trust or holds something else.
+    """
+    file = _weights_file(Path(path))
+    flat = _read_shards(file, trust_pickle) if file.name.endswith(INDEX_SUFFIX) else _read_file(file, trust_pickle)
+    if not flat:
+        raise WeightsError(f"{file}: the state dict is empty; give a file that holds a model's weights.")
+    return _without_wrappers(flat)
+
+
+def write_safetensors(state: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes one safetensors file, array by array, keeping every type; nothing is left behind on failure.
+
+    `metadata` is stored in the header. Raises WeightsError for a type that the format does not have.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    unknown = sorted(f"{key} ({array.dtype})" for key, array in state.items() if array.dtype not in names)
+    if unknown:
+        raise WeightsError(f"{path}: safetensors have no type for {', '.join(unknown)}; convert these arrays first.")
+    # Wide types first, as the reference writer does: every array is then aligned to its own type.
+    ordered = dict(sorted(state.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for key, array in ordered.items():
+        end = offset + array.nbytes
+        header[key] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _HEADER_LENGTH)
+    with _replacing(path) as file:
+        file.write(len(text).to_bytes(_HEADER_LENGTH, "little") + text)
+        for array in ordered.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def write_torch(state: Mapping[str, Any], path: Path) -> None:
+    """Writes a dictionary, nested as it is, with `torch.save`; arrays become tensors of their type.
+
+    The arrays are not copied, and nothing is left behind on failure. Values that are no arrays are stored as
+    they are. Raises WeightsError if torch is not installed.
+    """
+    torch = _torch(path)
+    tensors = _to_tensors(state, torch)
+    with _replacing(path) as file:
+        torch.save(tensors, file)
+
+
+def _weights_file(path: Path) -> Path:
+    """The file that `path` stands for: itself, or the one in a directory that holds the weights."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise WeightsError(f"{path}: there is no such file or directory.")
+    for name in DIRECTORY_FILES:
+        if (path / name).is_file():
+            return path / name
+    suffixes = (SAFETENSORS_SUFFIX, *PICKLE_SUFFIXES)
+    found = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+    if len(found) == 1:
+        return found[0]
+    what = f"several files of weights ({', '.join(f.name for f in found)})" if found else "no file of weights"
+    raise WeightsError(f"{path}: {what} and none of {', '.join(DIRECTORY_FILES)}; give the file itself.")
+
+
+def _read_file(path: Path, trust_pickle: bool) -> State:
+    if path.suffix == SAFETENSORS_SUFFIX:
+        return _read_safetensors(path)
+    if path.suffix in PICKLE_SUFFIXES:
+        return _state_of(_load_pickle(path, trust_pickle), path)
+    accepted = ", ".join((SAFETENSORS_SUFFIX, *PICKLE_SUFFIXES, INDEX_SUFFIX))
+    raise WeightsError(f"{path}: the name of a file of weights ends in one of {accepted}; rename it or give another.")
+
+
+def _read_shards(index: Path, trust_pickle: bool) -> State:
+    """All arrays that an index names, from the files beside it."""
+    try:
+        places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{index}: not an index of a sharded model: no `weight_map` in it.") from error
+    names = sorted(set(places.values()))
+    outside = [name for name in names if Path(name).name != name]
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if outside:
+        raise WeightsError(f"{index}: shards must lie beside the index, not at {', '.join(outside)}.")
+    if missing:
+        raise WeightsError(f"{index}: missing shard(s) {', '.join(missing)}; download all {len(names)} files.")
+    shards = {name: _read_file(index.parent / name, trust_pickle) for name in names}
+    absent = sorted(key for key, name in places.items() if key not in shards[name])
+    if absent:
+        raise WeightsError(f"{index}: {', '.join(absent)} not in the shard that the index names; download it again.")
+    return {key: shards[name][key] for key, name in places.items()}
+
+
+def _read_safetensors(path: Path) -> State:
+    size = path.stat().st_size
+    data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    length = int.from_bytes(data[:_HEADER_LENGTH].tobytes(), "little")
+    start = _HEADER_LENGTH + length
+    if size < _HEADER_LENGTH or length > _MAXIMAL_HEADER or start > size:
+        raise _damaged(path, "its header is incomplete")
+    try:
+        header = json.loads(data[_HEADER_LENGTH:start].tobytes())
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if start + end != size:
+            raise _damaged(path, f"its header promises {start + end} bytes, but it has {size}")
+        return {key: _stored_array(path, key, entry, data[start:]) for key, entry in header.items()}
+    except WeightsError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(path, "its header cannot be read") from error
+
+
+def _stored_array(path: Path, key: str, entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:
+    """One array of a safetensors file, a view of `data` if its type needs no change."""
+    if entry["dtype"] not in DTYPES:
+        raise WeightsError(f"{path}: {key} has type {entry['dtype']}, which is not supported; convert it to float32.")
+    dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise _damaged(path, f"{key} has {end - begin} bytes for shape {shape}")
+    array = np.asarray(data[begin:end]).view(dtype).reshape(shape)
+    return _widened(array if array.flags.aligned else array.copy())
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype in _HALF else array
+
+
+def _load_pickle(path: Path, trust_pickle: bool) -> Any:
+    """What `torch.load` makes of a file; nothing in it is run unless trusted."""
+    with path.open("rb") as file:
+        start = file.read(len(_LFS_POINTER))
+    if not start or start == _LFS_POINTER:
+        raise _damaged(path, "it has no weights in it")
+    torch = _torch(path)
+    try:
+        with warnings.catch_warnings():
+            # Said before a plain pickle is refused; the refusal says more.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            # Files from before torch 1.6 are no zip archives and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=start.startswith(_ZIP))
+    except Exception as error:  # a damaged file makes the unpickler raise anything
+        refused = re.search(r"GLOBAL ([\w.]+)|Can only (?:build|create)[^.]*", str(error))
+        if trust_pickle or refused is None:
+            detail = re.search(r"WeightsUnpickler error: *([^\n]+)", str(error)) or re.match(r"([^\n]*)", str(error))
+            reason = (detail[1] if detail else "") or type(error).__name__
+            raise _damaged(path, f"or not written by torch.save ({reason.strip()})") from error
+        raise WeightsError(
+            f"{path}: holds Python objects other than tensors ({refused[1] or refused[0]}), and loading them can run"
+            " any code. If you trust where the file comes from, pass --trust-pickle; else save its state dict alone."
+        ) from error
+
+
+def _state_of(content: Any, path: Path) -> State:
+    """The flat state dict in what a pickled file holds, below any outer levels."""
+    if not isinstance(content, Mapping) and callable(getattr(content, "state_dict", None)):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict().")
+    inner = [name for name in OUTER_LEVELS if _is_level(content.get(name))]
+    if len(inner) > 1:
+        raise WeightsError(f"{path}: holds weights under each of {', '.join(inner)}; save one of them alone.")
+    if inner:
+        beside = {key: value for key, value in content.items() if _BESIDE.search(str(key))}
+        return {**_arrays(beside, path), **_state_of(content[inner[0]], path)}
+    return _without_wrappers(_arrays(content, path))
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, Mapping) or callable(getattr(value, "state_dict", None))
+
+
+def _arrays(state: Mapping[Any, Any], path: Path) -> State:
+    strange = sorted(f"{key} ({type(value).__name__})" for key, value in state.items() if not _is_numeric(key, value))
+    if strange:
+        raise WeightsError(f"{path}: not a state dict of tensors: it holds {', '.join(strange[:5])}; save the weights.")
+    return {key: _to_array(value) for key, value in state.items()}
+
+
+def _is_numeric(key: Any, value: Any) -> bool:
+    """Whether an entry is a dense tensor, an array or a number under a name."""
+    dense = hasattr(value, "detach") and str(value.layout) == "torch.strided" and not value.is_quantized
+    return isinstance(key, str) and (dense or isinstance(value, (np.ndarray, int, float)))
+
+
+def _to_array(value: Any) -> np.ndarray:
+    if not hasattr(value, "detach"):
+        return _widened(np.asarray(value))
+    tensor = value.detach()
+    half = tensor.is_floating_point() and tensor.element_size() < np.dtype(np.float32).itemsize
+    array: np.ndarray = (tensor.float() if half else tensor).numpy()
+    array.flags.writeable = False
+    return array
+
+
+def _without_wrappers(state: State) -> State:
+    for prefix in WRAPPER_PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return _without_wrappers({key.removeprefix(prefix): array for key, array in state.items()})
+    return state
+
+
+def _to_tensors(value: Any, torch: ModuleType) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_tensors(inner, torch) for key, inner in value.items()}
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return value
+    array = np.asarray(value, order="C")
+    from_numpy: Callable[[np.ndarray], Any] = torch.from_numpy
+    with warnings.catch_warnings():
+        # Mapped arrays are read-only, which torch warns of; saving only reads them.
+        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+        if array.dtype == DTYPES["BF16"]:
+            return from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return from_numpy(array)
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(f"{path}: files of this kind need PyTorch: pip install 'wenlan_jax[torch]'.") from error
+    module: ModuleType = torch
+    return module
+
+
+def _damaged(path: Path, what: str) -> WeightsError:
+    return WeightsError(f"{path}: truncated or damaged, {what}; download or save it again.")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` once it is complete, and is removed on any error."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

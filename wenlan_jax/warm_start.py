@@ -1,0 +1,130 @@
+"""Starting a run from weights that exist: `init_from`, an import or the work directory of another run.
+
+Taken over are parameters, batch statistics and momentum towers, and from an import also the banks. The step count,
+the optimiser and the root key are always fresh, and so are the banks after a training run, whose keys come from other
+data. What the source does not hold keeps its fresh value; a momentum tower it does not hold becomes a copy of
+the query tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wenlan_jax import checkpoint, run, schema, trees
+from wenlan_jax.progress import say
+from wenlan_jax.state import TrainState
+
+TAKEN = ("params/", "batch_stats/", "momentum/params/", "momentum/batch_stats/")
+BANKS = "banks/"
+MOMENTUM = "momentum/"
+
+
+def load(current: run.Run, tokenizer: str) -> TrainState:
+    """A fresh state with the leaves that `init_from` of the configuration holds in their place.
+
+    `tokenizer` is the fingerprint of this run's. Raises CheckpointError that names every leaf that does not fit, or
+    if the source's ids meant other pieces of text.
+    """
+    source = Path(current.config.init_from).expanduser()
+    place = source / "checkpoints"
+    if not place.is_dir():
+        raise checkpoint.CheckpointError(
+            f"init_from: {source} holds no checkpoints; give what `wenlan import` or `wenlan train` wrote"
+        )
+    with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
+        step, stored = checkpoints.stored()
+        wanted = matching(current.shapes, stored, source)
+        _check_tokenizer(checkpoints.note(step)[1].tokenizer, tokenizer, wanted, current)
+        places = trees.flatten(current.shardings)
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name]) for name, leaf in wanted.items()
+        }
+        _, tree = checkpoints.restore(checkpoint.nested(abstract), step)
+    state = _overlay(current, trees.flatten(tree))
+    say(f"starts from checkpoint {step} of {source}: {_describe(wanted, current.shapes)}")
+    return state
+
+
+def is_whole(stored: Iterable[str]) -> bool:
+    """Whether the leaves are those of a training run: an import holds no root key."""
+    return "rng" in stored
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a leaf belongs to, such as `params/image/backbone` or `banks/text`."""
+    return "/".join(name.split("/")[: _depth(name)])
+
+
+def _depth(name: str) -> int:
+    return 2 if name.startswith(BANKS) else 4 if name.startswith(MOMENTUM) else 3
+
+
+def _owner(name: str) -> str:
+    """What a part belongs to, such as `params/image` or `banks`."""
+    return "/".join(name.split("/")[: _depth(name) - 1])
+
+
+def initial_leaves(shapes: TrainState) -> dict[str, Any]:
+    """The leaves of a train state that can be taken over."""
+    return {name: leaf for name, leaf in trees.flatten(shapes).items() if name.startswith((*TAKEN, BANKS))}
+
+
+def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """The leaves of `shapes` that `stored` gives, abstract, after a check of both sides.
+
+    A tower that the model does not have is left out; a part of one that it has must be there as a whole. Raises
+    CheckpointError that names every leaf that is missing, unknown or of another shape.
+    """
+    ours = initial_leaves(shapes)
+    kinds = TAKEN if is_whole(stored) else (*TAKEN, BANKS)
+    owners = {_owner(name) for name in ours}
+    theirs = {name: leaf for name, leaf in stored.items() if name.startswith(kinds) and _owner(name) in owners}
+    given = {part_of(name) for name in theirs}
+    needed = {name: leaf for name, leaf in ours.items() if part_of(name) in given}
+    faults = [f"{name}: missing, {tuple(leaf.shape)} is needed" for name, leaf in needed.items() if name not in theirs]
+    for name, leaf in theirs.items():
+        shape = tuple(leaf.shape)
+        if name not in ours:
+            faults.append(f"{name}: shape {shape}, but the configured model has no such leaf")
+        elif shape != tuple(ours[name].shape):
+            faults.append(f"{name}: shape {shape}, {tuple(ours[name].shape)} is needed")
+    if not theirs:
+        faults.append("it has no part of the configured model")
+    if faults:
+        raise checkpoint.CheckpointError(f"{source} does not fit the configuration:\n  " + "\n  ".join(faults))
+    return needed
+
+
+def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: run.Run) -> None:
+    """Word embeddings mean the pieces they were trained with; nothing is known where `theirs` is empty."""
+    words = any("/text/backbone/embeddings/" in name for name in wanted)
+    if words and theirs and theirs != ours and not current.config.checkpoint.accept_changes:
+        raise checkpoint.CheckpointError(
+            "init_from: its text tower was made for another tokenizer; set --config.tokenizer.path to that one, or "
+            "--config.checkpoint.accept_changes=true to go on with other pieces"
+        )
+
+
+def _overlay(current: run.Run, leaves: Mapping[str, jax.Array]) -> TrainState:
+    """The fresh state with `leaves` in their place, and momentum leaves not among them as copies of the query's."""
+    fresh: TrainState = trees.map_named(lambda name, leaf: leaves.get(name, leaf), run.fresh_state(current))
+    if fresh.momentum is None:
+        return fresh
+    queries = trees.flatten({"params": fresh.params, "batch_stats": fresh.batch_stats})
+    moving: Any = trees.map_named(
+        lambda name, leaf: leaf if MOMENTUM + name in leaves else jnp.copy(queries[name]), fresh.momentum
+    )
+    return fresh.replace(momentum=jax.device_put(moving, current.shardings.momentum))
+
+
+def _describe(taken: Mapping[str, Any], shapes: TrainState) -> str:
+    """The parts taken over, and those that start fresh."""
+    parts = list(dict.fromkeys(part_of(name) for name in taken))
+    fresh = [part for part in dict.fromkeys(part_of(name) for name in initial_leaves(shapes)) if part not in parts]
+    fresh = [part for part in fresh if not part.startswith((MOMENTUM, BANKS))]
+    return ", ".join(parts) + (f"; fresh: {', '.join(fresh)}" if fresh else "")
