@@ -292,6 +292,7 @@ def test_two_exports_in_one_process_do_not_mix_their_code(words: Exported, tmp_p
     assert not any(name.startswith("transformers_modules") for name in sys.modules)
 
 
+@pytest.mark.slow
 def test_a_wrong_text_backbone_is_found(words: Exported, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(words.folder, broken)
@@ -302,6 +303,7 @@ def test_a_wrong_text_backbone_is_found(words: Exported, tmp_path: Path) -> None
         export_huggingface.run_folder(broken, parity.fixed_batch(words.model.config))
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_loaded_is_an_export_error(words: Exported, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(words.folder, broken)

@@ -28,7 +28,7 @@ from wenlan_jax.tasks.towers import Towers  # noqa: E402
 CAPTIONS = ["一只猫坐在红色沙发上", "a cat sat on the sofa", "the red circle on the left of that yellow square"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "一", "只", "猫"]
 HALF = onnx.TensorProto.FLOAT16
-KINDS = ("grid", "boxes")
+KINDS = ("grid", pytest.param("boxes", marks=pytest.mark.slow))
 VARIANTS = {
     "grid": {"model__image__regions__coordinates": "official", "model__text__bert__attention_mask": False},
     "boxes": {
@@ -125,6 +125,7 @@ def test_inputs_have_the_documented_names_shapes_and_types(exported: Callable[[s
     assert ("box_mask" in [value.name for value in session(folder, "image").get_inputs()]) == (kind == "boxes")
 
 
+@pytest.mark.slow
 def test_texts_have_any_length_where_padding_does_not_matter(exported: Callable[[str], Exported]):
     ids, text = np.arange(5, 12, dtype=np.int64)[None], session(exported("boxes").folder, "text")
     padded = np.pad(ids, ((0, 0), (0, 9)))
@@ -139,6 +140,7 @@ def test_texts_have_the_length_of_the_training_where_padding_matters(exported: C
         session(exported("grid").folder, "text").run(None, {"input_ids": ids, "attention_mask": ids})
 
 
+@pytest.mark.slow
 def test_pictures_have_any_number_of_boxes(exported: Callable[[str], Exported]):
     model, folder, _ = exported("boxes")
     graph = export_onnx.graphs(model.config)[0]
@@ -211,6 +213,7 @@ def test_a_graph_that_differs_from_pytorch_is_refused_by_the_writer(exported: Ca
         export_onnx.check_batches(module.textencoder, graph, folder / graph.file, model.config)
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_weights_and_computes_in_float32(exported: Callable[[str], Exported], tmp_path: Path):
     model = dataclasses.replace(exported("grid").model, dtype="float16")
     graph, module = export_onnx.graphs(model.config)[1], export_onnx.torch_module(model)
@@ -222,6 +225,7 @@ def test_half_precision_halves_the_weights_and_computes_in_float32(exported: Cal
     export_onnx.check_batches(module.textencoder, graph, tmp_path / graph.file, model.config)
 
 
+@pytest.mark.slow
 def test_weights_beyond_the_limit_of_a_file_go_into_a_second_one(
     exported: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

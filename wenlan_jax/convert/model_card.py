@@ -19,7 +19,8 @@ Exported by wenlan_jax {version}; `parity.json` says how far these files are fro
 
 `wenlan_torch.py` needs PyTorch alone. {tokenizer_note}
 
-- pictures: RGB, {side} x {side}, resized without cropping (bilinear; sides that shrink are averaged if `antialias`), scaled to [0, 1], then (x - {mean}) / {std}
+- pictures: RGB, {side} x {side}, resized without cropping (bilinear; sides that shrink are averaged if `antialias`),
+  scaled to [0, 1], then (x - {mean}) / {std}
 - texts: at most {length} pieces, [CLS] and [SEP] included
 
 ## Training
