@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
@@ -42,13 +43,16 @@ def nested(tree: Any) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one work directory. A context manager: leaving it waits until all is written."""
+    """The checkpoints of one work directory. A context manager: leaving it waits until all is written.
 
-    def __init__(self, directory: Path, settings: schema.Checkpoint) -> None:
+    host_arrays: what is saved are NumPy arrays that stay as they are until it is written, so that no copies are made.
+    """
+
+    def __init__(self, directory: Path, settings: schema.Checkpoint, host_arrays: bool = False) -> None:
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True)
         # Named here so that a manager that has not saved yet can read the metadata of what an earlier process saved.
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "note": ocp.JsonCheckpointHandler()}
+        handlers = {"state": _state_handler(host_arrays), "note": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
@@ -145,6 +149,14 @@ class Checkpoints:
             f"checkpoint {step} under {self.directory} cannot be read ({type(error).__name__}: {error}). "
             "Remove its folder to continue from the one before"
         )
+
+
+def _state_handler(host_arrays: bool) -> ocp.PyTreeCheckpointHandler:
+    if not host_arrays:
+        return ocp.PyTreeCheckpointHandler()
+    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, save_concurrent_gb=1)
 
 
 def abstract_of(shapes: T, shardings: T) -> T:

@@ -273,7 +273,9 @@ def _write(out: Path, leaves: FlatTree, unused: FlatTree, config: schema.Config,
     """Writes the next checkpoint of `out`; it holds all that the earlier ones do, so they go."""
     with (
         _directory(out) as folder,
-        checkpoint.Checkpoints(folder / "checkpoints", dataclasses.replace(config.checkpoint, keep=1)) as checkpoints,
+        checkpoint.Checkpoints(
+            folder / "checkpoints", dataclasses.replace(config.checkpoint, keep=1), host_arrays=True
+        ) as checkpoints,
     ):
         if unused:
             weights.write_safetensors(unused, folder / UNUSED_LAYERS, {})

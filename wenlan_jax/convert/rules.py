@@ -252,6 +252,6 @@ def _restack(leaves: FlatTree, template: Iterable[str]) -> FlatTree:
     stacked: FlatTree = {}
     for path in template:
         layers = _layers(path)
-        parts = leaves[path] if layers is None else np.stack([leaves[layer] for layer in layers])
-        stacked[path] = np.ascontiguousarray(parts)
+        # Views of the source where nothing is stacked: a file that is mapped is then read leaf by leaf, when written.
+        stacked[path] = leaves[path] if layers is None else np.stack([leaves[layer] for layer in layers])
     return stacked
