@@ -10,10 +10,10 @@ What the figures hang on, single runs on the same data unless said otherwise:
   of the shape at chance after 300 steps; `close64` shows one or two things of 19 to 29 pixels in four corners.
 - A caption must reach its end, in pieces that mean something. A unigram vocabulary of 2,000 broke "yellow" into three
   and cut captions before they named the background. Whole words (bpe) and single Han characters took recall@1 of
-  Chinese from 34% (phrases as pieces) to 53%, and of all languages from 50% to 57% (800 steps).
+  Chinese from 36% (phrases as pieces) to 53%, and of all languages from 50% to 57% (800 steps).
 - The banks are filled from the start and count from step 150 on. From random towers they otherwise win: keys of earlier
   steps differ from the newest by drift, the queries learn that difference alone, and recall stays at chance. A learning
-  rate of 4e-3 brings drift back at any time (34% of 256 against 62% with 3e-3; .0015 is better again).
+  rate of 4e-3 seems to bring drift back (34% of 256 against 62% with 3e-3; the two also differ in the first stage).
 """
 
 from ml_collections import config_dict

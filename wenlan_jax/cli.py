@@ -200,7 +200,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="largest allowed difference of a coordinate (default: 1e-4; with float16, whose rounding shows, 1e-2)",
+        help="largest allowed difference of a coordinate (default: 1e-4 in float32, more in float16 for its rounding)",
     )
 
 

@@ -293,15 +293,12 @@ def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False)
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved configuration with the fields that came later, at their defaults: those keep what was before them."""
-    flat = {**_flat(dataclasses.asdict(Config())), **_flat(saved)}
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *sections, name = path.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = value
-    return tree
+    return _overlay(dataclasses.asdict(Config()), saved)
+
+
+def _overlay(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {name: _overlay(base[name], value) for name, value in values.items() if isinstance(base.get(name), dict)}
+    return {**base, **values, **inner}
 
 
 def changes(saved: Mapping[str, Any], now: Config) -> list[str]:

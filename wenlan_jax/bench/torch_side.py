@@ -10,6 +10,7 @@ import numpy as np
 
 from wenlan_jax import schema
 from wenlan_jax.bench.torch_worker import Job, TorchError
+from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.brivl import brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
 from wenlan_jax.models.regions import grid_boxes
@@ -78,7 +79,7 @@ def job(config: schema.Config, state: TrainState, batch: dict[str, np.ndarray]) 
     }
     return Job(
         sizes=_sizes(config),
-        bert=_bert(config.model.text.bert),
+        bert=bert_description(config.model.text.bert),
         weights=with_batch_counters(to_torch(jax.tree.map(np.asarray, tree), brivl_table())),
         batch=_batch(config, batch),
         learning_rate=config.optimizer.learning_rate,
@@ -98,21 +99,6 @@ def _batch(config: schema.Config, batch: dict[str, np.ndarray]) -> dict[str, np.
         "token_mask": batch["token_mask"],
         "boxes": np.tile(boxes, (size, 1, 1)),
         "box_mask": np.ones((size, len(boxes)), bool),
-    }
-
-
-def _bert(bert: schema.Bert) -> dict[str, Any]:
-    return {
-        "vocab_size": bert.vocab_size,
-        "hidden_size": bert.width,
-        "num_hidden_layers": bert.layers,
-        "num_attention_heads": bert.heads,
-        "intermediate_size": bert.feed_forward,
-        "max_position_embeddings": bert.positions,
-        "type_vocab_size": bert.types,
-        "hidden_dropout_prob": bert.dropout,
-        "attention_probs_dropout_prob": bert.dropout,
-        "layer_norm_eps": bert.eps,
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from wenlan_jax import schema
 from wenlan_jax.convert.brivl import bert_rules
 from wenlan_jax.convert.rules import ConversionError, Ignore, Rule, Table
 
@@ -76,3 +77,19 @@ def _unused(prefix: str) -> tuple[Ignore, ...]:
         Ignore(rf"{start}pooler\..*", "pooler; the token encoder reads the hidden states"),
         Ignore(rf"{start}embeddings\.(position_ids|token_type_ids)", "constants stored by older files"),
     )
+
+
+def bert_description(bert: schema.Bert) -> dict[str, Any]:
+    """The sizes of a text backbone under the names of transformers' `BertConfig`."""
+    return {
+        "vocab_size": bert.vocab_size,
+        "hidden_size": bert.width,
+        "num_hidden_layers": bert.layers,
+        "num_attention_heads": bert.heads,
+        "intermediate_size": bert.feed_forward,
+        "max_position_embeddings": bert.positions,
+        "type_vocab_size": bert.types,
+        "hidden_dropout_prob": bert.dropout,
+        "attention_probs_dropout_prob": bert.dropout,
+        "layer_norm_eps": bert.eps,
+    }

@@ -17,6 +17,7 @@ from wenlan_jax import config as configs
 from wenlan_jax import schema
 from wenlan_jax.convert import model_card, parity, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
+from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.export_torch import ARCHITECTURE, MODULES, WEIGHTS, query_state
 from wenlan_jax.convert.exporting import ExportError, Model, Runner
 from wenlan_jax.convert.rules import FlatTree
@@ -97,17 +98,8 @@ def _bert_config(bert: schema.Bert, model: Model) -> dict[str, Any]:
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",
-        "vocab_size": bert.vocab_size,
-        "hidden_size": bert.width,
-        "num_hidden_layers": bert.layers,
-        "num_attention_heads": bert.heads,
-        "intermediate_size": bert.feed_forward,
-        "max_position_embeddings": bert.positions,
-        "type_vocab_size": bert.types,
-        "layer_norm_eps": bert.eps,
+        **bert_description(bert),
         "hidden_act": "gelu",
-        "hidden_dropout_prob": bert.dropout,
-        "attention_probs_dropout_prob": bert.dropout,
         "pad_token_id": model.tokenizer.pad_id,
         "torch_dtype": model.dtype,
     }
