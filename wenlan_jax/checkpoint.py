@@ -22,6 +22,9 @@ from wenlan_jax import __version__, config, schema, trees
 
 T = TypeVar("T")
 
+DATA_FILE_BYTES = 2**27
+"""Of each file of a checkpoint. Orbax holds a file's data in host memory until it is full, and its default is 2 GiB."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, of another model, or that could not be written."""
@@ -54,6 +57,7 @@ class Checkpoints:
         # Named here so that a manager that has not saved yet can read the metadata of what an earlier process saved.
         handlers = {"state": _state_handler(host_arrays), "note": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        self._stored: dict[int, dict[str, Any]] = {}
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -72,7 +76,8 @@ class Checkpoints:
         """Starts writing `state` as checkpoint `step`; raises CheckpointError if an earlier write failed."""
         note = Note(json.loads(config.to_json(settings)), config.fingerprint(settings), tokenizer, __version__)
         args = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(nested(state)), note=ocp.args.JsonSave(dataclasses.asdict(note))
+            state=ocp.args.PyTreeSave(nested(state), ocdbt_target_data_file_size=DATA_FILE_BYTES),
+            note=ocp.args.JsonSave(dataclasses.asdict(note)),
         )
         self._writing(lambda: self._manager.save(step, args=args, force=True))
 
@@ -107,10 +112,13 @@ class Checkpoints:
     def stored(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
         """The step (the latest by default) and shape and dtype of every leaf of its state, by path name."""
         step, _ = self.note(step)
-        try:
-            return step, traverse_util.flatten_dict(dict(self._manager.item_metadata(step)["state"]), sep="/")
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(self._damaged(step, error)) from error
+        if step not in self._stored:  # a second or so for thousands of leaves
+            try:
+                metadata = dict(self._manager.item_metadata(step)["state"])
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(self._damaged(step, error)) from error
+            self._stored[step] = traverse_util.flatten_dict(metadata, sep="/")
+        return step, self._stored[step]
 
     def restore(self, abstract: T, step: int | None = None) -> tuple[int, T]:
         """The state at `step` (the latest by default), on the shardings of `abstract`.
@@ -152,11 +160,12 @@ class Checkpoints:
 
 
 def _state_handler(host_arrays: bool) -> ocp.PyTreeCheckpointHandler:
+    # Weights and moments are noise to a compressor: it would take seconds a gigabyte to save a tenth of the space.
     if not host_arrays:
-        return ocp.PyTreeCheckpointHandler()
+        return ocp.PyTreeCheckpointHandler(use_compression=False)
     handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, save_concurrent_gb=1)
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, save_concurrent_gb=1, use_compression=False)
 
 
 def abstract_of(shapes: T, shardings: T) -> T:

@@ -186,7 +186,7 @@ def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     from wenlan_jax.convert import EXPORT_FORMATS
 
-    known = "\n".join(f"  {name:12} {meaning}" for name, (meaning, _) in EXPORT_FORMATS.items())
+    known = "\n".join(f"  {name:12} {of.meaning}" for name, of in EXPORT_FORMATS.items())
     parser.description = (
         "Export a checkpoint of a training run, of whatever mesh. The artefact is run beside the JAX towers on a\n"
         "fixed batch; OUT appears only if they agree, with the figures in parity.json. Formats:\n\n" + known
@@ -252,11 +252,21 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("torch",),
         help="time the PyTorch reference side by side, same weights, same batch, steps in turn (extra [torch])",
     )
+    parser.add_argument(
+        "--conversion",
+        action="store_true",
+        help="instead: time and memory of an import and an export at the configuration's size (extra [torch])",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     config = _read_config(arguments.config, rest)
+    if arguments.conversion:
+        from wenlan_jax.bench import conversion
+
+        conversion.run_conversion(config, arguments.config, arguments.json)
+        return 0
     from wenlan_jax.bench import command
 
     command.run_bench(config, arguments.steps, arguments.against, arguments.json)

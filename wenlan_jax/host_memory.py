@@ -27,3 +27,10 @@ def keep_freed_memory() -> bool:
     if mallopt is None:  # musl
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def release_freed_memory() -> None:
+    """Hands what malloc holds of freed memory back to the kernel: for commands that load large weights in turn."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)

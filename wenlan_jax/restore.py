@@ -13,16 +13,41 @@ from ml_collections import config_dict
 from wenlan_jax import checkpoint, run, schema, train
 from wenlan_jax import config as configs
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.state import MOMENTUM, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The towers of a checkpoint. `parts` has those of `params`, `batch_stats` and `momentum` that were asked for."""
+    """A checkpoint and all that is needed to use it; its arrays are read when they are asked for.
 
+    tokenizer: None for an import that was configured without one.
+    """
+
+    checkpoints: checkpoint.Checkpoints
     current: run.Run
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     step: int
-    parts: dict[str, Any]
+
+    def read(self, *parts: str) -> dict[str, Any]:
+        """Parts of the train state by name, such as `params`, where the mesh has them."""
+        shapes = {part: getattr(self.current.shapes, part) for part in parts}
+        return self._restore(shapes, {part: getattr(self.current.shardings, part) for part in parts})
+
+    def tower(self, name: str) -> dict[str, Any]:
+        """`params` and, where the tower has some, `batch_stats` of `image`, `text` or a `_momentum` copy."""
+        kind = name.removesuffix(MOMENTUM)
+
+        def of(state: TrainState) -> dict[str, Any]:
+            owner = state if kind == name else state.momentum
+            collections = {"params": owner.params, "batch_stats": owner.batch_stats}  # type: ignore[union-attr]
+            found = {collection: {kind: tree[kind]} for collection, tree in collections.items() if kind in tree}
+            return found if kind == name else {"momentum": found}
+
+        found = self._restore(of(self.current.shapes), of(self.current.shardings))
+        return {collection: tree[kind] for collection, tree in found.get("momentum", found).items()}
+
+    def _restore(self, shapes: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
+        return self.checkpoints.restore(checkpoint.abstract_of(shapes, places), self.step)[1]
 
 
 def settings(saved: dict[str, object], overrides: Sequence[str], sections: Sequence[str]) -> schema.Config:
@@ -40,23 +65,16 @@ def load(
     step: int | None,
     overrides: Sequence[str],
     sections: Sequence[str],
-    wanted: Sequence[str],
     devices: Sequence[jax.Device] | None = None,
 ) -> Trained:
-    """Checkpoint `step` (the newest by default) of a training run.
+    """Checkpoint `step` (the newest by default) of a training run or an import, on `devices` (all by default).
 
-    `devices` are all by default. `wanted` names parts of the train state; a part that the task does not have is None.
     Raises CheckpointError if there is no such checkpoint.
     """
     place = workdir / "checkpoints"
     if not place.is_dir():
         raise checkpoint.CheckpointError(f"{workdir}: holds no checkpoints; is it the --workdir of a training run?")
-    with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
-        at, note = checkpoints.note(step)
-        config = settings(note.config, overrides, sections)
-        tokenizer = train.prepare_tokenizer(config, workdir)
-        current = run.set_up(config, devices)
-        shapes = {part: getattr(current.shapes, part) for part in wanted}
-        places = {part: getattr(current.shardings, part) for part in wanted}
-        _, parts = checkpoints.restore(checkpoint.abstract_of(shapes, places), at)
-    return Trained(current, tokenizer, at, parts)
+    checkpoints = checkpoint.Checkpoints(place, schema.Checkpoint())
+    at, note = checkpoints.note(step)
+    config = settings(note.config, overrides, sections)
+    return Trained(checkpoints, run.set_up(config, devices), train.saved_tokenizer(config, workdir), at)

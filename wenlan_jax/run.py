@@ -32,8 +32,6 @@ class Run:
 
 def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -> Run:
     """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only."""
-    if jax.default_backend() == "cpu":
-        host_memory.keep_freed_memory()
     mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
     recipe = registry.recipe(config)
@@ -50,6 +48,8 @@ def fresh_state(run: Run) -> TrainState:
 
 def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
     """The compiled training step `(state, batch) -> (state, metrics)`, which consumes its state."""
+    if jax.default_backend() == "cpu":
+        host_memory.keep_freed_memory()
     abstract = jax.tree.map(
         lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at),
         run.shapes,

@@ -13,6 +13,9 @@ from wenlan_jax.bank import Bank
 Params = Any
 """A tree of float32 arrays, by tower: `{"image": {...}, "text": {...}, ...}`."""
 
+MOMENTUM = "_momentum"
+"""After the name of a tower: its momentum copy."""
+
 
 class Momentum(struct.PyTreeNode):
     """The key towers: averaged parameters and batch statistics of their own."""

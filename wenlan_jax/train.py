@@ -39,6 +39,9 @@ from wenlan_jax.progress import Meter, say
 from wenlan_jax.state import TrainState
 from wenlan_jax.stopping import Stopped, StopSignal
 
+TOKENIZER = "tokenizer.model"
+"""In the work directory: the vocabulary trained for a run that was configured without one."""
+
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient was not finite, and the configuration says to stop."""
@@ -70,31 +73,41 @@ def train(config: schema.Config, workdir: Path) -> dict[str, float]:
 
 def prepare_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer:
     """The tokenizer of the configuration, or one trained on the training texts and kept in `workdir`."""
+    tokenizer = saved_tokenizer(config, workdir)
+    return train_tokenizer(config, workdir / TOKENIZER) if tokenizer is None else tokenizer
+
+
+def saved_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer | None:
+    """The tokenizer of the configuration, or the one that a run has trained and left in `workdir`, if there is one."""
     settings = config.tokenizer
     if settings.path:
         return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case)
-    path = workdir / "tokenizer.model"
-    if not path.exists():
-        if jax.process_count() > 1:
-            raise configs.ConfigError(
-                "tokenizer.path: a run of several processes needs a vocabulary; make one with `wenlan vocab`"
-            )
-        say(f"training a vocabulary of {settings.train_size} pieces on the training texts ...")
-        source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
-        wanted = loader.Wanted(config.data.kinds, config.data.languages)
-        found = (item.text.text for item in loader.list_texts(source, wanted))
-        try:
-            vocab.train_sentencepiece(
-                found,
-                path,
-                settings.train_size,
-                settings.character_coverage,
-                settings.train_texts,
-                settings.algorithm,
-                settings.split_han,
-            )
-        except vocab.VocabularySizeError as error:
-            raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
+    return text.load_tokenizer(workdir / TOKENIZER) if (workdir / TOKENIZER).exists() else None
+
+
+def train_tokenizer(config: schema.Config, path: Path) -> text.Tokenizer:
+    """Trains a vocabulary on the training texts and keeps it at `path`."""
+    settings = config.tokenizer
+    if jax.process_count() > 1:
+        raise configs.ConfigError(
+            "tokenizer.path: a run of several processes needs a vocabulary; make one with `wenlan vocab`"
+        )
+    say(f"training a vocabulary of {settings.train_size} pieces on the training texts ...")
+    source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
+    wanted = loader.Wanted(config.data.kinds, config.data.languages)
+    found = (item.text.text for item in loader.list_texts(source, wanted))
+    try:
+        vocab.train_sentencepiece(
+            found,
+            path,
+            settings.train_size,
+            settings.character_coverage,
+            settings.train_texts,
+            settings.algorithm,
+            settings.split_han,
+        )
+    except vocab.VocabularySizeError as error:
+        raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
     return text.load_tokenizer(path)
 
 

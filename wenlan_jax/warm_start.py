@@ -96,7 +96,10 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dic
     if not theirs:
         faults.append("it has no part of the configured model")
     if faults:
-        raise checkpoint.CheckpointError(f"{source} does not fit the configuration:\n  " + "\n  ".join(faults))
+        raise checkpoint.CheckpointError(
+            f"{source} does not fit the configuration:\n  " + "\n  ".join(faults) + "\n"
+            "Set model.* as the source's configuration has it, scans included, or import again for this"
+        )
     return needed
 
 

@@ -78,7 +78,8 @@ def make_model(tiny: Callable[..., schema.Config], kind: str, folder: Path) -> e
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), variables["params"])
     stats = jax.tree.map(lambda x: x + rng.uniform(0, 0.5, x.shape).astype(np.float32), variables["batch_stats"])
-    return exporting.Model(config, 3, params, stats, None, tokenizer, {}, {}, "float32")
+    towers = exporting.by_tower(params, stats)
+    return exporting.Model(config, 3, towers.__getitem__, False, tokenizer, {}, {}, "float32")
 
 
 _done: dict[str, Exported] = {}
@@ -154,7 +155,7 @@ def test_an_export_proves_itself_and_is_complete(exported: Exported) -> None:
 
 def test_ids_and_masks_are_those_of_training(exported: Exported, tmp_path: Path) -> None:
     _, processor = load(exported.folder, tmp_path / "link")
-    ids, mask = exported.model.tokenizer.encode(TEXTS, exported.model.config.data.text_length)
+    ids, mask = exported.model.words.encode(TEXTS, exported.model.config.data.text_length)
     out = processor(text=TEXTS)
     np.testing.assert_array_equal(out["input_ids"].numpy(), ids)
     np.testing.assert_array_equal(out["attention_mask"].numpy().astype(bool), mask)
@@ -164,7 +165,7 @@ def test_ids_and_masks_are_those_of_training(exported: Exported, tmp_path: Path)
 def test_whole_texts_have_the_ids_of_training(exported: Exported, tmp_path: Path) -> None:
     _, processor = load(exported.folder, tmp_path / "link")
     out = processor.tokenizer(TEXTS, padding="max_length", max_length=200, return_tensors="np")
-    ids, mask = exported.model.tokenizer.encode(TEXTS, 200)
+    ids, mask = exported.model.words.encode(TEXTS, 200)
     np.testing.assert_array_equal(out["input_ids"], ids)
     np.testing.assert_array_equal(out["attention_mask"], mask)
 
@@ -212,9 +213,9 @@ def test_pictures_and_texts_are_embedded_as_in_jax(exported: Exported, tmp_path:
     model, processor = load(exported.folder, tmp_path / "link")
     given, config = exported.model, exported.model.config
     batch = parity.fixed_batch(config, len(TEXTS))
-    ids, mask = given.tokenizer.encode(TEXTS, config.data.text_length)
+    ids, mask = given.words.encode(TEXTS, config.data.text_length)
     batch = batch._replace(token_ids=ids, token_mask=mask)
-    ours = parity.jax_embeddings(config, given.params, given.batch_stats, batch)
+    ours = parity.jax_embeddings(config, given.tower, batch)
     inputs = dict(processor(images=[Image.fromarray(picture) for picture in batch.image], text=TEXTS))
     if batch.boxes is not None:
         inputs |= {"boxes": torch.tensor(batch.boxes), "box_mask": torch.tensor(batch.box_mask)}
@@ -262,7 +263,7 @@ def test_the_text_backbone_is_a_plain_bert_model(exported: Exported) -> None:
     assert not any(loaded[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     mask = batch.token_mask if given.config.model.text.bert.attention_mask else np.ones_like(batch.token_mask)
     inputs = {"token_ids": jnp.asarray(batch.token_ids), "token_mask": jnp.asarray(batch.token_mask)}
-    ours = Towers(given.config).embed_texts(given.params, inputs, None).inputs
+    ours = Towers(given.config).embed_texts({"text": given.tower("text")["params"]}, inputs, None).inputs
     with torch.no_grad():
         theirs = bert.eval()(torch.tensor(batch.token_ids).long(), torch.tensor(mask).long()).last_hidden_state
     np.testing.assert_allclose(theirs.numpy()[batch.token_mask], np.asarray(ours)[batch.token_mask], atol=1e-4)

@@ -69,9 +69,8 @@ def make_model(tiny: Callable[..., schema.Config], kind: str, folder: Path) -> e
 
     shapes = jax.eval_shape(Towers(config).init, jax.random.key(0))
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    return exporting.Model(
-        config, 3, variables["params"], variables["batch_stats"], None, tokenizer(kind, folder), {}, {}, "float32"
-    )
+    towers = exporting.by_tower(variables["params"], variables["batch_stats"])
+    return exporting.Model(config, 3, towers.__getitem__, False, tokenizer(kind, folder), {}, {}, "float32")
 
 
 _done: dict[str, Exported] = {}
@@ -100,7 +99,7 @@ def test_graphs_equal_the_jax_towers_at_every_batch_size(exported: Callable[[str
     model, folder, report = exported(kind)
     assert (report["format"], report["tolerance"], report["ranking"]) == ("onnx", 1e-4, 1.0)
     batch = parity.fixed_batch(model.config)
-    ours = parity.jax_embeddings(model.config, model.params, model.batch_stats, batch)
+    ours = parity.jax_embeddings(model.config, model.tower, batch)
     for items in (1, 3, 8):
         rows = parity.FixedBatch(*(None if value is None else value[-items:] for value in batch))
         theirs = export_onnx.run(folder, model.config, rows)
@@ -161,10 +160,10 @@ def test_the_example_prints_the_similarity_of_the_jax_towers(exported: Callable[
     picture = images.resize(
         images.decode((folder / "picture.jpg").read_bytes()), side, antialias=model.config.data.antialias
     )
-    ids, mask = model.tokenizer.encode(["一只猫"], length)
+    ids, mask = model.words.encode(["一只猫"], length)
     boxes = (np.array([[[0.1, 0.2, 0.6, 0.9]]], np.float32), np.ones((1, 1), bool)) if kind == "boxes" else (None, None)
     batch = parity.FixedBatch(picture[None], ids, mask, *boxes)
-    image, text = parity.jax_embeddings(model.config, model.params, model.batch_stats, batch)
+    image, text = parity.jax_embeddings(model.config, model.tower, batch)
     assert float(done.stdout.split()[-1]) == pytest.approx((image @ text.T).item(), abs=1e-4)
 
 

@@ -29,6 +29,7 @@ from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table,
 from wenlan_jax.convert.rules import to_flax, unflatten
 from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
+from wenlan_jax.state import MOMENTUM
 from wenlan_jax.tasks.towers import Towers
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -66,8 +67,8 @@ def model(tiny: Make, tokenizer: Tokenizer, variables: dict[schema.Model, Any]) 
         random = np.random.default_rng(1)
         stats = jax.tree.map(lambda leaf: leaf + random.uniform(0, 0.5, leaf.shape).astype("f"), tree["batch_stats"])
         moved = jax.tree.map(lambda leaf: leaf + np.float32(1), tree["params"])
-        momentum = {"params": moved, "batch_stats": stats}
-        return exporting.Model(config, 7, tree["params"], stats, momentum, tokenizer, {}, {}, "float32")
+        towers = exporting.by_tower(tree["params"], stats) | exporting.by_tower(moved, stats, MOMENTUM)
+        return exporting.Model(config, 7, towers.__getitem__, True, tokenizer, {}, {}, "float32")
 
     return make
 
@@ -85,7 +86,7 @@ def test_the_official_layout_has_all_towers_and_agrees(model: Any, tmp_path: Pat
 
 
 def test_without_momentum_towers_the_query_towers_stand_in(model: Any) -> None:
-    source = dataclasses.replace(model(**OFFICIAL), momentum=None)
+    source = dataclasses.replace(model(**OFFICIAL), momentum=False)
     state = export_brivl.official_state(source)
     for key in (key for key in state if key.startswith("imgencoder.")):
         np.testing.assert_array_equal(state[key], state[key.replace("imgencoder.", "imgencoder_mom.")])
@@ -155,9 +156,8 @@ def test_the_official_fixture_comes_back_bit_for_bit(tiny: Make, tokenizer: Toke
     source = exporting.Model(
         config=config,
         step=0,
-        params={tower: tree[tower]["params"] for tower in ("image", "text")},
-        batch_stats={"image": tree["image"]["batch_stats"]},
-        momentum=None,
+        tower=tree.__getitem__,
+        momentum=False,
         tokenizer=tokenizer,
         result={},
         unused_layers=exporting.unused_layers(str(tmp_path)),

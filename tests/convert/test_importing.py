@@ -20,74 +20,13 @@ from wenlan_jax.convert.rules import FlatTree, to_torch
 from wenlan_jax.tasks.towers import image_tower
 
 Make = Callable[..., schema.Config]
-TOWERS = {**brivl.QUERY_TOWERS, **brivl.MOMENTUM_TOWERS}
+Made = Callable[..., dict[str, Any]]
 
-CONFIG = '''
-import dataclasses
-
-from ml_collections import config_dict
-
-from wenlan_jax import config
-
-TEXT = """{text}"""
-
-
-def get_config():
-    return config_dict.ConfigDict(dataclasses.asdict(config.from_json(TEXT)))
-'''
+pytestmark = pytest.mark.usefixtures("drawn_fresh_states")
 
 
 def set_up(config: schema.Config) -> runs.Run:
     return runs.set_up(config, jax.devices()[:1])
-
-
-@pytest.fixture(autouse=True)
-def drawn_fresh_states(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh states drawn by NumPy: initialising is not under test here, and compiling it takes seconds a test."""
-
-    def draw(current: runs.Run) -> Any:
-        rng = np.random.default_rng(9)
-
-        def leaf(shape: Any, place: Any) -> Any:
-            floating = shape.dtype == np.float32
-            value = rng.normal(size=shape.shape).astype(np.float32) if floating else np.zeros(shape.shape, shape.dtype)
-            return jax.device_put(value, place)
-
-        return jax.tree.map(leaf, current.shapes, current.shardings)
-
-    if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr(runs, "fresh_state", draw)
-
-
-def tower_trees(config: schema.Config, seed: int = 0) -> dict[str, Any]:
-    """Random query and momentum towers by name, with collections."""
-    rng = np.random.default_rng(seed)
-    shapes = set_up(config).shapes
-    parts = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    draw = {
-        tower: {name: tree[tower.split("_")[0]] for name, tree in parts.items() if tower.split("_")[0] in tree}
-        for tower in TOWERS.values()
-    }
-
-    def leaf(name: str, shape: Any) -> np.ndarray:
-        value = rng.normal(size=shape.shape).astype(np.float32)
-        return np.abs(value) + 1 if name.endswith("/var") else value
-
-    return trees.map_named(leaf, draw)
-
-
-def official(config: schema.Config, towers: dict[str, str] = TOWERS, seed: int = 0) -> FlatTree:
-    """A made-up official state dict, with the layers that BriVL does not use."""
-    drawn = tower_trees(config, seed)
-    state = to_torch({name: drawn[name] for name in towers.values()}, brivl.brivl_table(towers))
-    extra = {"imgencoder.backbone.classifier.bias": np.ones(7, np.float32)} if "imgencoder" in towers else {}
-    return {**brivl.with_batch_counters(state), **extra}
-
-
-def expected(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """The same towers by their path in the train state."""
-    flat = trees.flatten(tower_trees(config, seed))
-    return {importing._state_path(name): leaf for name, leaf in flat.items()}
 
 
 @pytest.fixture
@@ -121,7 +60,7 @@ def assert_start(state: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
 
 
 def test_an_official_checkpoint_becomes_the_start_of_all_towers(
-    tiny: Make, import_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tiny: Make, import_file: Callable[..., Path], capsys: pytest.CaptureFixture[str], official: Made, expected: Made
 ) -> None:
     config = tiny()
     out = import_file(config, official(config))
@@ -136,7 +75,9 @@ def test_an_official_checkpoint_becomes_the_start_of_all_towers(
     assert "banks/image" in printed
 
 
-def test_momentum_towers_that_the_file_lacks_are_copies(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_momentum_towers_that_the_file_lacks_are_copies(
+    tiny: Make, import_file: Callable[..., Path], official: Made, expected: Made
+) -> None:
     config = tiny()
     state = started(config, import_file(config, official(config, brivl.QUERY_TOWERS)))
     for name, leaf in expected(config).items():
@@ -145,7 +86,7 @@ def test_momentum_towers_that_the_file_lacks_are_copies(tiny: Make, import_file:
             np.testing.assert_array_equal(state[f"momentum/{name}"], leaf)
 
 
-def test_the_start_may_be_donated_to_the_step(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_the_start_may_be_donated_to_the_step(tiny: Make, import_file: Callable[..., Path], official: Made) -> None:
     """Copies share no memory with what they are copies of."""
     config = tiny()
     out = import_file(config, official(config, brivl.QUERY_TOWERS))
@@ -156,7 +97,7 @@ def test_the_start_may_be_donated_to_the_step(tiny: Make, import_file: Callable[
 
 @pytest.mark.parametrize(("entries", "pointer"), [(24, 0), (24, 16), (20, 12), (21, 5)])
 def test_the_queues_of_a_whole_model_continue_in_the_banks(
-    tiny: Make, import_file: Callable[..., Path], entries: int, pointer: int
+    tiny: Make, import_file: Callable[..., Path], entries: int, pointer: int, official: Made, expected: Made
 ) -> None:
     """With one that the batch does not divide, too: the next push replaces the oldest keys."""
     config = tiny(contrast__bank_size=entries)
@@ -181,7 +122,9 @@ def test_the_queues_of_a_whole_model_continue_in_the_banks(
         np.testing.assert_array_equal(after, np.concatenate([oldest_first[size:], keys]))
 
 
-def test_towers_from_two_files_add_up(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_towers_from_two_files_add_up(
+    tiny: Make, import_file: Callable[..., Path], official: Made, expected: Made
+) -> None:
     config = tiny()
     import_file(config, official(config, seed=1), tower="image")
     out = import_file(config, official(config, seed=2), tower="text")
@@ -192,7 +135,9 @@ def test_towers_from_two_files_add_up(tiny: Make, import_file: Callable[..., Pat
         assert_start(state, wanted)
 
 
-def test_backbones_alone_leave_the_rest_fresh(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_backbones_alone_leave_the_rest_fresh(
+    tiny: Make, import_file: Callable[..., Path], tower_trees: Made, expected: Made
+) -> None:
     config = tiny()
     drawn, stages = tower_trees(config), image_tower(config.model).backbone.stages
     image = {"image": {name: {"backbone": tree["backbone"]} for name, tree in drawn["image"].items()}}
@@ -208,7 +153,7 @@ def test_backbones_alone_leave_the_rest_fresh(tiny: Make, import_file: Callable[
         np.testing.assert_array_equal(state[f"momentum/{name}"], state[name], err_msg=name)
 
 
-def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path: Path) -> None:
+def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path: Path, tower_trees: Made) -> None:
     config = tiny()
     drawn = tower_trees(config)["text"]["params"]["backbone"]
     state = to_torch({"text": {"params": {"backbone": drawn}}}, bert.bert_table("roberta."))
@@ -224,7 +169,9 @@ def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path:
     np.testing.assert_array_equal(found, drawn["embeddings"]["position"]["embedding"])
 
 
-def test_a_second_import_of_the_same_tower_must_be_asked_for(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_a_second_import_of_the_same_tower_must_be_asked_for(
+    tiny: Make, import_file: Callable[..., Path], official: Made, expected: Made
+) -> None:
     config = tiny()
     import_file(config, official(config, seed=1))
     with pytest.raises(importing.ImportingError, match=r"params/text/backbone.* already; pass --replace"):
@@ -239,7 +186,7 @@ def test_a_second_import_of_the_same_tower_must_be_asked_for(tiny: Make, import_
 
 
 def test_a_configuration_of_another_model_is_told_whole_and_leaves_nothing(
-    tiny: Make, import_file: Callable[..., Path], tmp_path: Path
+    tiny: Make, import_file: Callable[..., Path], tmp_path: Path, official: Made
 ) -> None:
     config = tiny(contrast__bank_size=20)
     state = official(config)
@@ -258,7 +205,7 @@ def test_a_configuration_of_another_model_is_told_whole_and_leaves_nothing(
 
 
 def test_a_write_that_fails_leaves_nothing(
-    tiny: Make, import_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Make, import_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official: Made
 ) -> None:
     def save(*_: Any) -> None:
         raise checkpoint.CheckpointError("the disk is full")
@@ -274,18 +221,20 @@ def test_a_write_that_fails_leaves_nothing(
     ("changes", "message"),
     [
         ({"format": "bert", "tower": "image"}, "--format=bert holds no image tower"),
-        ({"format": "bert"}, "several text encoders"),
+        ({"format": "bert"}, "not those of --format=bert; choose --format=brivl"),
     ],
 )
 def test_a_format_that_does_not_fit_is_told(
-    tiny: Make, import_file: Callable[..., Path], changes: dict[str, str], message: str
+    tiny: Make, import_file: Callable[..., Path], changes: dict[str, str], message: str, official: Made
 ) -> None:
     config = tiny()
     with pytest.raises(ValueError, match=message):
         import_file(config, official(config), **changes)
 
 
-def test_a_file_without_the_tower_asked_for_is_told(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_a_file_without_the_tower_asked_for_is_told(
+    tiny: Make, import_file: Callable[..., Path], official: Made
+) -> None:
     config = tiny()
     state = official(config, {"imgencoder": "image"})
     with pytest.raises(importing.ImportingError, match=r"no key textencoder\.\*; it has imgencoder\. "):
@@ -293,7 +242,9 @@ def test_a_file_without_the_tower_asked_for_is_told(tiny: Make, import_file: Cal
     import_file(config, state, tower="image")
 
 
-def test_an_image_backbone_needs_no_vocabulary(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_an_image_backbone_needs_no_vocabulary(
+    tiny: Make, import_file: Callable[..., Path], official: Made, expected: Made
+) -> None:
     config = tiny(model__text__bert__vocab_size=0)
     state = official(tiny())
     with pytest.raises(configs.ConfigError, match=r"model\.text\.bert\.vocab_size: 0 leaves the size"):
@@ -303,7 +254,9 @@ def test_an_image_backbone_needs_no_vocabulary(tiny: Make, import_file: Callable
     assert_start(started(tiny(), out), wanted)
 
 
-def test_a_start_of_another_model_names_every_leaf(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_a_start_of_another_model_names_every_leaf(
+    tiny: Make, import_file: Callable[..., Path], official: Made
+) -> None:
     config = tiny()
     out = import_file(config, official(config))
     other = tiny(model__text__encoder__layers=2, model__image__regions__project=False, model__text__bert__positions=24)
@@ -315,7 +268,9 @@ def test_a_start_of_another_model_names_every_leaf(tiny: Make, import_file: Call
     assert "params/image/regions/region_proj/kernel: shape (64, 64), but the configured model has no" in message
 
 
-def test_a_task_without_momentum_takes_the_query_towers(tiny: Make, import_file: Callable[..., Path]) -> None:
+def test_a_task_without_momentum_takes_the_query_towers(
+    tiny: Make, import_file: Callable[..., Path], official: Made, expected: Made
+) -> None:
     out = import_file(tiny(), official(tiny()))
     state = started(tiny(task="clip"), out)
     assert_start(state, {name: leaf for name, leaf in expected(tiny()).items() if not name.startswith("momentum/")})
@@ -352,7 +307,9 @@ def test_word_embeddings_of_another_tokenizer_are_refused(tiny: Make, tmp_path: 
     np.testing.assert_array_equal(accepted[name], saved[name])
 
 
-def test_a_training_run_is_no_place_for_an_import(tiny: Make, import_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_training_run_is_no_place_for_an_import(
+    tiny: Make, import_file: Callable[..., Path], tmp_path: Path, official: Made
+) -> None:
     config = tiny()
     save_run(config, tmp_path / "run", "tokens")
     with pytest.raises(importing.ImportingError, match="is the work directory of a training run"):
@@ -372,7 +329,12 @@ def test_where_a_run_started_is_part_of_its_identity(tiny: Make) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_imports_and_trains_from_it(
-    tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Make,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    official: Made,
+    expected: Made,
+    config_file: Callable[[schema.Config], Path],
 ) -> None:
     """Without a learning rate two steps end in the parameters of the file; the resumed run does not read it again."""
     config = tiny(
@@ -383,8 +345,7 @@ def test_the_command_line_imports_and_trains_from_it(
         train__steps=2,
         eval__gallery=0,
     )
-    path, file, out = tmp_path / "config.py", tmp_path / "brivl.pth", tmp_path / "weights"
-    path.write_text(CONFIG.format(text=configs.to_json(config)))
+    path, file, out = config_file(config), tmp_path / "brivl.pth", tmp_path / "weights"
     weights.write_torch({"module": {"learnable": official(config)}}, file)
     assert cli.main(["import", "--format=brivl", f"--from={file}", f"--config={path}", f"--out={out}"]) == 0
     command = ["train", f"--config={path}", f"--workdir={tmp_path / 'run'}", f"--config.init_from={out}"]

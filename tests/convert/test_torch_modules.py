@@ -29,8 +29,6 @@ from wenlan_jax.tasks.towers import Towers
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"
 
-MANY = 1000  # embedding widths from here on are those of the released models
-
 # A block without expansion, a residual one, odd kernels of two sizes; 30 px give maps of 15, 8 and uneven padding.
 BACKBONE = {
     "data__image_size": 30,
@@ -123,10 +121,8 @@ def run(tower: torch.nn.Module, *inputs: np.ndarray) -> np.ndarray:
 def assert_same_embeddings(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(theirs, ours, atol=tolerance)
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1.0, atol=1e-5)
-    # Random networks as deep as B7 bring all inputs together, so this is asked of the tiny towers only.
-    if theirs.shape[1] < MANY:
-        apart = np.abs(theirs[:, None] - theirs).max(-1)[~np.eye(len(theirs), dtype=bool)]
-        assert np.all(apart > 100 * tolerance), "inputs that differ must embed apart for parity to mean anything"
+    apart = np.abs(theirs[:, None] - theirs).max(-1)[~np.eye(len(theirs), dtype=bool)]
+    assert np.all(apart > 100 * tolerance), "inputs that differ must embed apart for parity to mean anything"
 
 
 def assert_image_parity(config: schema.Config, batch: int, tolerance: float) -> None:
@@ -199,39 +195,6 @@ def test_wrong_use_is_refused_by_name(tiny: Callable[..., schema.Config]):
         text(torch.zeros(1, 17, dtype=torch.long), torch.ones(1, 17, dtype=torch.bool))
     with pytest.raises(ValueError, match="vocab_size is 0"):
         architecture_of(tiny(model__text__bert__vocab_size=0))
-
-
-def large_config(make_large: bool) -> schema.Config:
-    """The released sizes at 64 px."""
-    c = configs.default()
-    c.data.image_size, c.model.dtype, c.model.image.regions.coordinates = 64, "float32", "official"
-    if make_large:
-        configs.make_large(c)
-    return configs.parse(c)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("large", [False, True], ids=["B5 and base", "B7 and large"])
-def test_towers_of_the_released_sizes_agree(large: bool):
-    config = large_config(large)
-    assert_image_parity(config, batch=2, tolerance=2e-5)
-    assert_text_parity(config, (5, 8), tolerance=2e-5)
-
-
-def test_released_sizes_have_the_official_number_of_parameters():
-    """The figures of the official code, less what no embedding depends on: classifier, and pooler."""
-    for large, image, text in ((False, 143_724_056, 130_094_848), (True, 232_917_432, 368_302_080)):
-        architecture = architecture_of(large_config(large))
-        with torch.device("meta"):
-            model = torch_modules.WenLan(architecture)
-        features, width = architecture["image"]["features"], architecture["text"]["bert"]["width"]
-        classifier, pooler = (features + 1) * 1000, (width + 1) * width
-        assert count(model.imgencoder) in (image, image - classifier)
-        assert count(model.textencoder) in (text, text - pooler)
-
-
-def count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def fixture_architecture(sizes: dict[str, Any]) -> torch_modules.Architecture:

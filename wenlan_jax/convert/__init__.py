@@ -1,18 +1,36 @@
 """PyTorch in and out: rule tables between layouts, reading and writing of files, import and export with proof.
 
-Imports nothing, so that the command line can list what there is.
+Imports nothing heavy, so that the command line can list what there is.
 """
 
-EXPORT_FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "brivl": ("brivl.pth in the layout of the official checkpoints", ("torch",)),
-    "torch": ("safetensors and one PyTorch file that needs nothing of ours", ("torch", "safetensors")),
-    "onnx": ("both towers as ONNX graphs with a dynamic batch", ("torch", "onnx", "onnxscript", "onnxruntime")),
-    "huggingface": (
-        "a folder for AutoModel and AutoProcessor, and a BertModel",
-        ("torch", "transformers"),
+from typing import NamedTuple
+
+
+class ExportFormat(NamedTuple):
+    """What an export format is, the libraries it needs, their extra, and whether its files hold a tokenizer."""
+
+    meaning: str
+    libraries: tuple[str, ...]
+    extra: str
+    tokenizer: bool
+
+
+EXPORT_FORMATS = {
+    "brivl": ExportFormat("brivl.pth in the layout of the official checkpoints", ("torch",), "torch", False),
+    "torch": ExportFormat(
+        "safetensors and one PyTorch file that needs nothing of ours", ("torch", "safetensors"), "torch", True
+    ),
+    "onnx": ExportFormat(
+        "both towers as ONNX graphs with a dynamic batch",
+        ("torch", "onnx", "onnxscript", "onnxruntime"),
+        "onnx",
+        True,
+    ),
+    "huggingface": ExportFormat(
+        "a folder for AutoModel and AutoProcessor, and a BertModel", ("torch", "transformers"), "torch", True
     ),
 }
-"""What each format is, and the libraries it needs; module `export_<name>` has its writer."""
+"""The formats of `wenlan export`; module `export_<name>` has the writer."""
 
 UNUSED_LAYERS = "unused_layers.safetensors"
 """Beside an imported checkpoint: layers of the official file that BriVL does not compute with, for export to return."""

@@ -7,8 +7,12 @@ the position table that the first token takes, see `position_offset`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wenlan_jax import schema
 from wenlan_jax.convert.brivl import bert_rules
@@ -19,6 +23,25 @@ ROBERTA_FAMILY = ("roberta", "xlm-roberta", "camembert")
 """Values of `model_type` in config.json whose positions start behind the padding row."""
 ROBERTA_PAD_ID = 1
 """What a config.json of this family means when it leaves out `pad_token_id`."""
+DESCRIPTION = "config.json"
+"""Beside the weights of Hugging Face: family and sizes of the model."""
+ACTIVATION = "gelu"
+"""The exact one, the only one that `BertEncoder` computes."""
+
+_DROPOUT = "dropout"
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "feed_forward",
+    "max_position_embeddings": "positions",
+    "type_vocab_size": "types",
+    "hidden_dropout_prob": _DROPOUT,
+    "attention_probs_dropout_prob": _DROPOUT,
+    "layer_norm_eps": "eps",
+}
+"""Names of transformers' `BertConfig` for the fields of `model.text.bert`."""
 
 _WORDS = "embeddings.word_embeddings.weight"
 _HEADS = (
@@ -58,7 +81,57 @@ def position_offset(config: Mapping[str, Any]) -> int:
     """
     if config.get("model_type") not in ROBERTA_FAMILY:
         return 0
-    return int(config.get("pad_token_id", ROBERTA_PAD_ID)) + 1
+    padding = config.get("pad_token_id")
+    return (ROBERTA_PAD_ID if padding is None else int(padding)) + 1
+
+
+def read_description(source: Path) -> dict[str, Any]:
+    """The `config.json` in a directory of weights or beside a file of them; empty if there is none.
+
+    Raises ConversionError if it cannot be read.
+    """
+    path = (source if source.is_dir() else source.parent) / DESCRIPTION
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"{path} is not a JSON object ({error}); download it again") from error
+
+
+def implied_description(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    """What the keys of a file without `config.json` tell: a model with a head has its family for a prefix.
+
+    Raises ConversionError for a bare model that may be a RoBERTa: where its positions start is then unknown.
+    """
+    types = state.get(f"{prefix}embeddings.token_type_embeddings.weight")
+    if not prefix and types is not None and types.shape[:1] == (1,):
+        raise ConversionError(
+            f"one row of token types, as RoBERTa has, and no {DESCRIPTION} to tell where positions start; put the "
+            "model's beside the file"
+        )
+    return {"model_type": prefix.removesuffix(".")}
+
+
+def differences(bert: schema.Bert, description: Mapping[str, Any]) -> list[str]:
+    """What the configuration and a `config.json` disagree on, with the remedy.
+
+    Heads and eps are in no weight's shape: with others than the model's, all would load and compute something else.
+    Dropout is a choice of training.
+    """
+    described = {ours: description[theirs] for theirs, ours in _FIELDS.items() if theirs in description}
+    described.pop(_DROPOUT, None)
+    if isinstance(described.get("positions"), int):
+        described["positions"] -= position_offset(description)
+    faults = [
+        f"{DESCRIPTION} says {value}; set model.text.bert.{field}={value}, which is {getattr(bert, field)}"
+        for field, value in described.items()
+        if getattr(bert, field) != value
+    ]
+    activation = description.get("hidden_act", ACTIVATION)
+    if activation != ACTIVATION:
+        faults.append(f"{DESCRIPTION} says hidden_act={activation}; the text backbone computes {ACTIVATION} only")
+    return faults
 
 
 def _old_norms(rules: Iterable[Rule]) -> list[Rule]:
@@ -81,15 +154,4 @@ def _unused(prefix: str) -> tuple[Ignore, ...]:
 
 def bert_description(bert: schema.Bert) -> dict[str, Any]:
     """The sizes of a text backbone under the names of transformers' `BertConfig`."""
-    return {
-        "vocab_size": bert.vocab_size,
-        "hidden_size": bert.width,
-        "num_hidden_layers": bert.layers,
-        "num_attention_heads": bert.heads,
-        "intermediate_size": bert.feed_forward,
-        "max_position_embeddings": bert.positions,
-        "type_vocab_size": bert.types,
-        "hidden_dropout_prob": bert.dropout,
-        "attention_probs_dropout_prob": bert.dropout,
-        "layer_norm_eps": bert.eps,
-    }
+    return {theirs: getattr(bert, ours) for theirs, ours in _FIELDS.items()}

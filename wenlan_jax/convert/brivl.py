@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from wenlan_jax.convert.rules import CONVOLUTION, LINEAR, POINTWISE, FlatTree, Ignore, Rule, Table, split_rows
+from wenlan_jax.state import MOMENTUM
 
 QUERY_TOWERS = {"imgencoder": "image", "textencoder": "text"}
-MOMENTUM_TOWERS = {"imgencoder_mom": "image_momentum", "textencoder_mom": "text_momentum"}
+MOMENTUM_TOWERS = {f"{prefix}_mom": tower + MOMENTUM for prefix, tower in QUERY_TOWERS.items()}
 
 _BATCH_COUNTER = "num_batches_tracked"
 _BERT_LAYER = {

@@ -11,12 +11,13 @@ from wenlan_jax.convert import weights
 from wenlan_jax.convert.brivl import (
     MOMENTUM_TOWERS,
     QUERY_TOWERS,
-    brivl_table,
     is_unused_layer,
     with_batch_counters,
 )
+from wenlan_jax.convert.export_torch import tower_state
 from wenlan_jax.convert.exporting import ExportError, Model, Runner
-from wenlan_jax.convert.rules import FlatTree, to_torch
+from wenlan_jax.convert.rules import FlatTree
+from wenlan_jax.state import MOMENTUM
 
 FILE = "brivl.pth"
 IMAGENET_CLASSES = 1000
@@ -70,26 +71,16 @@ def _check(model: Model) -> None:
 
 def official_state(model: Model) -> FlatTree:
     """All keys of the official modules. Without momentum towers the query towers stand in for them."""
-    momentum = model.momentum or {"params": model.params, "batch_stats": model.batch_stats}
-    trees: dict[str, Any] = {}
-    for names, params, stats in (
-        (QUERY_TOWERS, model.params, model.batch_stats),
-        (MOMENTUM_TOWERS, momentum["params"], momentum["batch_stats"]),
-    ):
-        for tower in names.values():
-            kind = tower.split("_")[0]
-            trees[tower] = {"params": params[kind], **({"batch_stats": stats[kind]} if kind in stats else {})}
-    state = to_torch(trees, brivl_table({**QUERY_TOWERS, **MOMENTUM_TOWERS}))
-    state = {key: value.astype(model.dtype) for key, value in state.items()}
+    state: FlatTree = {}
+    for prefix, tower in {**QUERY_TOWERS, **MOMENTUM_TOWERS}.items():
+        source = tower if model.momentum or tower in QUERY_TOWERS.values() else tower.removesuffix(MOMENTUM)
+        state |= tower_state(model, prefix, source)
     return {**with_batch_counters(state), **_unused_layers(state, model)}
 
 
 def _unused_layers(state: FlatTree, model: Model) -> FlatTree:
     """As imported where the run started from an official file, else zeros."""
-    head, width = (
-        model.params["image"]["backbone"]["conv_head"]["kernel"].shape[-1],
-        model.config.model.text.bert.width,
-    )
+    head, width = len(state["imgencoder.backbone.conv_head.weight"]), model.config.model.text.bert.width
     layers: FlatTree = {}
     for prefix in sorted({key.split(".")[0] for key in state}):
         shapes = (

@@ -100,7 +100,7 @@ def _bert_config(bert: schema.Bert, model: Model) -> dict[str, Any]:
         "model_type": "bert",
         **bert_description(bert),
         "hidden_act": "gelu",
-        "pad_token_id": model.tokenizer.pad_id,
+        "pad_token_id": model.words.pad_id,
         "torch_dtype": model.dtype,
     }
 
@@ -120,9 +120,9 @@ def _write_processor(model: Model, folder: Path) -> Path:
     }
     _write_json(pictures, folder / "preprocessor_config.json")
     _write_json({"auto_map": processor, "processor_class": "WenLanProcessor"}, folder / "processor_config.json")
-    vocabulary = model.tokenizer.save(folder)
-    if isinstance(model.tokenizer, WordPiece):
-        own = _word_pieces(model.tokenizer, config.tokenizer.lower_case, folder)
+    vocabulary = model.words.save(folder)
+    if isinstance(model.words, WordPiece):
+        own = _word_pieces(model.words, config.tokenizer.lower_case, folder)
     else:
         own = _sentence_pieces(folder)
     # A text never yields a special token, as in training.

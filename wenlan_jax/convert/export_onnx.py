@@ -146,7 +146,7 @@ def write(model: Model, folder: Path) -> Runner:
             raise ExportError(f"{graph.file}: not a valid ONNX model ({error})") from error
         check_batches(tower, graph, path, model.config)
     (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
-    tokenizer = model.tokenizer.save(folder)
+    tokenizer = model.words.save(folder)
     (folder / "README.md").write_text(card(model, tokenizer.name))
     (folder / "example.py").write_text(example(model, tokenizer.name))
     return lambda batch: run(folder, model.config, batch)
@@ -171,17 +171,11 @@ def graphs(config: schema.Config) -> tuple[Graph, Graph]:
 
 def torch_module(model: Model) -> torch.nn.Module:
     """The PyTorch module with the weights in the precision of the export, in evaluation mode; float32."""
-    import torch
-
-    from wenlan_jax.convert import export_torch
+    from wenlan_jax.convert import export_torch, run_torch
     from wenlan_jax.convert.architecture import architecture_of
-    from wenlan_jax.convert.torch_modules import WenLan
 
-    with torch.device("meta"):  # shapes only: the weights follow
-        module = WenLan(architecture_of(model.config))
-    state = {key: torch.as_tensor(value) for key, value in export_torch.query_state(model).items()}
-    module.load_state_dict(state, strict=True, assign=True)
-    return module.float().eval()
+    module: torch.nn.Module = run_torch.module_with(architecture_of(model.config), export_torch.query_state(model))
+    return module
 
 
 def trace(tower: torch.nn.Module, graph: Graph, model: Model) -> Any:
@@ -340,7 +334,7 @@ def card(model: Model, tokenizer_file: str) -> str:
         std=config.augment.std,
         regions=_REGIONS if config.model.image.regions.kind == "boxes" else "",
         tokenizer=tokenizer_file,
-        pad=model.tokenizer.pad_id,
+        pad=model.words.pad_id,
         length=config.data.text_length,
         padding=_ANY_LENGTH if masked else _FIXED_LENGTH,
         example=example(model, tokenizer_file),
@@ -365,7 +359,7 @@ def example(model: Model, tokenizer_file: str) -> str:
         text="一只猫" if "zh" in data.languages or not data.languages else "a cat",
         length=data.text_length,
         lower_case=model.config.tokenizer.lower_case,
-        pad=model.tokenizer.pad_id,
+        pad=model.words.pad_id,
     )
     return _EXAMPLE.format(
         tokenizing=tokenizing,

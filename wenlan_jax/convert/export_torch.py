@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
+from wenlan_jax import host_memory
 from wenlan_jax.convert import model_card, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
@@ -24,7 +25,7 @@ def write(model: Model, folder: Path) -> Runner:
     architecture = architecture_of(model.config)
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1) + "\n")
     (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
-    tokenizer = model.tokenizer.save(folder)
+    tokenizer = model.words.save(folder)
     (folder / "README.md").write_text(model_card.write(model, tokenizer.name))
     (folder / "example.py").write_text(model_card.example(model))
     return lambda batch: run_folder(folder, batch)
@@ -32,13 +33,18 @@ def write(model: Model, folder: Path) -> Runner:
 
 def query_state(model: Model) -> FlatTree:
     """The query towers under the official keys, in the dtype of the export; batch counters included."""
-    stats = model.batch_stats
-    trees: dict[str, Any] = {
-        tower: {"params": model.params[tower], **({"batch_stats": stats[tower]} if tower in stats else {})}
-        for tower in QUERY_TOWERS.values()
-    }
-    state = to_torch(trees, brivl_table())
-    return with_batch_counters({key: value.astype(model.dtype) for key, value in state.items()})
+    state: FlatTree = {}
+    for prefix, tower in QUERY_TOWERS.items():
+        state |= tower_state(model, prefix, tower)
+    return with_batch_counters(state)
+
+
+def tower_state(model: Model, prefix: str, tower: str) -> FlatTree:
+    """The keys of one tower under an official prefix, in the dtype of the export; without batch counters."""
+    state = to_torch({tower: model.tower(tower)}, brivl_table({prefix: tower}))
+    converted = {key: value.astype(model.dtype, copy=False) for key, value in state.items()}
+    host_memory.release_freed_memory()
+    return converted
 
 
 def run_folder(folder: Path, batch: Any) -> Any:

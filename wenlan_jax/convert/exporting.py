@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import __version__, restore, schema
+from wenlan_jax import __version__, host_memory, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.progress import say
@@ -36,8 +36,12 @@ class ExportError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What there is to export. Trees hold NumPy arrays; `momentum` is None for tasks without key towers.
+    """What there is to export.
 
+    tower: reads the `params` and `batch_stats` of a tower, `image`, `text` or their `_momentum` copies. It reads anew
+        each time, so that an export holds no more than it is working on.
+    momentum: whether there are momentum towers.
+    tokenizer: None where none was configured; only formats that hold one ask for it.
     result: the newest `result.json` of the run, empty without one.
     unused_layers: what an official file that the run started from holds beside BriVL's own weights.
     dtype: of the exported weights, `float32` or `float16`.
@@ -45,13 +49,22 @@ class Model:
 
     config: schema.Config
     step: int
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    momentum: dict[str, Any] | None
-    tokenizer: Tokenizer
+    tower: Callable[[str], dict[str, Any]]
+    momentum: bool
+    tokenizer: Tokenizer | None
     result: dict[str, float]
     unused_layers: dict[str, np.ndarray]
     dtype: str
+
+    @property
+    def words(self) -> Tokenizer:
+        """The tokenizer. Raises ExportError where there is none."""
+        if self.tokenizer is None:
+            raise ExportError(
+                "this format holds a tokenizer, and this checkpoint was imported without one: import again with "
+                "--config.tokenizer.path, or export with --format=brivl"
+            )
+        return self.tokenizer
 
 
 Runner = Callable[[parity.FixedBatch], parity.Embeddings]
@@ -63,47 +76,51 @@ Writer = Callable[[Model, Path], Runner]
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs `wenlan export` with parsed arguments and returns the exit status."""
-    _, libraries = EXPORT_FORMATS[arguments.format]
-    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    form = EXPORT_FORMATS[arguments.format]
+    missing = [name for name in form.libraries if importlib.util.find_spec(name) is None]
     if missing:
-        extra = "onnx" if arguments.format == "onnx" else "torch"
-        raise ExportError(f"--format={arguments.format} needs {', '.join(missing)}: pip install 'wenlan_jax[{extra}]'")
+        needed = f"--format={arguments.format} needs {', '.join(missing)}"
+        raise ExportError(f"{needed}: pip install 'wenlan_jax[{form.extra}]'")
     if arguments.out.exists():
         raise ExportError(f"{arguments.out} exists; remove it or choose another --out")
     writer = importlib.import_module(f"wenlan_jax.convert.export_{arguments.format}").write
     model = load(arguments.workdir, arguments.step, arguments.dtype)
+    if form.tokenizer:
+        _ = model.words
     say(f"checkpoint {model.step} of {arguments.workdir}: writing {arguments.format} ...")
     export(model, arguments.format, writer, arguments.out, arguments.tolerance or parity.TOLERANCES[arguments.dtype])
     return 0
 
 
+def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = "") -> dict[str, dict[str, Any]]:
+    """Trees by tower, as `Model.tower` gives them, under the towers' names and `suffix`."""
+    return {
+        tower + suffix: {"params": params[tower]}
+        | ({"batch_stats": batch_stats[tower]} if tower in batch_stats else {})
+        for tower in params
+    }
+
+
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
-    """The model of a work directory, on one device whatever mesh it was trained on."""
-    trained = restore.load(
-        workdir, step, ONE_DEVICE, ("mesh.",), ("params", "batch_stats", "momentum"), jax.devices()[:1]
-    )
-    arrays = jax.tree.map(np.asarray, trained.parts)
+    """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
+    trained = restore.load(workdir, step, ONE_DEVICE, ("mesh.",), jax.devices()[:1])
     config = trained.current.config
-    momentum = arrays["momentum"]
-    if momentum is not None:
-        momentum = {"params": momentum.params, "batch_stats": momentum.batch_stats}
     return Model(
         config=config,
         step=trained.step,
-        params=arrays["params"],
-        batch_stats=arrays["batch_stats"],
-        momentum=momentum,
+        tower=trained.tower,
+        momentum=trained.current.shapes.momentum is not None,
         tokenizer=trained.tokenizer,
         result=_result(workdir / "result.json"),
-        unused_layers=unused_layers(config.init_from),
+        unused_layers=unused_layers(workdir) or unused_layers(config.init_from),
         dtype=dtype,
     )
 
 
-def unused_layers(init_from: str) -> dict[str, np.ndarray]:
-    """Layers that an official file holds beside BriVL's own weights, kept by the import that a run started from."""
-    path = Path(init_from).expanduser() / UNUSED_LAYERS
-    return weights.read(path) if init_from and path.is_file() else {}
+def unused_layers(place: Path | str) -> dict[str, np.ndarray]:
+    """Layers that an official file holds beside BriVL's own weights, kept by the import at `place`, if it is one."""
+    path = Path(place).expanduser() / UNUSED_LAYERS
+    return weights.read(path) if str(place) and path.is_file() else {}
 
 
 def _result(path: Path) -> dict[str, float]:
@@ -124,8 +141,12 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        runner = writer(model, staging)
-        report = check(model, name, runner, tolerance)
+        batch = parity.fixed_batch(model.config)
+        ours = parity.jax_embeddings(model.config, model.tower, batch)
+        host_memory.release_freed_memory()
+        run_artefact = writer(model, staging)
+        host_memory.release_freed_memory()
+        report = check(model, name, ours, run_artefact(batch), tolerance)
         (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         staging.rename(out)
     finally:
@@ -139,16 +160,16 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     return report
 
 
-def check(model: Model, name: str, runner: Runner, tolerance: float) -> dict[str, Any]:
-    """Runs artefact and towers on the fixed batch; raises ExportError above the tolerance."""
-    batch = parity.fixed_batch(model.config)
-    ours = parity.jax_embeddings(model.config, model.params, model.batch_stats, batch)
-    image, text, ranking = parity.compare(ours, runner(batch))
+def check(
+    model: Model, name: str, ours: parity.Embeddings, theirs: parity.Embeddings, tolerance: float
+) -> dict[str, Any]:
+    """The report on the artefact's embeddings beside ours; raises ExportError above the tolerance."""
+    image, text, ranking = parity.compare(ours, theirs)
     report = {
         "format": name,
         "dtype": model.dtype,
         "tolerance": tolerance,
-        "items": len(batch.image),
+        "items": len(ours.image),
         "image": dataclasses.asdict(image),
         "text": dataclasses.asdict(text),
         "ranking": ranking,

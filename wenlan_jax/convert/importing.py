@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import functools
 import os
+import re
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,21 +27,17 @@ from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table,
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Table, flatten, to_flax, unflatten
 from wenlan_jax.data import text
 from wenlan_jax.progress import say
-from wenlan_jax.state import TrainState
+from wenlan_jax.state import MOMENTUM, TrainState
 from wenlan_jax.tasks.towers import image_tower
 
 TOWERS = ("image", "text")
 BOTH = "both"
 
-_MOMENTUM = "_momentum"
 _WHOLE_MODEL = "learnable."
 """Before the towers' keys in the state dict of the official model as a whole, queues included."""
 
-_QUEUES = {"image": ("img_queue", "image_queue"), "text": ("text_queue",)}
-"""Names of the queues by tower, the official one first; the pointer adds `_ptr`."""
-
-_POINTERS = ("queue_ptr", "ptr_queue")
-"""Names of a pointer that both queues share."""
+MOST_KINDS = 12
+"""Kinds of ignored keys listed for one reason; more are those of whole towers, which are named instead."""
 
 
 class ImportingError(ValueError):
@@ -92,7 +88,7 @@ def run_import(config: schema.Config, request: Request) -> None:
     tokenizer = _tokenizer(config)
     target = _target(config, request, tokenizer)
     state = weights.read(request.source, request.trust_pickle)
-    found = FORMATS[request.format](state, target, request.source)
+    found = _read(state, target, request)
     unused = {key.removeprefix(_WHOLE_MODEL): array for key, array in state.items() if is_unused_layer(key)}
     del state
     stored = _stored(request.out, target)
@@ -134,10 +130,41 @@ def _with_some_vocabulary(config: schema.Config) -> schema.Config:
 def _towers(request: Request) -> Sequence[str]:
     """The towers asked for, as far as the format has them."""
     asked = TOWERS if request.tower == BOTH else (request.tower,)
-    wanted = [tower for tower in asked if tower in HAS[request.format]]
+    wanted = [tower for tower in asked if tower in FORMATS[request.format].towers]
     if not wanted:
         raise ImportingError(f"--format={request.format} holds no {request.tower} tower; leave --tower out")
     return wanted
+
+
+def _read(state: weights.State, target: Target, request: Request) -> Found:
+    """What the reader of the format finds; raises ImportingError with all faults, the file and the remedy."""
+    chosen = FORMATS[request.format]
+    known = [name for name, form in FORMATS.items() if form.knows(state)]
+    if known and request.format not in known:
+        raise ImportingError(
+            f"{request.source}: its keys are not those of --format={request.format}; choose --format={known[0]}"
+        )
+    try:
+        return chosen.read(state, target, request.source)
+    except ConversionError as error:
+        raise ImportingError(
+            f"{request.source} does not fit the configuration:\n  {error}\n"
+            f"Set {chosen.sizes} to the sizes of this model, or give a file that holds all of the configured one."
+        ) from error
+
+
+def _has_towers(keys: Iterable[str]) -> bool:
+    prefixes = {key.removeprefix(_WHOLE_MODEL).partition(".")[0] for key in keys}
+    return not prefixes.isdisjoint((*QUERY_TOWERS, *MOMENTUM_TOWERS))
+
+
+def _is_backbone(detect: Callable[[Iterable[str]], Any], keys: Iterable[str]) -> bool:
+    """Whether `detect` knows the keys, and they are not those of a BriVL that has such a backbone."""
+    try:
+        detect(keys)
+    except ConversionError:
+        return False
+    return not _has_towers(keys)
 
 
 def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
@@ -154,49 +181,27 @@ def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
     wanted = dict(queries)
     if target.shapes.momentum is not None:
         moving = {prefix: tower for prefix, tower in MOMENTUM_TOWERS.items() if prefix in prefixes}
-        wanted |= {p: tower for p, tower in moving.items() if tower.removesuffix(_MOMENTUM) in target.towers}
-    template = {tower: target.template(tower.removesuffix(_MOMENTUM)) for tower in wanted.values()}
-    banks, used, faults = _read_queues(state, target)
-    rest = {key: array for key, array in state.items() if key not in used}
-    found = _convert(rest, brivl_table(wanted), template, source, faults)
-    return Found({**found.leaves, **banks}, {**found.ignored, **used})
-
-
-def _read_queues(state: weights.State, target: Target) -> tuple[FlatTree, dict[str, str], list[str]]:
-    """Leaves of the banks, the keys not to be converted further with the reason if left out, and faults.
-
-    Queues are taken only with both towers, as each holds keys of one for the queries of the other.
-    """
-    keys = {tower: next((name for name in names if name in state), "") for tower, names in _QUEUES.items()}
-    known = {name for names in _QUEUES.values() for name in names}
-    related = [key for key in state if key in {*known, *_POINTERS, *(f"{name}_ptr" for name in known)}]
-    if not all(keys.values()) or len(target.towers) < len(TOWERS) or not target.shapes.banks:
-        return {}, dict.fromkeys(related, "queues, which count only with both towers and a task that has banks"), []
-    leaves: FlatTree = {}
-    faults: list[str] = []
-    capacity, width = target.config.contrast.bank_size, target.config.model.embedding
-    for tower, key in keys.items():
-        rows = queues.rows_of(state[key], width)
-        if rows is None:
-            faults.append(f"{key} {state[key].shape} does not hold unit vectors of model.embedding={width}")
-        elif len(rows) != capacity:
-            faults.append(f"{key} has {len(rows)} entries; set contrast.bank_size={len(rows)}, which is {capacity}")
-        else:
-            pointer = next((int(state[name].item()) for name in (f"{key}_ptr", *_POINTERS) if name in state), 0)
-            bank = queues.to_bank(rows, pointer, target.config.train.batch_size)
-            leaves |= {f"banks/{tower}/{name}": leaf for name, leaf in bank.items()}
-    return leaves, dict.fromkeys(related, ""), faults
+        wanted |= {p: tower for p, tower in moving.items() if tower.removesuffix(MOMENTUM) in target.towers}
+    template = {tower: target.template(tower.removesuffix(MOMENTUM)) for tower in wanted.values()}
+    # Queues are taken only with both towers, as each holds keys of one for the queries of the other.
+    wants_queues = len(target.towers) == len(TOWERS) and bool(target.shapes.banks)
+    banks = queues.read(state, target.config) if wants_queues else queues.left_out(state)
+    rest = {key: array for key, array in state.items() if key not in banks.ignored}
+    found = _convert(rest, brivl_table(wanted), template, banks.faults)
+    return Found({**found.leaves, **banks.leaves}, {**found.ignored, **banks.ignored})
 
 
 def read_bert(state: weights.State, target: Target, source: Path) -> Found:
     """A text encoder of Hugging Face. RoBERTa's position table loses the rows before its first token's."""
     prefix = bert.detect(state)
-    description = (source if source.is_dir() else source.parent) / "config.json"
-    offset = bert.position_offset(json.loads(description.read_text())) if description.is_file() else 0
-    if offset:
-        key = f"{prefix}embeddings.position_embeddings.weight"
+    description = bert.read_description(source) or bert.implied_description(state, prefix)
+    faults = bert.differences(target.config.model.text.bert, description)
+    if faults:
+        raise ConversionError("\n  ".join(faults))
+    key, offset = f"{prefix}embeddings.position_embeddings.weight", bert.position_offset(description)
+    if key in state and state[key].ndim:
         state = {**state, key: state[key][offset:]}
-    return _convert(state, bert.bert_table(prefix), {"text": target.template("text", "backbone")}, source)
+    return _convert(state, bert.bert_table(prefix), {"text": target.template("text", "backbone")})
 
 
 def read_efficientnet(state: weights.State, target: Target, source: Path) -> Found:
@@ -204,27 +209,36 @@ def read_efficientnet(state: weights.State, target: Target, source: Path) -> Fou
     table = efficientnet.efficientnet_table(
         efficientnet.detect(state), image_tower(target.config.model).backbone.stages
     )
-    return _convert(state, table, {"image": target.template("image", "backbone")}, source)
+    return _convert(state, table, {"image": target.template("image", "backbone")})
 
 
-Reader = Callable[[weights.State, Target, Path], Found]
+class Format(NamedTuple):
+    """The towers that a format can give, its reader, whether keys are of it, and the fields that set the sizes."""
 
-FORMATS: dict[str, Reader] = {"brivl": read_brivl, "bert": read_bert, "efficientnet": read_efficientnet}
-HAS = {"brivl": TOWERS, "bert": ("text",), "efficientnet": ("image",)}
-"""The towers that a format can give."""
+    towers: Sequence[str]
+    read: Callable[[weights.State, Target, Path], Found]
+    knows: Callable[[Iterable[str]], bool]
+    sizes: str
 
 
-def _convert(
-    state: weights.State, table: Table, template: Mapping[str, Any], source: Path, faults: Sequence[str] = ()
-) -> Found:
-    """The leaves of `template`; raises ImportingError with all faults, those found before among them."""
+FORMATS: dict[str, Format] = {
+    "brivl": Format(TOWERS, read_brivl, _has_towers, "model.*"),
+    "bert": Format(("text",), read_bert, functools.partial(_is_backbone, bert.detect), "model.text.bert.*"),
+    "efficientnet": Format(
+        ("image",), read_efficientnet, functools.partial(_is_backbone, efficientnet.detect), "model.image.backbone.*"
+    ),
+}
+
+
+def _convert(state: weights.State, table: Table, template: Mapping[str, Any], faults: Sequence[str] = ()) -> Found:
+    """The leaves of `template`; raises ConversionError with all faults, those found before among them."""
     messages = list(faults)
     try:
         imported = to_flax(state, table, template)
     except ConversionError as error:
         messages.append(str(error))
     if messages:
-        raise ImportingError(f"{source} does not fit the configuration:\n  " + "\n  ".join(messages))
+        raise ConversionError("\n  ".join(messages))
     leaves = {_state_path(path): np.asarray(leaf, np.float32) for path, leaf in imported.leaves.items()}
     return Found(leaves, imported.ignored)
 
@@ -232,8 +246,8 @@ def _convert(
 def _state_path(path: str) -> str:
     """`image_momentum/params/...` as `momentum/params/image/...`."""
     tower, collection, rest = path.split("/", 2)
-    momentum = "momentum/" if tower.endswith(_MOMENTUM) else ""
-    return f"{momentum}{collection}/{tower.removesuffix(_MOMENTUM)}/{rest}"
+    momentum = "momentum/" if tower.endswith(MOMENTUM) else ""
+    return f"{momentum}{collection}/{tower.removesuffix(MOMENTUM)}/{rest}"
 
 
 def _stored(out: Path, target: Target) -> FlatTree:
@@ -303,8 +317,7 @@ def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) 
     """The table that the command prints: loaded parts, ignored keys by reason, and what starts fresh."""
     lines = [f"{'loaded':<34}{'leaves':>8}{'numbers':>16}"]
     lines += _rows(found.leaves)
-    reasons = Counter(reason for reason in found.ignored.values() if reason)
-    lines += [f"ignored: {count} key(s), {reason}" for reason, count in sorted(reasons.items())]
+    lines += _ignored_lines(found.ignored)
     initial = warm_start.initial_leaves(shapes)
     fresh = {name: leaf for name, leaf in initial.items() if name not in stored and not name.startswith("momentum/")}
     if fresh:
@@ -312,6 +325,18 @@ def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) 
     if shapes.momentum is not None and not any(name.startswith("momentum/") for name in stored):
         lines.append("momentum towers start as copies of the query towers")
     return "\n".join(lines)
+
+
+def _ignored_lines(ignored: Mapping[str, str]) -> list[str]:
+    """The keys left out, by reason; those that differ in the number of a layer alone are listed as one."""
+    lines = []
+    for reason in sorted(set(ignored.values()) - {""}):
+        keys = [key for key in ignored if ignored[key] == reason]
+        kinds = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", key) for key in keys)
+        if len(kinds) > MOST_KINDS:
+            kinds = dict.fromkeys(f"{key.partition('.')[0]}.*" for key in keys)
+        lines += [f"ignored: {len(keys)} key(s), {reason}", *(f"  {kind}" for kind in kinds)]
+    return lines
 
 
 def _rows(leaves: Mapping[str, Any]) -> list[str]:

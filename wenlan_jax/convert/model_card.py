@@ -62,10 +62,10 @@ print("similarity", (image @ text.T).item())
 
 def example(model: Model) -> str:
     """A script that compares one picture with one text."""
-    template = _SENTENCEPIECE if model.tokenizer.file_name.endswith(".model") else _WORDPIECE
+    template = _SENTENCEPIECE if model.words.file_name.endswith(".model") else _WORDPIECE
     length = model.config.data.text_length
     text = "一只猫" if "zh" in model.config.data.languages or not model.config.data.languages else "a cat"
-    tokenizing = template.format(file=model.tokenizer.file_name, text=text, room=length - 2, length=length)
+    tokenizing = template.format(file=model.words.file_name, text=text, room=length - 2, length=length)
     return _EXAMPLE.format(tokenizing=tokenizing.rstrip(), length=length)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,20 +66,26 @@ def fixed_batch(config: schema.Config, items: int = ITEMS) -> FixedBatch:
     return FixedBatch(np.clip(np.rint(image), 0, 255).astype(np.uint8), ids, mask, boxes, box_mask)
 
 
-def jax_embeddings(config: schema.Config, params: object, batch_stats: object, batch: FixedBatch) -> Embeddings:
-    """What our towers make of the batch, computed in float32 whatever the configuration trains in."""
+def jax_embeddings(config: schema.Config, tower: Callable[[str], dict[str, Any]], batch: FixedBatch) -> Embeddings:
+    """What our towers make of the batch, computed in float32 whatever the configuration trains in.
+
+    `tower` gives the `params` and `batch_stats` of `image` and of `text`; only one of them is held at a time.
+    """
     model = dataclasses.replace(config.model, dtype="float32")
     towers = Towers(dataclasses.replace(config, model=model))
 
-    def embed(params: object, batch_stats: object, inputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        prepared = towers.prepare(inputs, None)
-        images, _ = towers.embed_images(params, batch_stats, prepared, None)
-        return images.embedding, towers.embed_texts(params, prepared, None).embedding
+    def embed_images(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
+        params, stats = ({"image": variables[name]} for name in ("params", "batch_stats"))
+        return towers.embed_images(params, stats, towers.prepare(inputs, None), None)[0].embedding
+
+    def embed_texts(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
+        return towers.embed_texts({"text": variables["params"]}, inputs, None).embedding
 
     inputs = {name: jnp.asarray(value) for name, value in batch._asdict().items() if value is not None}
     with jax.default_matmul_precision("highest"):
-        image, text = jax.jit(embed)(params, batch_stats, inputs)
-    return Embeddings(np.asarray(image), np.asarray(text))
+        image = np.asarray(jax.jit(embed_images)(tower("image"), inputs))
+        text = np.asarray(jax.jit(embed_texts)(tower("text"), inputs))
+    return Embeddings(image, text)
 
 
 def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement, float]:

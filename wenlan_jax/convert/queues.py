@@ -7,15 +7,78 @@ Both are put in the order of age here, so that any batch size takes any queue.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from wenlan_jax import schema
 from wenlan_jax.bank import NO_ID
+from wenlan_jax.convert.rules import FlatTree
+
+NAMES = {"image": ("img_queue", "image_queue"), "text": ("text_queue",)}
+"""Keys of the queues by tower, the official one first; the pointer's adds `_ptr`."""
+
+POINTERS = ("queue_ptr", "ptr_queue")
+"""Keys of a pointer that both queues share."""
 
 UNIT_TOLERANCE = 1e-2
 """How far the length of a stored key may be from 1: half-precision files round it."""
+
+NOT_NEEDED = "queues, which count only with both towers and a task that has banks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Queues:
+    """Leaves of the banks by path, the queues' keys in the file with the reason if left out, and faults."""
+
+    leaves: FlatTree
+    ignored: dict[str, str]
+    faults: list[str]
+
+
+def left_out(state: Mapping[str, np.ndarray], reason: str = NOT_NEEDED) -> Queues:
+    """The queues of a state dict, none of them taken."""
+    known = [name for names in NAMES.values() for name in names]
+    keys = {*known, *(f"{name}_ptr" for name in known), *POINTERS}
+    return Queues({}, {key: reason for key in state if key in keys}, [])
+
+
+def read(state: Mapping[str, np.ndarray], config: schema.Config) -> Queues:
+    """The banks that the queues of a state dict fill, if it has both. A queue that does not fit is a fault."""
+    keys = {tower: next((name for name in names if name in state), "") for tower, names in NAMES.items()}
+    if not all(keys.values()):
+        return left_out(state)
+    taken = Queues({}, left_out(state, "").ignored, [])
+    for tower, key in keys.items():
+        rows = rows_of(state[key], config.model.embedding)
+        pointer, faults = _pointer(state, key)
+        faults += _misfits(key, state[key], rows, config)
+        if rows is not None and not faults:
+            bank = to_bank(rows, pointer, config.train.batch_size)
+            taken.leaves.update({f"banks/{tower}/{name}": leaf for name, leaf in bank.items()})
+        taken.faults.extend(faults)
+    return taken
+
+
+def _pointer(state: Mapping[str, np.ndarray], key: str) -> tuple[int, list[str]]:
+    """Where a queue is written next, 0 if the file does not say, and faults."""
+    found = next((name for name in (f"{key}_ptr", *POINTERS) if name in state), None)
+    if found is None:
+        return 0, []
+    if state[found].size != 1:
+        return 0, [f"{found} {state[found].shape} is not one number"]
+    return int(state[found].item()), []
+
+
+def _misfits(key: str, queue: np.ndarray, rows: np.ndarray | None, config: schema.Config) -> list[str]:
+    capacity, width = config.contrast.bank_size, config.model.embedding
+    if rows is None:
+        return [f"{key} {queue.shape} does not hold unit vectors of model.embedding={width}"]
+    if len(rows) != capacity:
+        return [f"{key} has {len(rows)} entries; set contrast.bank_size={len(rows)}, which is {capacity}"]
+    return []
 
 
 def rows_of(queue: Float[np.ndarray, "a b"], width: int) -> Float[np.ndarray, "entries width"] | None:

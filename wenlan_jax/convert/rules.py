@@ -100,6 +100,11 @@ class Table:
         found = ((rule, _pattern(form).fullmatch(path)) for rule in self.rules for form in rule.flax)
         return next(((rule, match.groupdict()) for rule, match in found if match), None)
 
+    def key_for(self, path: str) -> str:
+        """The PyTorch key that a Flax leaf would come from; empty if no rule covers the leaf."""
+        match = self.of_flax(path)
+        return match[0].torch.format(**match[1]) if match else ""
+
     def reason_to_ignore(self, key: str) -> str | None:
         """Why a PyTorch key may be left out, or None."""
         return next((rule.reason for rule in self.ignored if re.fullmatch(rule.pattern, key)), None)
@@ -156,7 +161,7 @@ def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str
             ignored[key] = reason
         else:
             faults.append(f"PyTorch key {key} {array.shape} is covered by no rule")
-    faults += _compare(leaves, sources, wanted)
+    faults += _compare(leaves, sources, wanted, table)
     _raise(faults, "cannot convert the PyTorch weights to Flax")
     return Imported(_restack(leaves, expected), ignored)
 
@@ -208,8 +213,13 @@ def _store(
     return faults
 
 
-def _compare(leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    faults = [f"Flax leaf {path} {shape} has no PyTorch key" for path, shape in wanted.items() if path not in leaves]
+def _compare(
+    leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]], table: Table
+) -> list[str]:
+    absent = {path: shape for path, shape in wanted.items() if path not in leaves}
+    faults = [
+        f"Flax leaf {path} {shape} has no PyTorch key {table.key_for(path)}".rstrip() for path, shape in absent.items()
+    ]
     for path, leaf in leaves.items():
         if path not in wanted:
             faults.append(f"PyTorch key {sources[path]} gives {path}, which the Flax model does not have")

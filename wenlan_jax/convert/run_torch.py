@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +15,23 @@ from wenlan_jax.convert.architecture import architecture_of
 
 def run(config: schema.Config, state: Mapping[str, np.ndarray], batch: parity.FixedBatch) -> parity.Embeddings:
     """Embeddings by `torch_modules.WenLan` with `state`, which must have exactly its keys."""
+    return embed(module_with(architecture_of(config), state), batch)
+
+
+def module_with(architecture: Any, state: Mapping[str, np.ndarray]) -> Any:
+    """The module with `state` as its weights, not copied where they are float32, in evaluation mode; float32."""
     import torch
 
     from wenlan_jax.convert.torch_modules import WenLan
 
-    module = WenLan(architecture_of(config))
-    module.load_state_dict({key: torch.tensor(value) for key, value in state.items()}, strict=True)
-    return embed(module.float().eval(), batch)
+    with torch.device("meta"):  # shapes only: the weights follow
+        module = WenLan(architecture)
+    with warnings.catch_warnings():
+        # Mapped arrays are read-only, which torch warns of; they are only read here.
+        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+        tensors = {key: torch.as_tensor(value) for key, value in state.items()}
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module.float().eval()
 
 
 def embed(module: Any, batch: parity.FixedBatch) -> parity.Embeddings:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wenlan_jax import restore, trees
+from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.eval import evaluate, report
 from wenlan_jax.progress import say
 
@@ -16,8 +17,10 @@ SECTIONS = ("data.", "eval.", "mesh.")
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Evaluates checkpoint `step` (the newest by default) and writes result.json and the gallery into `out`."""
-    trained = restore.load(workdir, step, overrides, SECTIONS, ("params", "batch_stats"))
-    config, state = trained.current.config, trained.parts
+    trained = restore.load(workdir, step, overrides, SECTIONS)
+    if trained.tokenizer is None:
+        raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
+    config, state = trained.current.config, trained.read("params", "batch_stats")
     say(f"checkpoint {trained.step} of {workdir}: {trees.size(state['params']):,} parameters")
     evaluator = evaluate.Evaluator(trained.current, trained.tokenizer)
     result: dict[str, float] = {"train/steps": float(trained.step)}
