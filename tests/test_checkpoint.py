@@ -114,6 +114,27 @@ def test_a_part_of_the_state_is_restored_by_itself(saved: Any) -> None:
     assert_same_bits({"params": state.params}, part)
 
 
+def test_data_files_are_of_bounded_size_and_read_as_one(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held in memory while writing is a file's size; leaves larger than a file are cut."""
+    current = set_up(tiny(), 1)
+    state = random_state(current)
+    leaves = jax.tree.leaves(state)
+    largest = {}
+    for name, size in (("one", 2**30), ("many", max(leaf.nbytes for leaf in leaves) // 2)):
+        monkeypatch.setattr(checkpoint, "DATA_FILE_BYTES", size)
+        with Checkpoints(tmp_path / name, KEEP) as checkpoints:
+            checkpoints.save(1, state, current.config, "")
+            checkpoints.wait()
+            _, restored = checkpoints.restore(abstract(current))
+        assert_same_bits(restored, state)
+        files = (tmp_path / name).glob("1/state/ocdbt.process_0/d/*")
+        largest[name] = max(path.stat().st_size for path in files)
+    assert largest["one"] > sum(leaf.nbytes for leaf in leaves) / 2
+    assert largest["many"] < largest["one"] / 4
+
+
 def test_the_note_tells_the_configuration_and_the_tokenizer(saved: Any) -> None:
     directory, current, _ = saved
     with Checkpoints(directory, KEEP) as checkpoints:

@@ -261,12 +261,12 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
-    config = _read_config(arguments.config, rest)
     if arguments.conversion:
         from wenlan_jax.bench import conversion
 
-        conversion.run_conversion(config, arguments.config, arguments.json)
+        conversion.run_conversion(arguments.config, rest, arguments.json)
         return 0
+    config = _read_config(arguments.config, rest)
     from wenlan_jax.bench import command
 
     command.run_bench(config, arguments.steps, arguments.against, arguments.json)

@@ -9,6 +9,7 @@ the memory kept.
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
@@ -30,7 +31,8 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Hands what malloc holds of freed memory back to the kernel: for commands that load large weights in turn."""
+    """Collects garbage and hands what malloc holds of freed memory back to the kernel, where weights come in turn."""
+    gc.collect()  # arrays are held by cycles of futures until then
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)

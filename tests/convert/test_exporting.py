@@ -236,3 +236,24 @@ def test_a_run_is_exported_from_the_command_line(tiny: Make, tokenizer: Tokenize
         written["textencoder.learnable.textFC.fc2.bias"].numpy(), state.params["text"]["projection"]["fc2"]["bias"]
     )
     assert architecture.architecture_of(config)
+
+
+def test_an_import_is_exported_as_it_was(
+    tiny: Make, official: Any, command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Back to the same bits, momentum towers and unused layers among them; nothing is added to the import."""
+    config = tiny(**OFFICIAL, model__text__bert__vocab_size=40)
+    state = {key: value for key, value in official(config).items() if "num_batches" not in key}
+    state = {key: np.abs(value) * np.float32(0.1) if value.ndim > 1 else value for key, value in state.items()}
+    weights.write_safetensors(state, tmp_path / "official.safetensors", {})
+    assert command(config, tmp_path / "official.safetensors", "brivl") == 0
+    files = sorted(path for path in (tmp_path / "out").rglob("*"))
+    arguments = ["export", f"--workdir={tmp_path / 'out'}", f"--out={tmp_path / 'back'}"]
+    assert cli.main([*arguments, "--format=brivl"]) == 0
+    back = weights.read(tmp_path / "back" / "brivl.pth")
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
+    assert cli.main([*arguments[:2], f"--out={tmp_path / 'torch'}", "--format=torch"]) == 1
+    assert "tokenizer.path" in capsys.readouterr().err
+    assert not (tmp_path / "torch").exists()
+    assert sorted(path for path in (tmp_path / "out").rglob("*")) == files

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -22,13 +21,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from wenlan_jax import config as configs
 from wenlan_jax import run, schema
-from wenlan_jax.config import ConfigError
 from wenlan_jax.convert import export_brivl, exporting, weights
 from wenlan_jax.progress import say
 from wenlan_jax.state import MOMENTUM
 
 _INTERPRETER = "import jax, torch, wenlan_jax.train, wenlan_jax.convert.importing; jax.devices()"
+_MAKE = """
+import sys, pathlib, wenlan_jax.config as config, wenlan_jax.bench.conversion as conversion
+target, path, *fields = sys.argv[1:]
+conversion.write_random(config.load(pathlib.Path(path), fields), pathlib.Path(target))
+"""
 _COPY = """
 import sys, pathlib, numpy, wenlan_jax.convert.weights as weights
 source, target = map(pathlib.Path, sys.argv[1:])
@@ -48,39 +52,34 @@ class ConversionError(RuntimeError):
     """A part of the measurement that failed."""
 
 
-def run_conversion(config: schema.Config, path: Path, out: Path | None) -> dict[str, float]:
-    """Measures both directions of the `brivl` layout for `config`, given as the file `path`, and prints the ratios.
+def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[str, float]:
+    """Measures both directions of the `brivl` layout for the configuration `path` with `fields` set; prints ratios.
 
     Needs some four times the file's size in the temporary directory. Returns the figures by name; also writes them to
     `out` if given. Raises ConversionError with the output of a command that fails.
     """
-    if config.model.text.bert.vocab_size == 0:
-        raise ConfigError("model.text.bert.vocab_size: a benchmark has no tokenizer; give a number of rows")
+    if configs.load(path, fields).model.text.bert.vocab_size == 0:
+        raise configs.ConfigError("model.text.bert.vocab_size: a benchmark has no tokenizer; give a number of rows")
     with tempfile.TemporaryDirectory(prefix="wenlan_conversion_") as folder:
-        figures = _measure(config, path, Path(folder))
+        figures = _measure((str(path), *fields), Path(folder))
     if out is not None:
         out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
     return figures
 
 
-def _measure(config: schema.Config, path: Path, folder: Path) -> dict[str, float]:
+def _measure(settings: Sequence[str], folder: Path) -> dict[str, float]:
     source, copy = folder / "official.pth", folder / "copy.pth"
     say("making a file of random weights in the official layout ...")
     # In a process of its own: a child's peak starts at what its parent held when it was started.
-    maker = multiprocessing.get_context("spawn").Process(target=write_random, args=(config, source))
-    maker.start()
-    maker.join()
-    if maker.exitcode:
-        raise ConversionError("the file of random weights could not be made; see the message above")
+    cost([sys.executable, "-c", _MAKE, str(source), *settings])
     size = source.stat().st_size
     say(f"{size:,} bytes; measuring a plain copy, an import and an export of it ...")
     idle = cost([sys.executable, "-c", _INTERPRETER]).peak
     wenlan = [sys.executable, "-m", "wenlan_jax.cli"]
+    given = (f"--config={settings[0]}", *settings[1:])
     costs = {
         "plain copy": cost([sys.executable, "-c", _COPY, str(source), str(copy)]),
-        "import": cost(
-            [*wenlan, "import", "--format=brivl", f"--from={source}", f"--config={path}", f"--out={folder / 'in'}"]
-        ),
+        "import": cost([*wenlan, "import", "--format=brivl", f"--from={source}", f"--out={folder / 'in'}", *given]),
         "export": cost([*wenlan, "export", f"--workdir={folder / 'in'}", "--format=brivl", f"--out={folder / 'out'}"]),
     }
     same = _same(source, folder / "out" / export_brivl.FILE)
