@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
     """The smallest configuration with every part of BriVL in it; `changes` are dotted paths with `__` for dots."""
     c = configs.default()
-    c.mesh.data = 1
+    c.mesh.data, c.mesh.smallest_split = 1, 0
     c.data.source, c.data.image_size, c.data.text_length = "wenlan_scenes/tiny", 16, 12
     c.tokenizer.train_size = 600
     c.model.dtype, c.model.embedding = "float32", 16

@@ -22,7 +22,7 @@ import pytest
 from wenlan_jax import checkpoint, schema, trees
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
-from wenlan_jax.checkpoint import CheckpointError, Checkpoints
+from wenlan_jax.checkpoint import CheckpointError, Checkpoints, DamagedError
 from wenlan_jax.state import TrainState
 
 # TensorStore reports the reads that fail beside the first one to nobody, whenever they are collected.
@@ -131,8 +131,8 @@ def test_data_files_are_of_bounded_size_and_read_as_one(
         assert_same_bits(restored, state)
         files = (tmp_path / name).glob("1/state/ocdbt.process_0/d/*")
         largest[name] = max(path.stat().st_size for path in files)
-    assert largest["one"] > sum(leaf.nbytes for leaf in leaves) / 2
-    assert largest["many"] < largest["one"] / 4
+    # Orbax may begin a new file at any time, but it cuts no leaf that fits.
+    assert largest["many"] < max(leaf.nbytes for leaf in leaves) <= largest["one"]
 
 
 def test_the_note_tells_the_configuration_and_the_tokenizer(saved: Any) -> None:
@@ -162,9 +162,9 @@ def test_a_checkpoint_of_another_model_is_refused_leaf_by_leaf(saved: Any, tiny:
         checkpoints.restore(abstract(other))
     lines = str(error.value).split("\n  ")
     assert lines[0].endswith("is of another model:")
-    assert "params/logit_scale: missing, () is needed" in lines
-    assert "params/image/projection/fc2/kernel: shape (16, 16), (24, 24) is needed" in lines
-    assert "banks/image/keys: shape (3, 8, 16), (3, 8, 24) is needed" in lines
+    assert "params/logit_scale: missing, float32 () is needed" in lines
+    assert "params/image/projection/fc2/kernel: float32 (16, 16), float32 (24, 24) is needed" in lines
+    assert "banks/image/keys: float32 (3, 8, 16), float32 (3, 8, 24) is needed" in lines
 
 
 def test_a_missing_checkpoint_is_told_with_those_that_exist(saved: Any, tmp_path: Path) -> None:
@@ -212,8 +212,9 @@ def test_a_damaged_checkpoint_is_told_as_such(saved: Any, damage: str) -> None:
     DAMAGES[damage](directory / "3")
     with Checkpoints(directory, KEEP) as checkpoints, pytest.raises(CheckpointError) as error:
         checkpoints.restore(abstract(current))
-    assert f"checkpoint 3 under {directory} cannot be read" in str(error.value)
-    assert "Remove its folder to continue from the one before" in str(error.value)
+    assert error.type is DamagedError
+    assert f"checkpoint 3 under {directory} is damaged (" in str(error.value)
+    assert "others there: none" in str(error.value)
     del error
     gc.collect()
 
@@ -238,14 +239,14 @@ def on_one_device(tree: Any) -> Any:
 
 
 CHILD = """
-import json, resource, sys
+import resource, sys, time
 from pathlib import Path
 
 import jax.numpy as jnp
 
 from wenlan_jax import checkpoint, config, schema
 
-place, limit = Path(sys.argv[1]), int(sys.argv[2])
+place, limit, polls = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "polls"
 small = {"leaf": jnp.arange(10.0)}
 big = {f"leaf_{n}": jnp.arange(4_000_000.0) + n for n in range(20)}
 with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
@@ -256,6 +257,9 @@ with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
     print("saving", flush=True)
     try:
         checkpoints.save(2, big, schema.Config(), "tokens")
+        while polls:
+            checkpoints.check()
+            time.sleep(0.01)
         checkpoints.wait()
     except Exception as error:
         print(type(error).__name__, str(error).replace(chr(10), " "), flush=True)
@@ -263,9 +267,9 @@ with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
 """
 
 
-def start_child(place: Path, limit: int) -> subprocess.Popen[str]:
+def start_child(place: Path, limit: int, then: str = "waits") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(place), str(limit)],
+        [sys.executable, "-c", CHILD, str(place), str(limit), then],
         env={**os.environ, "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         text=True,
@@ -299,10 +303,11 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path) -> No
     assert_step_one_restores(place)
 
 
-def test_a_write_that_fails_is_told_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    """A limit on the size of a file stands for a full disk."""
+@pytest.mark.parametrize("then", ["waits", "polls"])
+def test_a_write_that_fails_is_told_and_leaves_the_checkpoint_before(tmp_path: Path, then: str) -> None:
+    """A limit on the size of a file stands for a full disk. A loop that goes on with its steps hears of it too."""
     place = tmp_path / "checkpoints"
-    out, _ = start_child(place, 100_000).communicate(timeout=120)
+    out, _ = start_child(place, 100_000, then).communicate(timeout=120)
     assert "CheckpointError a checkpoint could not be written under" in out
     assert "Earlier ones are intact" in out
     assert_step_one_restores(place)

@@ -101,7 +101,7 @@ def test_all_faults_of_the_fields_are_told(good: Path, tmp_path: Path, capsys: p
 def test_the_status_tells_how_a_command_ended(
     error: BaseException | None, status: int, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(config: object, workdir: Path) -> None:
+    def run(config: object, workdir: Path, began: float) -> None:
         if error is not None:
             raise error
 
@@ -110,7 +110,7 @@ def test_the_status_tells_how_a_command_ended(
 
 
 def test_a_fault_of_ours_keeps_its_traceback(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(config: object, workdir: Path) -> None:
+    def run(config: object, workdir: Path, began: float) -> None:
         raise IndexError("a bug")
 
     monkeypatch.setattr(train, "train", run)
@@ -140,7 +140,7 @@ def test_a_fault_of_the_system_is_one_line_with_a_path(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(config: object, workdir: Path) -> None:
+    def run(config: object, workdir: Path, began: float) -> None:
         raise error
 
     monkeypatch.setattr(train, "train", run)

@@ -1,14 +1,13 @@
-"""metrics.jsonl across resumes and kills, and the ledger of time."""
+"""metrics.jsonl across resumes and kills, and memory."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from wenlan_jax import metrics
@@ -96,21 +95,21 @@ def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
     assert metrics.read(tmp_path / "metrics.jsonl") == []
 
 
-def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    ledger = metrics.Ledger()
-    now[0] += 2
-    with ledger("steps"):
-        now[0] += 5
-    with ledger("checkpoints"):
-        now[0] += 3
-    with contextlib.suppress(RuntimeError), ledger("steps"):
-        now[0] += 1
-        raise RuntimeError
-    now[0] += 4
-    assert ledger.summary() == {"steps": 6.0, "checkpoints": 3.0, "other": 6.0, "total": 15.0}
-
-
 def test_the_memory_of_the_process_is_in_gib() -> None:
     assert 0.01 < metrics.memory_gib()["host_memory_gib"] < 1000
+
+
+class FakeDevice:
+    """A device that tells `stats`."""
+
+    def __init__(self, stats: dict[str, int] | None) -> None:
+        self.memory_stats = lambda: stats
+
+
+def test_the_memory_of_the_fullest_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [{"peak_bytes_in_use": peak * 2**30, "bytes_in_use": now * 2**30} for peak, now in ((3, 1), (2, 2))]
+    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats) for stats in (*used, None)])
+    found = metrics.memory_gib()
+    assert (found["device_memory_gib"], found["device_memory_in_use_gib"]) == (3, 2)
+    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(None)])
+    assert metrics.memory_gib().keys() == {"host_memory_gib"}

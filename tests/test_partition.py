@@ -15,13 +15,14 @@ from jax.sharding import PartitionSpec as P
 from wenlan_jax import mesh as meshes
 from wenlan_jax import partition, schema, trees
 from wenlan_jax import run as runs
-from wenlan_jax.partition import Largest, Rule
+from wenlan_jax.partition import Rule, Split
 
 Make = Callable[..., schema.Config]
 
 
-def make_mesh(replica: int = 1, data: int = 1, fsdp: int = 1) -> Mesh:
-    return meshes.create(schema.Mesh(replica, data, fsdp), jax.devices()[: replica * data * fsdp])
+def make_mesh(replica: int = 1, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    sizes = schema.Mesh(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    return meshes.create(sizes, jax.devices()[: replica * data * fsdp * tensor])
 
 
 def leaf(*shape: int) -> jax.ShapeDtypeStruct:
@@ -29,7 +30,7 @@ def leaf(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def specs(tree: Any, rules: list[Rule], mesh: Mesh) -> dict[str, P]:
-    return {name: at.spec for name, at in trees.flatten(partition.shardings(tree, mesh, rules)).items()}
+    return {name: at.spec for name, at in trees.flatten(partition.shardings(tree, mesh, 0, rules)).items()}
 
 
 def test_the_first_rule_that_matches_holds() -> None:
@@ -46,7 +47,7 @@ def test_every_uncovered_leaf_and_unused_rule_is_named() -> None:
     tree = {"image": {"kernel": leaf(8), "scale": leaf(8)}, "text": {"kernel": leaf(8)}}
     rules = [Rule("kernel$", P()), Rule("^video/", P()), Rule("^sound/", P(), optional=True)]
     with pytest.raises(partition.PartitionError) as error:
-        partition.shardings(tree, make_mesh(), rules)
+        partition.shardings(tree, make_mesh(), 0, rules)
     assert str(error.value).split("\n  ")[1:] == [
         "no rule covers image/scale",
         "no leaf matches the rule ^video/",
@@ -55,7 +56,7 @@ def test_every_uncovered_leaf_and_unused_rule_is_named() -> None:
 
 def test_a_rule_hidden_behind_an_earlier_one_counts_as_unused() -> None:
     with pytest.raises(partition.PartitionError, match="no leaf matches the rule kernel"):
-        partition.shardings({"kernel": leaf(8)}, make_mesh(), [Rule("", P()), Rule("kernel", P())])
+        partition.shardings({"kernel": leaf(8)}, make_mesh(), 0, [Rule("", P()), Rule("kernel", P())])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,46 @@ def test_a_rule_hidden_behind_an_earlier_one_counts_as_unused() -> None:
     ],
 )
 def test_the_largest_dimension_that_divides_is_split(shape: tuple[int, ...], ways: int, expected: P) -> None:
-    assert partition.spec_of(Rule("", Largest("fsdp")), shape, make_mesh(fsdp=ways)) == expected
+    assert partition.spec_of(Rule("", Split()), shape, make_mesh(fsdp=ways), 0) == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "shape", "expected"),
+    [
+        (-1, (8, 6), P("fsdp", "tensor")),
+        (-2, (8, 6), P("tensor", None)),
+        (-2, (8, 12), P("tensor", "fsdp")),
+        (-1, (30, 8, 6), P(None, "fsdp", "tensor")),  # scanned layers
+        (-1, (6,), P("tensor")),  # a bias
+        (-1, (8, 5), P("fsdp", None)),  # the outputs do not divide
+        (-2, (6,), P()),
+        (None, (8, 6), P("fsdp", None)),
+    ],
+)
+def test_layers_are_split_over_tensor_and_the_rest_over_fsdp(
+    split: int | None, shape: tuple[int, ...], expected: P
+) -> None:
+    assert partition.spec_of(Rule("", Split(split)), shape, make_mesh(fsdp=4, tensor=2), 0) == expected
+
+
+def test_small_leaves_are_not_split() -> None:
+    rule, mesh = Rule("", Split(-1)), make_mesh(fsdp=2, tensor=2)
+    assert partition.spec_of(rule, (8, 8), mesh, 65) == P()
+    assert partition.spec_of(rule, (8, 8), mesh, 64) == P("fsdp", "tensor")
+
+
+def test_both_products_of_a_pair_are_split_along_the_same_features(tiny: Make) -> None:
+    """Column after row: the values between them stay where they are."""
+    current = runs.set_up(tiny(mesh__data=4, mesh__tensor=2), jax.devices())
+    at = {name: sharding.spec for name, sharding in trees.flatten(current.shardings.params).items()}
+    layers = [name.removesuffix("/linear1/kernel") for name in at if name.endswith("/linear1/kernel")]
+    assert len(layers) == 3
+    for layer in layers:
+        columns = [f"{layer}/attention/{name}" for name in ("query", "key", "value")] + [f"{layer}/linear1"]
+        for name in columns:
+            assert (at[f"{name}/kernel"], at[f"{name}/bias"]) == (P(None, "tensor"), P("tensor")), name
+        for name in (f"{layer}/attention/out", f"{layer}/linear2"):
+            assert (at[f"{name}/kernel"], at[f"{name}/bias"]) == (P("tensor", None), P()), name
 
 
 @pytest.mark.parametrize("task", ["brivl", "clip"])
@@ -120,25 +160,32 @@ def test_a_fresh_state_is_the_same_on_any_mesh(tiny: Make) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (schema.Mesh(), (1, 8, 1)),
-        (schema.Mesh(2, -1, 2), (2, 2, 2)),
-        (schema.Mesh(1, 2, -1), (1, 2, 4)),
-        (schema.Mesh(-1, 8, 1), (1, 8, 1)),
-        (schema.Mesh(2, 2, 2), (2, 2, 2)),
+        (schema.Mesh(), (1, 8, 1, 1)),
+        (schema.Mesh(replica=2, data=-1, fsdp=2), (2, 2, 2, 1)),
+        (schema.Mesh(data=2, fsdp=-1), (1, 2, 4, 1)),
+        (schema.Mesh(replica=-1, data=8), (1, 8, 1, 1)),
+        (schema.Mesh(replica=2, data=2, fsdp=2), (2, 2, 2, 1)),
+        (schema.Mesh(data=2, tensor=-1), (1, 2, 1, 4)),
+        (schema.Mesh(preset="8_gpus"), (1, 1, 8, 1)),
+        (schema.Mesh(preset="slice"), (1, 1, 8, 1)),
+        (schema.Mesh(preset="slices"), (1, 1, 8, 1)),
+        (schema.Mesh(preset="slice_tensor_4"), (1, 1, 2, 4)),
     ],
 )
 def test_a_mesh_takes_its_sizes_from_the_configuration(config: schema.Mesh, expected: tuple[int, ...]) -> None:
     mesh = meshes.create(config)
     assert tuple(mesh.shape.values()) == expected
-    assert mesh.axis_names == meshes.BATCH_AXES
+    assert mesh.axis_names == meshes.AXES
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (schema.Mesh(1, 4, 1), "replica=1 x data=4 x fsdp=1 is not the 8 devices at hand; set one of"),
-        (schema.Mesh(1, 3, -1), "replica=1 x data=3 x fsdp=2 is not the 8 devices at hand"),
-        (schema.Mesh(1, -1, 16), "replica=1 x data=0 x fsdp=16 is not the 8 devices at hand"),
+        (schema.Mesh(data=4), "replica=1 x data=4 x fsdp=1 x tensor=1 is not the 8 devices at hand; set one of"),
+        (schema.Mesh(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=2 x tensor=1 is not the 8 devices at hand"),
+        (schema.Mesh(fsdp=16), "replica=1 x data=0 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
+        (schema.Mesh(preset="laptop"), "is not the 8 devices at hand; choose another --config.mesh.preset"),
+        (schema.Mesh(preset="a_pod"), "mesh.preset: there is no 'a_pod'; known are laptop, 8_gpus"),
     ],
 )
 def test_a_mesh_that_the_devices_cannot_form_is_refused(config: schema.Mesh, message: str) -> None:
@@ -168,3 +215,33 @@ def test_a_batch_lies_by_rows_and_comes_back_whole() -> None:
         (part,) = [shard.data for shard in array.addressable_shards if shard.device == device]
         np.testing.assert_array_equal(part, rows[2 * number : 2 * number + 2])
     np.testing.assert_array_equal(meshes.to_host(array), rows)
+
+
+class Elsewhere:
+    """A sharding of a mesh as one of its processes sees it: only some devices are its own."""
+
+    def __init__(self, mesh: Mesh, own: list[int]) -> None:
+        self.sharding, self.own = meshes.batch_sharding(mesh), {jax.devices()[number] for number in own}
+
+    def addressable_devices_indices_map(self, shape: tuple[int, ...]) -> dict[Any, Any]:
+        whole = self.sharding.devices_indices_map(shape)
+        return {device: index for device, index in whole.items() if device in self.own}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "own", "expected"),
+    [
+        ({"data": 8}, [2, 3], (4, 5, 6, 7)),
+        ({"data": 8}, [0, 5], (0, 1, 10, 11)),  # devices that are not side by side
+        ({"data": 2, "tensor": 4}, [2, 3], (0, 1, 2, 3, 4, 5, 6, 7)),  # a tensor axis over several processes
+        ({"data": 2, "tensor": 4}, [3, 4], tuple(range(16))),
+    ],
+)
+def test_a_process_makes_the_rows_of_its_devices(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], own: list[int], expected: tuple[int, ...]
+) -> None:
+    mesh = make_mesh(**sizes)
+    assert meshes.share(mesh, 16) == tuple(range(16))
+    seen = Elsewhere(mesh, own)
+    monkeypatch.setattr(meshes, "batch_sharding", lambda mesh: seen)
+    assert meshes.share(mesh, 16) == expected

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax import mesh as meshes
-from wenlan_jax import momentum, partition, schema, step, trees
+from wenlan_jax import momentum, schema, step, trees
 from wenlan_jax import run as runs
 from wenlan_jax.state import TrainState
 
@@ -101,27 +101,34 @@ def test_dropout_is_drawn_alike_in_both_passes_of_clip_accumulation(tiny: Make, 
     np.testing.assert_allclose(slope, norm, rtol=0.02)
 
 
-@pytest.mark.parametrize("axes", [{"mesh__data": 8}, {"mesh__data": 2, "mesh__fsdp": 4}], ids=["data", "fsdp"])
+MESHES = {
+    "data": {"mesh__data": 8},
+    "fsdp": {"mesh__data": 2, "mesh__fsdp": 4},
+    "tensor": {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2},
+}
+
+
+@pytest.mark.parametrize("axes", MESHES)
 @pytest.mark.parametrize("task", ["brivl", "clip"])
-def test_eight_devices_give_the_loss_and_gradient_of_one(
-    tiny: Make, make_batch: Batch, axes: dict[str, int], task: str
-) -> None:
+def test_eight_devices_give_the_loss_and_gradient_of_one(tiny: Make, make_batch: Batch, axes: str, task: str) -> None:
     shared = {"task": task, "contrast__in_batch_negatives": True, "model__image__batch_norm__group_size": 4}
-    one, eight = tiny(**shared, mesh__data=1), tiny(**shared, **axes)
+    one, eight = tiny(**shared), tiny(**shared, **MESHES[axes])
     batch = make_batch(one)
+    batch["id"][2] = 3  # in the bank already
 
     def passed(config: schema.Config, devices: int) -> Any:
-        mesh = meshes.create(config.mesh, jax.devices()[:devices])
+        current = runs.set_up(config, jax.devices()[:devices])
         recipe, state = start(one)
-        state = fill_banks(recipe, state, config)
-        state = jax.device_put(state, partition.shardings(state, mesh))
+        state = jax.device_put(fill_banks(recipe, state, config), current.shardings)
         done = jax.jit(
-            lambda s, b: (lambda d: (d.metrics, d.grads, d.batch_stats))(step.forward_backward(recipe, s, b))
-        )(state, meshes.to_devices(mesh, batch))
+            lambda s, b: (lambda d: (d.metrics, d.grads, d.batch_stats))(step.forward_backward(current.recipe, s, b))
+        )(state, meshes.to_devices(current.mesh, batch))
         return jax.device_get(done)
 
     few, many = passed(one, 1), passed(eight, 8)
     np.testing.assert_allclose(few[0]["loss"], many[0]["loss"], rtol=1e-6)
+    assert (few[0]["masked_negatives"] > 0) == (task == "brivl")
+    assert_close(few[0], many[0], rtol=1e-5, atol=1e-6)
     assert_close(few[1], many[1], rtol=1e-3, atol=1e-5)
     assert_close(few[2], many[2], rtol=1e-5, atol=1e-6)
 

@@ -5,90 +5,24 @@ A run is made once, by a function with a cache, and looked at by several tests.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from whole_runs import Place, assert_same_bits, final_state, training_lines
 
-from wenlan_jax import checkpoint, curves, metrics, schema, trees
+from wenlan_jax import checkpoint, curves, schema
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 
 STEPS = 6
-
-CONFIG = '''
-import dataclasses
-
-from ml_collections import config_dict
-
-from wenlan_jax import config
-
-TEXT = """{text}"""
-
-
-def get_config():
-    return config_dict.ConfigDict(dataclasses.asdict(config.from_json(TEXT)))
-'''
-
-# The command line, with a signal to itself when the metrics of a step are read.
-DRIVER = """
-import os
-import sys
-
-from wenlan_jax import cli
-
-if __name__ == "__main__":
-    number, step, *arguments = sys.argv[1:]
-    if int(number):
-        from wenlan_jax import progress
-
-        add = progress.Meter.add
-
-        def add_and_signal(meter, done, *rest):
-            if done == int(step):
-                os.kill(os.getpid(), int(number))
-            return add(meter, done, *rest)
-
-        progress.Meter.add = add_and_signal
-    sys.exit(cli.main(arguments))
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where the runs of this file lie; `config` is the tiny configuration on `wenlan_scenes/tiny`."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.py"
-
-    def call(self, *arguments: str, kill: int = 0, at: int = 0) -> subprocess.CompletedProcess[str]:
-        """One call of the command line, on one device, with compiled programs shared; `kill` at step `at`."""
-        flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": " ".join(flags),
-            "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        command = [sys.executable, str(self.root / "driver.py"), str(int(kill)), str(at), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    def train(self, name: str, *fields: str, kill: int = 0, at: int = 0) -> subprocess.CompletedProcess[str]:
-        """`wenlan train` in the work directory `name`."""
-        return self.call("train", f"--config={self.config}", f"--workdir={self.root / name}", *fields, kill=kill, at=at)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +43,7 @@ def place(root: Path, tiny: Callable[..., schema.Config]) -> Place:
         eval__every=4,
         eval__splits=("validation",),
     )
-    (root / "config.py").write_text(CONFIG.format(text=configs.to_json(config)))
-    (root / "driver.py").write_text(DRIVER)
-    return Place(root)
+    return Place.make(root, config)
 
 
 @functools.cache
@@ -136,29 +68,6 @@ def interrupted(place: Place) -> list[subprocess.CompletedProcess[str]]:
 @functools.cache
 def diverged(place: Place) -> subprocess.CompletedProcess[str]:
     return place.train("diverged", "--config.optimizer.learning_rate=1e30")
-
-
-@functools.cache
-def final_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """Every leaf of a checkpoint (the newest by default) by name."""
-    with checkpoint.Checkpoints(workdir / "checkpoints", schema.Checkpoint()) as checkpoints:
-        _, note = checkpoints.note(step)
-        current = runs.set_up(configs.parse(note.config), jax.devices()[:1])
-        _, state = checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings), step)
-    return {name: np.asarray(leaf) for name, leaf in trees.flatten(state).items()}
-
-
-def assert_same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, two[name], err_msg=name)
-
-
-def training_lines(workdir: Path) -> list[dict[str, float]]:
-    """The lines of training steps without what a clock or the system measures."""
-    measured = ("pairs_per_second", "data_wait_share", "memory_gib")
-    lines = [row for row in metrics.read(workdir / "metrics.jsonl") if "train/loss" in row]
-    return [{n: v for n, v in row.items() if not n.endswith(measured)} for row in lines]
 
 
 def test_a_run_leaves_what_a_person_looks_at(place: Place) -> None:

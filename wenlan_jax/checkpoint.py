@@ -1,14 +1,17 @@
 """Checkpoints: the only file that knows Orbax.
 
 A checkpoint holds the whole train state, leaf by leaf under its path name, and beside it the configuration's text,
-its hash and the tokenizer's fingerprint. It is written in the background and appears under its step number only
-when complete, so a killed run leaves the previous one intact.
+its hash, the tokenizer's fingerprint and a checksum of every leaf. It is written in the background and appears under
+its step number only when complete, so a killed run leaves the previous one intact.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,26 +21,36 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from wenlan_jax import __version__, config, schema, trees
+from wenlan_jax import __version__, checksums, config, distributed, schema, trees
+from wenlan_jax.faults import CheckpointError, DamagedError, in_short, is_damage
 
 T = TypeVar("T")
 
 DATA_FILE_BYTES = 2**27
 """Of each file of a checkpoint. Orbax holds a file's data in host memory until it is full, and its default is 2 GiB."""
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, of another model, or that could not be written."""
+BROKEN = "broken-"
+"""Before the step in the name of a checkpoint that was set aside. Orbax takes only plain numbers for checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What is stored beside the state."""
+    """What is stored beside the state. The last two are empty in checkpoints of versions that did not write them.
+
+    checksums: of every leaf by name, see `wenlan_jax.checksums`. own_checksum: of the other fields.
+    """
 
     config: dict[str, Any]
     fingerprint: str
     tokenizer: str
     version: str
+    checksums: dict[str, int] = dataclasses.field(default_factory=dict)
+    own_checksum: int | None = None
+
+    def summed(self) -> Note:
+        """This note with its own checksum, which is that of its JSON text without it."""
+        fields = {**dataclasses.asdict(self), "own_checksum": None}
+        return dataclasses.replace(self, own_checksum=zlib.crc32(json.dumps(fields, sort_keys=True).encode()))
 
 
 def nested(tree: Any) -> dict[str, Any]:
@@ -65,16 +78,43 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
+    def remove_unfinished(self) -> list[str]:
+        """Removes what saves that were cut short have left behind and returns its names. Only for the one who saves."""
+        found = sorted(self.directory.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"))
+        if jax.process_index() == 0:
+            for path in found:
+                shutil.rmtree(path)
+        return [path.name for path in found]
+
+    def set_aside(self, step: int) -> Path:
+        """Renames checkpoint `step`, so that it is none any more but can be looked at; returns where it is now."""
+        taken = {path.name for path in self.broken()}
+        names = (f"{BROKEN}{step}" + (f".{again}" if again else "") for again in range(len(taken) + 1))
+        place = self.directory / next(name for name in names if name not in taken)
+        if jax.process_index() == 0:
+            (self.directory / str(step)).rename(place)
+        distributed.barrier(place.name)
+        self._stored.pop(step, None)
+        self._manager.reload()
+        return place
+
+    def broken(self) -> list[Path]:
+        """The checkpoints that were set aside."""
+        return sorted(self.directory.glob(f"{BROKEN}*"))
+
     def save(self, step: int, state: Any, settings: schema.Config, tokenizer: str) -> None:
         """Starts writing `state` as checkpoint `step`; raises CheckpointError if an earlier write failed."""
-        note = Note(json.loads(config.to_json(settings)), config.fingerprint(settings), tokenizer, __version__)
+        saved, fingerprint = json.loads(config.to_json(settings)), config.fingerprint(settings)
+        note = Note(saved, fingerprint, tokenizer, __version__, checksums.of_tree(state)).summed()
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(nested(state), ocdbt_target_data_file_size=DATA_FILE_BYTES),
             note=ocp.args.JsonSave(dataclasses.asdict(note)),
@@ -85,14 +125,19 @@ class Checkpoints:
         """Waits until every started write is complete; raises CheckpointError if one failed."""
         self._writing(self._manager.wait_until_finished)
 
-    def _writing(self, action: Any) -> None:
+    def check(self) -> None:
+        """Raises CheckpointError if a write in the background has failed; does not wait for one that goes on."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def _writing(self, action: Callable[[], object]) -> None:
         try:
             action()
             self._manager.check_for_errors()
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"a checkpoint could not be written under {self.directory}: {error}. Earlier ones are intact; "
-                "free space or choose another --workdir, and run the same command again"
+                f"a checkpoint could not be written under {self.directory}: {in_short(error)}. Earlier ones are "
+                "intact; free space, or see to the rights of the directory, and run the same command again"
             ) from error
 
     def note(self, step: int | None = None) -> tuple[int, Note]:
@@ -103,60 +148,94 @@ class Checkpoints:
             raise CheckpointError(
                 f"no checkpoint {'' if step is None else step} under {self.directory}; found: {found}"
             )
+        stored = self._reading(
+            step, lambda: self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
+        )
         try:
-            stored = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
-            return step, Note(**stored)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(self._damaged(step, error)) from error
+            note = Note(**stored)
+        except TypeError as error:
+            raise CheckpointError(
+                f"checkpoint {step} under {self.directory} was written by wenlan {stored.get('version', '?')}, "
+                f"this is {__version__}: {error}"
+            ) from error
+        if note.own_checksum not in (None, note.summed().own_checksum):
+            raise self._damaged(step, "its note has another checksum than was written")
+        return step, note
 
     def stored(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
         """The step (the latest by default) and shape and dtype of every leaf of its state, by path name."""
         step, _ = self.note(step)
         if step not in self._stored:  # a second or so for thousands of leaves
-            try:
-                metadata = dict(self._manager.item_metadata(step)["state"])
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise CheckpointError(self._damaged(step, error)) from error
-            self._stored[step] = traverse_util.flatten_dict(metadata, sep="/")
+            metadata = self._reading(step, lambda: self._manager.item_metadata(step)["state"])
+            if metadata is None:
+                raise self._damaged(step, "the metadata of its state is missing")
+            self._stored[step] = traverse_util.flatten_dict(dict(metadata), sep="/")
         return step, self._stored[step]
 
     def restore(self, abstract: T, step: int | None = None) -> tuple[int, T]:
         """The state at `step` (the latest by default), on the shardings of `abstract`.
 
         `abstract` may be a part of the state, e.g. its parameters alone: then only that is read. Raises
-        CheckpointError that names every leaf that is missing or has another shape.
+        CheckpointError that names every leaf that is missing or has another shape or dtype, or DamagedError.
         """
         step, stored = self.stored(step)
-        wanted = trees.flatten(abstract)
-        faults = [
-            f"{name}: {'missing' if name not in stored else f'shape {tuple(stored[name].shape)}'}, "
-            f"{tuple(leaf.shape)} is needed"
-            for name, leaf in wanted.items()
-            if name not in stored or tuple(stored[name].shape) != tuple(leaf.shape)
-        ]
-        if faults:
-            more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
-            raise CheckpointError(
-                f"checkpoint {step} under {self.directory} is of another model:\n  " + "\n  ".join(faults[:20]) + more
-            )
+        _, note = self.note(step)
+        self._check_leaves(step, stored, trees.flatten(abstract))
         target = nested(abstract)
         request = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
         )
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]
-        except Exception as error:  # Orbax raises plain Exception for data it cannot read
-            raise CheckpointError(self._damaged(step, error)) from error
+        restored = self._reading(
+            step, lambda: self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]
+        )
         leaves = trees.flatten(restored)
+        wrong = checksums.differing(restored, note.checksums)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise self._damaged(step, f"{wrong[0]}{more}: another checksum than was written")
         return step, trees.map_named(lambda name, _: leaves[name], abstract)
 
-    def _damaged(self, step: int, error: Exception) -> str:
-        return (
-            f"checkpoint {step} under {self.directory} cannot be read ({type(error).__name__}: {error}). "
-            "Remove its folder to continue from the one before"
+    def _check_leaves(self, step: int, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Raises CheckpointError unless every wanted leaf is stored in its shape and dtype."""
+        faults = [
+            f"{name}: {_describe(stored[name]) if name in stored else 'missing'}, {_describe(leaf)} is needed"
+            for name, leaf in wanted.items()
+            if name not in stored or _describe(stored[name]) != _describe(leaf)
+        ]
+        if faults:
+            more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+            raise CheckpointError(
+                f"checkpoint {step} under {self.directory} is of another model:\n  " + "\n  ".join(faults[:20]) + more
+                + "\nUse another --workdir, or set model.*, contrast.bank_size and train.batch_size as they were"
+            )  # fmt: skip
+
+    def _reading(self, step: int, action: Callable[[], Any]) -> Any:
+        """What `action` returns; turns what it raises into DamagedError or, where it may pass, CheckpointError."""
+        try:
+            return action()
+        except Exception as error:  # Orbax raises plain Exception for data it cannot read
+            if is_damage(error):
+                raise self._damaged(step, f"{type(error).__name__}: {in_short(error)}") from error
+            raise CheckpointError(
+                f"checkpoint {step} under {self.directory} cannot be read ({type(error).__name__}: "
+                f"{in_short(error)}). It was left as it is: mend that and run the same command again, or move its "
+                "folder away to continue from the one before"
+            ) from error
+
+    def _damaged(self, step: int, reason: str) -> DamagedError:
+        others = ", ".join(str(other) for other in self._manager.all_steps() if other != step) or "none"
+        return DamagedError(
+            f"checkpoint {step} under {self.directory} is damaged ({reason}); others there: {others}. `wenlan train` "
+            "goes on from the newest whole one, other commands take one by --step",
+            step,
+            reason,
         )
+
+
+def _describe(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name} {tuple(leaf.shape)}"
 
 
 def _state_handler(host_arrays: bool) -> ocp.PyTreeCheckpointHandler:

@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,19 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, flush=True)
             return 128 + int(number)
         explanation = _explain(error, parsed)
-        if explanation is None:
+        if explanation is not None:
+            print(f"wenlan {parsed.command}: {explanation}", file=sys.stderr)
+        elif _in_a_job():
+            traceback.print_exception(error)  # raised, it would wait for the other processes before it is shown
+        else:
             raise
-        print(f"wenlan {parsed.command}: {explanation}", file=sys.stderr)
-        return 1
+        return _leave(1)
     except KeyboardInterrupt:
         print(f"wenlan {parsed.command}: interrupted", file=sys.stderr)
-        return 130
+        return _leave(130)
+
+
+def _in_a_job() -> bool:
+    """Whether this is one of several processes; the module is imported only by commands that may join a job."""
+    distributed = sys.modules.get("wenlan_jax.distributed")
+    return distributed is not None and bool(distributed.in_a_job())
+
+
+def _leave(status: int) -> int:
+    """Leaves the job that this process may be part of, without waiting for processes that wait for this one."""
+    return int(sys.modules["wenlan_jax.distributed"].leave(status)) if _in_a_job() else status
 
 
 def _explain(error: Exception, parsed: argparse.Namespace) -> str | None:
     """The message of an error of ours, or of the system's with its path; None for any other error, which is a bug."""
     if type(error).__module__.startswith("wenlan_jax."):
         return str(error)
+    if _in_a_job() and (lost := sys.modules["wenlan_jax.distributed"].lost_peer(error)) is not None:
+        return str(lost)
     if not isinstance(error, OSError):
         return None
     reason = error.strerror or str(error)
@@ -88,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "pack", "turn your own image-text pairs into records", _pack_arguments, _pack, False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", _vocab_arguments, _vocab, False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
+    _add(commands, "plan", "say what a run needs on devices that are not here", _plan_arguments, _plan, True)
     _add(
         commands,
         "fields",
@@ -123,13 +142,21 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  wenlan train --config=configs/quickstart.py --workdir=runs/first --config.seed=1"
     parser.add_argument("--config", type=Path, required=True, help="a configuration file, e.g. configs/quickstart.py")
     parser.add_argument("--workdir", type=Path, required=True, help="directory of this run, made if absent")
+    parser.add_argument(
+        "--profile",
+        metavar="FIRST:COUNT",
+        help="trace COUNT steps from step FIRST into WORKDIR/profile, for xprof; short for --config.telemetry.profile",
+    )
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
+    began = time.time()
+    if arguments.profile is not None:
+        rest = [*rest, f"--config.telemetry.profile={arguments.profile}"]
     config = _read_config(arguments.config, rest)
     from wenlan_jax import train
 
-    train.train(config, arguments.workdir)
+    train.train(config, arguments.workdir, began)
     return 0
 
 
@@ -271,6 +298,18 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     command.run_bench(config, arguments.steps, arguments.against, arguments.json)
     return 0
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    from wenlan_jax.plan import command
+
+    command.add_arguments(parser, ADVICE)
+
+
+def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from wenlan_jax.plan import command
+
+    return command.run(arguments, rest)
 
 
 def _fields_arguments(parser: argparse.ArgumentParser) -> None:

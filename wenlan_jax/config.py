@@ -200,6 +200,10 @@ def _clashes(c: Config) -> list[str]:
         c.contrast.bank_from_step == 0 or c.contrast.in_batch_negatives,
         "contrast.bank_from_step: without contrast.in_batch_negatives there is no negative before that step",
     )
+    check(
+        re.fullmatch(r"([1-9]\d*:[1-9]\d*)?", c.telemetry.profile) is not None,
+        "telemetry.profile: FIRST:COUNT is needed, e.g. 10:5, with steps numbered from 1",
+    )
     for pattern in c.model.freeze:
         try:
             re.compile(pattern)

@@ -1,18 +1,14 @@
-"""Metrics on their way out: JSON lines always, TensorBoard if it is installed, and the ledger of a run's time."""
+"""Metrics as JSON lines, and the memory that a process uses."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
 import logging
 import math
 import os
 import resource
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends flat dicts to `metrics.jsonl`, and to TensorBoard event files where tensorboardX is installed.
+    """Appends flat dicts to `metrics.jsonl`.
 
     Opened at step s it first drops the lines of later steps, which a killed run wrote after its last checkpoint.
     What is written for step s itself replaces the line of the same fields, as a finished run that is started again
@@ -34,11 +30,6 @@ class MetricsWriter:
         self._opened_at = step
         self._keep([row for row in read(self.path) if row["step"] <= step])
         self._file = self.path.open("a")
-        self._board: Any = None
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         fresh = self.path.with_suffix(".tmp")
@@ -55,15 +46,10 @@ class MetricsWriter:
             self._file = self.path.open("a")
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the file."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -91,34 +77,14 @@ def _parse(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-class Ledger:
-    """Where the time of a run went, by name; what nothing claims is `other`."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Counts the time inside the block to `name`."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begin
-
-    def summary(self) -> dict[str, float]:
-        """Seconds by name, with `other` and `total`."""
-        total = time.perf_counter() - self.start
-        return {**self.seconds, "other": total - sum(self.seconds.values()), "total": total}
-
-
 def memory_gib() -> dict[str, float]:
-    """Peak memory of this process, and of its first accelerator where it tells, in GiB."""
+    """Memory in GiB: peak of this process; peak and present use of its fullest accelerator, where they tell."""
     # Linux reports kibibytes, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     memory = {"host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        memory["device_memory_gib"] = stats["peak_bytes_in_use"] / 2**30
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    for name, key in {"device_memory_gib": "peak_bytes_in_use", "device_memory_in_use_gib": "bytes_in_use"}.items():
+        found = [of_device[key] for of_device in stats if key in of_device]
+        if found:
+            memory[name] = max(found) / 2**30
     return memory

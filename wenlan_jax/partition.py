@@ -7,6 +7,7 @@ are errors, so that a renamed parameter cannot fall out of its sharding unnotice
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,10 +26,11 @@ class PartitionError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Largest:
-    """Split the largest dimension that `axis` divides; replicate the leaf if there is none."""
+class Split:
+    """Split the dimension `tensor` (counted from the last, -1) over the axis `tensor`, where that divides it, and the
+    largest other dimension that `fsdp` divides over that; a leaf with none is replicated."""
 
-    axis: str
+    tensor: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,37 +38,58 @@ class Rule:
     """Leaves in whose path `pattern` is found lie as `spec` says. `optional`: it may cover nothing."""
 
     pattern: str
-    spec: P | Largest
+    spec: P | Split
     optional: bool = False
 
+
+COLUMNS = r"(attention/(query|key|value)|linear1|projection/fc1)/(kernel|bias)$"
+"""The first product of each pair in a Transformer layer or a projection: its outputs are split."""
+
+ROWS = r"(attention/out|linear2|projection/fc2)/kernel$"
+"""The second product: its inputs are split, and its outputs are summed over the axis (Shoeybi et al. 2019, 3)."""
+
+_WEIGHTS = r"^(params|momentum/params|opt_state)/"
 
 STATE_RULES = (
     Rule(r"^banks/\w+/keys$", P(None, BATCH_AXES), optional=True),
     Rule(r"^banks/\w+/ids$", P(None, BATCH_AXES), optional=True),
     Rule(r"^banks/\w+/(pushed_at|cursor|fill)$", P(), optional=True),
-    Rule(r"^params/", Largest("fsdp")),
-    Rule(r"^momentum/params/", Largest("fsdp"), optional=True),
-    Rule(r"^opt_state/", Largest("fsdp"), optional=True),
+    Rule(_WEIGHTS + r".*" + COLUMNS, Split(tensor=-1)),
+    Rule(_WEIGHTS + r".*" + ROWS, Split(tensor=-2)),
+    Rule(_WEIGHTS, Split()),
     Rule(r"batch_stats/", P(), optional=True),
     Rule(r"^(step|rng|skipped)$", P()),
 )
-"""How a train state lies: banks by rows, parameters and their moments over `fsdp`, the rest everywhere."""
+"""How a train state lies: banks by rows, weights and their moments over `fsdp` and those of the Transformers also over
+`tensor`, the rest everywhere."""
 
 
-def spec_of(rule: Rule, shape: Sequence[int], mesh: Mesh) -> P:
-    """The partition of a leaf of `shape` under `rule`."""
-    if not isinstance(rule.spec, Largest):
+def spec_of(rule: Rule, shape: Sequence[int], mesh: Mesh, smallest: int) -> P:
+    """The partition of a leaf of `shape` under `rule`; one of fewer than `smallest` numbers is not split by it."""
+    if not isinstance(rule.spec, Split):
         return rule.spec
-    ways = mesh.shape[rule.spec.axis]
-    fitting = [dim for dim, size in enumerate(shape) if size % ways == 0 and size >= ways]
-    if ways == 1 or not fitting:
+    if math.prod(shape) < smallest:
         return P()
-    largest = max(fitting, key=lambda dim: shape[dim])
-    return P(*(rule.spec.axis if dim == largest else None for dim in range(len(shape))))
+    axes: list[str | None] = [None] * len(shape)
+    split = rule.spec.tensor
+    if split is not None and -split <= len(shape) and _divides(mesh, "tensor", shape[split]):
+        axes[split] = "tensor"
+    free = [dim for dim, size in enumerate(shape) if axes[dim] is None and _divides(mesh, "fsdp", size)]
+    if free:
+        axes[max(free, key=lambda dim: shape[dim])] = "fsdp"
+    return P(*axes) if any(axes) else P()
 
 
-def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = STATE_RULES) -> Any:
-    """The sharding of every leaf of `tree` (arrays or their shapes). Raises PartitionError listing all faults."""
+def _divides(mesh: Mesh, axis: str, size: int) -> bool:
+    ways: int = mesh.shape[axis]
+    return ways > 1 and size >= ways and size % ways == 0
+
+
+def shardings(tree: PyTree, mesh: Mesh, smallest: int, rules: Sequence[Rule] = STATE_RULES) -> Any:
+    """The sharding of every leaf of `tree` (arrays or their shapes). Raises PartitionError listing all faults.
+
+    smallest: numbers in the smallest leaf that a `Split` rule splits.
+    """
     used: set[str] = set()
     uncovered: list[str] = []
 
@@ -74,7 +97,7 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = STATE_RULES) -> 
         for rule in rules:
             if re.search(rule.pattern, name):
                 used.add(rule.pattern)
-                return NamedSharding(mesh, spec_of(rule, leaf.shape, mesh))
+                return NamedSharding(mesh, spec_of(rule, leaf.shape, mesh, smallest))
         uncovered.append(name)
         return NamedSharding(mesh, P())
 

@@ -8,6 +8,8 @@ import jax
 
 from wenlan_jax import metrics, schema
 from wenlan_jax.data import loader
+from wenlan_jax.ledger import WAIT, Ledger
+from wenlan_jax.plan import devices
 
 
 def say(message: str) -> None:
@@ -17,10 +19,15 @@ def say(message: str) -> None:
 
 
 class Meter:
-    """Means of the metrics since the last log line, and the speed."""
+    """Means of the metrics since the last log line, and the speed.
 
-    def __init__(self, config: schema.Config, first: int) -> None:
+    model_flops: of one step over all devices (see `flops.py`), once it is known.
+    """
+
+    def __init__(self, config: schema.Config, first: int, ledger: Ledger) -> None:
         self.config = config
+        self.ledger = ledger
+        self.model_flops = 0.0
         self.done = first
         self.values: list[dict[str, float]] = []
         self.waited = 0.0
@@ -29,33 +36,41 @@ class Meter:
 
     def restart(self) -> None:
         """Leaves out of the speed what happened since the last step: compilation, evaluation, checkpoints."""
-        self.since = time.perf_counter()
+        self.since, self.waited_before = time.perf_counter(), self.ledger.seconds[WAIT]
 
     def add(self, done: int, values: dict[str, float], batches: loader.Batches) -> dict[str, float] | None:
         """Takes in the metrics of one step; the line to log, where one is due."""
         now = time.perf_counter()
         self.seconds += now - self.since
-        self.since = now
+        self.waited += self.ledger.seconds[WAIT] - self.waited_before
+        self.since, self.waited_before = now, self.ledger.seconds[WAIT]
         self.values.append(values)
         if done % self.config.train.log_every and done != self.config.train.steps:
             return None
         line = {name: sum(v[name] for v in self.values) / len(self.values) for name in self.values[0]}
-        waited, self.waited = batches.wait_seconds - self.waited, batches.wait_seconds
         line |= {
             "pairs_per_second": len(self.values) * self.config.train.batch_size / self.seconds,
-            "data_wait_share": min(waited / self.seconds, 1.0),
+            "data_wait_share": min(self.waited / self.seconds, 1.0),
             "replaced_records": float(batches.replaced),
+            **self._utilisation(len(self.values) / self.seconds),
             **metrics.memory_gib(),
         }
-        self.values, self.seconds = [], 0.0
+        self.values, self.seconds, self.waited = [], 0.0, 0.0
         return line
+
+    def _utilisation(self, steps_per_second: float) -> dict[str, float]:
+        """Model FLOP/s of a device, and their share of its datasheet's dense bfloat16 peak where that is known."""
+        rate = self.model_flops * steps_per_second / jax.device_count()
+        device = devices.find(jax.local_devices()[0].device_kind)
+        return {"model_flops_per_second": rate} | ({} if device is None else {"mfu": rate / device.flops})
 
     def text(self, line: dict[str, float], done: int) -> str:
         """The log line for a person."""
         left = (self.config.train.steps - done) * self.config.train.batch_size / line["pairs_per_second"]
+        utilisation = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
         memory = line.get("device_memory_gib", line["host_memory_gib"])
         return (
             f"step {done}/{self.config.train.steps}  loss {line['loss']:.3f} (chance {line['loss_reference']:.3f})  "
-            f"{line['pairs_per_second']:.1f} pairs/s  data wait {line['data_wait_share']:.0%}  "
+            f"{line['pairs_per_second']:.1f} pairs/s{utilisation}  data wait {line['data_wait_share']:.0%}  "
             f"memory {memory:.1f} GiB  {left:.0f} s left"
         )

@@ -34,10 +34,10 @@ def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -
     """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only."""
     mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
-    recipe = registry.recipe(config)
+    recipe = registry.recipe(config, mesh)
     shapes = jax.eval_shape(functools.partial(step.init_state, recipe), rngs.root(config.seed))
     step.check_freeze(recipe, shapes.params)
-    return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh))
+    return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh, config.mesh.smallest_split))
 
 
 def fresh_state(run: Run) -> TrainState:
@@ -48,7 +48,7 @@ def fresh_state(run: Run) -> TrainState:
 
 def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
     """The compiled training step `(state, batch) -> (state, metrics)`, which consumes its state."""
-    if jax.default_backend() == "cpu":
+    if meshes.platform(run.mesh) == "cpu":
         host_memory.keep_freed_memory()
     abstract = jax.tree.map(
         lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at),

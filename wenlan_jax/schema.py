@@ -35,9 +35,23 @@ def _section(kind: type[T], *, free: bool = False) -> T:
 class Mesh:
     """Axes of the device mesh; their product is the number of devices, one of them may be -1 (the rest)."""
 
-    replica: int = _field(1, "copies of the whole state, e.g. over TPU slices", low=-1, free=True)
+    preset: str = _field(
+        "",
+        "sizes by name instead of the fields below; `wenlan plan --presets` lists them",
+        free=True,
+    )
+    replica: int = _field(
+        1, "splits the batch over TPU slices or machines, each with the whole state", low=-1, free=True
+    )
     data: int = _field(-1, "splits the batch and the banks", low=-1, free=True)
     fsdp: int = _field(1, "splits the batch, the banks and the parameters", low=-1, free=True)
+    tensor: int = _field(1, "splits the layers of the Transformers, each with all of the batch", low=-1, free=True)
+    smallest_split: int = _field(
+        2**16,
+        "numbers in the smallest leaf that fsdp and tensor split: a message costs more than it saves",
+        low=0,
+        free=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,6 +331,64 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distributed:
+    """How the processes of a job find each other; launch/ sets the environment variables, a cluster its own."""
+
+    coordinator: str = _field(
+        "",
+        "host:port of process 0; empty: $WENLAN_COORDINATOR, else as jax.distributed detects it (SLURM, Open MPI, "
+        "Kubernetes, TPU), else this process is alone [W]",
+    )
+    processes: int = _field(0, "in the job; 0: $WENLAN_PROCESSES, else as detected [W]", low=0)
+    process: int = _field(-1, "number of this one from 0; -1: $WENLAN_PROCESS, else as detected [W]", low=-1)
+    timeout: int = _field(300, "seconds to wait for all processes at the start [W: as jax.distributed]", low=1)
+    heartbeat: int = _field(
+        100, "seconds without a sign of life after which a process counts as dead and the job ends [W: as JAX]", low=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """Compiled programs kept for the next start."""
+
+    cache: str = _field(
+        "auto",
+        "directory of the persistent cache, on a cluster one that all machines share; auto: ~/.cache/wenlan_jax on "
+        "accelerators, none on a CPU; off: none. $JAX_COMPILATION_CACHE_DIR goes before it [W]",
+    )
+    cache_above: float = _field(1.0, "programs that took fewer seconds to compile are not kept [W: as JAX]", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Telemetry:
+    """What a run tells about itself besides metrics.jsonl and ledger.jsonl, and when it counts as hung."""
+
+    tensorboard: str = _field(
+        "auto",
+        "event files in the work directory; auto: where tensorboardX is installed",
+        choices=("auto", "on", "off"),
+    )
+    wandb: str = _field(
+        "off", "a run of Weights & Biases; offline: into the work directory", choices=("off", "online", "offline")
+    )
+    wandb_project: str = _field("wenlan", "project of Weights & Biases")
+    profile: str = _field(
+        "",
+        "FIRST:COUNT traces these steps, numbered from 1, into the work directory's profile/ for xprof; empty: none",
+    )
+    hang_seconds: float = _field(
+        1800.0,
+        "without a finished step after which the process prints its stacks and ends with status 75; 0: never [W]",
+        low=0,
+    )
+    hang_seconds_between: float = _field(
+        21600.0,
+        "the same within the start, compilation, one round of evaluation or a checkpoint; 0: never [W]",
+        low=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -337,3 +409,6 @@ class Config:
     train: Train = _section(Train)
     eval: Eval = _section(Eval, free=True)
     checkpoint: Checkpoint = _section(Checkpoint, free=True)
+    distributed: Distributed = _section(Distributed, free=True)
+    compilation: Compilation = _section(Compilation, free=True)
+    telemetry: Telemetry = _section(Telemetry, free=True)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, PyTree, UInt32
 
 from wenlan_jax import optim, rngs, trees
 from wenlan_jax.state import Momentum, Params, TrainState
-from wenlan_jax.tasks.base import Batch, Metrics, MicroLoss, Rows, Task
+from wenlan_jax.tasks.base import Batch, Metrics, MicroLoss, Own, Rows, Task
 
 T = TypeVar("T")
 
@@ -127,39 +127,39 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
     batch = task.prepare(batch, rngs.stream(state.rng, "augment", state.step))
     size = next(iter(batch.values())).shape[0]
     micros = _to_micro(batch, k, recipe.unit)
-    positions = _to_micro(jnp.arange(size), k, recipe.unit)
     state = state.replace(momentum=task.advance(state))
 
     def keys(index: Any, micro: Batch) -> tuple[Rows, PyTree]:
         return jax.lax.stop_gradient(task.targets(state, micro, rng(index)))
 
     rows, key_stats = _each_micro(keys, k, micros)
+    own = Own(_to_micro(jnp.arange(size), k, recipe.unit), rows)
     rows = _from_micro(rows, k, recipe.unit)
     if state.momentum is not None:
         stats = _mean_change(state.momentum.batch_stats, key_stats, k)
         state = state.replace(momentum=Momentum(state.momentum.params, stats))
     trained, frozen = trees.split(state.params, recipe.is_trained)
 
-    def share(trained: Params, index: Any, micro: Batch, places: Array) -> tuple[Array, MicroLoss]:
+    def share(trained: Params, index: Any, micro: Batch, own: Own) -> tuple[Array, MicroLoss]:
         params = trees.merge(trained, frozen)
-        result = task.micro_loss(params, state, micro, places, rows, rng(index))
+        result = task.micro_loss(params, state, micro, own, rows, rng(index))
         return result.loss, result
 
-    def gradients(index: Any, inputs: tuple[Batch, Array]) -> tuple[Params, Metrics, PyTree]:
+    def gradients(index: Any, inputs: tuple[Batch, Own]) -> tuple[Params, Metrics, PyTree]:
         grads, result = jax.grad(share, has_aux=True)(trained, index, *inputs)
         return grads, result.metrics, result.batch_stats
 
     if k == 1:
-        return Pass(state, rows, *gradients(0, jax.tree.map(lambda x: x[0], (micros, positions))))
+        return Pass(state, rows, *gradients(0, jax.tree.map(lambda x: x[0], (micros, own))))
 
     def add(total: T, inputs: Any) -> tuple[T, PyTree]:
         *sums, stats = gradients(*inputs)
         return jax.tree.map(jnp.add, total, tuple(sums)), stats
 
-    first = (jnp.zeros((), jnp.int32), jax.tree.map(lambda x: x[0], (micros, positions)))
+    first = (jnp.zeros((), jnp.int32), jax.tree.map(lambda x: x[0], (micros, own)))
     *sums, _ = jax.eval_shape(gradients, *first)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tuple(sums))
-    (grads, metrics), stats = jax.lax.scan(add, zero, (jnp.arange(k), (micros, positions)))
+    (grads, metrics), stats = jax.lax.scan(add, zero, (jnp.arange(k), (micros, own)))
     return Pass(state, rows, grads, metrics, _mean_change(state.batch_stats, stats, k))
 
 

@@ -1,11 +1,17 @@
-"""Stopping on request: a signal asks, the loop answers after its step."""
+"""Stopping on request: a signal to any process asks, the loops of all answer after the same step."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
 
-from wenlan_jax.progress import say
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from wenlan_jax import mesh as meshes
 
 
 class Stopped(RuntimeError):  # noqa: N818 - not a fault
@@ -30,10 +36,37 @@ class StopSignal:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
-        say("stopping after this step; the state will be saved (Ctrl-C again: stop at once, without)")
+        # From whichever process was asked, as only its log can tell.
+        print(
+            "stopping after this step; the state will be saved (Ctrl-C again: stop at once, without)",
+            flush=True,
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class Agreement:
+    """By which signal all processes of a job stop now: all get the same answer after the same step.
+
+    Requests go round as the maximum of one number a device, computed after a step and read after the next one, when
+    it is long there: no step waits for it. A process alone answers by its own request, at once.
+    """
+
+    def __init__(self, stop: StopSignal, mesh: Mesh) -> None:
+        self._stop = stop
+        self._by_device = NamedSharding(mesh, P(mesh.axis_names))
+        self._highest = jax.jit(jnp.max, out_shardings=meshes.replicated(mesh))
+        self._asked: jax.Array | None = None
+
+    def __call__(self) -> int:
+        """The signal's number, or 0 to go on. Call it once after every step, in every process."""
+        if jax.process_count() == 1:
+            return self._stop.number
+        before = self._asked
+        requests = np.full(jax.local_device_count(), self._stop.number, np.int32)
+        self._asked = self._highest(jax.make_array_from_process_local_data(self._by_device, requests))
+        return 0 if before is None else int(before)

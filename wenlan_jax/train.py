@@ -3,8 +3,8 @@
 Order of operations of `train`:
 
  1. tokenizer, then the shapes and shardings of the state; nothing large exists yet
- 2. the newest checkpoint of the work directory, after its configuration and its leaves were compared with ours,
-    or a fresh state, which takes over the weights of `init_from`
+ 2. the newest whole checkpoint of the work directory, after its configuration and its leaves were compared with
+    ours, or a fresh state, which takes over the weights of `init_from`
  3. the data from that step on, and the compiled step
  4. for every step s: batch s is on the devices -> step s is dispatched -> the metrics of step s - 1 are read, while
     s computes -> log, evaluation and checkpoint where they are due
@@ -30,29 +30,58 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import __version__, checkpoint, curves, metrics, run, schema, step, trees, warm_start
+from wenlan_jax import (
+    __version__,
+    checkpoint,
+    compilation,
+    curves,
+    distributed,
+    flops,
+    ledger,
+    metrics,
+    profiling,
+    recovery,
+    run,
+    schema,
+    step,
+    telemetry,
+    trees,
+    warm_start,
+    watchdog,
+)
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax.data import loader, order, sources, text, vocab
 from wenlan_jax.eval import evaluate, report
+from wenlan_jax.in_flight import InFlight
 from wenlan_jax.progress import Meter, say
 from wenlan_jax.state import TrainState
-from wenlan_jax.stopping import Stopped, StopSignal
+from wenlan_jax.stopping import Agreement, Stopped, StopSignal
 
 TOKENIZER = "tokenizer.model"
 """In the work directory: the vocabulary trained for a run that was configured without one."""
+
+
+LEDGER = "ledger.jsonl"
+"""In the work directory: where the time of all starts went."""
 
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient was not finite, and the configuration says to stop."""
 
 
-def train(config: schema.Config, workdir: Path) -> dict[str, float]:
+def train(config: schema.Config, workdir: Path, began: float | None = None) -> dict[str, float]:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one; returns the final metrics.
 
-    Raises Stopped after a signal, NonFiniteError, CheckpointError, and the errors of configuration and data.
+    began: Unix time at which the process began, for the account of its time; now by default. Raises
+    Stopped after a signal, NonFiniteError, CheckpointError, and the errors of configuration and data.
     """
-    ledger = metrics.Ledger()
+    clock = ledger.Ledger(began)
+    telemetry.check(config.telemetry)
+    same = distributed.comparable(dataclasses.asdict(config))
+    distributed.start(config.distributed, {"--workdir": str(workdir), **same})
+    print(distributed.introduction(meshes.create(config.mesh)), flush=True)
+    compilation.use_cache(config.compilation)
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
     tokenizer = prepare_tokenizer(config, workdir)
@@ -60,21 +89,30 @@ def train(config: schema.Config, workdir: Path) -> dict[str, float]:
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
     current = run.set_up(config)
     with (
+        clock,
+        watchdog.Watchdog(clock, config.telemetry),
         checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints,
         StopSignal() as stop,
     ):
-        with ledger("initialise or restore"):
-            state = start_state(current, checkpoints, tokenizer)
+        state = start_state(current, checkpoints, tokenizer)
+        clock.go_on(int(state.step), workdir / LEDGER if jax.process_index() == 0 else None)
         recipe = dataclasses.replace(current.recipe, skipped_before=int(state.skipped))
         current = dataclasses.replace(current, recipe=recipe)
-        loop = Loop(current, workdir, tokenizer, checkpoints, ledger, stop)
-        return loop.run(state)
+        return Loop(current, workdir, tokenizer, checkpoints, clock, stop).run(state)
 
 
 def prepare_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer:
-    """The tokenizer of the configuration, or one trained on the training texts and kept in `workdir`."""
+    """The tokenizer of the configuration, or one that the first process trains on the training texts into `workdir`."""
+    if jax.process_index() == 0 and saved_tokenizer(config, workdir) is None:
+        train_tokenizer(config, workdir / TOKENIZER)
+    distributed.barrier("tokenizer")
     tokenizer = saved_tokenizer(config, workdir)
-    return train_tokenizer(config, workdir / TOKENIZER) if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise configs.ConfigError(
+            f"{workdir}: process {jax.process_index()} does not find {TOKENIZER}, which process 0 made; the work "
+            "directory of a job must lie on a file system that all its processes share"
+        )
+    return tokenizer
 
 
 def saved_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer | None:
@@ -85,13 +123,9 @@ def saved_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer | No
     return text.load_tokenizer(workdir / TOKENIZER) if (workdir / TOKENIZER).exists() else None
 
 
-def train_tokenizer(config: schema.Config, path: Path) -> text.Tokenizer:
+def train_tokenizer(config: schema.Config, path: Path) -> None:
     """Trains a vocabulary on the training texts and keeps it at `path`."""
     settings = config.tokenizer
-    if jax.process_count() > 1:
-        raise configs.ConfigError(
-            "tokenizer.path: a run of several processes needs a vocabulary; make one with `wenlan vocab`"
-        )
     say(f"training a vocabulary of {settings.train_size} pieces on the training texts ...")
     source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
     wanted = loader.Wanted(config.data.kinds, config.data.languages)
@@ -108,29 +142,18 @@ def train_tokenizer(config: schema.Config, path: Path) -> text.Tokenizer:
         )
     except vocab.VocabularySizeError as error:
         raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
-    return text.load_tokenizer(path)
 
 
 def start_state(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer: text.Tokenizer) -> TrainState:
-    """The newest checkpoint's state, if it fits this configuration, or a fresh one, with the weights of `init_from`."""
-    if checkpoints.latest() is None:
-        say(f"a new run: {describe_parameters(current)}")
-        if current.config.init_from:
-            return warm_start.load(current, tokenizer.fingerprint)
-        return run.fresh_state(current)
-    at, note = checkpoints.note()
-    changed = configs.changes(note.config, current.config)
-    if note.tokenizer != tokenizer.fingerprint:
-        changed.append("the tokenizer's file is another one")
-    if changed and not current.config.checkpoint.accept_changes:
-        raise checkpoint.CheckpointError(
-            f"checkpoint {at} under {checkpoints.directory} was made by another configuration:\n  "
-            + "\n  ".join(changed)
-            + "\nUse another --workdir, or --config.checkpoint.accept_changes=true to go on with the new values"
-        )
-    _, state = checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings))
-    say(f"resumed at step {at}: {describe_parameters(current)}")
-    return state
+    """The newest whole checkpoint's state, if it is of this run, or a fresh one, with the weights of `init_from`."""
+    state = recovery.resume(current, checkpoints, tokenizer.fingerprint)
+    if state is not None:
+        say(f"resumed at step {int(state.step)}: {describe_parameters(current)}")
+        return state
+    say(f"a new run: {describe_parameters(current)}")
+    if current.config.init_from:
+        return warm_start.load(current, tokenizer.fingerprint)
+    return run.fresh_state(current)
 
 
 def describe_parameters(current: run.Run) -> str:
@@ -143,16 +166,16 @@ def describe_parameters(current: run.Run) -> str:
     return ", ".join(parts)
 
 
-def train_maker(config: schema.Config, tokenizer: text.Tokenizer) -> loader.TrainBatches:
+def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainBatches:
     """This process's part of every training batch."""
+    config = current.config
     source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
     return loader.TrainBatches(
         source=source,
         tokenizer=tokenizer,
         order=order.Order(len(source), config.seed, shuffle=True),
         batch_size=config.train.batch_size,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        share=meshes.share(current.mesh, config.train.batch_size),
         pictures=evaluate.pictures(config),
         wanted=loader.Wanted(config.data.kinds, config.data.languages),
         text_length=config.data.text_length,
@@ -168,104 +191,126 @@ class Loop:
     workdir: Path
     tokenizer: text.Tokenizer
     checkpoints: checkpoint.Checkpoints
-    ledger: metrics.Ledger
+    clock: ledger.Ledger
     stop: StopSignal
 
     def run(self, state: TrainState) -> dict[str, float]:
         """Steps from `state` to the configured end, then the final evaluation."""
         config = self.current.config
         first = int(state.step)
-        self.maker = train_maker(config, self.tokenizer)
+        self.maker = train_maker(self.current, self.tokenizer)
         self.evaluator = evaluate.Evaluator(self.current, self.tokenizer)
         say(
             f"{self.maker.source.name}: {len(self.maker.source):,} training records; step {first} of "
             f"{config.train.steps}, {config.train.batch_size} pairs a step"
         )
-        self.writer = metrics.MetricsWriter(self.workdir, first) if jax.process_index() == 0 else None
-        try:
+        with telemetry.Writers(config, self.workdir, first) as self.writers:
             state = self._steps(state, first)
             self.save(state)
             return self._finish(state)
-        finally:
-            if self.writer:
-                self.writer.close()
 
     def _steps(self, state: TrainState, first: int) -> TrainState:
         config, end = self.current.config, self.current.config.train.steps
-        self.meter = Meter(config, first)
-        with loader.train_batches(self.maker, first, config.data.workers, config.data.prefetch) as batches:
-            self.batches, compiled, late = batches, None, None
+        asked_to_stop = Agreement(self.stop, self.current.mesh)
+        self.meter = Meter(config, first, self.clock)
+        with (
+            loader.train_batches(self.maker, first, config.data.workers, config.data.prefetch) as self.batches,
+            InFlight() as self.in_flight,
+            profiling.Profiler(config.telemetry.profile, self.workdir / "profile") as self.profiler,
+        ):
+            compiled, late = None, None
             for number in range(first, end):
-                with self.ledger("wait for data"):
-                    _, batch = next(batches)
-                with self.ledger("to devices"):
-                    on_device = meshes.to_devices(self.current.mesh, batch)
+                on_device = self._next_batch()
                 if compiled is None:
                     compiled = self._compile(on_device)
-                with self.ledger("steps"):
-                    state, fresh = compiled(state, on_device)
+                    self.profiler.turn(first)
+                with self.clock(ledger.STEPS):
+                    with jax.profiler.StepTraceAnnotation("train", step_num=number + 1):
+                        state, fresh = compiled(state, on_device)
+                    self.in_flight.watch(fresh)
                     self._read(number - 1, late, state)
                 late = fresh
-                if self.stop.number or self._due(number + 1):
-                    with self.ledger("steps"):
+                self.checkpoints.check()
+                signalled = asked_to_stop()
+                if signalled or self._due(number + 1):
+                    with self.clock(ledger.STEPS):
                         self._read(number, late, state)
                     late = None
-                    self._pause(number + 1, state)
-            with self.ledger("steps"):
+                    self._pause(number + 1, state, signalled)
+            with self.clock(ledger.STEPS):
                 self._read(end - 1, late, state)
             return state
 
+    def _next_batch(self) -> dict[str, jax.Array]:
+        """The next batch on the devices. The wait for it counts as one only while no step is under way."""
+        began = time.perf_counter()
+        with self.clock(ledger.WAIT):
+            _, batch = next(self.batches)
+            on_device = meshes.to_devices(self.current.mesh, batch)
+        self.clock.move(ledger.WAIT, ledger.STEPS, self.in_flight.busy_seconds(began, time.perf_counter()))
+        return on_device
+
     def _compile(self, batch: dict[str, jax.Array]) -> Any:
         say("compiling the training step, once a start ...")
-        with self.ledger("compile"):
+        with self.clock(ledger.COMPILE):
             began = time.perf_counter()
             compiled = run.compile_step(self.current, batch)
+            distributed.barrier("compiled")  # the collectives of the first step do not wait for a slower compiler
+            self.meter.model_flops = flops.of_step(self.current.config, batch)
             say(f"compiled in {time.perf_counter() - began:.0f} s")
+        self.clock.stepping()
         self.meter.restart()
         return compiled
 
     def _due(self, done: int) -> bool:
         config = self.current.config
         evaluate_now = config.eval.every > 0 and done % config.eval.every == 0 and done < config.train.steps
-        return evaluate_now or (done % config.checkpoint.every == 0 and done < config.train.steps)
+        others = done % config.checkpoint.every == 0 or self.profiler.due(done)
+        return evaluate_now or (others and done < config.train.steps)
 
-    def _pause(self, done: int, state: TrainState) -> None:
-        """What is due after `done` steps besides going on."""
+    def _pause(self, done: int, state: TrainState, signalled: int) -> None:
+        """What is due after `done` steps besides going on; `signalled`: the signal that all processes stop by, or 0."""
         config = self.current.config
-        if self.stop.number:
+        if signalled:
             self.save(state)
-            self.checkpoints.wait()
+            self._wait_for_checkpoints()
             raise Stopped(
-                f"stopped by {signal.Signals(self.stop.number).name} after step {done} of {config.train.steps}; "
+                f"stopped by {signal.Signals(signalled).name} after step {done} of {config.train.steps}; "
                 "the state is saved, the same command continues",
-                self.stop.number,
+                signalled,
             )
         if done % config.checkpoint.every == 0:
             self.save(state)
         if config.eval.every > 0 and done % config.eval.every == 0:
             self.evaluate(state, config.eval.splits)
+        self.profiler.turn(done)
         self.meter.restart()
 
     def save(self, state: TrainState) -> None:
         """Starts a checkpoint of `state`, unless its step is there already."""
-        with self.ledger("checkpoints"):
+        with self.clock(ledger.CHECKPOINTS):
             at = int(state.step)
+            self.clock.write()
             if at != self.checkpoints.latest():
                 self.checkpoints.save(at, state, self.current.config, self.tokenizer.fingerprint)
+
+    def _wait_for_checkpoints(self) -> None:
+        with self.clock(ledger.CHECKPOINTS):
+            self.checkpoints.wait()
 
     def evaluate(self, state: TrainState, splits: tuple[str, ...]) -> tuple[dict[str, float], list[evaluate.Embedded]]:
         """Retrieval on `splits`, logged."""
         found: dict[str, float] = {}
         embedded = []
-        with self.ledger("evaluation"):
+        with self.clock(ledger.EVALUATION):
             for split in splits:
                 say(f"evaluating retrieval on {split} ...")
                 scores, what = self.evaluator.score(state.params, state.batch_stats, split)
                 found |= scores
                 embedded.append(what)
                 say(report.one_line(scores, split))
-        if self.writer and found:
-            self.writer.write(int(state.step), found)
+        if found:
+            self.writers.write(int(state.step), found)
         return found, embedded
 
     def _read(self, number: int, late: dict[str, jax.Array] | None, state: TrainState) -> None:
@@ -275,11 +320,11 @@ class Loop:
         values = {name: float(value) for name, value in jax.device_get(late).items()}
         if not values.pop("finite"):
             self._not_finite(number, state)
+        self.clock.step_done(number + 1)
         line = self.meter.add(number + 1, values, self.batches)
         if line is not None:
             say(self.meter.text(line, number + 1))
-            if self.writer:
-                self.writer.write(number + 1, {f"train/{name}": value for name, value in line.items()})
+            self.writers.write(number + 1, {f"train/{name}": value for name, value in line.items()})
 
     def _not_finite(self, number: int, state: TrainState) -> None:
         """Says which value of step `number` is not finite; under 'stop', saves the state before it and raises."""
@@ -293,12 +338,15 @@ class Loop:
             self.current.mesh, {k: v for k, v in self.maker(number).items() if k != loader.REPLACED}
         )
         say("a value is not finite; looking for the first one ...")
-        finite = jax.jit(functools.partial(step.finiteness, self.current.recipe))(before, batch)
+        replicated = meshes.replicated(self.current.mesh)
+        finite = jax.jit(functools.partial(step.finiteness, self.current.recipe), out_shardings=replicated)(
+            before, batch
+        )
         names = step.culprits(jax.device_get(finite))
         counters = {"step": before.step, "skipped": before.skipped}
-        before = before.replace(**jax.device_put(counters, meshes.replicated(self.current.mesh)))
+        before = before.replace(**jax.device_put(counters, replicated))
         self.save(before)
-        self.checkpoints.wait()
+        self._wait_for_checkpoints()
         raise NonFiniteError(
             f"step {number + 1} is not finite: first in {names[0] if names else 'the gradient norm'}"
             f"{f', then in {len(names) - 1} more values' if len(names) > 1 else ''}. The state before it is saved. "
@@ -310,22 +358,22 @@ class Loop:
         """Final evaluation and the files a person looks at."""
         config = self.current.config
         scores, embedded = self.evaluate(state, config.eval.final_splits)
-        self.checkpoints.wait()
+        self._wait_for_checkpoints()
+        spent = self.clock.account()
         result = {
             **scores,
             "train/steps": float(state.step),
             "train/pairs": float(state.step) * config.train.batch_size,
             "train/skipped_steps": float(state.skipped),
             "train/replaced_records": float(self.batches.replaced),
-            **{f"seconds/{name.replace(' ', '_')}": value for name, value in self.ledger.summary().items()},
+            **spent.fields(),
             **metrics.memory_gib(),
         }
         if jax.process_index() == 0:
             (self.workdir / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
             curves.plot_curves(self.workdir / "metrics.jsonl", self.workdir / "curves.png")
             report.write_gallery(self.workdir, config, embedded)
-            spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.ledger.summary().items())
-            say(f"time: {spent}")
+            say(f"time: {spent.text()}")
             say(f"result.json, metrics.jsonl, curves.png and gallery.html are in {self.workdir}")
             say(report.table(scores, config.eval.final_splits, config.eval.ks))
         return result

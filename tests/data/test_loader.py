@@ -87,8 +87,7 @@ def _maker(**changes: object) -> loader.TrainBatches:
         "tokenizer": Letters(),
         "order": order.Order(RECORDS, 5, True),
         "batch_size": BATCH,
-        "process": 0,
-        "processes": 1,
+        "share": tuple(range(BATCH)),
         "pictures": loader.Pictures(SIZE, True, 2),
         "wanted": loader.Wanted((), ()),
         "text_length": 24,
@@ -159,10 +158,13 @@ def test_resuming_needs_the_step_alone() -> None:
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_hosts_together_make_the_global_batch(processes: int) -> None:
+    """Whichever rows each of them has: here every so-many-th."""
     for step in (0, 5):
-        parts = [_maker(process=process, processes=processes)(step) for process in range(processes)]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        assert _same(joined, _maker()(step))
+        whole = _maker()(step)
+        for process in range(processes):
+            share = tuple(range(process, BATCH, processes))
+            part = {key: value[list(share)] for key, value in whole.items()}
+            assert _same(_maker(share=share)(step), part)
 
 
 def test_every_wanted_text_is_drawn_and_no_other() -> None:
@@ -214,7 +216,7 @@ def test_replacing_ends_when_nothing_is_good() -> None:
 
 @pytest.mark.parametrize("box_limit", [0, 2])
 def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
-    maker = loader.ImageBatches(Rows(), 4, 0, 1, loader.Pictures(SIZE, True, box_limit))
+    maker = loader.ImageBatches(Rows(), 4, tuple(range(4)), loader.Pictures(SIZE, True, box_limit))
     with loader.eval_batches(maker, workers=0, prefetch=2) as batches:
         made = [batch for _, batch in batches]
     assert len(made) == 3
@@ -230,15 +232,15 @@ def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
 def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
     texts = loader.list_texts(Rows(), loader.Wanted(("weak",), ("zh",)))
 
-    def maker(process: int, processes: int) -> loader.ImageBatches | loader.TextBatches:
+    def maker(*share: int) -> loader.ImageBatches | loader.TextBatches:
         if kind == "images":
-            return loader.ImageBatches(Rows(), 8, process, processes, loader.Pictures(SIZE, False, 2))
-        return loader.TextBatches(texts, Letters(), 8, process, processes, 24)
+            return loader.ImageBatches(Rows(), 8, share, loader.Pictures(SIZE, False, 2))
+        return loader.TextBatches(texts, Letters(), 8, share, 24)
 
-    for number in range(len(maker(0, 1))):
-        parts = [maker(process, 8)(number) for process in range(8)]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        assert _same(joined, maker(0, 1)(number))
+    for number in range(len(maker(0))):
+        whole = maker(*range(8))(number)
+        for share in ([0], [3], [7], [1, 4, 6], [5, 6, 7]):
+            assert _same(maker(*share)(number), {key: value[share] for key, value in whole.items()})
 
 
 def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
@@ -246,7 +248,7 @@ def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
     assert [(item.row, item.text.kind) for item in texts[:4]] == [
         (0, "descriptive"), (0, "weak"), (1, "descriptive"), (1, "weak")
     ]  # fmt: skip
-    with loader.eval_batches(loader.TextBatches(texts, Letters(), 8, 0, 1, 24), 0, 1) as batches:
+    with loader.eval_batches(loader.TextBatches(texts, Letters(), 8, tuple(range(8)), 24), 0, 1) as batches:
         made = [batch for _, batch in batches]
     valid = np.concatenate([batch["valid"] for batch in made])
     assert np.concatenate([batch["id"] for batch in made])[valid].tolist() == [item.row for item in texts]
@@ -343,5 +345,3 @@ def test_the_data_code_itself_imports_no_jax() -> None:
 def test_a_mismatch_of_order_and_source_is_named() -> None:
     with pytest.raises(ValueError, match="order is for 12 records, the source has 11"):
         _maker(order=order.Order(12, 0, True))
-    with pytest.raises(ValueError, match="use a multiple of 3"):
-        _maker(processes=3)

@@ -76,19 +76,6 @@ def test_without_shuffle_rows_come_as_stored() -> None:
     assert positions.tolist() == [4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4, 8])
-def test_host_slices_make_up_the_batch(processes: int) -> None:
-    batch = np.arange(16)
-    parts = [batch[order.host_slice(16, process, processes)] for process in range(processes)]
-    assert {len(part) for part in parts} == {16 // processes}
-    assert np.array_equal(np.concatenate(parts), batch)
-
-
-def test_host_slice_names_the_remedy() -> None:
-    with pytest.raises(ValueError, match="use a multiple of 3"):
-        order.host_slice(16, 0, 3)
-
-
 def test_streams_depend_on_seed_name_and_position_only() -> None:
     def draw(seed: int, name: str, position: int) -> float:
         return float(order.stream(seed, name, position).random())

@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from wenlan_jax import bank as ring
+from wenlan_jax import mesh as meshes
+from wenlan_jax import schema
 from wenlan_jax.losses import contrastive
 
 N, DIM, CAPACITY, BATCH = 6, 8, 10, 4
@@ -126,3 +130,42 @@ def test_top_k_of_a_partly_filled_bank_names_no_empty_entry() -> None:
     bank = filled_bank(rng, pushes=1)
     positives = contrastive.mutual_top_k(unit(rng, N), unit(rng, N), bank, bank, CAPACITY)
     np.testing.assert_array_equal(positives, np.broadcast_to(ring.valid(bank), positives.shape))
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_bank_on_eight_devices_gives_the_loss_and_gradient_of_one(masks: bool) -> None:
+    """With false negatives, extra positives, entries that do not count, and an id that stands in two rows."""
+    rng = np.random.default_rng(11)
+    queries, own_keys, batch = unit(rng, 8), unit(rng, 8), 16
+    bank = ring.create(40, batch, DIM)
+    for step in range(4):
+        bank = ring.push(bank, unit(rng, batch), np.arange(step * batch, (step + 1) * batch, dtype=np.int32) % 60, step)
+    ids = np.array([100, 15, 59, 14, 0, 7, 33, 34], np.int32)
+    positives = (rng.random((8, *bank.ids.shape)) < 0.1) & np.asarray(ring.valid(bank))
+    mesh = meshes.create(schema.Mesh(data=2, fsdp=2, replica=2))
+    at = {"keys": P(None, meshes.BATCH_AXES), "ids": P(None, meshes.BATCH_AXES)}
+    spread = bank.replace(
+        **{name: jax.device_put(getattr(bank, name), NamedSharding(mesh, spec)) for name, spec in at.items()}
+    )
+
+    def loss(queries: jax.Array, bank: ring.Bank, mesh: Mesh | None) -> tuple[jax.Array, contrastive.InfoNCE]:
+        found = contrastive.info_nce(
+            queries,
+            own_keys,
+            ids,
+            jnp.float32(SCALE),
+            bank=bank,
+            positives=positives,
+            mask_false_negatives=masks,
+            mesh=mesh,
+        )
+        return found.loss, found
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
+    (_, one), one_gradient = gradient(queries, bank, None)
+    (_, many), many_gradient = gradient(jax.device_put(queries, meshes.batch_sharding(mesh)), spread, mesh)
+    np.testing.assert_allclose(many.loss, one.loss, rtol=1e-6)
+    assert (many.correct, many.masked, many.extra_positives) == (one.correct, one.masked, one.extra_positives)
+    assert float(one.extra_positives) == positives.sum() > 0
+    assert (float(one.masked) > 0) == masks
+    np.testing.assert_allclose(many_gradient, one_gradient, rtol=1e-4, atol=1e-6)

@@ -90,7 +90,7 @@ def _side_by_side(
 
 def _difference(current: run.Run, stepper: measure.Stepper, other: dict[str, np.ndarray]) -> float:
     """The largest difference of an embedding's coordinate, in evaluation mode."""
-    towers, state = Towers(current.config), stepper.state
+    towers, state = Towers(current.config, current.mesh), stepper.state
 
     def embed(params: object, stats: object, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         prepared = towers.prepare(batch, None)

@@ -33,21 +33,36 @@ class Part:
     compile_seconds: float
 
 
+def batch_shapes(config: schema.Config) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and dtype of each field of a training batch, as `data/loader.py` makes it."""
+    size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
+    regions = config.model.image.regions
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "image": ((size, side, side, 3), np.uint8),
+        "token_ids": ((size, length), np.int32),
+        "token_mask": ((size, length), np.bool_),
+        "id": ((size,), np.int32),
+    }
+    if regions.kind == "boxes":
+        shapes["boxes"] = ((size, regions.boxes, 4), np.float32)
+        shapes["box_mask"] = ((size, regions.boxes), np.bool_)
+    return shapes
+
+
 def random_batch(config: schema.Config, seed: int) -> dict[str, np.ndarray]:
     """Random pairs of the configuration's shapes, every text at full length."""
     rng = np.random.default_rng(seed)
-    size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
+    shapes = {name: shape for name, (shape, _) in batch_shapes(config).items()}
     batch: dict[str, np.ndarray] = {
-        "image": rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8),
-        "token_ids": rng.integers(0, config.model.text.bert.vocab_size, (size, length)).astype(np.int32),
-        "token_mask": np.ones((size, length), bool),
-        "id": np.arange(size, dtype=np.int32),
+        "image": rng.integers(0, 256, shapes["image"]).astype(np.uint8),
+        "token_ids": rng.integers(0, config.model.text.bert.vocab_size, shapes["token_ids"]).astype(np.int32),
+        "token_mask": np.ones(shapes["token_mask"], bool),
+        "id": np.arange(config.train.batch_size, dtype=np.int32),
     }
-    regions = config.model.image.regions
-    if regions.kind == "boxes":
-        corners = np.sort(rng.random((size, regions.boxes, 2, 2)), axis=2)
-        batch["boxes"] = corners.reshape(size, regions.boxes, 4).astype(np.float32)
-        batch["box_mask"] = np.ones((size, regions.boxes), bool)
+    if "boxes" in shapes:
+        corners = np.sort(rng.random((*shapes["boxes"][:2], 2, 2)), axis=2)
+        batch["boxes"] = corners.reshape(shapes["boxes"]).astype(np.float32)
+        batch["box_mask"] = np.ones(shapes["box_mask"], bool)
     return batch
 
 
@@ -101,7 +116,7 @@ class Stepper:
 
 def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
     """The parts of a step, each compiled and timed by itself; a fused step can be faster than their sum."""
-    towers, recipe = Towers(current.config), current.recipe
+    towers, recipe = Towers(current.config, current.mesh), current.recipe
     rng = rngs.stream(state.rng, "bench", 0)
     trained, frozen = trees.split(state.params, recipe.is_trained)
 

@@ -104,7 +104,7 @@ def _stack(examples: Sequence[Batch]) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches:
-    """Makes the training batch of a step: this process's slice of the global batch of `batch_size` pairs.
+    """Makes the training batch of a step: the rows at the positions `share` of the global batch of `batch_size` pairs.
 
     Each record gives one pair; its text is drawn uniformly from the wanted ones, by seed and position. A bad
     record (see `BadRecord`) is reported (`raise`) or gives its place to the next good row (`replace`).
@@ -114,8 +114,7 @@ class TrainBatches:
     tokenizer: Tokenizer
     order: order.Order
     batch_size: int
-    process: int
-    processes: int
+    share: tuple[int, ...]
     pictures: Pictures
     wanted: Wanted
     text_length: int
@@ -124,11 +123,10 @@ class TrainBatches:
     def __post_init__(self) -> None:
         if len(self.source) != self.order.length:
             raise ValueError(f"The order is for {self.order.length} records, the source has {len(self.source)}.")
-        order.host_slice(self.batch_size, self.process, self.processes)
 
     def __call__(self, step: int) -> Batch:
         rows, positions = self.order.rows(step, self.batch_size)
-        mine = order.host_slice(self.batch_size, self.process, self.processes)
+        mine = list(self.share)
         pairs = [self._pair(int(row), int(at)) for row, at in zip(rows[mine], positions[mine], strict=True)]
         batch = _stack([example for example, _ in pairs])
         texts = [text for _, text in pairs]
@@ -173,12 +171,10 @@ def _picture(pictures: Pictures, source: Source, row: int, record: records.Recor
         raise BadRecord(f"{_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
 
 
-def _eval_rows(number: int, batch_size: int, total: int, process: int, processes: int) -> tuple[range, int]:
-    """The rows of this process in the global batch `number`, and how many rows fill up its part."""
-    mine = order.host_slice(batch_size, process, processes)
-    start = number * batch_size + mine.start
-    rows = range(min(start, total), min(start + mine.stop - mine.start, total))
-    return rows, mine.stop - mine.start - len(rows)
+def _eval_rows(number: int, batch_size: int, total: int, share: Sequence[int]) -> tuple[list[int], int]:
+    """The rows at the positions `share` of the global batch `number`, and how many rows fill up that part."""
+    rows = [number * batch_size + position for position in share if number * batch_size + position < total]
+    return rows, len(share) - len(rows)
 
 
 def _pad(batch: Batch, rows: int) -> Batch:
@@ -196,15 +192,14 @@ class ImageBatches:
 
     source: Source
     batch_size: int
-    process: int
-    processes: int
+    share: tuple[int, ...]
     pictures: Pictures
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        rows, missing = _eval_rows(number, self.batch_size, len(self.source), self.process, self.processes)
+        rows, missing = _eval_rows(number, self.batch_size, len(self.source), self.share)
         examples = [_picture(self.pictures, self.source, row, self.source[row]) for row in rows]
         batch = _stack(examples) if examples else self._empty()
         return _pad({**batch, "id": np.array(rows, np.int32)}, missing)
@@ -240,16 +235,15 @@ class TextBatches:
     texts: Sequence[RecordText]
     tokenizer: Tokenizer
     batch_size: int
-    process: int
-    processes: int
+    share: tuple[int, ...]
     text_length: int
 
     def __len__(self) -> int:
         return math.ceil(len(self.texts) / self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        rows, missing = _eval_rows(number, self.batch_size, len(self.texts), self.process, self.processes)
-        part = self.texts[rows.start : rows.stop]
+        rows, missing = _eval_rows(number, self.batch_size, len(self.texts), self.share)
+        part = [self.texts[row] for row in rows]
         # Filling rows hold the empty text, so that no row is without a valid token.
         ids, mask = self.tokenizer.encode([item.text.text for item in part] + [""] * missing, self.text_length)
         batch = _pad({"id": np.array([item.row for item in part], np.int32)}, missing)

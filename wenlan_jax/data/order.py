@@ -100,19 +100,6 @@ class Order:
         return rows, positions
 
 
-def host_slice(batch_size: int, process: int, processes: int) -> slice:
-    """The part of a global batch of `batch_size` that `process` of `processes` reads: a contiguous slice."""
-    if not 0 <= process < processes:
-        raise ValueError(f"process must lie in [0, {processes}), got {process}.")
-    if batch_size % processes:
-        raise ValueError(
-            f"The global batch size {batch_size} does not divide by the {processes} processes; "
-            f"use a multiple of {processes}."
-        )
-    local = batch_size // processes
-    return slice(process * local, (process + 1) * local)
-
-
 def stream(seed: int, name: str, position: int) -> np.random.Generator:
     """The random numbers of one choice, such as `"text"`, made for the example at `position`.
 

@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from wenlan_jax import restore, trees
+import jax
+
+from wenlan_jax import compilation, distributed, restore, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.eval import evaluate, report
 from wenlan_jax.progress import say
@@ -17,7 +19,11 @@ SECTIONS = ("data.", "eval.", "mesh.")
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Evaluates checkpoint `step` (the newest by default) and writes result.json and the gallery into `out`."""
+    same = {"--workdir": str(workdir), "--step": step, "fields": list(overrides)}
+    distributed.start(schema.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
     trained = restore.load(workdir, step, overrides, SECTIONS)
+    print(distributed.introduction(trained.current.mesh), flush=True)
+    compilation.use_cache(trained.current.config.compilation)
     if trained.tokenizer is None:
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
     config, state = trained.current.config, trained.read("params", "batch_stats")
@@ -30,8 +36,9 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
         scores, what = evaluator.score(state["params"], state["batch_stats"], split)
         result |= scores
         embedded.append(what)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    report.write_gallery(out, config, embedded)
+    if jax.process_index() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+        report.write_gallery(out, config, embedded)
     say(report.table(result, config.eval.final_splits, config.eval.ks))
     return result

@@ -44,7 +44,7 @@ class Evaluator:
     def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
         self.run = run
         self.tokenizer = tokenizer
-        self.towers = Towers(run.config)
+        self.towers = Towers(run.config, run.mesh)
         at = meshes.batch_sharding(run.mesh)
         self._images = jax.jit(self._embed_images, out_shardings=at)
         self._texts = jax.jit(self._embed_texts, out_shardings=at)
@@ -63,9 +63,9 @@ class Evaluator:
         source, texts = self._open(split)
         config = self.run.config
         rows = _rounded(config.eval.batch_size, self.run.mesh)
-        here = (jax.process_index(), jax.process_count())
-        images = loader.ImageBatches(source, rows, *here, pictures(config))
-        captions = loader.TextBatches(texts, self.tokenizer, rows, *here, config.data.text_length)
+        share = meshes.share(self.run.mesh, rows)
+        images = loader.ImageBatches(source, rows, share, pictures(config))
+        captions = loader.TextBatches(texts, self.tokenizer, rows, share, config.data.text_length)
         return Embedded(
             source,
             texts,

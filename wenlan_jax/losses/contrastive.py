@@ -6,13 +6,20 @@ s b slots and rows of a bank                d   width of the embedding
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from wenlan_jax import bank as ring
 from wenlan_jax.bank import Bank
+from wenlan_jax.mesh import BATCH_AXES
 
 NONE = -jnp.inf
 """Logit of an entry that does not count."""
@@ -47,6 +54,101 @@ def mutual_top_k(
     return top(image_keys, image_bank) & top(text_keys, text_bank)
 
 
+class Negatives(struct.PyTreeNode):
+    """What a set of negatives adds to the loss of each query: exp(`peak`) * `total` is the sum of its exponentials.
+
+    `best` is the highest logit that does not count as a positive, `masked` the number of entries left out, and
+    `positives` and `positive_logits` count and sum the entries that are positives too.
+    """
+
+    peak: Float[Array, " n"]
+    total: Float[Array, " n"]
+    best: Float[Array, " n"]
+    masked: Int[Array, " n"]
+    positives: Int[Array, " n"]
+    positive_logits: Float[Array, " n"]
+
+
+def negatives(
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "*m d"],
+    scale: Float[Array, ""],
+    counts: Bool[Array, n * m],
+    same: Bool[Array, n * m],
+    positives: Bool[Array, n * m] | None,
+) -> Negatives:
+    """The sums over `keys` that count; those of the query's own image (`same`) are left out but for positives."""
+    axes = tuple(range(1, keys.ndim))
+    left_out = counts & same
+    if positives is not None:
+        left_out &= ~positives
+    logits = jnp.where(counts & ~left_out, scale * similarities(queries, keys), NONE)
+    # Finite also where nothing counts: exp(-inf - finite) is 0, and so is its gradient.
+    peak = jnp.maximum(jax.lax.stop_gradient(jnp.max(logits, axis=axes)), -jnp.finfo(logits.dtype).max)
+    whole = jnp.zeros(queries.shape[0])
+    return Negatives(
+        peak=peak,
+        total=jnp.sum(jnp.exp(logits - jnp.expand_dims(peak, axes)), axis=axes),
+        best=jax.lax.stop_gradient(
+            jnp.max(logits if positives is None else jnp.where(positives, NONE, logits), axis=axes)
+        ),
+        masked=jnp.sum(left_out, axis=axes),
+        positives=whole.astype(jnp.int32) if positives is None else jnp.sum(positives, axis=axes),
+        positive_logits=whole if positives is None else jnp.sum(jnp.where(positives, logits, 0.0), axis=axes),
+    )
+
+
+def bank_negatives(
+    queries: Float[Array, "n d"],
+    ids: Int[Array, " n"],
+    scale: Float[Array, ""],
+    bank: Bank,
+    positives: Bool[Array, "n s b"] | None,
+    mask_false_negatives: bool,
+    mesh: Mesh | None,
+) -> Negatives:
+    """The valid entries of a bank as negatives.
+
+    On a mesh of several devices every device meets all queries with the rows that it holds, and the sums are put
+    together: queries travel, which are fewer and smaller than a bank, and no device ever holds more of it.
+    """
+
+    def meet(
+        queries: Float[Array, "n d"],
+        ids: Int[Array, " n"],
+        scale: Float[Array, ""],
+        keys: Float[Array, "s b d"],
+        key_ids: Int[Array, "s b"],
+        valid: Bool[Array, "s b"],
+        positives: Bool[Array, "n s b"] | None,
+    ) -> Negatives:
+        counts = jnp.broadcast_to(valid, (queries.shape[0], *valid.shape))
+        same = key_ids[None] == ids[:, None, None] if mask_false_negatives else jnp.zeros_like(counts)
+        return negatives(queries, keys, scale, counts, same, positives)
+
+    arguments = (queries, ids, scale, bank.keys, bank.ids, ring.valid(bank), positives)
+    if mesh is None or mesh.size == 1:
+        return meet(*arguments)
+
+    def meet_everywhere(queries: Float[Array, "local d"], ids: Int[Array, " local"], *rest: Any) -> Negatives:
+        everyone = (jax.lax.all_gather(x, BATCH_AXES, tiled=True) for x in (queries, ids))
+        return _across_devices(meet(*everyone, *rest))
+
+    rows, slots = P(BATCH_AXES), P(None, BATCH_AXES)
+    marked = None if positives is None else P(None, None, BATCH_AXES)
+    return jax.shard_map(
+        meet_everywhere, mesh=mesh, in_specs=(rows, rows, P(), slots, slots, slots, marked), out_specs=P()
+    )(*arguments)
+
+
+def _across_devices(part: Negatives) -> Negatives:
+    """The parts of all devices as one, in every device."""
+    peak = jax.lax.pmax(part.peak, BATCH_AXES)
+    summed = jax.lax.psum(part.replace(total=part.total * jnp.exp(part.peak - peak), peak=0.0, best=0.0), BATCH_AXES)
+    whole: Negatives = summed.replace(peak=peak, best=jax.lax.pmax(part.best, BATCH_AXES))
+    return whole
+
+
 def info_nce(
     queries: Float[Array, "n d"],
     own_keys: Float[Array, "n d"],
@@ -59,60 +161,39 @@ def info_nce(
     own_rows: Int[Array, " n"] | None = None,
     positives: Bool[Array, "n s b"] | None = None,
     mask_false_negatives: bool,
+    mesh: Mesh | None = None,
 ) -> InfoNCE:
     """One direction of the loss, summed over the queries; `scale` is 1 / tau.
 
     Each query is told from its own key among the negatives: the valid entries of `bank`, and, if `batch_keys` is
     given, the keys of the batch except row `own_rows` of each query. Negatives of the query's own image (equal ids)
     are left out and counted if `mask_false_negatives`. Every entry in `positives` adds its own -log softmax, over
-    the same denominator [C].
+    the same denominator [C]. `mesh` is that of the bank's rows, for a bank that lies on several devices.
     """
     own = scale * jnp.einsum("nd,nd->n", queries, own_keys, precision=jax.lax.Precision.HIGHEST)
-    others: list[Float[Array, "n negatives"]] = []
-    masked = jnp.zeros((), jnp.int32)
-    extra = jnp.zeros(own.shape, jnp.int32)
-    extra_logits = jnp.zeros(own.shape)
-    best = jnp.full_like(own, NONE)
-
-    def allowed(counts: Bool[Array, n * m], same: Bool[Array, n * m]) -> Bool[Array, n * m]:
-        return counts & ~same if mask_false_negatives else counts
-
+    parts: list[Negatives] = []
     if bank is not None:
-        counts = jnp.broadcast_to(ring.valid(bank), (queries.shape[0], *bank.ids.shape))
-        same = counts & (bank.ids[None] == ids[:, None, None])
-        if positives is not None:
-            same &= ~positives
-            extra = jnp.sum(positives, axis=(1, 2))
-        logits = jnp.where(allowed(counts, same), scale * similarities(queries, bank.keys), NONE)
-        masked += jnp.sum(counts & ~allowed(counts, same))
-        best = jnp.max(logits if positives is None else jnp.where(positives, NONE, logits), axis=(1, 2))
-        if positives is not None:
-            extra_logits = jnp.sum(jnp.where(positives, logits, 0.0), axis=(1, 2))
-        others.append(logits.reshape(queries.shape[0], -1))
+        parts.append(bank_negatives(queries, ids, scale, bank, positives, mask_false_negatives, mesh))
     if batch_keys is not None:
         assert own_rows is not None and batch_ids is not None
         counts = jnp.arange(batch_keys.shape[0])[None] != own_rows[:, None]
-        same = counts & (batch_ids[None] == ids[:, None])
-        logits = jnp.where(allowed(counts, same), scale * similarities(queries, batch_keys), NONE)
-        masked += jnp.sum(counts & ~allowed(counts, same))
-        best = jnp.maximum(best, jnp.max(logits, axis=1))
-        others.append(logits)
-    total = _log_sum_exp(own, others)
+        same = batch_ids[None] == ids[:, None] if mask_false_negatives else jnp.zeros_like(counts)
+        parts.append(negatives(queries, batch_keys, scale, counts, same, None))
+    extra = jnp.asarray(sum(part.positives for part in parts))
+    extra_logits = jnp.asarray(sum(part.positive_logits for part in parts))
+    beaten = [own > part.best for part in parts]
     return InfoNCE(
-        loss=jnp.sum((1 + extra) * total - own - extra_logits),
-        correct=jnp.sum(own > best, dtype=jnp.float32),
-        masked=masked.astype(jnp.float32),
+        loss=jnp.sum((1 + extra) * _log_sum_exp(own, parts) - own - extra_logits),
+        correct=jnp.sum(functools.reduce(jnp.logical_and, beaten), dtype=jnp.float32),
+        masked=jnp.asarray(sum(jnp.sum(part.masked) for part in parts), jnp.float32),
         extra_positives=jnp.sum(extra, dtype=jnp.float32),
     )
 
 
-def _log_sum_exp(own: Float[Array, " n"], others: list[Float[Array, "n _"]]) -> Float[Array, " n"]:
+def _log_sum_exp(own: Float[Array, " n"], parts: Sequence[Negatives]) -> Float[Array, " n"]:
     """log(exp(own) + sum exp(others)): finite, with finite gradients, also where all the others are -inf."""
-    peak = own
-    for logits in others:
-        peak = jnp.maximum(peak, jnp.max(logits, axis=1))
-    peak = jax.lax.stop_gradient(peak)
+    peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, [part.peak for part in parts], own))
     total = jnp.exp(own - peak)
-    for logits in others:
-        total += jnp.sum(jnp.exp(logits - peak[:, None]), axis=1)
+    for part in parts:
+        total += part.total * jnp.exp(part.peak - peak)
     return peak + jnp.log(total)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from wenlan_jax.models.initializers import bert_kernel
+from wenlan_jax.models.placement import rows, whole
 from wenlan_jax.models.transformer import LayerStack, TransformerLayer, apply_layers, layer_norm
 
 
@@ -83,6 +84,13 @@ class BertEncoder(nn.Module):
         )
 
 
+class Table(nn.Embed):
+    """A table whose rows are looked up on the devices that need them."""
+
+    def __call__(self, inputs: Int[Array, "*places"]) -> Float[Array, "*places width"]:
+        return jnp.take(whole(self.embedding.astype(self.dtype)), inputs, axis=0)
+
+
 class BertEmbeddings(nn.Module):
     """Normalised sum of word, position and token type embeddings."""
 
@@ -105,8 +113,8 @@ class BertEmbeddings(nn.Module):
                 f" max_positions {self.max_positions}; shorten the texts."
             )
         word, position, kind = (
-            nn.Embed(rows, self.width, dtype=self.dtype, embedding_init=bert_kernel, name=name)
-            for name, rows in (
+            Table(size, self.width, dtype=self.dtype, embedding_init=bert_kernel, name=name)
+            for name, size in (
                 ("word", self.vocab_size),
                 ("position", self.max_positions),
                 ("type", self.type_vocab_size),
@@ -115,4 +123,4 @@ class BertEmbeddings(nn.Module):
         places = self.position_offset + jnp.arange(length)
         types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
         x = word(token_ids) + position(places) + kind(types)
-        return layer_norm(self.eps, self.dtype, "norm")(x)
+        return rows(layer_norm(self.eps, self.dtype, "norm")(x))

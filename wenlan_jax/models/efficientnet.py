@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from wenlan_jax.models.depthwise import DepthwiseImplementation, depthwise_conv
 from wenlan_jax.models.initializers import convolution_kernel
 from wenlan_jax.models.layers import BatchNorm, BatchNormOptions
+from wenlan_jax.models.placement import rows, whole
 
 SQUEEZE_RATIO = 0.25
 """Width of the squeeze-and-excitation bottleneck over the width of the block's input (Tan and Le 2019)."""
@@ -137,12 +138,12 @@ class EfficientNet(nn.Module):
             kernel_init=convolution_kernel(STEM_KERNEL, self.stem_width),
             name="conv_stem",
         )(images.astype(self.dtype))
-        x = nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn1")(x, train))
+        x = rows(nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn1")(x, train)))
         for number, stage in enumerate(self.stages):
             for index in range(stage.repeats):
                 x = self._block(number, index, stage)(x, train)
         x = pointwise_conv(self.head_width, self.dtype, name="conv_head")(x)
-        return nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn2")(x, train))
+        return rows(nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn2")(x, train)))
 
     def _block(self, number: int, index: int, stage: Stage) -> nn.Module:
         block = nn.remat(MBConv, static_argnums=(2,)) if self.remat else MBConv
@@ -182,12 +183,12 @@ class MBConv(nn.Module):
         inputs, channels = x, x.shape[-1]
         if widens:
             x = pointwise_conv(channels * self.expand, self.dtype, name="conv_pw")(x)
-            x = nn.swish(self._norm(names[0])(x, train))
+            x = rows(nn.swish(self._norm(names[0])(x, train)))
         x = DepthwiseConv(self.kernel, self.stride, self.depthwise, self.dtype, name="conv_dw")(x)
-        x = nn.swish(self._norm(names[1])(x, train))
+        x = rows(nn.swish(self._norm(names[1])(x, train)))
         x = SqueezeExcite(int(channels * SQUEEZE_RATIO), self.dtype, name="se")(x)
         x = self._norm(names[3])(pointwise_conv(self.width, self.dtype, name=names[2])(x), train)
-        return x + inputs if x.shape == inputs.shape else x
+        return rows(x + inputs if x.shape == inputs.shape else x)
 
     def _norm(self, name: str) -> BatchNorm:
         return BatchNorm(self.batch_norm, self.dtype, name=name)
@@ -220,7 +221,8 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         shape = (self.size, self.size, 1, x.shape[-1])
         kernel = self.param("kernel", convolution_kernel(self.size, 1), shape, jnp.float32)
-        return depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.implementation)
+        # A kernel split by channels would have the activations split that way too.
+        return depthwise_conv(x.astype(self.dtype), whole(kernel), self.stride, self.implementation)
 
 
 def pointwise_conv(features: int, dtype: jnp.dtype, name: str, use_bias: bool = False) -> nn.Dense:

@@ -13,6 +13,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float
 
 from wenlan_jax.models.initializers import torch_attention_kernel, torch_linear_bias, torch_linear_kernel
+from wenlan_jax.models.placement import inner, rows
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -48,7 +49,7 @@ class Attention(nn.Module):
 
         def project(name: str) -> Array:
             y = nn.Dense(width, dtype=self.dtype, kernel_init=self.attention_init, name=name)(x)
-            return y.reshape(*x.shape[:2], self.heads, width // self.heads)
+            return inner(y.reshape(*x.shape[:2], self.heads, width // self.heads))
 
         query, key, value = project("query"), project("key"), project("value")
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
@@ -101,11 +102,11 @@ class TransformerLayer(nn.Module):
             name="attention",
         )
         x = x + drop(attention(x, key_mask, train), self.dropout)
-        x = layer_norm(self.eps, self.dtype, "norm1")(x)
+        x = rows(layer_norm(self.eps, self.dtype, "norm1")(x))
         hidden = self._dense(self.mlp_width, x.shape[-1], "linear1")(x)
-        hidden = drop(self.activation(hidden), self.mlp_dropout)
+        hidden = inner(drop(self.activation(hidden), self.mlp_dropout))
         x = x + drop(self._dense(x.shape[-1], self.mlp_width, "linear2")(hidden), self.dropout)
-        return layer_norm(self.eps, self.dtype, "norm2")(x)
+        return rows(layer_norm(self.eps, self.dtype, "norm2")(x))
 
     def _dense(self, features: int, fan_in: int, name: str) -> nn.Dense:
         return nn.Dense(

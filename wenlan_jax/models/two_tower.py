@@ -16,6 +16,7 @@ from wenlan_jax.models.bert import BertEncoder
 from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.initializers import torch_dense
 from wenlan_jax.models.layers import l2_normalize, masked_mean
+from wenlan_jax.models.placement import inner, rows
 from wenlan_jax.models.regions import RegionPooling
 from wenlan_jax.models.transformer import TransformerEncoder
 
@@ -43,16 +44,16 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch width"]:
-        hidden = nn.relu(torch_dense(self.width, x.shape[-1], self.dtype, "fc1")(x))
-        return torch_dense(self.width, self.width, self.dtype, "fc2")(hidden)
+        hidden = inner(nn.relu(torch_dense(self.width, x.shape[-1], self.dtype, "fc1")(x)))
+        return rows(torch_dense(self.width, self.width, self.dtype, "fc2")(hidden))
 
 
 def _embed(
     inputs: Array, mask: Array, encoder: TransformerEncoder, projection: Projection, train: bool
 ) -> tuple[Float[Array, "batch embedding"], Float[Array, "batch tokens width"]]:
     """The part both towers share: from tokens to the unit embedding and the encoded tokens."""
-    tokens = encoder(l2_normalize(inputs), mask, train)
-    return l2_normalize(projection(masked_mean(tokens, mask))), tokens
+    tokens = encoder(l2_normalize(rows(inputs)), mask, train)
+    return l2_normalize(projection(rows(masked_mean(tokens, mask)))), tokens
 
 
 class ImageTower(nn.Module):

@@ -42,6 +42,13 @@ class MicroLoss(struct.PyTreeNode):
     batch_stats: PyTree
 
 
+class Own(struct.PyTreeNode):
+    """Where the pairs of a micro-batch stand in the batch, and their own rows, which lie where their pairs do."""
+
+    positions: Int[Array, " n"]
+    rows: Rows
+
+
 class Task(Protocol):
     """A task as pure functions over its part of the train state.
 
@@ -70,11 +77,11 @@ class Task(Protocol):
         params: Params,
         state: TrainState,
         micro: Batch,
-        positions: Int[Array, " n"],
+        own: Own,
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:
-        """The share of the pairs at `positions` of the batch, given the `rows` of the whole batch."""
+        """The share of some pairs of the batch, given their `own` rows and the `rows` of the whole batch."""
         ...
 
     def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from wenlan_jax import bank, momentum, schema
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Momentum, Params, TrainState
-from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Rows
+from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
 from wenlan_jax.tasks.contrast import OTHER, direction_metrics, fresh_scale, read_scale
 from wenlan_jax.tasks.towers import Towers
 
@@ -26,10 +27,11 @@ class BriVL:
     the image tower has batch statistics, so there is nothing to leak.
     """
 
-    def __init__(self, config: schema.Config) -> None:
+    def __init__(self, config: schema.Config, mesh: Mesh) -> None:
         self.config = config
         self.contrast = config.contrast
-        self.towers = Towers(config)
+        self.mesh = mesh
+        self.towers = Towers(config, mesh)
 
     def fresh(self, rng: Array) -> Fresh:
         """Towers, their momentum copies and two banks."""
@@ -72,7 +74,7 @@ class BriVL:
         params: Params,
         state: TrainState,
         micro: Batch,
-        positions: Int[Array, " n"],
+        own: Own,
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:
@@ -80,12 +82,11 @@ class BriVL:
         queries, stats = self.towers.embed(params, state.batch_stats, micro, jax.random.fold_in(rng, QUERIES))
         scale = read_scale(params, self.contrast)
         banks = self.counted_banks(state)
-        own = {name: rows[name][positions] for name in OTHER}
         positives = None
         if self.contrast.multi_label_top_k:
             positives = contrastive.mutual_top_k(
-                own["image"],
-                own["text"],
+                own.rows["image"],
+                own.rows["text"],
                 state.banks["image"],
                 state.banks["text"],
                 self.contrast.multi_label_top_k,
@@ -93,14 +94,15 @@ class BriVL:
         directions = {
             f"{name}_to_{other}": contrastive.info_nce(
                 queries[name],
-                own[other],
+                own.rows[other],
                 micro["id"],
                 scale,
                 bank=banks[other],
                 batch_keys=rows[other] if self.contrast.in_batch_negatives else None,
                 batch_ids=rows["id"],
-                own_rows=positions,
+                own_rows=own.positions,
                 positives=positives,
+                mesh=self.mesh,
                 mask_false_negatives=self.contrast.mask_false_negatives,
             )
             for name, other in OTHER.items()

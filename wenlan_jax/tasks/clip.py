@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from wenlan_jax import schema
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Momentum, Params, TrainState
-from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Rows
+from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
 from wenlan_jax.tasks.contrast import OTHER, direction_metrics, fresh_scale, read_scale
 from wenlan_jax.tasks.towers import Towers
 
@@ -23,10 +24,10 @@ class Clip:
     micro-batch draw the same dropout.
     """
 
-    def __init__(self, config: schema.Config) -> None:
+    def __init__(self, config: schema.Config, mesh: Mesh) -> None:
         self.config = config
         self.contrast = config.contrast
-        self.towers = Towers(config)
+        self.towers = Towers(config, mesh)
 
     def fresh(self, rng: Array) -> Fresh:
         """Towers alone."""
@@ -54,7 +55,7 @@ class Clip:
         params: Params,
         state: TrainState,
         micro: Batch,
-        positions: Int[Array, " n"],
+        own: Own,
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:
@@ -62,7 +63,7 @@ class Clip:
         live, stats = self.towers.embed(params, state.batch_stats, micro, rng)
         parts = self.config.train.accumulation
         ids, batch = rows["id"], rows["id"].shape[0]
-        embeddings = live if parts == 1 else {n: rows[n].at[positions].set(live[n]) for n in OTHER}
+        embeddings = live if parts == 1 else {n: rows[n].at[own.positions].set(live[n]) for n in OTHER}
         scale = read_scale(params, self.contrast)
         # Every micro-batch sees the whole loss, so the temperature would be moved `parts` times.
         scale = jax.lax.stop_gradient(scale) + (scale - jax.lax.stop_gradient(scale)) / parts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jax.sharding import Mesh
+
 from wenlan_jax import optim, schema
 from wenlan_jax.step import Recipe
 from wenlan_jax.tasks.base import Task
@@ -11,10 +13,10 @@ from wenlan_jax.tasks.clip import Clip
 TASKS: dict[str, type[BriVL] | type[Clip]] = {"brivl": BriVL, "clip": Clip}
 
 
-def recipe(config: schema.Config) -> Recipe:
-    """The step's recipe for a configuration: task, optimiser, schedule, freezing, accumulation."""
+def recipe(config: schema.Config, mesh: Mesh) -> Recipe:
+    """The step's recipe for a configuration on a mesh: task, optimiser, schedule, freezing, accumulation."""
     norm = config.model.image.batch_norm
-    task: Task = TASKS[config.task](config)
+    task: Task = TASKS[config.task](config, mesh)
     return Recipe(
         task=task,
         optimizer=optim.create(config.optimizer),

@@ -6,12 +6,15 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from wenlan_jax import augment, schema
+from wenlan_jax import mesh as meshes
 from wenlan_jax.models.bert import BertEncoder
 from wenlan_jax.models.efficientnet import BASE_STAGES, EfficientNet, Stage, efficientnet_sizes
 from wenlan_jax.models.layers import BatchNormOptions
+from wenlan_jax.models.placement import placing
 from wenlan_jax.models.regions import RegionPooling
 from wenlan_jax.models.transformer import TransformerEncoder
 from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower, TowerOutput
@@ -21,8 +24,8 @@ Variables = dict[str, PyTree]
 """`params` and `batch_stats`, each by tower."""
 
 
-def image_tower(config: schema.Model) -> ImageTower:
-    """The image tower of a configuration."""
+def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower:
+    """The image tower of a configuration, as it runs best on `platform` (jax's name; default: the one in use)."""
     image, dtype = config.image, jnp.dtype(config.dtype)
     net = image.backbone
     stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
@@ -30,7 +33,7 @@ def image_tower(config: schema.Model) -> ImageTower:
     backbone = EfficientNet(
         *sizes,
         batch_norm=_batch_norm(config),
-        depthwise=_depthwise(net.depthwise),
+        depthwise=_depthwise(net.depthwise, platform or jax.default_backend()),
         dtype=dtype,
         remat=net.remat,
     )
@@ -92,18 +95,19 @@ def _batch_norm(config: schema.Model) -> BatchNormOptions:
     )
 
 
-def _depthwise(implementation: str) -> Any:
+def _depthwise(implementation: str, platform: str) -> Any:
     if implementation != "auto":
         return implementation
-    return "shift" if jax.default_backend() == "cpu" else "conv"
+    return "shift" if platform == "cpu" else "conv"
 
 
 class Towers:
-    """Both towers as pure functions of their variables."""
+    """Both towers as pure functions of their variables, for the devices of `mesh`, or for one of the default ones."""
 
-    def __init__(self, config: schema.Config) -> None:
+    def __init__(self, config: schema.Config, mesh: Mesh | None = None) -> None:
         self.config = config
-        self.image = image_tower(config.model)
+        self.places = None if mesh is None else meshes.places(mesh)
+        self.image = image_tower(config.model, None if mesh is None else meshes.platform(mesh))
         self.text = text_tower(config.model)
 
     def example(self, size: int = 1) -> Batch:
@@ -145,11 +149,12 @@ class Towers:
         """Images of a prepared batch, and the statistics after it; training mode if `rng` is given."""
         variables = {"params": params["image"], "batch_stats": batch_stats["image"]}
         inputs = (batch["image"], batch.get("boxes"), batch.get("box_mask"))
-        if rng is None:
-            return cast(TowerOutput, self.image.apply(variables, *inputs, train=False)), batch_stats
-        output, changed = self.image.apply(
-            variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
-        )
+        with placing(self.places):
+            if rng is None:
+                return cast(TowerOutput, self.image.apply(variables, *inputs, train=False)), batch_stats
+            output, changed = self.image.apply(
+                variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
+            )
         return output, {"image": changed.get("batch_stats", {})}
 
     def embed_texts(self, params: PyTree, batch: Batch, rng: Array | None) -> TowerOutput:
@@ -157,7 +162,8 @@ class Towers:
         rngs = {} if rng is None else {"dropout": rng}
         inputs = (batch["token_ids"], batch["token_mask"])
         variables = {"params": params["text"]}
-        return cast(TowerOutput, self.text.apply(variables, *inputs, train=rng is not None, rngs=rngs))
+        with placing(self.places):
+            return cast(TowerOutput, self.text.apply(variables, *inputs, train=rng is not None, rngs=rngs))
 
     def embed(
         self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array

@@ -1,0 +1,57 @@
+"""The search for the largest batch, against functions whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from wenlan_jax import schema
+from wenlan_jax.plan import search
+
+
+def memory_of(fixed: float, row: float, bend: float = 0.0) -> tuple[Callable[[int], float], list[int]]:
+    """A function from the batch to bytes, and the list of the batches that it was asked for."""
+    asked: list[int] = []
+
+    def needed(batch: int) -> float:
+        asked.append(batch)
+        return fixed + row * batch + bend * batch**2
+
+    return needed, asked
+
+
+@pytest.mark.parametrize(("fixed", "row", "bend"), [(100.0, 2.0, 0.0), (0.0, 1.0, 0.01), (900.0, 0.1, 0.0)])
+def test_the_largest_batch_is_found_in_few_tries(fixed: float, row: float, bend: float) -> None:
+    needed, asked = memory_of(fixed, row, bend)
+    best = search.largest(needed, 8, needed(8), 1000.0, 8, fixed)
+    assert best % 8 == 0 and needed(best) <= 1000.0
+    assert needed(best + 8) > 1000.0 or len(asked) > search.MOST_BATCHES
+    assert len(asked) <= search.MOST_BATCHES + 3
+    assert max(asked) <= 2 * best + 8
+
+
+def test_a_batch_that_cannot_grow_stays() -> None:
+    needed, asked = memory_of(0.0, 100.0)
+    assert search.largest(needed, 8, 800.0, 1000.0, 8, 0.0) == 8
+    assert asked == [16]
+
+
+def test_what_is_computed_again_is_set_as_asked(tiny: Callable[..., schema.Config]) -> None:
+    config = tiny(model__image__encoder__remat=True)
+    assert str(search.remat_of(config)) == "image encoder"
+    for remat in (search.Remat(True, True, True), search.Remat(False, False, False), search.Remat(False, False, True)):
+        assert search.remat_of(search.with_remat(config, remat)) == remat
+    both = search.with_remat(config, search.Remat(False, False, True)).model.text
+    assert both.bert.remat and both.encoder.remat
+
+
+def test_candidates_come_in_the_order_of_what_they_cost(tiny: Callable[..., schema.Config]) -> None:
+    from wenlan_jax.plan import planner, topology
+
+    config = tiny(train__batch_size=16, mesh__data=-1)
+    found = list(search._candidates(config, topology.parse("a100:2")))
+    flops = [planner.computed_flops(one) for one in found if one.train.accumulation == 1]
+    assert len(flops) == 4 and flops == sorted(flops) and flops[0] < flops[-1]
+    more = [one.train.accumulation for one in found[4:]]
+    assert more == [2, 4]  # micro-batches of at least one whole group of 4 pairs

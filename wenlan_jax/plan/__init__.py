@@ -1,0 +1,1 @@
+"""The pod planner: what a run will need and cost on devices that are not here."""

@@ -1,0 +1,203 @@
+"""A plan: the training step of a configuration compiled for devices that are not here, and what it will need there."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from wenlan_jax import flops, run, schema, step
+from wenlan_jax.config import ConfigError
+from wenlan_jax.plan import accounting, roofline
+from wenlan_jax.plan import topology as topologies
+from wenlan_jax.plan.collectives import Collective, collectives
+from wenlan_jax.plan.topology import Topology
+
+GPU_SHARE = 0.9
+"""Of a GPU's memory, what a program may take: the rest is for CUDA and NCCL ($XLA_PYTHON_CLIENT_MEM_FRACTION) [W]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """All collectives of one kind among groups of one size: how many run in a step, and bytes on each device."""
+
+    kind: str
+    group: int
+    times: int
+    results: float
+    sent: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a program that fits does in a step.
+
+    compiler_flops, compiler_bytes: as XLA counts them for one device; the body of a loop counts once.
+    """
+
+    compiler_flops: float
+    compiler_bytes: float
+    traffic: tuple[Traffic, ...]
+    work: roofline.Work
+    bound: roofline.Roofline
+    estimate: roofline.Roofline
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One configuration on one topology.
+
+    memory: of a device; None if the compiler refused the program, as it does not fit.
+    needed, available: bytes of a device. parameters: numbers of them, by what is counted.
+    model_flops: what the mathematics of a step needs, over all devices. flops: the same with what is computed again.
+    """
+
+    topology: str
+    devices: int
+    mesh: dict[str, int]
+    simulated: bool
+    batch_size: int
+    accumulation: int
+    parameters: dict[str, int]
+    state: dict[str, int]
+    memory: accounting.Memory | None
+    needed: float
+    available: float
+    model_flops: float
+    flops: float
+    costs: Costs | None
+    compile_seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """The verdict."""
+        return self.memory is not None and self.needed <= self.available
+
+
+def set_up(config: schema.Config, topology: Topology) -> run.Run:
+    """The run of a configuration on devices that are not here. Raises the errors of the configuration and the mesh."""
+    if config.model.text.bert.vocab_size == 0:
+        raise ConfigError("model.text.bert.vocab_size: a plan has no tokenizer; give a number of rows")
+    if topologies.is_simulated(topology):
+        config = _as_on_accelerators(config)
+    return run.set_up(config, topologies.devices_of(topology))
+
+
+def _as_on_accelerators(config: schema.Config) -> schema.Config:
+    """The configuration with what a CPU would compute in another way set to what a GPU or TPU does."""
+    image = config.model.image
+    if image.backbone.depthwise != "auto":
+        return config
+    image = dataclasses.replace(image, backbone=dataclasses.replace(image.backbone, depthwise="conv"))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
+
+
+def make(config: schema.Config, topology: Topology, shares: roofline.Shares) -> Plan:
+    """Compiles the step and counts. A program that does not fit is a plan, too; any other fault is raised."""
+    current = set_up(config, topology)
+    batch = accounting.abstract_batch(current)
+    began = time.perf_counter()
+    compiled, too_large = _compile(current, batch)
+    seconds = time.perf_counter() - began
+    simulated = topologies.is_simulated(topology)
+    memory = None if compiled is None else accounting.of_program(current, batch, compiled.memory_analysis())
+    available = topology.device.memory * (GPU_SHARE if topology.device.platform == "gpu" else 1.0)
+    needed, available = too_large or (memory.total if memory else 0.0, available)
+    computed = computed_flops(config)
+    return Plan(
+        topology=str(topology),
+        devices=topology.size,
+        mesh=dict(current.mesh.shape),
+        simulated=simulated,
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+        parameters=accounting.parameters(current),
+        state=accounting.of_state(current),
+        memory=memory,
+        needed=needed,
+        available=available,
+        model_flops=flops.of_step(config, batch),
+        flops=computed,
+        costs=None if compiled is None else _costs(compiled, current, topology, shares, computed),
+        compile_seconds=seconds,
+        notes=tuple(notes(current, simulated)),
+    )
+
+
+def _compile(current: run.Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, float] | None]:
+    """The compiled step, or None and (bytes needed, bytes there are)."""
+    try:
+        return run.compile_step(current, batch), None
+    except jax.errors.JaxRuntimeError as error:
+        too_large = accounting.overflow(str(error))
+        if too_large is None:
+            raise
+        return None, too_large
+
+
+def computed_flops(config: schema.Config) -> float:
+    """FLOPs of products and convolutions in a step over all devices, those that are computed again included."""
+    alone = dataclasses.replace(_as_on_accelerators(config), mesh=schema.Mesh())
+    current = run.set_up(alone, jax.devices("cpu")[:1])
+    batch = accounting.abstract_batch(current)
+    return flops.of(functools.partial(step.train_step, current.recipe), current.shapes, batch)
+
+
+def _costs(compiled: Any, current: run.Run, topology: Topology, shares: roofline.Shares, computed: float) -> Costs:
+    analysis = compiled.cost_analysis() or {}
+    found = collectives(compiled.as_text())
+    counted, moved = float(analysis.get("flops", 0.0)), float(analysis.get("bytes accessed", 0.0))
+    own = computed / topology.size
+    near, far = roofline.sent(found, topology.island, tuple(current.mesh.shape.values()))
+    # Loops: what the compiler counts once is scaled as its FLOPs are.
+    work = roofline.Work(own, moved * max(1.0, own / counted if counted else 1.0), near, far)
+    return Costs(
+        compiler_flops=counted,
+        compiler_bytes=moved,
+        traffic=summary(found),
+        work=work,
+        bound=roofline.roofline(work, topology.device, roofline.IDEAL),
+        estimate=roofline.roofline(work, topology.device, shares),
+    )
+
+
+def summary(found: Sequence[Collective]) -> tuple[Traffic, ...]:
+    """Collectives by kind and group, those that send most first."""
+    kinds: dict[tuple[str, int], list[Collective]] = {}
+    for one in found:
+        kinds.setdefault((one.kind, one.group), []).append(one)
+    rows = [
+        Traffic(
+            kind,
+            group,
+            sum(one.times for one in members),
+            sum(one.times * one.result_bytes for one in members),
+            sum(one.times * one.sent_bytes for one in members),
+        )
+        for (kind, group), members in kinds.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.sent))
+
+
+def notes(current: run.Run, simulated: bool) -> list[str]:
+    """What a reader of the plan must know about this configuration on this mesh."""
+    found = []
+    if simulated:
+        found.append(
+            "from a program for CPUs: its layouts and fusions differ from an accelerator's, and bfloat16 products are "
+            "widened to float32, so temporaries and bytes moved are upper estimates"
+        )
+    config, norm = current.config, current.config.model.image.batch_norm
+    ways = current.mesh.size // current.mesh.shape["tensor"]
+    rows = config.train.batch_size // config.train.accumulation // ways
+    if norm.mode == "group" and rows % norm.group_size:
+        found.append(
+            f"groups of batch normalisation cross devices: {norm.group_size} examples a group, {rows} on a device, so "
+            f"every layer exchanges statistics; a group_size that divides {rows} stays on one device (another recipe)"
+        )
+    return found

@@ -1,0 +1,118 @@
+"""How long a step may take: its work over the speeds of the data sheet, as pure functions of the counts.
+
+Two figures. The bound: arithmetic, memory traffic and collectives each at the data sheet's peak and all at once, the
+longest of them; no run can be faster. The estimate: each at the share of its peak in `Shares`, products overlapping
+memory traffic, collectives after them and one by one. It is arithmetic about a machine that nobody has timed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from wenlan_jax.plan.collectives import Collective
+from wenlan_jax.plan.devices import Device
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Achieved shares of the data sheet's peaks. None is measured on the devices in question.
+
+    compute: of bf16 products. [W] Large Transformers report .21 to .46 as model FLOPs utilisation (Chowdhery et al.
+        2022, PaLM, table 3); depthwise convolutions lie far below, but there memory traffic is the longer time.
+    memory, links: of the memory's and the interconnect's bandwidth. [W]
+    """
+
+    compute: float = 0.4
+    memory: float = 0.8
+    links: float = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one device does in a step: floating-point operations, bytes of its memory, bytes sent to others."""
+
+    flops: float
+    memory: float
+    links: float
+    network: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of a step by what takes them, at a given share of the peaks."""
+
+    compute: float
+    memory: float
+    links: float
+    network: float
+
+    @property
+    def bound(self) -> float:
+        """Seconds if everything overlaps."""
+        return max(self.compute, self.memory, self.links, self.network)
+
+    @property
+    def sequence(self) -> float:
+        """Seconds if products overlap memory traffic, and collectives overlap nothing."""
+        return max(self.compute, self.memory) + self.links + self.network
+
+    @property
+    def limit(self) -> str:
+        """What takes longest."""
+        times = dataclasses.asdict(self)
+        return max(times, key=lambda name: times[name])
+
+
+IDEAL = Shares(1.0, 1.0, 1.0)
+
+
+def roofline(work: Work, device: Device, shares: Shares) -> Roofline:
+    """Seconds of each kind of work at `shares` of the device's peaks."""
+    return Roofline(
+        compute=work.flops / (device.flops * shares.compute),
+        memory=work.memory / (device.bandwidth * shares.memory),
+        links=work.links / (device.links * shares.links),
+        network=work.network / (device.network * shares.links),
+    )
+
+
+def hours(pairs: float, batch_size: int, seconds: float) -> float:
+    """Hours of training on `pairs` pairs at `seconds` a step; data, evaluation and checkpoints are not in it."""
+    return math.ceil(pairs / batch_size) * seconds / 3600
+
+
+def sent(collectives: Sequence[Collective], island: int, sizes: Sequence[int]) -> tuple[float, float]:
+    """Bytes that a device sends over (fast links, the network between islands) in a step.
+
+    island: devices of a slice or machine. sizes: of the mesh's axes, the outermost first.
+    """
+    near = far = 0.0
+    groups = near_groups(island, sizes)
+    for one in collectives:
+        if one.group in groups:
+            near += one.times * one.sent_bytes
+        else:
+            # A ring over devices of several islands is as slow as its slowest link.
+            far += one.times * one.sent_bytes
+    return near, far
+
+
+def near_groups(island: int, sizes: Sequence[int]) -> frozenset[int]:
+    """Sizes of the groups that lie within an island for certain: over inner axes, which together fill at most one.
+
+    A size that groups over outer axes may have as well counts as theirs, the slower one.
+    """
+    inner: list[int] = []
+    outer = list(sizes)
+    while outer and math.prod(inner) * outer[-1] <= island:
+        inner.insert(0, outer.pop())
+    return _products(inner) - {a * b for a in _products(outer) - {1} for b in _products(inner)}
+
+
+def _products(sizes: Sequence[int]) -> frozenset[int]:
+    found = {1}
+    for size in sizes:
+        found |= {size * product for product in found}
+    return frozenset(found)

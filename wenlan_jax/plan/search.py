@@ -1,0 +1,158 @@
+"""What fits: the cheapest choice of layers to compute again, and the largest batch with it.
+
+A compilation of the large configurations takes minutes, so few are made: the choices in the order of the arithmetic
+they add, which is counted without compiling, and then batches from a straight line through the last two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+from wenlan_jax import schema
+from wenlan_jax.plan import planner, roofline
+from wenlan_jax.plan.topology import Topology
+from wenlan_jax.progress import say
+
+MOST_BATCHES = 6
+"""Batches tried after the first that fits."""
+
+GROWTH = 2
+"""No batch is tried that is more than this times the last one: activations of another size may lie differently."""
+
+ACCUMULATIONS = (1, 2, 4, 8, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remat:
+    """Which parts are computed again in the backward pass; the fields `remat` of the configuration."""
+
+    image_backbone: bool
+    image_encoder: bool
+    text: bool
+
+    def __str__(self) -> str:
+        names = {"image_backbone": "image backbone", "image_encoder": "image encoder", "text": "text tower"}
+        chosen = [name for field, name in names.items() if getattr(self, field)]
+        return ", ".join(chosen) or "nothing"
+
+
+CHOICES = tuple(Remat(image, image, text) for image in (False, True) for text in (False, True))
+"""What may be computed again: nothing, either tower or both. The encoders, small beside the backbones, go with them."""
+
+
+class NothingFits(RuntimeError):  # noqa: N818
+    """No batch and no choice of recomputation fits the memory."""
+
+
+def remat_of(config: schema.Config) -> Remat:
+    """What a configuration computes again."""
+    image, text = config.model.image, config.model.text
+    return Remat(image.backbone.remat, image.encoder.remat, text.bert.remat or text.encoder.remat)
+
+
+def with_remat(config: schema.Config, remat: Remat) -> schema.Config:
+    """The configuration that computes those parts again, and no others."""
+    image, text = config.model.image, config.model.text
+    image = dataclasses.replace(
+        image,
+        backbone=dataclasses.replace(image.backbone, remat=remat.image_backbone),
+        encoder=dataclasses.replace(image.encoder, remat=remat.image_encoder),
+    )
+    text = dataclasses.replace(
+        text,
+        bert=dataclasses.replace(text.bert, remat=remat.text),
+        encoder=dataclasses.replace(text.encoder, remat=remat.text),
+    )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image, text=text))
+
+
+def with_batch(config: schema.Config, batch_size: int, accumulation: int) -> schema.Config:
+    """The configuration with another batch."""
+    train = dataclasses.replace(config.train, batch_size=batch_size, accumulation=accumulation)
+    return dataclasses.replace(config, train=train)
+
+
+def search(config: schema.Config, topology: Topology, shares: roofline.Shares) -> tuple[schema.Config, planner.Plan]:
+    """The configuration that fits with the largest batch, and its plan. Raises NothingFits."""
+
+    def plan(candidate: schema.Config) -> planner.Plan:
+        train = candidate.train
+        micro = f" in {train.accumulation} micro-batches" if train.accumulation > 1 else ""
+        say(f"compiling batch {train.batch_size}{micro}, computing again {remat_of(candidate)} ...")
+        found = planner.make(candidate, topology, shares)
+        say(
+            f"  {'fits' if found.fits else 'does not fit'}: {found.needed / 2**30:.2f} of "
+            f"{found.available / 2**30:.2f} GiB, compiled in {found.compile_seconds:.0f} s"
+        )
+        return found
+
+    chosen, first = _cheapest(config, topology, plan)
+    unit = batch_unit(chosen, topology) * chosen.train.accumulation
+    plans = {first.batch_size: first}
+
+    def bytes_at(batch_size: int) -> float:
+        plans[batch_size] = plan(with_batch(chosen, batch_size, chosen.train.accumulation))
+        found = plans[batch_size]
+        return found.needed if found.fits else max(found.needed, found.available * (1 + 1e-9))
+
+    best = largest(bytes_at, first.batch_size, first.needed, first.available, unit, sum(first.state.values()))
+    return with_batch(chosen, best, chosen.train.accumulation), plans[best]
+
+
+def _cheapest(
+    config: schema.Config, topology: Topology, plan: Callable[[schema.Config], planner.Plan]
+) -> tuple[schema.Config, planner.Plan]:
+    """The cheapest recomputation that fits the configured batch; more micro-batches only if none does."""
+    for candidate in _candidates(config, topology):
+        found = plan(candidate)
+        if found.fits:
+            return candidate, found
+    raise NothingFits(
+        f"batch {config.train.batch_size} does not fit {topology}, whatever is computed again and in however many "
+        "micro-batches; use more devices, another mesh (--config.mesh.fsdp) or a smaller --batch"
+    )
+
+
+def _candidates(config: schema.Config, topology: Topology) -> Iterator[schema.Config]:
+    flops = {choice: planner.computed_flops(with_remat(config, choice)) for choice in CHOICES}
+    order = sorted(CHOICES, key=lambda choice: flops[choice])
+    for choice in order:
+        say(f"computing again {choice}: {flops[choice] / flops[order[0]] - 1:.1%} more FLOPs")
+        yield with_remat(config, choice)
+    for count in ACCUMULATIONS:
+        if count > config.train.accumulation and config.train.batch_size % (count * batch_unit(config, topology)) == 0:
+            yield with_batch(with_remat(config, order[-1]), config.train.batch_size, count)
+
+
+def batch_unit(config: schema.Config, topology: Topology) -> int:
+    """The smallest batch of one micro-batch: it divides over the mesh and into groups of batch normalisation."""
+    current, norm = planner.set_up(config, topology), config.model.image.batch_norm
+    ways = current.mesh.size // current.mesh.shape["tensor"]
+    return math.lcm(ways, norm.group_size if norm.mode == "group" else 1)
+
+
+def largest(
+    bytes_at: Callable[[int], float], start: int, needed: float, available: float, unit: int, fixed: float
+) -> int:
+    """The largest multiple of `unit` found to need no more than `available` bytes, from `start`, which needs `needed`.
+
+    bytes_at: bytes that a batch needs; more than `available` if it does not fit. At most MOST_BATCHES are tried.
+    fixed: bytes that do not grow with the batch; the rest is taken to grow in proportion.
+    """
+    low, low_bytes, high = start, needed, math.inf
+    slope = max(needed - fixed, 1.0) / start
+    for _ in range(MOST_BATCHES):
+        guess = low + (available - low_bytes) / slope
+        guess = min(guess, low * GROWTH, high - unit)
+        batch = max(int(guess) // unit * unit, (low // unit + 1) * unit)
+        if batch >= high:
+            return low
+        found = bytes_at(batch)
+        slope = max((found - low_bytes) / (batch - low), 1e-9 * slope)
+        if found <= available:
+            low, low_bytes = batch, found
+        else:
+            high = batch
+    return low
