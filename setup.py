@@ -48,6 +48,7 @@ setup(
         "onnx": ["onnx>=1.18,<1.24", "onnxruntime>=1.20,<1.33", "onnxscript>=0.5,<0.8", "torch>=2.9,<2.14"],
         # torch 2.13.0 is also published as a CPU build; a range may fetch gigabytes of CUDA libraries.
         "test": [
+            "jax[tpu]>=0.10,<0.12",
             "jsonschema>=4.23,<5",
             "mypy>=1.14,<3",
             "onnx>=1.18,<1.24",

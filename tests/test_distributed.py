@@ -265,10 +265,12 @@ def test_a_checkpoint_goes_from_one_process_to_two_and_back(place: Place) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_killed_process_ends_the_job_with_a_message(place: Place, process: int) -> None:
-    job = place.job(f"killed {process}", signal=signal.SIGKILL, at=2, process=process)
-    assert job.status != 0
+    heartbeat = "--config.distributed.heartbeat=10"  # less than the launcher's grace
+    job = place.job(f"killed {process}", heartbeat, signal=signal.SIGKILL, at=2, process=process)
+    assert job.status == 128 + signal.SIGKILL
+    assert f"process {process} ended with status 137" in job.said
     other = job.logs[1 - process]
-    assert "lost another process of the job" in other or "another task died" in other
+    assert "lost another process of the job" in other or "another task died" in other, (job.said, other)
 
 
 @pytest.mark.slow

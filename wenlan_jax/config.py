@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from wenlan_jax.schema import Config
+from wenlan_jax.schema import Config, Mesh
 
 T = TypeVar("T")
 
@@ -186,8 +186,14 @@ def _clashes(c: Config) -> list[str]:
     check(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps: must be less than train.steps")
     check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
     check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
-    check([c.mesh.replica, c.mesh.data, c.mesh.fsdp].count(-1) <= 1, "mesh: only one axis may be -1")
-    check(0 not in (c.mesh.replica, c.mesh.data, c.mesh.fsdp), "mesh: an axis cannot be 0")
+    axes = (c.mesh.replica, c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    check(axes.count(-1) <= 1, "mesh: only one axis may be -1")
+    check(0 not in axes, "mesh: an axis cannot be 0")
+    default = Mesh()
+    check(
+        not c.mesh.preset or axes == (default.replica, default.data, default.fsdp, default.tensor),
+        "mesh.preset: gives the sizes of all axes; leave replica, data, fsdp and tensor alone, or the preset out",
+    )
     check(
         c.contrast.multi_label_top_k <= c.contrast.bank_size,
         "contrast.multi_label_top_k: more than contrast.bank_size",

@@ -218,7 +218,7 @@ def test_a_run_is_exported_from_the_command_line(tiny: Make, tokenizer: Tokenize
     from wenlan_jax import checkpoint
 
     tokenizer.save(tmp_path)
-    config = tiny(mesh__fsdp=8, mesh__data=1, **OFFICIAL)
+    config = tiny(mesh__fsdp=2, mesh__data=2, mesh__tensor=2, **OFFICIAL)
     current = runs.set_up(config)
     random = np.random.default_rng(2)
 

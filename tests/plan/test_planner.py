@@ -72,8 +72,8 @@ def cpu_plan() -> planner.Plan:
 
     from wenlan_jax import config as configs
 
-    config = configs.parse(tiny_dict(mesh__replica=2, mesh__fsdp=2, train__batch_size=16))
-    return planner.make(config, topology.parse("a100:2x2"), SHARES)
+    config = configs.parse(tiny_dict(mesh__replica=2, mesh__fsdp=4, train__batch_size=16))
+    return planner.make(config, topology.parse("a100:2x4"), SHARES)
 
 
 def test_gpus_are_planned_from_the_program_for_cpus(cpu_plan: planner.Plan) -> None:
@@ -85,7 +85,7 @@ def test_gpus_are_planned_from_the_program_for_cpus(cpu_plan: planner.Plan) -> N
     assert cpu_plan.needed == cpu_plan.memory.total > sum(cpu_plan.state.values())
     assert cpu_plan.available == 0.9 * 80e9
     assert cpu_plan.costs.work.links > 0 and cpu_plan.costs.work.network > 0
-    assert cpu_plan.costs.work.flops == cpu_plan.flops / 4
+    assert cpu_plan.costs.work.flops == cpu_plan.flops / 8
     assert 0 < cpu_plan.costs.bound.bound < cpu_plan.costs.estimate.sequence
 
 
@@ -100,7 +100,9 @@ def test_search_finds_what_fits(tiny: Callable[..., schema.Config], monkeypatch:
     first = planner.make(config, spot, SHARES)
     room = dataclasses.replace(spot.device, memory=first.needed * 1.3 / planner.GPU_SHARE)
     small = dataclasses.replace(spot, device=room)
-    monkeypatch.setattr(search, "MOST_BATCHES", 2)
+    monkeypatch.setattr(search, "MOST_BATCHES", 1)
+    monkeypatch.setattr(search, "CHOICES", search.CHOICES[:1])
+    monkeypatch.setattr(search, "ACCUMULATIONS", (1,))
     chosen, plan = search.search(config, small, SHARES)
     assert plan.fits and chosen.train.batch_size == plan.batch_size >= config.train.batch_size
     assert search.remat_of(chosen) == search.Remat(False, False, False)
@@ -124,7 +126,9 @@ class TestTpu:
         assert {name: memory.parts[name] for name in ("parameters", "optimiser")} == {
             name: value for name, value in closed_form(current, 1).items() if name != "momentum"
         }
-        assert memory.padding >= 0 and memory.temporaries > 0
+        assert (
+            memory.padding > 0 and memory.total > memory.arguments >= compiled.memory_analysis().argument_size_in_bytes
+        )
         bank = math.prod(current.shapes.banks["image"].keys.shape)
         found = collectives.collectives(compiled.as_text())
         gathered = [math.prod(dims) for one in found if one.kind == "all-gather" for _, dims in one.shapes]

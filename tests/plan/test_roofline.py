@@ -25,18 +25,20 @@ def test_hours_are_of_whole_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("island", "sizes", "near"),
+    ("island", "sizes", "far"),
     [
-        (8, (16, 1, 8, 1), {1, 8}),  # 16 machines of 8
-        (8, (8, 1, 8, 1), {1}),  # groups of 8 may be over the machines: taken as such
-        (64, (1, 1, 64, 1), {1, 64}),
-        (64, (1, 1, 16, 4), {1, 4, 16, 64}),
-        (32, (2, 1, 8, 4), {1, 4}),  # 8 may be fsdp, or replica with 4 of tensor
-        (8, (1, 32, 1, 1), {1}),  # one axis over four machines
+        (8, (16, 1, 8, 1), {16, 128}),  # 16 machines of 8
+        (8, (8, 1, 8, 1), {8, 64}),  # groups of 8 may be within a machine, too: taken as over them
+        (64, (1, 1, 64, 1), set()),
+        (64, (1, 1, 16, 4), set()),
+        (32, (2, 1, 8, 4), {2, 8, 16, 64}),
+        (8, (1, 32, 1, 1), {32}),  # one axis over four machines
     ],
 )
-def test_groups_within_an_island_are_known_by_their_size(island: int, sizes: tuple[int, ...], near: set[int]) -> None:
-    assert roofline.near_groups(island, sizes) == near | ({32} if sizes == (2, 1, 8, 4) else set())
+def test_groups_over_several_islands_are_known_by_their_size(
+    island: int, sizes: tuple[int, ...], far: set[int]
+) -> None:
+    assert roofline.far_groups(island, sizes) == far
 
 
 def test_bytes_go_over_links_or_over_the_network() -> None:
@@ -44,6 +46,8 @@ def test_bytes_go_over_links_or_over_the_network() -> None:
     across = Collective("all-reduce", (("f32", (4,)),), 16, 2)  # 16 bytes, 30 sent, twice
     assert roofline.sent([within, across], 8, (16, 1, 8, 1)) == (84.0, 60.0)
     assert roofline.sent([within], 4, (1, 1, 8, 1)) == (0.0, 84.0)
+    part = Collective("all-gather", (("f32", (8,)),), 4, 1)  # the compiler may split an axis
+    assert roofline.sent([part], 8, (1, 1, 8, 1)) == (24.0, 0.0)
 
 
 def test_collectives_are_summed_by_kind_and_group() -> None:

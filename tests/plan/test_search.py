@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from wenlan_jax import schema
-from wenlan_jax.plan import search
+from wenlan_jax.plan import planner, search, topology
 
 
 def memory_of(fixed: float, row: float, bend: float = 0.0) -> tuple[Callable[[int], float], list[int]]:
@@ -46,12 +46,24 @@ def test_what_is_computed_again_is_set_as_asked(tiny: Callable[..., schema.Confi
     assert both.bert.remat and both.encoder.remat
 
 
-def test_candidates_come_in_the_order_of_what_they_cost(tiny: Callable[..., schema.Config]) -> None:
-    from wenlan_jax.plan import planner, topology
+def test_candidates_come_in_the_order_of_what_they_cost(
+    tiny: Callable[..., schema.Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flops(config: schema.Config) -> float:
+        remat = search.remat_of(config)
+        return 10.0 + 3.0 * remat.text + 2.0 * remat.image_backbone
 
+    monkeypatch.setattr(planner, "computed_flops", flops)
     config = tiny(train__batch_size=16, mesh__data=-1)
     found = list(search._candidates(config, topology.parse("a100:2")))
-    flops = [planner.computed_flops(one) for one in found if one.train.accumulation == 1]
-    assert len(flops) == 4 and flops == sorted(flops) and flops[0] < flops[-1]
-    more = [one.train.accumulation for one in found[4:]]
-    assert more == [2, 4]  # micro-batches of at least one whole group of 4 pairs
+    names = [str(search.remat_of(one)) for one in found]
+    both = "image backbone, image encoder, text tower"
+    assert names == ["nothing", "image backbone, image encoder", "text tower", both, both, both]
+    # Micro-batches of at least one whole group of 4 pairs.
+    assert [one.train.accumulation for one in found] == [1, 1, 1, 1, 2, 4]
+
+
+def test_what_is_computed_again_is_counted(tiny: Callable[..., schema.Config]) -> None:
+    config = tiny()
+    again = search.with_remat(config, search.Remat(True, True, True))
+    assert planner.computed_flops(again) > 1.05 * planner.computed_flops(config)

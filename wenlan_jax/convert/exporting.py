@@ -22,9 +22,10 @@ import numpy as np
 from wenlan_jax import __version__, host_memory, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.mesh import AXES
 from wenlan_jax.progress import say
 
-ONE_DEVICE = ("--config.mesh.replica=1", "--config.mesh.data=1", "--config.mesh.fsdp=1")
+ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
 """An export needs no mesh: checkpoints of any mesh are read onto one device."""
 
 REPORT = "parity.json"

@@ -88,27 +88,28 @@ def sent(collectives: Sequence[Collective], island: int, sizes: Sequence[int]) -
 
     island: devices of a slice or machine. sizes: of the mesh's axes, the outermost first.
     """
+    groups = far_groups(island, sizes)
     near = far = 0.0
-    groups = near_groups(island, sizes)
     for one in collectives:
-        if one.group in groups:
-            near += one.times * one.sent_bytes
-        else:
-            # A ring over devices of several islands is as slow as its slowest link.
+        # A ring over devices of several islands is as slow as its slowest link.
+        if one.group in groups or one.group > island:
             far += one.times * one.sent_bytes
+        else:
+            near += one.times * one.sent_bytes
     return near, far
 
 
-def near_groups(island: int, sizes: Sequence[int]) -> frozenset[int]:
-    """Sizes of the groups that lie within an island for certain: over inner axes, which together fill at most one.
+def far_groups(island: int, sizes: Sequence[int]) -> frozenset[int]:
+    """Sizes of the groups that may lie over several islands: over outer axes, alone or with inner ones.
 
-    A size that groups over outer axes may have as well counts as theirs, the slower one.
+    Inner axes are those that fill at most one island together. A size that groups of inner axes may have as well
+    counts as one of these, the slower.
     """
     inner: list[int] = []
     outer = list(sizes)
     while outer and math.prod(inner) * outer[-1] <= island:
         inner.insert(0, outer.pop())
-    return _products(inner) - {a * b for a in _products(outer) - {1} for b in _products(inner)}
+    return frozenset(a * b for a in _products(outer) - {1} for b in _products(inner))
 
 
 def _products(sizes: Sequence[int]) -> frozenset[int]:

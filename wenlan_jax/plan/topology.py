@@ -28,6 +28,17 @@ _CHIPS_OF_A_HOST = ((2, 2, 1), (1, 1, 1))
 """As libtpu calls the machines of a slice: four chips each, or a single chip."""
 
 
+_NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""What libtpu would look for around it, and complain that it does not find; the topology decides. As no process holds
+a TPU, several may run at once."""
+
+
 class TopologyError(ValueError):
     """A topology that is not understood, that does not exist, or that this process cannot compile for."""
 
@@ -99,9 +110,6 @@ def is_simulated(topology: Topology) -> bool:
 
 def prepare(largest: int) -> None:
     """Sets what jax reads when it starts: CPUs only, `largest` of them simulated. In a process with jax, nothing."""
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_STDERR_LOG_LEVEL="3")
-    # No libtpu process holds a TPU here, so several may run at once.
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     if "jax" in sys.modules:
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -129,6 +137,7 @@ def _tpus(topology: Topology) -> list[jax.Device]:
     import jax
     from jax.experimental import topologies
 
+    os.environ.update(_NO_TPU_HERE)
     # Slices of less than a machine, as v5e:1x1, have their own kind of machine.
     bounds = next(
         b for b in _CHIPS_OF_A_HOST if all(size % of == 0 for size, of in zip(topology.shape, b, strict=False))
