@@ -55,6 +55,7 @@ setup(
             "onnxruntime>=1.20,<1.33",
             "onnxscript>=0.5,<0.8",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "pyyaml>=6,<7",
             "ruff>=0.12,<0.18",
             "scipy>=1.13",

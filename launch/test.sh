@@ -10,4 +10,5 @@ source "$repository/launch/environment.sh"
 install_into_environment "[test]"
 cd "$repository"
 [ $# -gt 0 ] || set -- -m "not slow"
-exec "$VENV/bin/python" -m pytest "$@"
+# A file of tests stays in one process, where its tests share what was compiled.
+exec "$VENV/bin/python" -m pytest --numprocesses auto --dist loadfile "$@"

@@ -10,6 +10,7 @@ DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE} {DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from ml_collections import config_dict
 
 from wenlan_jax import config as configs
 from wenlan_jax import schema
+
+# A shell starts jobs in the background with SIGINT ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

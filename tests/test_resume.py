@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax import checkpoint, recovery, schema, train, trees
+from wenlan_jax import checkpoint, recovery, run_tokenizer, schema, train, trees
 from wenlan_jax import mesh as meshes
 from wenlan_jax import run as runs
 from wenlan_jax.checkpoint import CheckpointError, Checkpoints
@@ -82,7 +82,7 @@ def config(tiny: Make, place: Path) -> schema.Config:
 
 @functools.cache
 def tokenizer_of(config: schema.Config, place: Path) -> Tokenizer:
-    return train.prepare_tokenizer(config, place)
+    return run_tokenizer.prepare(config, place)
 
 
 @functools.cache

@@ -82,6 +82,7 @@ def test_micro_batches_give_the_loss_gradient_and_statistics_of_one_batch(
         assert_close(one.state.momentum, four.state.momentum, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_alike_in_both_passes_of_clip_accumulation(tiny: Make, make_batch: Batch) -> None:
     """With dropout the micro-batched gradient is still the gradient of the reported loss."""
     config = tiny(task="clip", train__accumulation=2, model__text__encoder__dropout=0.5)
@@ -108,8 +109,17 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("axes", MESHES)
-@pytest.mark.parametrize("task", ["brivl", "clip"])
+@pytest.mark.parametrize(
+    ("task", "axes"),
+    [
+        ("brivl", "data"),
+        ("brivl", "tensor"),
+        ("clip", "fsdp"),
+        pytest.param("brivl", "fsdp", marks=pytest.mark.slow),
+        pytest.param("clip", "data", marks=pytest.mark.slow),
+        pytest.param("clip", "tensor", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_give_the_loss_and_gradient_of_one(tiny: Make, make_batch: Batch, axes: str, task: str) -> None:
     shared = {"task": task, "contrast__in_batch_negatives": True, "model__image__batch_norm__group_size": 4}
     one, eight = tiny(**shared), tiny(**shared, **MESHES[axes])
@@ -155,6 +165,7 @@ def test_a_step_moves_what_is_trained_and_nothing_else(tiny: Make, make_batch: B
     np.testing.assert_array_equal(second.banks["image"].pushed_at[:2], [0, 1])
 
 
+@pytest.mark.slow
 def test_official_drift_lets_frozen_statistics_move(tiny: Make, make_batch: Batch) -> None:
     config = tiny(model__image__batch_norm__official_frozen_drift=True)
     recipe, state = start(config)
@@ -203,6 +214,7 @@ def test_freezing_patterns_that_do_nothing_or_everything_are_refused(tiny: Make)
         start(tiny(model__freeze=("",)))
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_close_to_float32_and_keeps_a_float32_state(tiny: Make, make_batch: Batch) -> None:
     batch = make_batch(tiny())
     _, full = one_pass(tiny(), batch)

@@ -92,6 +92,7 @@ def result(workdir: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_run_add_up_to_its_wall_time(place: Place) -> None:
     workdir = straight(place)
     first, *_, last = ledger.read(workdir / "ledger.jsonl")

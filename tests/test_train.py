@@ -254,6 +254,7 @@ def test_steps_skipped_earlier_do_not_stop_a_run(place: Place) -> None:
     assert (int(final_state(workdir)["step"]), int(final_state(workdir)["skipped"])) == (STEPS, 3)
 
 
+@pytest.mark.slow
 def test_clip_trains_in_the_same_loop(place: Place) -> None:
     done = place.train("clip", "--config.task=clip", "--config.train.steps=3")
     assert done.returncode == 0, done.stderr

@@ -50,7 +50,7 @@ class Meter:
         line = {name: sum(v[name] for v in self.values) / len(self.values) for name in self.values[0]}
         line |= {
             "pairs_per_second": len(self.values) * self.config.train.batch_size / self.seconds,
-            "data_wait_share": max(min(self.waited / self.seconds, 1.0), 0.0),
+            "data_wait_share": max(0.0, min(self.waited / self.seconds, 1.0)),
             "replaced_records": float(batches.replaced),
             **self._utilisation(len(self.values) / self.seconds),
             **metrics.memory_gib(),

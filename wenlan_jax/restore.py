@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from wenlan_jax import checkpoint, host_memory, run, schema, train
+from wenlan_jax import checkpoint, host_memory, run, run_tokenizer, schema
 from wenlan_jax import config as configs
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import MOMENTUM, TrainState
@@ -78,4 +78,4 @@ def load(
     checkpoints = checkpoint.Checkpoints(place, schema.Checkpoint())
     at, note = checkpoints.note(step)
     config = settings(note.config, overrides, sections)
-    return Trained(checkpoints, run.set_up(config, devices), train.saved_tokenizer(config, workdir), at)
+    return Trained(checkpoints, run.set_up(config, devices), run_tokenizer.saved(config, workdir), at)

@@ -42,6 +42,7 @@ from wenlan_jax import (
     profiling,
     recovery,
     run,
+    run_tokenizer,
     schema,
     step,
     telemetry,
@@ -51,16 +52,12 @@ from wenlan_jax import (
 )
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax.data import loader, order, sources, text, vocab
+from wenlan_jax.data import loader, order, sources, text
 from wenlan_jax.eval import evaluate, report
 from wenlan_jax.in_flight import InFlight
 from wenlan_jax.progress import Meter, say
 from wenlan_jax.state import TrainState
 from wenlan_jax.stopping import Agreement, Stopped, StopSignal
-
-TOKENIZER = "tokenizer.model"
-"""In the work directory: the vocabulary trained for a run that was configured without one."""
-
 
 LEDGER = "ledger.jsonl"
 """In the work directory: where the time of all starts went."""
@@ -84,7 +81,7 @@ def train(config: schema.Config, workdir: Path, began: float | None = None) -> d
     compilation.use_cache(config.compilation)
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
-    tokenizer = prepare_tokenizer(config, workdir)
+    tokenizer = run_tokenizer.prepare(config, workdir)
     config = run.with_vocabulary(config, tokenizer)
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
     current = run.set_up(config)
@@ -99,49 +96,6 @@ def train(config: schema.Config, workdir: Path, began: float | None = None) -> d
         recipe = dataclasses.replace(current.recipe, skipped_before=int(state.skipped))
         current = dataclasses.replace(current, recipe=recipe)
         return Loop(current, workdir, tokenizer, checkpoints, clock, stop).run(state)
-
-
-def prepare_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer:
-    """The tokenizer of the configuration, or one that the first process trains on the training texts into `workdir`."""
-    if jax.process_index() == 0 and saved_tokenizer(config, workdir) is None:
-        train_tokenizer(config, workdir / TOKENIZER)
-    distributed.barrier("tokenizer")
-    tokenizer = saved_tokenizer(config, workdir)
-    if tokenizer is None:
-        raise configs.ConfigError(
-            f"{workdir}: process {jax.process_index()} does not find {TOKENIZER}, which process 0 made; the work "
-            "directory of a job must lie on a file system that all its processes share"
-        )
-    return tokenizer
-
-
-def saved_tokenizer(config: schema.Config, workdir: Path) -> text.Tokenizer | None:
-    """The tokenizer of the configuration, or the one that a run has trained and left in `workdir`, if there is one."""
-    settings = config.tokenizer
-    if settings.path:
-        return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case)
-    return text.load_tokenizer(workdir / TOKENIZER) if (workdir / TOKENIZER).exists() else None
-
-
-def train_tokenizer(config: schema.Config, path: Path) -> None:
-    """Trains a vocabulary on the training texts and keeps it at `path`."""
-    settings = config.tokenizer
-    say(f"training a vocabulary of {settings.train_size} pieces on the training texts ...")
-    source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
-    wanted = loader.Wanted(config.data.kinds, config.data.languages)
-    found = (item.text.text for item in loader.list_texts(source, wanted))
-    try:
-        vocab.train_sentencepiece(
-            found,
-            path,
-            settings.train_size,
-            settings.character_coverage,
-            settings.train_texts,
-            settings.algorithm,
-            settings.split_han,
-        )
-    except vocab.VocabularySizeError as error:
-        raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
 
 
 def start_state(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer: text.Tokenizer) -> TrainState:
