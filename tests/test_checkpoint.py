@@ -128,7 +128,7 @@ def test_data_files_are_of_bounded_size_and_read_as_one(
         sizes = [path.stat().st_size for path in tmp_path.glob("1/state/ocdbt.process_0/d/*")]
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
         _, restored = checkpoints.restore(shapes)
-    assert max(sizes) < 2**21 + 2**16
+    assert max(sizes) <= 2 * 2**21  # a file is closed once it is full, and the next chunk may be in it
     assert sum(sizes) > 18 * 2**20
     assert_same_bits(restored, state)
 
