@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -25,6 +26,15 @@ from wenlan_jax import __version__, checksums, config, distributed, schema, tree
 from wenlan_jax.faults import CheckpointError, DamagedError, in_short, is_damage
 
 T = TypeVar("T")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax logs with a traceback what it also raises, and what is raised is told in our words."""
+    return not (record.exc_info and "orbax" in record.pathname + record.getMessage())
+
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_is_news)
 
 DATA_FILE_BYTES = 2**27
 """Of each file of a checkpoint. Orbax holds a file's data in host memory until it is full, and its default is 2 GiB."""
