@@ -83,10 +83,11 @@ class WeightsAndBiases:
         if not place.exists():
             place.write_text(secrets.token_hex(4) + "\n")
         settings = config.telemetry
+        mode: Any = settings.wandb  # wandb's own type is a choice of words
         try:
             self._run: Any = wandb.init(
                 project=settings.wandb_project,
-                mode=settings.wandb,  # type: ignore[arg-type]
+                mode=mode,
                 dir=str(workdir),
                 id=place.read_text().strip(),
                 resume="allow",
