@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from whole_runs import CONFIG
 
 from wenlan_jax import cli, schema, trees
 from wenlan_jax import config as configs
@@ -17,20 +18,6 @@ from wenlan_jax.convert import brivl
 from wenlan_jax.convert.rules import FlatTree, to_torch
 
 TOWERS = {**brivl.QUERY_TOWERS, **brivl.MOMENTUM_TOWERS}
-
-CONFIG = '''
-import dataclasses
-
-from ml_collections import config_dict
-
-from wenlan_jax import config
-
-TEXT = """{text}"""
-
-
-def get_config():
-    return config_dict.ConfigDict(dataclasses.asdict(config.from_json(TEXT)))
-'''
 
 
 @pytest.fixture
