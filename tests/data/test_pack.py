@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import images, ingest, pack, readers, sources, writer
+from wenlan_jax.data import images, ingest, pack, places, readers, sources
 from wenlan_jax.data.records import LANGUAGES, Record
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -355,7 +355,7 @@ def test_an_interrupted_pack_does_not_look_finished(folder: Path, sent: signal.S
         while not list(unfinished.glob("*.array_record*")) and not (unfinished / "dataset_info.json").exists():
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
-        with pytest.raises(writer.BusyError, match="another process"):
+        with pytest.raises(places.BusyError, match="another process"):
             _pack(folder, "c.jsonl", [{"image": "a.jpg", "caption": "x"}])
     finally:
         process.send_signal(sent)

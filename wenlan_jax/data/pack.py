@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from wenlan_jax.data import ingest, readers, writer
+from wenlan_jax.data import ingest, places, readers, writer
 
 T = TypeVar("T")
 
@@ -81,14 +81,14 @@ class PackReport:
 def pack(options: PackOptions) -> PackReport:
     """Packs `options.captions` into the directory `options.out` and returns the counts.
 
-    Raises PackError, readers.ReadError or writer.BusyError, and leaves `options.out` as it was, when the input cannot
+    Raises PackError, readers.ReadError or places.BusyError, and leaves `options.out` as it was, when the input cannot
     be read, nothing in it can be packed, or the output cannot be written.
     """
     start = time.monotonic()
     _check(options)
     options = dataclasses.replace(options, file_format=options.file_format or readers.detect_format(options.captions))
     try:
-        with writer.replacing(options.out) as directory:
+        with places.replacing(options.out) as directory:
             report = _Job(options, directory).run(start)
             (directory / REPORT_NAME).write_text(_report_json(options, report), "utf-8")
     except OSError as error:

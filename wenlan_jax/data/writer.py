@@ -1,11 +1,8 @@
-"""Writes records to a TFDS directory of array_record shards, which appears in its place only when complete."""
+"""Writes records to a TFDS directory of array_record shards."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,6 @@ from wenlan_jax.data import records
 
 RECORDS_PER_SHARD = 4096
 _BATCH = 64  # records per call of the TFDS writer, which rewrites dataset_info.json at each
-
-
-class BusyError(ValueError):
-    """Another process is writing the same directory."""
 
 
 class RecordWriter:
@@ -65,53 +58,3 @@ def _disk_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise OSError(f"array_record: {error}") from error
-
-
-@contextlib.contextmanager
-def replacing(place: Path) -> Iterator[Path]:
-    """An empty directory beside `place` to fill, which takes `place`'s name when the block ends without an error.
-
-    Until then `place` keeps what it held. A block that fails leaves no trace; what a killed process left behind is
-    cleared by the next. Raises BusyError when another process fills the same place.
-    """
-    place = place.resolve()
-    directory = place.with_name(f".{place.name}.incomplete")
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = _lock(directory, place)
-    try:
-        _clear(directory)
-        yield directory
-        _move(directory, place)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
-
-
-def _lock(directory: Path, place: Path) -> int:
-    """A handle that holds the lock on `directory`, which the system drops when the process ends."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise BusyError(f"{place}: another process is writing it; wait for it or choose another place") from error
-    return handle
-
-
-def _clear(directory: Path) -> None:
-    for leftover in directory.iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
-
-
-def _move(directory: Path, place: Path) -> None:
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    directory.rename(place)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""Long data jobs: parts of units, their joining, and going on after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wenlan_jax.data import parts, places, sources, units
+from wenlan_jax.data.records import Record, Text
+
+IMAGE = b"\xff\xd8 not looked at"
+
+
+def record(unit: int, row: int) -> Record:
+    return Record(f"{unit}/{row}", IMAGE, 4, 3, "toy", (Text("title", "zh", f"图{row}"),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Write:
+    """Writes the records of a unit and leaves a mark each time it is asked to."""
+
+    directory: Path
+    fails_at: int = -1
+    dies_at: int = -1
+
+    def __call__(self, number: int, rows: int) -> dict[str, Any]:
+        with (self.directory / f"asked-{number}").open("a") as marks:
+            marks.write("x")
+        output = parts.PartWriter(self.directory, number)
+        for row in range(rows):
+            output.add("test" if row % 3 == 0 else "train", record(number, row))
+            if number == self.dies_at:
+                os._exit(9)
+        if number == self.fails_at:
+            raise OSError("no space left")
+        return output.close()
+
+
+def _fail() -> Path:
+    raise OSError("cut off")
+
+
+def ids(place: Path, split: str) -> list[str]:
+    source = sources.open_source(str(place), split, place.parent)
+    return [source[row].id for row in range(len(source))]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_records_keep_the_order_of_units_and_rows(tmp_path: Path, workers: int) -> None:
+    sizes = [4, 0, 7, 1]
+    with places.resumable(tmp_path / "out") as directory:
+        reports = units.run(Write(directory), sizes, directory, {}, workers, "write")
+        totals = parts.assemble(directory, reports, "toy")
+        units.clear(directory, "write")
+    expected = [(unit, row) for unit, size in enumerate(sizes) for row in range(size)]
+    assert ids(tmp_path / "out", "train") == [f"{u}/{r}" for u, r in expected if r % 3]
+    assert ids(tmp_path / "out", "test") == [f"{u}/{r}" for u, r in expected if r % 3 == 0]
+    assert totals == {"test": 6, "train": 6}
+    assert not (tmp_path / "out" / "write").exists()
+
+
+def test_a_stored_record_is_the_same(tmp_path: Path) -> None:
+    output = parts.PartWriter(tmp_path, 0)
+    output.add("train", record(3, 5))
+    parts.assemble(tmp_path, [output.close()], "toy")
+    assert sources.open_source(str(tmp_path), "train", tmp_path)[0] == record(3, 5)
+
+
+def test_a_failed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    with pytest.raises(OSError, match="no space"), places.resumable(place) as directory:
+        units.run(Write(directory, fails_at=2), [2, 3, 4, 5], directory, {"a": 1}, 0, "write")
+    assert not place.exists()
+    with places.resumable(place) as directory:
+        reports = units.run(Write(directory), [2, 3, 4, 5], directory, {"a": 1}, 0, "write")
+        parts.assemble(directory, reports, "toy")
+    assert [len((place / f"asked-{unit}").read_text()) for unit in range(4)] == [1, 1, 2, 1]
+    assert len(ids(place, "train")) + len(ids(place, "test")) == 14
+
+
+def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    with pytest.raises(units.UnitError, match="killed"), places.resumable(place) as directory:
+        units.run(Write(directory, dies_at=1), [2, 3, 4], directory, {}, 1, "write")
+    with places.resumable(place) as directory:
+        reports = units.run(Write(directory), [2, 3, 4], directory, {}, 0, "write")
+        parts.assemble(directory, reports, "toy")
+    assert len((place / "asked-0").read_text()) == 1
+    assert len(ids(place, "train")) + len(ids(place, "test")) == 9
+
+
+def test_other_options_do_not_go_on(tmp_path: Path) -> None:
+    units.run(Write(tmp_path), [1], tmp_path, {"side": 4, "same": 0}, 0, "write")
+    with pytest.raises(units.UnitError, match="side was 4, is 5"):
+        units.run(Write(tmp_path), [1], tmp_path, {"side": 5, "same": 0}, 0, "write")
+
+
+def test_a_second_attempt_leaves_nothing_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "RECORDS_PER_FILE", 2)
+    assert Write(tmp_path)(0, 9) == {"test": 3, "train": 6}
+    report = Write(tmp_path)(0, 4)
+    parts.assemble(tmp_path, [report], "toy")
+    assert ids(tmp_path, "train") == ["0/1", "0/2"]
+
+
+def test_joining_may_be_cut_off_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "RECORDS_PER_FILE", 1)
+    reports = [Write(tmp_path)(unit, 4) for unit in range(2)]
+    with monkeypatch.context() as patch:
+        rename, calls = Path.rename, iter(range(99))
+        patch.setattr(Path, "rename", lambda *a: rename(*a) if next(calls) < 3 else _fail())
+        with pytest.raises(OSError):
+            parts.assemble(tmp_path, reports, "toy")
+    parts.assemble(tmp_path, reports, "toy")
+    assert ids(tmp_path, "train") == ["0/1", "0/2", "1/1", "1/2"]
+    assert ids(tmp_path, "test") == ["0/0", "0/3", "1/0", "1/3"]
+
+
+def test_lost_parts_are_noticed(tmp_path: Path) -> None:
+    reports = [Write(tmp_path)(unit, 4) for unit in range(2)]
+    next((tmp_path / "parts").glob("train-000001-*")).unlink()
+    with pytest.raises(parts.PartError, match="hold 2 records, not 4"):
+        parts.assemble(tmp_path, reports, "toy")
+
+
+def test_nothing_to_write_is_said(tmp_path: Path) -> None:
+    with pytest.raises(parts.PartError, match="no record"):
+        parts.assemble(tmp_path, [{}], "toy")

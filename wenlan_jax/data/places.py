@@ -1,0 +1,81 @@
+"""Directories that appear in their place only when complete: filled at once, or bit by bit over several runs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class BusyError(ValueError):
+    """Another process is writing the same directory."""
+
+
+@contextlib.contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """An empty directory beside `place` to fill, which takes `place`'s name when the block ends without an error.
+
+    Until then `place` keeps what it held. A block that fails leaves no trace; what a killed process left behind is
+    cleared by the next. Raises BusyError when another process fills the same place.
+    """
+    with _locked(place) as directory:
+        try:
+            _clear(directory)
+            yield directory
+            _move(directory, place.resolve())
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def resumable(place: Path) -> Iterator[Path]:
+    """As `replacing`, but for work that goes on where it stopped: what a failed or killed block wrote is kept.
+
+    The directory is `.NAME.incomplete` beside `place`; removing it starts the work anew.
+    """
+    with _locked(place) as directory:
+        yield directory
+        _move(directory, place.resolve())
+
+
+def unfinished(place: Path) -> Path:
+    """Where `replacing` and `resumable` keep what is not complete yet."""
+    place = place.resolve()
+    return place.with_name(f".{place.name}.incomplete")
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[Path]:
+    directory = unfinished(place)
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the system drops when the process ends
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BusyError(f"{place}: another process is writing it; wait for it or choose another place") from error
+    try:
+        yield directory
+    finally:
+        os.close(handle)
+
+
+def _clear(directory: Path) -> None:
+    for leftover in directory.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _move(directory: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    directory.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""Long data jobs as units of work: done side by side in processes, each once, and continued where they stopped.
+
+A unit is a shard of the input. Its report is stored when all that it writes is written, so a job that was killed does
+the units without a report again, and only these. Workers are spawned and never import jax.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+U = TypeVar("U")
+Report = dict[str, Any]
+
+_REPORTS, _IDENTITY = "reports", "identity.json"
+_PROGRESS_SECONDS = 5.0
+
+
+class UnitError(ValueError):
+    """A job that cannot go on; the message says why and what to do."""
+
+
+def run(
+    work: Callable[[int, U], Report],
+    units: Sequence[U],
+    directory: Path,
+    identity: Mapping[str, Any],
+    workers: int,
+    what: str,
+) -> list[Report]:
+    """Runs `work(number, unit)` for every unit that has no report in `directory` yet; all reports, by unit.
+
+    work: picklable; returns what `json` can store.
+    identity: the options that the result depends on. Work that was begun with others is a UnitError.
+    workers: processes; 0 runs in this one.
+    what: names the job in progress lines and in the directory, e.g. "pack"; a job of two phases runs twice, under two
+        names.
+    An exception of `work` ends the job after the units that are under way; what is done stays done.
+    """
+    place = directory / what
+    _begin(place, identity, directory)
+    missing = [number for number in range(len(units)) if not _report(place, number).is_file()]
+    started, before = time.monotonic(), len(units) - len(missing)
+    if before:
+        print(f"{what}: {before} of {len(units)} units were done before", file=sys.stderr, flush=True)
+    last = started
+    for done, number in enumerate(_finished(work, units, missing, place, workers), start=1):
+        now = time.monotonic()
+        if now - last >= _PROGRESS_SECONDS or (done == len(missing) and now - started >= _PROGRESS_SECONDS):
+            last = now
+            left = (now - started) / done * (len(missing) - done)
+            print(
+                f"{what}: {before + done} of {len(units)} units, the last {_name(units[number])}; {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+    return [json.loads(_report(place, number).read_text("utf-8")) for number in range(len(units))]
+
+
+def clear(directory: Path, what: str) -> None:
+    """Removes the reports of job `what`, which are of no use in a finished directory."""
+    place = directory / what
+    for file in [*(place / _REPORTS).glob("*"), place / _IDENTITY]:
+        file.unlink(missing_ok=True)
+    for folder in (place / _REPORTS, place):
+        folder.rmdir()
+
+
+def _begin(place: Path, identity: Mapping[str, Any], directory: Path) -> None:
+    wanted = json.dumps(identity, sort_keys=True, ensure_ascii=False, indent=1, default=str)
+    file = place / _IDENTITY
+    (place / _REPORTS).mkdir(parents=True, exist_ok=True)
+    if not file.is_file():
+        _store(file, wanted)
+    elif (found := file.read_text("utf-8")) != wanted:
+        before, now = json.loads(found), json.loads(wanted)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
+        raise UnitError(
+            f"{directory}: holds unfinished work with other options ({told}); "
+            "repeat the command with those, or remove that directory"
+        )
+
+
+def _finished(
+    work: Callable[[int, U], Report], units: Sequence[U], missing: Sequence[int], place: Path, workers: int
+) -> Iterator[int]:
+    """The numbers of the units as they are done, with their reports stored."""
+    if workers == 0:
+        for number in missing:
+            _do(work, number, units[number], place)
+            yield number
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)) or 1, mp_context=spawn) as pool:
+        futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            undone = [_name(units[n]) for n in missing if not _report(place, n).is_file()][: 2 * workers]
+            raise UnitError(
+                f"a worker process was killed, perhaps for want of memory; among the next units: {', '.join(undone)}. "
+                "Run the command again to go on, with fewer --workers if memory is short"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _do(work: Callable[[int, U], Report], number: int, unit: U, place: Path) -> None:
+    _store(_report(place, number), json.dumps(work(number, unit), ensure_ascii=False))
+
+
+def _store(file: Path, text: str) -> None:
+    """Writes a small file so that it is whole or not there."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, file)
+
+
+def _report(place: Path, number: int) -> Path:
+    return place / _REPORTS / f"{number:06d}.json"
+
+
+def _name(unit: object) -> str:
+    return str(getattr(unit, "name", unit))
