@@ -27,7 +27,7 @@ def get_config() -> config_dict.ConfigDict:
     configs.make_large(c)
     c.data.image_size = 600
     c.data.text_length = 50
-    c.model.freeze = (r"image/backbone/(conv_stem|bn1|blocks_[012]_\d+)/",)
+    c.model.freeze = (r"image/backbone/(conv_stem|bn1|blocks_[012]_[\d_]+)/",)
     image, text = c.model.image, c.model.text
     image.backbone.remat = True
     image.encoder.layers = 30

@@ -136,6 +136,7 @@ class Backbone:
         free=True,
     )
     remat: bool = _field(False, "recompute each block in the backward pass to save memory", free=True)
+    scan: bool = _field(False, "compile the equal blocks of a stage once and loop over their stacked parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Model:
     text: TextTower = _section(TextTower)
     freeze: tuple[str, ...] = _field(
         (
-            r"image/backbone/(conv_stem|bn1|blocks_[012]_\d+|conv_head|bn2)/",
+            r"image/backbone/(conv_stem|bn1|blocks_[012]_[\d_]+|conv_head|bn2)/",
             r"text/backbone/(embeddings|layers_[0-7])/",
         ),
         "patterns of parameter paths that are not trained [C]",

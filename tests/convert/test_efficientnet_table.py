@@ -28,7 +28,7 @@ TIMM, HUGGING_FACE = KeyLayout("timm", ""), KeyLayout("huggingface", "")
 
 
 def network(stem: int = STEM, stages: tuple[Stage, ...] = STAGES, head: int = HEAD) -> EfficientNet:
-    return EfficientNet(stem, stages, head, BATCH_NORM, "conv", jnp.float32, False)
+    return EfficientNet(stem, stages, head, BATCH_NORM, "conv", jnp.float32, False, False)
 
 
 def template(net: EfficientNet) -> dict[str, Any]:

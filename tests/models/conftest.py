@@ -36,6 +36,7 @@ def make_backbone() -> Callable[..., EfficientNet]:
             "depthwise": "conv",
             "dtype": jnp.float32,
             "remat": False,
+            "scan": False,
         }
         return EfficientNet(**{**options, **changes})
 

@@ -13,7 +13,7 @@ import torch
 
 from wenlan_jax.convert.brivl import brivl_table
 from wenlan_jax.convert.rules import to_flax, to_torch, unflatten
-from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, EfficientNet, efficientnet_sizes
+from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, EfficientNet, Stage, efficientnet_sizes
 from wenlan_jax.reference import torch_brivl
 
 
@@ -48,11 +48,21 @@ def channels_first(x: np.ndarray) -> torch.Tensor:
     return torch.tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
-@pytest.mark.parametrize(("depthwise", "side", "remat"), [("conv", 30, False), ("shift", 33, True)])
-def test_training_equals_torch_with_gradients_and_statistics(
-    make_backbone: Callable, depthwise: str, side: int, remat: bool
-):
-    net = make_backbone(depthwise=depthwise, remat=remat)
+LONGER = (Stage(3, 1, 1, 8, 3), Stage(5, 2, 6, 16, 4))
+"""Stages with several equal blocks, of both kinds."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depthwise": "conv"},
+        {"depthwise": "shift", "remat": True},
+        {"stages": LONGER, "scan": True},
+        {"stages": LONGER, "scan": True, "remat": True},
+    ],
+)
+def test_training_equals_torch_with_gradients_and_statistics(make_backbone: Callable, changes: dict[str, Any]):
+    net, side = make_backbone(**changes), 33 if "remat" in changes else 30
     theirs = reference(net, side)
     variables, x = converted(net, theirs, side), pictures(4, side)
     expected = theirs.train()(channels_first(x))

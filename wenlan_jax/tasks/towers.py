@@ -36,6 +36,7 @@ def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower
         depthwise=_depthwise(net.depthwise, platform or jax.default_backend()),
         dtype=dtype,
         remat=net.remat,
+        scan=net.scan,
     )
     regions = RegionPooling(
         grid=image.regions.grid if image.regions.kind == "grid" else (),
