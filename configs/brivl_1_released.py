@@ -18,6 +18,7 @@ from wenlan_jax import config as configs
 def get_config() -> config_dict.ConfigDict:
     """The default with boxes, and the switches that the released weights need."""
     c = configs.default()
+    configs.make_loops(c, frozen_layers=8)
     c.data.image_size = 380
     c.model.image.regions.kind = "boxes"
     c.model.image.regions.coordinates = "official"

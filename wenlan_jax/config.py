@@ -43,10 +43,18 @@ def make_large(c: config_dict.ConfigDict) -> None:
     c.model.image.backbone.depth_multiplier = 3.1
     bert = c.model.text.bert
     bert.width, bert.layers, bert.heads, bert.feed_forward = 1024, 24, 16, 4096
-    # Equal layers and blocks are loops: compiled once, and a quarter as many leaves to store and to send.
+    make_loops(c, frozen_layers=20)
+
+
+def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
+    """Has equal layers and blocks compiled once and looped over; they are then stored together, as fewer leaves.
+
+    The first `frozen_layers` of the text backbone are not trained and stay apart from the others.
+    """
     c.model.image.backbone.scan = c.model.image.encoder.scan = c.model.text.encoder.scan = True
-    bert.scan_segments = (20, 4)
-    c.model.freeze = (c.model.freeze[0], r"text/backbone/(embeddings|layers_0_19)/")
+    bert = c.model.text.bert
+    bert.scan_segments = (frozen_layers, bert.layers - frozen_layers)
+    c.model.freeze = (c.model.freeze[0], rf"text/backbone/(embeddings|layers_0_{frozen_layers - 1})/")
 
 
 def fields(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
