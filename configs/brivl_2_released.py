@@ -19,6 +19,7 @@ from wenlan_jax import config as configs
 def get_config() -> config_dict.ConfigDict:
     """The default, with the switches that the released weights need."""
     c = configs.default()
+    configs.make_loops(c, frozen_layers=8)
     c.model.image.regions.coordinates = "official"
     c.model.text.bert.attention_mask = False
     return c
