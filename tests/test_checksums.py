@@ -44,6 +44,14 @@ def test_small_leaves_and_scalars_are_summed_on_the_host_alike() -> None:
     assert sum_of(np.zeros((0, 4), np.float32)) == 0
 
 
+def test_pieces_and_their_rest_make_the_same_sum() -> None:
+    values = noise(jnp.bfloat16, 2 * checksums.PIECE // 8 + 5)
+    pieces, whole = sum_of(jnp.asarray(values)), int(checksums._on_devices(values))
+    assert pieces == whole == sum_of(values)
+    values[-1, 0] += 1
+    assert sum_of(values) != pieces
+
+
 def test_every_flipped_bit_changes_the_sum() -> None:
     values = np.random.default_rng(0).normal(size=7).astype(np.float32)
     bits = values.view(np.uint32)

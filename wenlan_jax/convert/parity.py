@@ -67,25 +67,31 @@ def fixed_batch(config: schema.Config, items: int = ITEMS) -> FixedBatch:
 
 
 def jax_embeddings(config: schema.Config, tower: Callable[[str], dict[str, Any]], batch: FixedBatch) -> Embeddings:
-    """What our towers make of the batch, computed in float32 whatever the configuration trains in.
+    """What our towers make of the batch; `tower` reads one (see `jax_embedding`), and only one is held at a time."""
+    return Embeddings(*(jax_embedding(config, side, tower(side), batch) for side in Embeddings._fields))
 
-    `tower` gives the `params` and `batch_stats` of `image` and of `text`; only one of them is held at a time.
+
+def jax_embedding(
+    config: schema.Config, side: str, variables: dict[str, Any], batch: FixedBatch
+) -> Float[np.ndarray, "items embedding"]:
+    """What our tower `image` or `text` makes of the batch, in float32 whatever the configuration trains in.
+
+    variables: its `params` and, for images, `batch_stats`.
     """
     model = dataclasses.replace(config.model, dtype="float32")
     towers = Towers(dataclasses.replace(config, model=model))
 
-    def embed_images(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
+    def embed_image(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
         params, stats = ({"image": variables[name]} for name in ("params", "batch_stats"))
         return towers.embed_images(params, stats, towers.prepare(inputs, None), None)[0].embedding
 
-    def embed_texts(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
+    def embed_text(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
         return towers.embed_texts({"text": variables["params"]}, inputs, None).embedding
 
+    embed = {"image": embed_image, "text": embed_text}[side]
     inputs = {name: jnp.asarray(value) for name, value in batch._asdict().items() if value is not None}
     with jax.default_matmul_precision("highest"):
-        image = np.asarray(jax.jit(embed_images)(tower("image"), inputs))
-        text = np.asarray(jax.jit(embed_texts)(tower("text"), inputs))
-    return Embeddings(image, text)
+        return np.asarray(jax.jit(embed)(variables, inputs))
 
 
 def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement, float]:
