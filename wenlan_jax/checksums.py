@@ -55,7 +55,7 @@ def _is_for_host(leaf: Any) -> bool:
         return True
     if leaf.nbytes <= HOST_BYTES:
         return leaf.is_fully_addressable or leaf.is_fully_replicated
-    return [device.platform for device in leaf.sharding.device_set] == ["cpu"]  # no copy, and no program of its own
+    return [device.platform for device in leaf.devices()] == ["cpu"]  # no copy, and no program of its own
 
 
 def _mixed(bits: Any, place: Any) -> Any:

@@ -156,8 +156,9 @@ class EfficientNet(nn.Module):
         run = nn.remat(step, prevent_cse=not looped) if self.remat else step
         x, _ = run(self._block(stage, stage.stride, f"blocks_{number}_0"), x, None)
         if looped:
-            axes = {"params": 0, "batch_stats": 0}
-            loop = nn.scan(run, variable_axes=axes, split_rngs={"params": True}, length=alike)
+            loop = nn.scan(
+                run, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=alike
+            )
             return loop(self._block(stage, 1, f"blocks_{number}_1_{alike}"), x, None)[0]
         for index in range(1, stage.repeats):
             x, _ = run(self._block(stage, 1, f"blocks_{number}_{index}"), x, None)
