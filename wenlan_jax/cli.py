@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import multiprocessing
 import os
 import signal
@@ -103,8 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "eval", "evaluate retrieval of a trained model", _eval_arguments, _eval, True)
     _add(commands, "import", "take over weights of PyTorch models", _import_arguments, _import, True)
     _add(commands, "export", "write a trained model for PyTorch users, with proof", _export_arguments, _export, False)
-    _add(commands, "pack", "turn your own image-text pairs into records", _pack_arguments, _pack, False)
-    _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", _vocab_arguments, _vocab, False)
+    _add(commands, "pack", "turn your own image-text pairs into records", *_in("data.pack_command"), False)
+    _add(commands, "clean", "leave out bad and repeated records, and say which", *_in("data.clean.command"), True)
+    _add(commands, "score", "measure how correlated pairs are", *_in("data.clean.command", "_score"), False)
+    _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", *_in("data.vocab", "_vocab"), False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
     _add(commands, "plan", "say what a run needs on devices that are not here", _plan_arguments, _plan, True)
     _add(
@@ -116,6 +119,18 @@ def _parser() -> argparse.ArgumentParser:
         False,
     )
     return parser
+
+
+def _in(module: str, which: str = "") -> tuple[Callable[[argparse.ArgumentParser], None], Callable[..., int]]:
+    """A command that a module of this package owns: what declares its arguments, and what runs it."""
+
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        importlib.import_module(f"wenlan_jax.{module}").__dict__[f"add{which}_arguments"](parser)
+
+    def run(*parsed: object) -> int:
+        return int(importlib.import_module(f"wenlan_jax.{module}").__dict__[f"run{which}"](*parsed))
+
+    return arguments, run
 
 
 def _add(
@@ -235,30 +250,6 @@ def _export(arguments: argparse.Namespace) -> int:
     from wenlan_jax.convert import exporting
 
     return exporting.run(arguments)
-
-
-def _pack_arguments(parser: argparse.ArgumentParser) -> None:
-    from wenlan_jax.data import pack
-
-    pack.add_arguments(parser)
-
-
-def _pack(arguments: argparse.Namespace) -> int:
-    from wenlan_jax.data import pack
-
-    return pack.run(arguments)
-
-
-def _vocab_arguments(parser: argparse.ArgumentParser) -> None:
-    from wenlan_jax.data import vocab
-
-    vocab.add_vocab_arguments(parser)
-
-
-def _vocab(arguments: argparse.Namespace) -> int:
-    from wenlan_jax.data import vocab
-
-    return vocab.run_vocab(arguments)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
-"""From input lines to records: lines of one image are grouped, and its file is read, checked and perhaps shrunk.
+"""From items to records: items of one image are grouped, and its bytes are read, checked, and perhaps changed.
 
-Grouping keeps paths and texts in memory, never an image; images are read one by one, later.
+Grouping keeps paths and texts of one shard in memory, never an image; images are read one by one, later. Items that
+bring their image are not grouped but pass through as they come.
 """
 
 from __future__ import annotations
@@ -9,88 +10,96 @@ import collections
 import dataclasses
 import hashlib
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
-import cv2
-import numpy as np
-
-from wenlan_jax.data import images
-from wenlan_jax.data.readers import Box, Fault, Line, Reason, Rejected
-from wenlan_jax.data.records import Record, Region, Text
+from wenlan_jax.data import pictures
+from wenlan_jax.data.readers import Fault, Item, Outcome, Reason, Rejected
+from wenlan_jax.data.records import Question, Record, Region, Text
 
 MAX_BOXES = 100
 """Boxes kept of one image, the first ones, as in the BriVL 1.0 files."""
-JPEG_QUALITY = 95
 DEFAULT_SPLIT = "train"
 
 
 @dataclasses.dataclass
 class Draft:
-    """A record to be: everything but its image. `lines` are the input lines that it stands for."""
+    """A record to be: everything but its image. `numbers` are the items that it stands for."""
 
     image: str
+    data: bytes | None
     id: str
     split: str
+    source: str
+    box_file: bool
     texts: dict[Text, None]  # an ordered set
-    boxes: tuple[Box, ...]
-    lines: list[int]
+    questions: list[Question]  # not a set: equal answers count
+    regions: tuple[Region, ...]
+    numbers: list[int]
 
 
 class Grouping:
-    """Groups lines into drafts by image path; counts what it repairs in `fixes` and keeps the line count in `read`."""
+    """Groups the items of one shard into drafts by image; counts what it repairs in `fixes`, and items in `read`.
 
-    def __init__(self, split_shares: Mapping[str, float]) -> None:
-        self._shares = split_shares
+    Ids begin with `prefix`, which tells shards apart. Splits follow the id without it: where shards share an image,
+    they agree on its split.
+    """
+
+    def __init__(self, split_shares: Mapping[str, float], prefix: str = "", source: str = "") -> None:
+        self._shares, self._prefix, self._source = split_shares, prefix, source
         self._drafts: dict[str, Draft] = {}
         self._owners: dict[str, str] = {}  # id -> image
+        self._brought: set[str] = set()  # ids of items that brought their image
         self.fixes: collections.Counter[str] = collections.Counter()
         self.read = 0
 
-    def add(self, lines: Iterable[Line | Fault]) -> Iterator[Fault]:
-        """Takes in all lines and yields those that are rejected."""
-        for line in lines:
+    def group(self, items: Iterable[Outcome]) -> Iterator[Draft | Fault]:
+        """Faults and drafts that bring their image as they come; the other drafts when all is read."""
+        for item in items:
             self.read += 1
-            if isinstance(line, Fault):
-                yield line
+            if isinstance(item, Fault):
+                yield item
                 continue
             try:
-                self._add(line)
+                draft = self._add(item)
             except Rejected as rejected:
-                yield Fault(line.number, rejected.reason, rejected.detail, line.image)
-
-    def drafts(self) -> Iterator[Draft]:
-        """The drafts in the order of their first lines. Hands them over: each is forgotten here."""
+                yield Fault(item.number, rejected.reason, rejected.detail, item.image, item.source)
+            else:
+                if draft.data is not None:
+                    yield draft
         while self._drafts:
             yield self._drafts.pop(next(iter(self._drafts)))
 
-    def __len__(self) -> int:
-        return len(self._drafts)
-
-    def _add(self, line: Line) -> None:
-        key = posixpath.normpath(line.image)
-        draft = self._drafts.get(key)
-        if draft is None:
-            draft = self._drafts[key] = self._start(key, line)
-        elif line.split and line.split != draft.split:
+    def _add(self, item: Item) -> Draft:
+        if item.data is not None:
+            draft = self._start(item.image, item)
+        else:
+            key = item.image if "://" in item.image else posixpath.normpath(item.image)
+            if key not in self._drafts:
+                self._drafts[key] = self._start(key, item)
+            draft = self._drafts[key]
+        if item.split and item.split != draft.split:
             raise Rejected(
-                Reason.SPLIT_CONFLICT,
-                f"split {line.split!r}, but line {draft.lines[0]} puts it in {draft.split!r}",
+                Reason.SPLIT_CONFLICT, f"split {item.split!r}, but line {draft.numbers[0]} puts it in {draft.split!r}"
             )
-        draft.lines.append(line.number)
-        draft.texts.update(dict.fromkeys(line.texts))
-        draft.boxes = draft.boxes or line.boxes
-        self.fixes["id_ignored"] += bool(line.id and line.id != draft.id)
-        self.fixes["text_empty_dropped"] += line.dropped_texts
-        self.fixes["box_malformed_dropped"] += line.dropped_boxes
+        draft.numbers.append(item.number)
+        draft.texts.update(dict.fromkeys(item.texts))
+        draft.questions.extend(item.questions)
+        draft.regions = draft.regions or item.regions
+        self.fixes["id_ignored"] += bool(item.id and self._prefix + item.id != draft.id)
+        self.fixes.update(item.fixes)
+        return draft
 
-    def _start(self, image: str, line: Line) -> Draft:
-        identity = line.id or image
+    def _start(self, image: str, item: Item) -> Draft:
+        identity = item.id or image
         owner = self._owners.setdefault(identity, image)
-        if owner != image:
+        if owner != image or (item.data is not None and identity in self._brought):
             raise Rejected(Reason.DUPLICATE_ID, f"id {identity!r} is that of {owner}")
-        split = line.split or split_of(identity, self._shares)
-        return Draft(image, identity, split, {}, (), [])
+        if item.data is not None:
+            self._brought.add(identity)
+        split = item.split or split_of(identity, self._shares)
+        source = item.source or self._source
+        return Draft(image, item.data, self._prefix + identity, split, source, item.box_file, {}, [], (), [])
 
 
 def split_of(identity: str, shares: Mapping[str, float]) -> str:
@@ -115,84 +124,54 @@ class Prepared:
     fixes: collections.Counter[str]
 
 
-def prepare(draft: Draft, root: Path, source: str, max_side: int | None) -> Prepared:
-    """Reads and decodes the image of a draft. With `max_side`, a larger image is shrunk so that its long side fits.
-
-    JPEG, PNG and WebP are stored as they are unless shrunk; other formats, and what was shrunk from PNG, become PNG.
-    """
+def prepare(draft: Draft, root: str, options: pictures.PictureOptions) -> Prepared:
+    """Reads and checks the image of a draft, below the folder or URL `root` where the draft does not bring it."""
     fixes: collections.Counter[str] = collections.Counter()
     try:
-        data = _read_image(root / draft.image)
-        pixels = _decode(data)
-        height, width = pixels.shape[:2]
-        boxes = _clip(draft.boxes, width, height, fixes)
-        scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
-        if scale < 1.0:
-            pixels = _shrink(pixels, scale)
-            fixes["image_shrunk"] += 1
-        if scale < 1.0 or _suffix(data) is None:
-            fixes["image_reencoded"] += scale == 1.0
-            data = _encode(pixels, _suffix(data) or ".png")
+        place, data = "", draft.data
+        if data is None:
+            place, data = pictures.fetch(root, _places(draft.image))
+        regions = pictures.boxes_beside(place) if draft.box_file and place else draft.regions
+        picture = pictures.checked(data, options, fixes)
+        regions = tuple(_clip(regions, picture.stored_width, picture.stored_height, fixes))
+        regions = tuple(dataclasses.replace(region, box=picture.box(region.box)) for region in regions)
     except Rejected as rejected:
         return Prepared(draft, rejected, fixes)
-    new_height, new_width = pixels.shape[:2]
-    factors = np.array([new_width / width, new_height / height] * 2)
-    regions = tuple(Region(tuple((np.array(box) * factors).tolist())) for box in boxes)
-    record = Record(draft.id, data, new_width, new_height, source, tuple(draft.texts), regions)
+    record = Record(
+        id=draft.id,
+        image=picture.data,
+        width=picture.width,
+        height=picture.height,
+        source=draft.source,
+        texts=tuple(draft.texts),
+        regions=regions,
+        questions=tuple(draft.questions),
+    )
     return Prepared(draft, record, fixes)
 
 
-def _read_image(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        detail = getattr(error, "strerror", None) or str(error)
-        raise Rejected(Reason.MISSING_IMAGE, f"{path}: {detail}") from error
-    if not data:
-        raise Rejected(Reason.EMPTY_IMAGE, f"{path}: a file of 0 bytes")
-    return data
+_COCO = re.compile(r"COCO_((?:train|val|test)20\d\d)_\d{12}\.jpg")
+_GENOME = re.compile(r"\d+\.jpg")
 
 
-def _decode(data: bytes) -> np.ndarray:
-    try:
-        return images.decode(data)
-    except images.CorruptImage as error:
-        raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
+def _places(image: str) -> list[str]:
+    """Where an image may lie: as named, or in the folder that its set keeps such names in (COCO, Visual Genome)."""
+    if coco := _COCO.fullmatch(image):
+        return [image, f"{coco[1]}/{image}"]
+    return [image, f"VG_100K/{image}", f"VG_100K_2/{image}"] if _GENOME.fullmatch(image) else [image]
 
 
-def _suffix(data: bytes) -> str | None:
-    """The suffix OpenCV knows the format by, for the formats that are stored as they are."""
-    if data.startswith(b"\xff\xd8"):
-        return ".jpg"
-    if data.startswith(b"\x89PNG"):
-        return ".png"
-    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
-
-
-def _shrink(pixels: np.ndarray, scale: float) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
-def _encode(pixels: np.ndarray, suffix: str) -> bytes:
-    if suffix == ".webp":
-        suffix = ".jpg"
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
-    return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
-
-
-def _clip(boxes: Iterable[Box], width: int, height: int, fixes: collections.Counter[str]) -> list[Box]:
-    """The first boxes, cut to the picture; those without area in it are dropped."""
-    kept: list[Box] = []
-    for box in boxes:
-        x1, y1, x2, y2 = box
+def _clip(regions: Iterable[Region], width: int, height: int, fixes: collections.Counter[str]) -> Iterator[Region]:
+    """The first regions, cut to the picture; those without area in it are dropped."""
+    kept = 0
+    for region in regions:
+        x1, y1, x2, y2 = region.box
         clipped = (max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
         if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
             fixes["box_degenerate_dropped"] += 1
-        elif len(kept) == MAX_BOXES:
+        elif kept == MAX_BOXES:
             fixes["box_beyond_limit_dropped"] += 1
         else:
-            fixes["box_clipped"] += clipped != box
-            kept.append(clipped)
-    return kept
+            fixes["box_clipped"] += clipped != region.box
+            kept += 1
+            yield dataclasses.replace(region, box=clipped)

@@ -1,61 +1,79 @@
-"""`wenlan pack`: turns a folder of images and a captions file into a data set that training reads.
+"""`wenlan pack`: turns raw pairs of images and texts, of any size and layout, into a data set that training reads.
 
 The output is one TFDS directory in the schema of `records.py`, with `pack.json` (what was asked and what came of it)
-and `rejected.jsonl` (every line left out, and why). An interrupted pack never looks finished.
+and `rejected.jsonl` (every item left out, and why). Shards are packed side by side; a pack of several that was
+interrupted goes on where it stopped, and never looks finished before.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
-import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import json
 import os
-import sys
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any
 
-from wenlan_jax.data import ingest, places, readers, writer
-
-T = TypeVar("T")
+from wenlan_jax.data import packing, parts, pictures, places, readers, units
+from wenlan_jax.data.formats import files, registry
+from wenlan_jax.data.packing import PackError
 
 REPORT_NAME, REJECTED_NAME = "pack.json", "rejected.jsonl"
-_PROGRESS_SECONDS = 5.0
-
-
-class PackError(ValueError):
-    """A pack that cannot be made; the message says why and what to do."""
+_JOB = "pack"
 
 
 @dataclasses.dataclass(frozen=True)
 class PackOptions:
-    """What to pack and where to. Images are named relative to `images`, or to the captions file when that is None.
+    """What to pack and where to.
 
-    `file_format` None is found from the file. `language` is that of texts which name none. `split_shares` are fractions
-    by a hash of the id, for lines that name no split; the rest is `train`. `max_side` is in pixels, None keeps all.
+    inputs: files, URLs, patterns of either, or folders, all in one format; `file_format` None is found from the first.
+    images: folder or URL that images are named in; the folder of the first input when None.
+    source: of records which name none; the name of `out` when "".
+    split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
+    on_bad: `skip` counts an item that cannot be packed, `stop` ends the pack at the first.
+    workers: processes, at most one a shard; None uses all cores for several shards and this process for one.
+    threads: that read and check images, shared out among the workers.
     """
 
-    captions: Path
+    inputs: tuple[str, ...]
     out: Path
-    images: Path | None = None
+    images: str | None = None
     file_format: str | None = None
-    fields: readers.Fields = dataclasses.field(default_factory=readers.Fields)
-    language: str = ""
+    read: readers.ReadOptions = dataclasses.field(default_factory=readers.ReadOptions)
+    pictures: pictures.PictureOptions = dataclasses.field(default_factory=pictures.PictureOptions)
+    source: str = ""
     split_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    max_side: int | None = None
+    on_bad: str = "skip"
+    workers: int | None = None
     threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
 
     @property
-    def image_root(self) -> Path:
-        return self.captions.parent if self.images is None else self.images
+    def image_root(self) -> str:
+        """Where images are named from."""
+        if self.images is not None:
+            return self.images
+        first = self.inputs[0]
+        return first if os.path.isdir(first) else first.rpartition("/")[0] or "."
+
+    def identity(self) -> dict[str, Any]:
+        """The options that the records depend on: a pack that stopped at a bad item may go on and skip it."""
+        options = dataclasses.asdict(self)
+        for name in ("out", "on_bad", "workers", "threads"):
+            del options[name]
+        return options
 
 
 @dataclasses.dataclass(frozen=True)
 class PackReport:
-    """Counts of one pack. Every line read is packed or rejected: `read == packed + sum(rejected.values())`."""
+    """Counts of one pack. Every item read is packed or rejected: `read == packed + sum(rejected.values())`.
+
+    `sources` and `shards` give read, packed and rejected of each.
+    """
 
     read: int
     packed: int
@@ -63,6 +81,8 @@ class PackReport:
     records: Mapping[str, int]
     texts: Mapping[str, int]
     fixes: Mapping[str, int]
+    sources: Mapping[str, Mapping[str, int]]
+    shards: Mapping[str, Mapping[str, int]]
     seconds: float
 
     def summary(self) -> str:
@@ -73,24 +93,31 @@ class PackReport:
             f"texts     {_counts(self.texts)}",
             f"rejected  {_counts(self.rejected)}",
             f"repaired  {_counts(self.fixes)}",
-            f"time      {self.seconds:.1f} s",
         ]
-        return "\n".join(lines)
+        if len(self.sources) > 1:
+            lines += [f"source    {name}: {_counts(counts)}" for name, counts in self.sources.items()]
+        return "\n".join([*lines, f"time      {self.seconds:.1f} s, {len(self.shards)} shards"])
 
 
 def pack(options: PackOptions) -> PackReport:
-    """Packs `options.captions` into the directory `options.out` and returns the counts.
+    """Packs `options.inputs` into the directory `options.out` and returns the counts.
 
-    Raises PackError, readers.ReadError or places.BusyError, and leaves `options.out` as it was, when the input cannot
-    be read, nothing in it can be packed, or the output cannot be written.
+    Raises PackError, readers.ReadError, units.UnitError or places.BusyError, and leaves `options.out` as it was, when
+    the input cannot be read, nothing in it can be packed, or the output cannot be written. Of several shards, those
+    that are done stay beside `options.out`, and the same call goes on with the others.
     """
     start = time.monotonic()
     _check(options)
-    options = dataclasses.replace(options, file_format=options.file_format or readers.detect_format(options.captions))
+    name, shards = registry.shards(options.inputs, options.file_format, options.read)
+    options = dataclasses.replace(options, file_format=name)
+    # One shard has no parts to go on with: what an interrupted pack of one leaves is cleared.
+    filling = places.replacing if len(shards) == 1 else places.resumable
     try:
-        with places.replacing(options.out) as directory:
-            report = _Job(options, directory).run(start)
-            (directory / REPORT_NAME).write_text(_report_json(options, report), "utf-8")
+        with filling(options.out) as directory:
+            reports = _run(options, shards, directory)
+            report = _report(options, reports, time.monotonic() - start)
+            parts.assemble(directory, [report["written"] for report in reports], "Packed by `wenlan pack`")
+            _finish(options, report, len(shards), directory)
     except OSError as error:
         raise PackError(
             f"{options.out}: cannot be written ({error.strerror or error}); free the space or choose another place"
@@ -98,223 +125,145 @@ def pack(options: PackOptions) -> PackReport:
     return report
 
 
-class _Job:
-    """One pack in progress: its counters, and the rejected lines as they come."""
-
-    def __init__(self, options: PackOptions, directory: Path) -> None:
-        self._options = options
-        self._directory = directory
-        self._rejected: collections.Counter[str] = collections.Counter()
-        self._records: collections.Counter[str] = collections.Counter()
-        self._texts: collections.Counter[str] = collections.Counter()
-        self._packed = 0
-        self._first_fault = ""
-
-    def run(self, start: float) -> PackReport:
-        options = self._options
-        lines = readers.read_lines(options.captions, options.file_format or "", options.fields, options.language)
-        grouping = ingest.Grouping(options.split_shares)
-        with (self._directory / REJECTED_NAME).open("w", encoding="utf-8") as rejected:
-            for fault in grouping.add(_progress(lines, "lines read")):
-                self._reject(fault, rejected)
-            self._write(grouping, rejected)
-        report = PackReport(
-            read=grouping.read,
-            packed=self._packed,
-            rejected=dict(self._rejected.most_common()),
-            records=dict(self._records.most_common()),
-            texts=dict(self._texts.most_common()),
-            fixes={name: count for name, count in sorted(grouping.fixes.items()) if count},
-            seconds=time.monotonic() - start,
+def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path) -> list[dict[str, Any]]:
+    """Packs the shards that are not packed yet; the reports of all."""
+    workers = options.workers
+    if workers is None:
+        workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
+    target = packing.Target(
+        directory=directory,
+        root=options.image_root,
+        source=options.source or options.out.resolve().name,
+        split_shares=options.split_shares,
+        pictures=options.pictures,
+        threads=max(1, options.threads // max(1, workers)),
+        on_bad=options.on_bad,
+        sole=len(shards) == 1,
+    )
+    identity = {**options.identity(), "shards": [shard.files for shard in shards]}
+    reports = units.run(target, shards, directory, identity, workers, _JOB)
+    changed = [
+        shard.name for shard, report in zip(shards, reports, strict=True) if report["stamps"] != packing.stamps(shard)
+    ]
+    if changed:
+        raise PackError(
+            f"{', '.join(changed[:5])}: changed since this pack of {len(shards)} shards began; "
+            f"remove {directory} and pack again"
         )
-        self._verify(report)
-        return report
-
-    def _write(self, grouping: ingest.Grouping, rejected: TextIO) -> None:
-        output = writer.RecordWriter(self._directory, "Packed by `wenlan pack`")
-        for prepared in _progress(_prepare_all(grouping, self._options), "images packed", len(grouping)):
-            draft, outcome = prepared.draft, prepared.outcome
-            grouping.fixes.update(prepared.fixes)
-            if isinstance(outcome, readers.Rejected):
-                for line in draft.lines:
-                    self._reject(readers.Fault(line, outcome.reason, outcome.detail, draft.image), rejected)
-                continue
-            output.add(draft.split, outcome)
-            self._packed += len(draft.lines)
-            self._records[draft.split] += 1
-            self._texts.update(text.language or "unknown" for text in outcome.texts)
-        output.close()
-
-    def _reject(self, fault: readers.Fault, file: TextIO) -> None:
-        self._rejected[str(fault.reason)] += 1
-        self._first_fault = self._first_fault or f"line {fault.number}: {fault.reason}, {fault.detail}"
-        named = {"line": fault.number, "reason": fault.reason, "item": fault.item, "detail": fault.detail}
-        file.write(json.dumps(named, ensure_ascii=False) + "\n")
-
-    def _verify(self, report: PackReport) -> None:
-        captions = self._options.captions
-        if not report.read:
-            raise PackError(f"{captions}: holds no lines to pack")
-        if not report.packed:
-            raise PackError(
-                f"{captions}: none of its {report.read} lines can be packed ({_counts(report.rejected)}); "
-                f"the first is {self._first_fault}"
-            )
-        if report.read != report.packed + sum(report.rejected.values()):
-            raise RuntimeError(f"some lines are neither packed nor rejected; please report this: {report}")
+    return reports
 
 
-def _prepare_all(grouping: ingest.Grouping, options: PackOptions) -> Iterator[ingest.Prepared]:
-    """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
-    source = options.out.resolve().name
-    window: collections.deque[concurrent.futures.Future[ingest.Prepared]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(options.threads) as pool:
-        for draft in grouping.drafts():
-            window.append(pool.submit(ingest.prepare, draft, options.image_root, source, options.max_side))
-            if len(window) > 4 * options.threads:
-                yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
+def _report(options: PackOptions, reports: Sequence[Mapping[str, Any]], seconds: float) -> PackReport:
+    """The sum of the reports of all shards. Raises PackError when there is nothing in it."""
+    rejected = _total(report["rejected"] for report in reports)
+    sources: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for report in reports:
+        for name, counts in report["sources"].items():
+            sources[name].update(counts)
+    read, packed = sum(report["read"] for report in reports), sum(counts["packed"] for counts in sources.values())
+    whole = PackReport(
+        read=read,
+        packed=packed,
+        rejected=dict(rejected.most_common()),
+        records=dict(_total(report["written"] for report in reports).most_common()),
+        texts=dict(_total(report["texts"] for report in reports).most_common()),
+        fixes=dict(sorted(_total(report["fixes"] for report in reports).items())),
+        sources={name: _balance(counts) for name, counts in sorted(sources.items())},
+        shards={report["shard"]: _balance(_total(report["sources"].values())) for report in reports},
+        seconds=seconds,
+    )
+    _verify(options, whole, next((report["first_fault"] for report in reports if report["first_fault"]), ""))
+    return whole
 
 
-def _progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The same items, while their count and rate go to stderr every few seconds."""
-    start = last = time.monotonic()
-    for count, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= _PROGRESS_SECONDS:
-            last = now
-            of = f" of {total}" if total else ""
-            print(f"{what}: {count}{of}, {count / (now - start):.0f}/s", file=sys.stderr, flush=True)
+def _verify(options: PackOptions, report: PackReport, first_fault: str) -> None:
+    inputs = options.inputs[0]
+    if report.read != report.packed + sum(report.rejected.values()):
+        raise RuntimeError(f"some lines are neither packed nor rejected; please report this: {report}")
+    if report.packed:
+        return
+    with contextlib.suppress(OSError):
+        shutil.rmtree(places.unfinished(options.out))  # there is nothing to go on with
+    if not report.read:
+        raise PackError(f"{inputs}: holds no lines to pack")
+    raise PackError(
+        f"{inputs}: none of its {report.read} lines can be packed ({_counts(report.rejected)}); "
+        f"the first is {first_fault}"
+    )
+
+
+def _finish(options: PackOptions, report: PackReport, shards: int, directory: Path) -> None:
+    """Joins what the shards left and adds the report."""
+    with (directory / REJECTED_NAME).open("wb") as joined:
+        for number in range(shards):
+            with packing.rejected_file(directory, number).open("rb") as part:
+                shutil.copyfileobj(part, joined)
+    content = {"options": dataclasses.asdict(options), "report": dataclasses.asdict(report)}
+    text = json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n"
+    (directory / REPORT_NAME).write_text(text, "utf-8")
+    for number in range(shards):
+        packing.rejected_file(directory, number).unlink()
+    units.clear(directory, _JOB)
 
 
 def _check(options: PackOptions) -> None:
-    if not options.captions.is_file():
-        raise PackError(f"{options.captions}: no such captions file")
-    if not options.image_root.is_dir():
+    if not options.inputs:
+        raise PackError("nothing to pack: name at least one input")
+    for place in options.inputs:
+        if not files.is_url(place) and not any(os.path.exists(one) for one in files.expand(place)):
+            raise PackError(f"{place}: no such captions file")
+    if not files.is_url(options.image_root) and not os.path.isdir(options.image_root):
         raise PackError(f"{options.image_root}: no such image directory; set --images")
     out = options.out
     replaceable = out.is_dir() and ((out / REPORT_NAME).is_file() or not any(out.iterdir()))
     if out.exists() and not replaceable:
         raise PackError(f"{out}: exists and was not made by `wenlan pack`; choose another place or remove it")
-    for name, share in options.split_shares.items():
+    _check_shares(options.split_shares)
+    _check_choices(options)
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    for name, share in shares.items():
         if not readers.SPLIT_NAME.fullmatch(name) or not 0.0 < share <= 1.0:
             raise PackError(f"split {name}={share}: needs a name of letters, digits and _ and a share in (0, 1]")
-    if sum(options.split_shares.values()) > 1.0:
-        raise PackError(f"the split shares add up to {sum(options.split_shares.values()):g}, more than 1")
-    if options.max_side is not None and options.max_side < 1:
-        raise PackError(f"max side is {options.max_side} pixels; it must be positive")
-    if options.threads < 1:
-        raise PackError(f"threads is {options.threads}; it must be positive")
+    if sum(shares.values()) > 1.0:
+        raise PackError(f"the split shares add up to {sum(shares.values()):g}, more than 1")
 
 
-def _report_json(options: PackOptions, report: PackReport) -> str:
-    content = {"options": dataclasses.asdict(options), "report": dataclasses.asdict(report)}
-    return json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n"
+def _check_choices(options: PackOptions) -> None:
+    numbers = {
+        "max side": options.pictures.max_side,
+        "max pixels": options.pictures.max_pixels,
+        "max caption": options.read.max_caption,
+        "threads": options.threads,
+    }
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise PackError(f"{name} is {number}; it must be positive")
+    if options.workers is not None and options.workers < 0:
+        raise PackError(f"workers is {options.workers}; it must not be negative")
+    choices = (
+        ("--on-bad", options.on_bad, packing.ON_BAD),
+        ("--exif", options.pictures.exif, pictures.EXIF_CHOICES),
+        ("--format", options.file_format, (None, *registry.FORMATS)),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise PackError(f"{name} {value}: must be one of {', '.join(filter(None, known))}")
+    try:
+        "a".encode(options.read.encoding)
+    except LookupError as error:
+        raise PackError(f"--encoding {options.read.encoding}: no such encoding; e.g. utf-8 or gb18030") from error
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> collections.Counter[str]:
+    return functools.reduce(lambda total, more: total + collections.Counter(more), counts, collections.Counter[str]())
+
+
+def _balance(counts: Mapping[str, int]) -> dict[str, int]:
+    packed, rejected = counts.get("packed", 0), counts.get("rejected", 0)
+    return {"read": packed + rejected, "packed": packed, "rejected": rejected}
 
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-
-
-DESCRIPTION = """\
-Pack pairs of images and texts into a data set for training.
-
-The captions file names an image and its texts on each line; lines of one image become one record. It may be
-  *.csv, *.tsv  with a header: columns image and caption, and if you like language, kind, split, id
-  *.jsonl       one object a line; --image-field and --text-field say which fields hold what. A text may be a
-                string, a list, or an object from language to either
-  BriVL 1.0     *.jsonl with image_id, bbox and sentences
-
-Every line that cannot be packed is named with the reason in OUT/rejected.jsonl.
-"""
-
-EXAMPLES = """\
-examples:
-  wenlan pack captions.tsv --out data/flowers --language zh --split validation=0.01,test=0.01 --max-side 512
-  wenlan pack emoji/records.jsonl --out data/emoji --id-field emoji \\
-      --text-field name=descriptive --text-field keywords=weak
-  wenlan pack brivl.jsonl --images /photos --out data/brivl --language zh
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `wenlan pack`."""
-    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("captions", type=Path, help="captions file: .csv, .tsv or .jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write; an earlier pack is replaced")
-    parser.add_argument("--images", type=Path, help="directory of the images (default: that of the captions file)")
-    parser.add_argument("--format", choices=readers.FORMATS, help="captions format (default: found from the file)")
-    parser.add_argument("--language", default=PackOptions.language, help="language of texts that name none, e.g. zh")
-    parser.add_argument(
-        "--split",
-        type=_shares,
-        default={},
-        metavar="NAME=SHARE,...",
-        help="put these shares of the records in splits, by a hash of the id; the rest is train",
-    )
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="shrink larger images to this long side")
-    parser.add_argument("--threads", type=int, help="threads that read and check images (default: one per core)")
-    _add_field_arguments(parser.add_argument_group("which field or column holds what"))
-
-
-def _add_field_arguments(group: argparse._ArgumentGroup) -> None:
-    usual = readers.Fields()
-    group.add_argument("--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)")
-    group.add_argument(
-        "--text-field",
-        action="append",
-        type=_text_field,
-        metavar="FIELD[=KIND]",
-        help="texts and their kind, e.g. descriptive or weak; may be given several times (default: caption)",
-    )
-    for name in ("id", "split", "language", "kind"):
-        group.add_argument(f"--{name}-field", metavar="FIELD", help=f"{name} (default: {name}, where present)")
-    group.add_argument("--box-field", metavar="FIELD", help="boxes [[x1, y1, x2, y2], ...] in pixels")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs `wenlan pack` with parsed arguments, prints the report, and returns the exit status."""
-    fields = readers.Fields(
-        image=args.image_field,
-        texts=dict(args.text_field) if args.text_field else readers.Fields().texts,
-        id=args.id_field,
-        split=args.split_field,
-        language=args.language_field,
-        kind=args.kind_field,
-        boxes=args.box_field,
-    )
-    options = PackOptions(
-        captions=args.captions,
-        out=args.out,
-        images=args.images,
-        file_format=args.format,
-        fields=fields,
-        language=args.language,
-        split_shares=args.split,
-        max_side=args.max_side,
-    )
-    if args.threads is not None:
-        options = dataclasses.replace(options, threads=args.threads)
-    report = pack(options)
-    print(report.summary())
-    if report.rejected:
-        print(f"          each rejected line is named in {options.out / REJECTED_NAME}")
-    return 0
-
-
-def _text_field(value: str) -> tuple[str, str]:
-    name, _, kind = value.partition("=")
-    if not name:
-        raise argparse.ArgumentTypeError(f"{value!r} is not FIELD or FIELD=KIND")
-    return name, kind or readers.DEFAULT_KIND
-
-
-def _shares(value: str) -> dict[str, float]:
-    try:
-        pairs = [part.split("=") for part in value.split(",")]
-        return {name.strip(): float(share) for name, share in pairs}
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=SHARE,NAME=SHARE") from error

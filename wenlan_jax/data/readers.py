@@ -1,53 +1,54 @@
-"""The input formats of `wenlan pack`: caption files, line by line, into `Line`s or named `Fault`s.
+"""What every input format yields: `Item`s (an image and what is said about it) or named `Fault`s, shard by shard.
 
-Three formats are read: tables with a header (`.csv`, `.tsv`), JSON lines with fields of the user's naming, and the
-BriVL 1.0 JSON lines (`image_id`, `bbox`, `sentences`). No image is opened here.
+A raw data set is a list of `Shard`s, each read from its start to its end by one process. How an item is made of raw
+fields, and when it is refused, is written here once; the layouts are in `formats/`. No image is opened here.
 """
 
 from __future__ import annotations
 
-import csv
+import collections
 import dataclasses
 import enum
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from wenlan_jax.data.records import Text
+from wenlan_jax.data.records import Question, Region, Text
 
-Box = tuple[float, float, float, float]
 Row = Mapping[str, Any]
+Box = tuple[float, float, float, float]
 
-FORMATS = ("csv", "tsv", "jsonl", "brivl")
-IMAGE_FIELD, BRIVL_IMAGE_FIELD = "image", "image_id"
-TEXT_FIELD, DEFAULT_KIND = "caption", "descriptive"
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
+DEFAULT_KIND = "descriptive"
 SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]*")  # TFDS means every split by "all"
-_CELL_LIMIT = 1 << 20  # an unclosed quote in a CSV file swallows no more than this
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
 
 
 class Reason(enum.StrEnum):
-    """Why a line was not packed."""
+    """Why an item was not packed."""
 
     MALFORMED_JSON = "malformed_json"
     WRONG_COLUMNS = "wrong_columns"
-    INVALID_UTF8 = "invalid_utf8"
+    WRONG_ENCODING = "wrong_encoding"
     MISSING_FIELD = "missing_field"
+    MISSING_TEXT = "missing_text"
     EMPTY_CAPTION = "empty_caption"
+    CAPTION_TOO_LONG = "caption_too_long"
     BAD_VALUE = "bad_value"
     DUPLICATE_ID = "duplicate_id"
     SPLIT_CONFLICT = "split_conflict"
     MISSING_IMAGE = "missing_image"
     EMPTY_IMAGE = "empty_image"
     CORRUPT_IMAGE = "corrupt_image"
+    OVERSIZED_IMAGE = "oversized_image"
+    BAD_BOX_FILE = "bad_box_file"
+    DAMAGED_SHARD = "damaged_shard"
 
 
 class ReadError(ValueError):
-    """A captions file that cannot be read at all; the message names the file and the remedy."""
+    """An input that cannot be read, or no further; the message names the file and the remedy."""
 
 
 class Rejected(Exception):  # noqa: N818 - counted, not raised to the user
@@ -62,229 +63,228 @@ class Rejected(Exception):  # noqa: N818 - counted, not raised to the user
 class Fields:
     """Which fields of a row hold what; `texts` maps a field to the kind of its texts.
 
-    None takes the field of the same name (`id`, `split`, `language`, `kind`) where a row has it.
+    None takes the field of the same name (`id`, `split`, `language`, `kind`, `source`) where a row has it.
     """
 
-    image: str = IMAGE_FIELD
-    texts: Mapping[str, str] = dataclasses.field(default_factory=lambda: {TEXT_FIELD: DEFAULT_KIND})
+    image: str = "image"
+    texts: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"caption": DEFAULT_KIND})
     id: str | None = None
     split: str | None = None
     language: str | None = None
     kind: str | None = None
+    source: str | None = None
     boxes: str | None = None
+
+    def asked(self) -> list[str]:
+        """The fields that a table must have."""
+        single = (self.image, *self.texts, self.id, self.split, self.language, self.kind, self.source, self.boxes)
+        return [name for name in single if name]
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """One input line: an image by its path, with texts. Boxes are `(x1, y1, x2, y2)` in pixels of that image."""
+class ReadOptions:
+    """How raw text is understood, the same for every format.
+
+    `language` is that of texts which name none; `max_caption` in characters, longer texts are dropped; `image_name` is
+    where the image of a set that gives only URLs lies, a format string of `number` (the line, from 0) and `url`.
+    """
+
+    fields: Fields = dataclasses.field(default_factory=Fields)
+    language: str = ""
+    encoding: str = "utf-8"
+    max_caption: int = 10_000
+    image_name: str = "{number:09d}.jpg"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One input line, row or sample: an image, by its path or URL or as `data`, and what is said about it.
+
+    `number` counts the items of the shard, or is the line. With `data`, `image` only names it. `box_file` means that
+    the boxes are in an .npz file beside the image. `fixes` counts what was repaired or dropped on the way.
+    """
 
     number: int
     image: str
-    texts: tuple[Text, ...]
+    texts: tuple[Text, ...] = ()
+    data: bytes | None = dataclasses.field(default=None, repr=False)
     id: str = ""
     split: str = ""
-    boxes: tuple[Box, ...] = ()
-    dropped_boxes: int = 0
-    dropped_texts: int = 0
+    source: str = ""
+    regions: tuple[Region, ...] = ()
+    questions: tuple[Question, ...] = ()
+    box_file: bool = False
+    fixes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One line, or what it brought, that was rejected. `item` is its image where known."""
+    """One item, or a part of a shard, that was rejected. `item` is its image where known."""
 
     number: int
     reason: Reason
     detail: str
     item: str = ""
+    source: str = ""
 
 
-def detect_format(path: Path) -> str:
-    """The format of a captions file: by its suffix, and for JSON lines by the fields of the first line."""
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return suffix[1:]
-    if suffix not in (".jsonl", ".json", ".ndjson"):
-        raise ReadError(
-            f"{path}: the suffix {suffix!r} names no format; rename it or choose --format {'|'.join(FORMATS)}"
-        )
-    _, first = next(_json_rows(path), (0, None))
-    is_brivl = isinstance(first, dict) and {BRIVL_IMAGE_FIELD, "sentences"} <= first.keys()
-    return "brivl" if is_brivl else "jsonl"
+Outcome = Item | Fault
+Reader = Callable[[tuple[str, ...], ReadOptions], Iterator[Outcome]]
 
 
-def read_lines(path: Path, file_format: str, fields: Fields, language: str) -> Iterator[Line | Fault]:
-    """Every line of a captions file in order, blank ones apart. `language` is for texts that do not name theirs.
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A part of a raw data set that is read whole by one process; picklable.
 
-    Raises ReadError when the file cannot be opened or its header lacks a field that was asked for.
+    `files` are paths or URLs that belong together. `read` raises ReadError where the files cannot be read further.
     """
-    rows = _table_rows(path, file_format, fields) if file_format in ("csv", "tsv") else _json_rows(path)
-    image_field = BRIVL_IMAGE_FIELD if file_format == "brivl" else fields.image
+
+    name: str
+    files: tuple[str, ...]
+    reader: Reader
+    options: ReadOptions
+
+    def read(self) -> Iterator[Outcome]:
+        """Every item in order, or the fault in its stead."""
+        return self.reader(self.files, self.options)
+
+
+def convert(
+    rows: Iterable[tuple[int, Row | Rejected]],
+    make: Callable[[int, Row, ReadOptions], Item],
+    options: ReadOptions,
+    name: str,
+) -> Iterator[Outcome]:
+    """Makes an item of each numbered row; a row that is refused becomes a fault, which calls it by its field `name`."""
     for number, row in rows:
         item = ""
         try:
             if isinstance(row, Rejected):
                 raise row
-            item = str(row.get(image_field) or "")
-            yield (
-                _brivl_line(number, row, language) if file_format == "brivl" else _line(number, row, fields, language)
-            )
+            item = str(row.get(name) or "")[:1000]
+            yield make(number, row, options)
         except Rejected as rejected:
-            yield Fault(number, rejected.reason, rejected.detail, _printable(item))
+            yield Fault(number, rejected.reason, rejected.detail, printable(item))
 
 
-def _open(path: Path) -> Any:
-    """The file as text; bytes that are not UTF-8 come through as surrogates, so that one line is lost, not the file."""
-    try:
-        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise ReadError(f"{path}: cannot be read ({error.strerror or error})") from error
+def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text] = ()) -> Item:
+    """The item in a row whose fields the user has named: of a table, of JSON lines, of a sample's metadata.
 
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Row | Rejected]]:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _json_row(line)
-
-
-def _json_row(line: str) -> Row | Rejected:
-    try:
-        _check_unicode(line)
-        row = json.loads(line)
-    except Rejected as rejected:
-        return rejected
-    except (ValueError, RecursionError) as error:
-        return Rejected(Reason.MALFORMED_JSON, str(error))
-    if not isinstance(row, dict):
-        return Rejected(Reason.MALFORMED_JSON, f"a {type(row).__name__}, not an object")
-    return row
-
-
-def _table_rows(path: Path, file_format: str, fields: Fields) -> Iterator[tuple[int, Row | Rejected]]:
-    """Rows of a CSV file (quoted as in RFC 4180), or of a TSV file, where quotes are characters like others."""
-    csv.field_size_limit(_CELL_LIMIT)
-    with _open(path) as lines:
-        if file_format == "csv":
-            table = csv.reader(lines, strict=True)
-        else:
-            table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        header = _header(path, table, fields)
-        start = table.line_num + 1
-        while (cells := _next_cells(table)) is not None:
-            if isinstance(cells, Rejected):
-                yield start, cells
-            elif any(cell.strip() for cell in cells):
-                yield start, _table_row(header, cells)
-            start = table.line_num + 1
-
-
-def _header(path: Path, table: Any, fields: Fields) -> list[str]:
-    cells = _next_cells(table)
-    header = [cell.strip() for cell in cells] if isinstance(cells, list) else []
-    asked = [fields.image, *fields.texts, fields.id, fields.split, fields.language, fields.kind, fields.boxes]
-    missing = [name for name in asked if name and name not in header]
-    if missing or len(set(header)) < len(header):
-        problem = f"has no column {', '.join(map(repr, missing))}" if missing else "names a column twice"
-        raise ReadError(
-            f"{path}: the first line must name the columns; it {problem} (found: "
-            f"{_printable(', '.join(header)) or 'nothing'}); add a header, or say which column is which with "
-            "--image-field and --text-field"
-        )
-    return header
-
-
-def _next_cells(table: Any) -> list[str] | Rejected | None:
-    try:
-        return next(table, None)
-    except csv.Error as error:
-        return Rejected(Reason.WRONG_COLUMNS, f"{error} (an unclosed quote?)")
-
-
-def _table_row(header: list[str], cells: list[str]) -> Row | Rejected:
-    if len(cells) != len(header):
-        return Rejected(Reason.WRONG_COLUMNS, f"{len(cells)} columns, but the header has {len(header)}")
-    return dict(zip(header, cells, strict=True))
-
-
-def _line(number: int, row: Row, fields: Fields, language: str) -> Line:
-    language = _language(_optional(row, fields.language, "language") or language)
+    `more` are texts from elsewhere, which come first; those that name no language are in that of the row.
+    """
+    fields = options.fields
+    language = language_code(_optional(row, fields.language, "language") or options.language)
     kind = _optional(row, fields.kind, "kind")
     present = {name: kind or usual for name, usual in fields.texts.items() if row.get(name) is not None}
-    if not present:
+    texts = [dataclasses.replace(text, language=text.language or language) for text in more]
+    if not present and not texts:
         raise Rejected(Reason.MISSING_FIELD, f"no field {' or '.join(map(repr, fields.texts))}")
-    texts = [text for name, kind in present.items() for text in _texts(row[name], name, kind, language)]
-    boxes, dropped = _boxes(row.get(fields.boxes) if fields.boxes else None)
+    texts += [text for name, kind in present.items() for text in texts_of(row[name], name, kind, language)]
+    regions, dropped = regions_of(row.get(fields.boxes) if fields.boxes else None)
     split = _optional(row, fields.split, "split")
     if split and not SPLIT_NAME.fullmatch(split):
-        raise Rejected(Reason.BAD_VALUE, f"split {split!r} is not a name of letters, digits and _")
-    return Line(
+        raise Rejected(Reason.BAD_VALUE, f"split {split[:80]!r} is not a name of letters, digits and _")
+    kept, fixes = kept_texts(texts, options)
+    return Item(
         number=number,
-        image=_image(row, fields.image),
-        texts=_filled(texts),
+        image=image_name(row.get(fields.image), fields.image),
+        texts=kept,
         id=_optional(row, fields.id, "id"),
         split=split,
-        boxes=boxes,
-        dropped_boxes=dropped,
-        dropped_texts=len(texts) - len(_filled(texts)),
+        source=_optional(row, fields.source, "source"),
+        regions=regions,
+        fixes={**fixes, "box_malformed_dropped": dropped},
     )
 
 
-def _brivl_line(number: int, row: Row, language: str) -> Line:
-    """The BriVL 1.0 format: facts under "Official data formats"; sentences are `[kind, text]` pairs."""
-    sentences = row.get("sentences")
-    if not isinstance(sentences, list) or not all(_is_pair(sentence) for sentence in sentences):
-        raise Rejected(Reason.MISSING_FIELD, "'sentences' must be a list of [kind, text] pairs")
-    texts = [Text(_string(kind), _language(language), _string(text)) for kind, text in sentences]
-    boxes, dropped = _boxes(row.get("bbox"))
-    return Line(
-        number=number,
-        image=_image(row, BRIVL_IMAGE_FIELD),
-        texts=_filled(texts),
-        boxes=boxes,
-        dropped_boxes=dropped,
-        dropped_texts=len(texts) - len(_filled(texts)),
-    )
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
-
-
-def _texts(value: Any, name: str, kind: str, language: str) -> Iterator[Text]:
+def texts_of(value: Any, name: str, kind: str, language: str) -> Iterator[Text]:
     """The texts of one field: a string, a list, or either by language."""
     if isinstance(value, dict):
         for code, inner in value.items():
             if isinstance(inner, dict):
                 raise Rejected(Reason.BAD_VALUE, f"field {name!r}: objects within objects")
-            yield from _texts(inner, name, kind, _language(code))
+            yield from texts_of(inner, name, kind, language_code(code))
     elif isinstance(value, list):
         for inner in value:
             if not isinstance(inner, str):
                 raise Rejected(Reason.BAD_VALUE, f"field {name!r}: a list of {type(inner).__name__}, not of texts")
-            yield Text(kind, language, _string(inner))
+            yield Text(kind, language, clean(inner))
     elif isinstance(value, str):
-        yield Text(kind, language, _string(value))
+        yield Text(kind, language, clean(value))
     elif value is not None:
         raise Rejected(Reason.BAD_VALUE, f"field {name!r}: a {type(value).__name__}, not a text")
 
 
-def _filled(texts: list[Text]) -> tuple[Text, ...]:
-    """The texts that say something; an item with none is rejected."""
-    filled = tuple(text for text in texts if _is_visible(text.text))
-    if not filled:
-        raise Rejected(Reason.EMPTY_CAPTION, "no text, or only spaces and control characters")
-    return filled
+def kept_texts(texts: Iterable[Text], options: ReadOptions) -> tuple[tuple[Text, ...], dict[str, int]]:
+    """The texts that say something and are not too long, and the counts of the others; an item with none is refused."""
+    kept, fixes = [], collections.Counter[str]()
+    for text in texts:
+        if not _is_visible(text.text):
+            fixes["text_empty_dropped"] += 1
+        elif len(text.text) > options.max_caption:
+            fixes["text_too_long_dropped"] += 1
+        else:
+            kept.append(text)
+    if kept:
+        return tuple(kept), dict(fixes)
+    if fixes["text_too_long_dropped"]:
+        raise Rejected(Reason.CAPTION_TOO_LONG, f"no text of at most {options.max_caption} characters")
+    raise Rejected(Reason.EMPTY_CAPTION, "no text, or only spaces and control characters")
 
 
-def _is_visible(text: str) -> bool:
-    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
+    """The boxes `[[x1, y1, x2, y2], ...]` of a row, and the number of those that are not four finite numbers."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "[]")
+        except (ValueError, RecursionError) as error:
+            raise Rejected(Reason.BAD_VALUE, f"boxes are not JSON: {error}") from error
+    if not isinstance(value, list | None):
+        raise Rejected(Reason.BAD_VALUE, "boxes must be a list of [x1, y1, x2, y2]")
+    regions = tuple(
+        Region((float(x1), float(y1), float(x2), float(y2))) for x1, y1, x2, y2 in filter(_is_box, value or ())
+    )
+    return regions, len(value or ()) - len(regions)
 
 
-def _image(row: Row, name: str) -> str:
-    image = row.get(name)
-    if not isinstance(image, str) or not image.strip() or "\0" in image:
+def image_name(value: Any, name: str) -> str:
+    """The path or URL of an image in the field `name`."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise Rejected(Reason.MISSING_FIELD, f"field {name!r} must hold the path of an image")
-    return _string(image)
+    return clean(value)
+
+
+def language_code(code: str) -> str:
+    """A language code in the one spelling of the records: lower case, with hyphens."""
+    code = code.strip().lower().replace("_", "-")
+    if code and not _LANGUAGE.fullmatch(code):
+        raise Rejected(Reason.BAD_VALUE, f"{printable(code[:80])!r} is not a language code such as zh or en")
+    return code
+
+
+def clean(value: Any) -> str:
+    """A text without spaces around it. Undecodable bytes arrive as surrogates, and are refused here."""
+    if not isinstance(value, str):
+        raise Rejected(Reason.BAD_VALUE, f"a {type(value).__name__}, not a text")
+    check_unicode(value)
+    return value.strip()
+
+
+def check_unicode(value: str) -> None:
+    """Refuses a text with bytes that are not of the encoding it was read in."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        bad = value[error.start]
+        raise Rejected(
+            Reason.WRONG_ENCODING,
+            f"not of the expected encoding at character {error.start} (U+{ord(bad):04X} stands for it); see --encoding",
+        ) from error
+
+
+def printable(value: str) -> str:
+    """`value` with undecodable bytes written out."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _optional(row: Row, name: str | None, usual: str) -> str:
@@ -293,54 +293,29 @@ def _optional(row: Row, name: str | None, usual: str) -> str:
     if value is None and name:
         raise Rejected(Reason.MISSING_FIELD, f"no field {name!r}")
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return "" if value is None else str(value)
+        return "" if value is None else _number(value)
     if not isinstance(value, str):
         raise Rejected(Reason.BAD_VALUE, f"field {name or usual!r}: a {type(value).__name__}, not a text")
-    return _string(value)
+    return clean(value)
 
 
-def _language(code: str) -> str:
-    code = code.strip().lower().replace("_", "-")
-    if code and not _LANGUAGE.fullmatch(code):
-        raise Rejected(Reason.BAD_VALUE, f"{_printable(code)!r} is not a language code such as zh or en")
-    return code
+def _number(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError as error:  # Python refuses to write out thousands of digits
+        raise Rejected(Reason.BAD_VALUE, str(error)) from error
 
 
-def _boxes(value: Any) -> tuple[tuple[Box, ...], int]:
-    """The boxes of a row and the number of those that are not four finite numbers."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value or "[]")
-        except ValueError as error:
-            raise Rejected(Reason.BAD_VALUE, f"boxes are not JSON: {error}") from error
-    if not isinstance(value, list | None):
-        raise Rejected(Reason.BAD_VALUE, "boxes must be a list of [x1, y1, x2, y2]")
-    boxes = tuple(tuple(side for side in box) for box in value or () if _is_box(box))
-    return boxes, len(value or ()) - len(boxes)
+def _is_visible(text: str) -> bool:
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
 
 
 def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(side, int | float) and abs(side) < math.inf for side in value)
-    )
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
 
 
-def _string(value: str) -> str:
-    _check_unicode(value)
-    return value.strip()
-
-
-def _check_unicode(value: str) -> None:
+def _is_finite(side: Any) -> bool:
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        bad = value[error.start]
-        raise Rejected(
-            Reason.INVALID_UTF8, f"not UTF-8 at character {error.start} (U+{ord(bad):04X} stands for it)"
-        ) from error
-
-
-def _printable(value: str) -> str:
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return isinstance(side, int | float) and abs(float(side)) < math.inf
+    except OverflowError:
+        return False

@@ -1,0 +1,66 @@
+"""The commands `wenlan clean` and `wenlan score` from their arguments to what they print."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wenlan_jax.data.clean import command, options, shards
+
+CONFIG = Path(__file__).resolve().parents[3] / "configs" / "clean" / "web_zh.py"
+PLAIN = ["--config.language.action=off", "--config.text.chinese=off"]
+
+
+def parse(*arguments: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def test_clean_and_score(plant: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("datasketch", reason="needs the extra `clean`")
+    rows = [plant.clean_record(n) for n in range(6)] + [plant.clean_record(9, image=b"")]
+    source = plant.write(tmp_path / "in", {"train": rows})
+    assert command.run(parse(source, "--out", tmp_path / "out", "--config", CONFIG, "--workers", 0), PLAIN) == 0
+    printed = capsys.readouterr().out
+    assert "records   7 in = 6 out + 1 dropped" in printed and "1 corrupt_picture" in printed
+    assert plant.read(tmp_path / "out", "train") == rows[:6]
+
+    arrays = tmp_path / "embeddings"
+    arrays.mkdir()
+    for name in ("pictures", "texts"):
+        np.save(arrays / f"train.{name}.npy", np.eye(6, dtype=np.float32))
+    parser = argparse.ArgumentParser()
+    command.add_score_arguments(parser)
+    given = [tmp_path / "out", "--embeddings", arrays, "--out", tmp_path / "scores"]
+    assert command.run_score(parser.parse_args([str(value) for value in given])) == 0
+    assert "web: 6 pairs, 100.0% above the quantile 0.95 of shuffled pairs (0.000): 100.0% correlated" in (
+        capsys.readouterr().out
+    )
+
+
+def test_wrong_arguments_are_named(plant: Any, tmp_path: Path) -> None:
+    source = plant.write(tmp_path / "in", {"train": [plant.clean_record(0)]})
+    common = (source, "--out", tmp_path / "out", "--config", CONFIG)
+    with pytest.raises(options.ConfigError, match="no such field"):
+        command.run(parse(*common), ["--config.pictures.side=3"])
+    with pytest.raises(shards.CleanError, match="only with --runner beam"):
+        command.run(parse(*common, "--beam-options=--runner=X"), PLAIN)
+    with pytest.raises(shards.CleanError, match="must not be negative"):
+        command.run(parse(*common, "--workers=-1"), PLAIN)
+
+
+def test_every_field_is_described() -> None:
+    text = options.describe()
+    assert all(f"--config.{name}" in text for name in ("picture.min_side", "text.emoji", "leakage.sets", "memory"))
+
+
+def test_workers_do_not_import_jax() -> None:
+    code = "import sys; import wenlan_jax.data.clean.job; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,254 @@
+"""WebDataset shards: img2dataset's layout, every form of tar, damage of every kind, and packs of many shards."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wenlan_jax.data import pack, readers, units
+from wenlan_jax.data.formats import tar
+
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
+
+
+def _sample(key: str, image: bytes, caption: str = "a cat", **metadata: Any) -> list[tuple[str, bytes]]:
+    row = {"caption": caption, "url": f"http://x/{key}", "key": key, "status": "success", "width": 9, **metadata}
+    return [(f"{key}.jpg", image), (f"{key}.txt", caption.encode()), (f"{key}.json", json.dumps(row).encode())]
+
+
+def _shard(folder: Path, name: str, members: list[tuple[str, bytes]], archive: Any, cut: int | None = None) -> Path:
+    place = folder / name
+    data = archive(members)[:cut]
+    place.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    return place
+
+
+def test_img2dataset_layout(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    members = [
+        *_sample("000000000", picture(0), "一只猫", title="标题"),
+        ("000000001.json", json.dumps({"status": "failed_to_download", "error_message": "HTTP 404"}).encode()),
+        ("000000002.png", picture(2, ".png")),
+        ("000000003.txt", b"no image"),
+        ("000000004.JPG", picture(4)),
+        ("000000004.json", b'{"caption": "only json"}'),
+        ("000000005.jpg", picture(5)),
+        ("000000005.txt", b"x"),
+        ("000000005.json", b"{"),
+        ("sub/000000005.jpg", picture(6)),
+        ("sub/000000005.en.txt", b"english"),
+        ("sub/000000005.zh.txt", "中文".encode()),
+        ("sub/000000005.alt.txt", b"alternative"),
+        ("sub/000000005.cls", b"3"),
+    ]
+    fields = readers.Fields(texts={"caption": "sur_text", "title": "title"})
+    found = packed(_shard(tmp_path, "00000.tar", members, archive), fields=fields, language="zh")
+    assert [record.id for record in found.records["train"]] == ["000000000", "000000004", "000000005", "sub/000000005"]
+    assert [[(t.kind, t.language, t.text) for t in record.texts] for record in found.records["train"]] == [
+        [("sur_text", "zh", "一只猫"), ("title", "zh", "标题")],
+        [("sur_text", "zh", "only json")],
+        [("sur_text", "zh", "x")],
+        [("descriptive", "en", "english"), ("descriptive", "zh", "中文"), ("alt", "zh", "alternative")],
+    ]
+    assert found.reasons == ["missing_image", "missing_text", "missing_image"]
+    assert "HTTP 404" in found.rejected[0]["detail"]
+    assert found.report.fixes == {"json_malformed_ignored": 1, "member_ignored": 1}
+    assert found.records["train"][0].image == picture(0) and found.records["train"][0].width == 40
+
+
+def test_keys_that_come_twice(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    members = [*_sample("1", picture(0), "first"), *_sample("1", picture(1), "again"), *_sample("2", picture(2))]
+    found = packed(_shard(tmp_path, "a.tar", [*members, *_sample("1", picture(3))], archive))
+    assert found.reasons == ["duplicate_id", "duplicate_id"]
+    assert [text for texts in found.texts() for _, text in texts] == ["first", "a cat"]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names(form: int, picture: Any, archive: Any) -> None:
+    members = [("长" * 60 + "/" + "n" * 150 + ".jpg", picture()), ("short.txt", b"x"), ("d/" * 60 + "e.txt", b"y")]
+    found = list(tar.members(io.BytesIO(archive(members, form))))
+    assert [(member.name, member.data) for member in found] == members
+
+
+def test_an_archive_cut_anywhere_keeps_what_came_before(picture: Any, archive: Any) -> None:
+    members = [(f"{k:04d}.jpg", picture(k)) for k in range(3)]
+    whole = archive(members)
+    positions = [member.position for member in tar.members(io.BytesIO(whole))]
+    end = positions[2] + 512 + -(-len(members[2][1]) // 512) * 512
+    for cut in range(0, end + 512, 100):
+        found = list(tar.members(io.BytesIO(whole[:cut])))
+        complete = sum(stop <= cut for stop in [*positions[1:], end])
+        assert [(m.name, m.data) for m in found[:-1]] == members[:complete]
+        damage = found[-1]
+        assert isinstance(damage, tar.Damage) and str(damage.position) in damage.detail
+        assert damage.position == ([*positions, end][complete])
+
+
+def test_damage_in_the_middle_costs_one_member(picture: Any, archive: Any) -> None:
+    whole = bytearray(archive([(f"{k}.jpg", picture(k)) for k in range(4)]))
+    second = [member.position for member in tar.members(io.BytesIO(whole))][1]
+    whole[second + 3] ^= 1
+    found = list(tar.members(io.BytesIO(whole)))
+    assert [getattr(member, "name", "damage") for member in found] == ["0.jpg", "damage", "2.jpg", "3.jpg"]
+    assert f"bytes {second} to" in found[1].detail
+
+
+def test_links_folders_and_giants_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, kind in (("folder", tarfile.DIRTYPE), ("link", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "x" * 150
+            archive.addfile(info)
+        for name, size in (("giant.jpg", 5000), ("a.txt", 10)):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            archive.addfile(info, io.BytesIO(b"x" * size))
+    monkeypatch.setattr(tar, "MEMBER_LIMIT", 4999)
+    damage, small = tar.members(io.BytesIO(buffer.getvalue()))
+    assert isinstance(damage, tar.Damage) and "giant.jpg" in damage.detail
+    assert isinstance(small, tar.Member) and small.data == b"x" * 10
+
+
+def test_truncated_and_compressed_shards(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    members = [member for k in range(3) for member in _sample(str(k), picture(k))]
+    _shard(tmp_path, "00.tar.gz", members, archive)
+    whole = (tmp_path / "00.tar.gz").read_bytes()
+    (tmp_path / "01.tar.gz").write_bytes(whole[: len(whole) * 2 // 3])
+    _shard(tmp_path, "02.tar", members, archive, cut=len(archive(members)) // 2)
+    (tmp_path / "03.tar").write_bytes(b"<html>404</html>" * 100)
+    found = packed(tmp_path / "{00..01}.tar.gz", tmp_path / "0[23].tar")
+    assert found.report.shards["00"] == {"read": 3, "packed": 3, "rejected": 0}
+    assert {row["shard"]: row["reason"] for row in found.rejected if row["reason"] == "damaged_shard"} == dict.fromkeys(
+        ("01", "02", "03"), "damaged_shard"
+    )
+    for name in ("01", "02"):
+        assert found.report.shards[name]["packed"] >= 1
+    assert {record.id.split("/")[0] for record in found.all()} == {"00", "01", "02"}
+
+
+def test_a_url(packed: Any, picture: Any, archive: Any, images: Any, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    for k in range(2):
+        system.pipe(f"/bucket/{k:02d}.tar", archive(_sample(f"{k}", picture(k))))
+    system.pipe("/bucket/pictures/a.jpg", picture(7))
+    assert len(packed("memory://bucket/*.tar", images=str(images("x.jpg"))).all()) == 2
+    assert [r.id for r in packed("memory://bucket/{00..01}.tar").all()] == ["00/0", "01/1"]
+    listed = tmp_path / "c.tsv"
+    listed.write_text("image\tcaption\na.jpg\tx\nb.jpg\ty\n")
+    found = packed(listed, images="memory://bucket/pictures")
+    assert found.all()[0].image == picture(7) and found.reasons == ["missing_image"]
+    with pytest.raises(readers.ReadError, match="cannot be read"):
+        packed("memory://bucket/none.tar", images=str(tmp_path))
+
+
+def test_on_bad_stop_and_going_on(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    for k in range(3):
+        _shard(tmp_path, f"{k}.tar", _sample(f"{k}", picture(k)), archive, cut=None if k != 1 else 700)
+    place = tmp_path / "?.tar"
+    with pytest.raises(pack.PackError, match=r"1\.tar: line .*damaged_shard.*--on-bad skip"):
+        packed(place, on_bad="stop")
+    reports = tmp_path / ".out.incomplete" / "pack" / "reports"
+    assert (reports / "000000.json").exists()
+    assert not (reports / "000001.json").exists() and not (tmp_path / "out").exists()
+    with pytest.raises(units.UnitError, match="source was '', is 'web'"):
+        packed(place, source="web")
+    _shard(tmp_path, "1.tar", _sample("1", picture(1)), archive)
+    part = next((tmp_path / ".out.incomplete" / "parts").glob("train-000000-*")).stat().st_mtime_ns
+    found = packed(place, on_bad="skip")
+    assert [record.id for record in found.all()] == ["0/0", "1/1", "2/2"]
+    assert min(f.stat().st_mtime_ns for f in (tmp_path / "out").glob("*array_record-*")) == part
+    assert not [p for p in (tmp_path / "out").iterdir() if p.is_dir()]
+
+
+def test_a_shard_that_changed_in_between_is_told(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    for k in range(2):
+        _shard(tmp_path, f"{k}.tar", _sample(f"{k}", picture(k)), archive, cut=None if k != 1 else 700)
+    with pytest.raises(pack.PackError, match="damaged_shard"):
+        packed(tmp_path / "?.tar", on_bad="stop")
+    _shard(tmp_path, "0.tar", _sample("0", picture(0), "another caption"), archive)
+    _shard(tmp_path, "1.tar", _sample("1", picture(1)), archive)
+    with pytest.raises(pack.PackError, match="0: changed since"):
+        packed(tmp_path / "?.tar", on_bad="stop")
+
+
+def test_workers_change_nothing(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    for k in range(3):
+        _shard(tmp_path, f"{k}.tar", [*_sample("a", picture(k)), *_sample("b", b"broken")], archive)
+    one = packed(tmp_path / "?.tar", split_shares={"test": 0.5})
+    other = packed(tmp_path / "?.tar", split_shares={"test": 0.5}, workers=2, threads=2)
+    assert one.records == other.records and one.rejected == other.rejected
+    assert {record.id for record in one.all()} == {"0/a", "1/a", "2/a"}
+    assert len(one.records) == 1  # one key, one split
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030", "big5", "shift_jis"])
+def test_no_bytes_break_the_decoding(encoding: str, tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    rng = np.random.default_rng(0)
+    members = [("good.jpg", picture()), ("good.txt", "一".encode(encoding))]
+    for k in range(200):
+        members += [(f"{k}.jpg", picture()), (f"{k}.txt", rng.bytes(rng.integers(1, 12)))]
+    found = packed(_shard(tmp_path, "a.tar", members, archive), encoding=encoding)
+    assert found.report.read == 201 and found.records["train"][0].texts[0].text == "一"
+    assert "wrong_encoding" in found.reasons
+
+
+def test_all_shards_empty(tmp_path: Path, packed: Any, archive: Any) -> None:
+    for k in range(2):
+        _shard(tmp_path, f"{k}.tar", [], archive)
+    with pytest.raises(pack.PackError, match="holds no lines"):
+        packed(tmp_path / "?.tar")
+    assert not (tmp_path / ".out.incomplete").exists()
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "emoji7").is_dir(), reason="the emoji7 data set is not at hand")
+def test_emoji7_as_dirty_shards(tmp_path: Path, packed: Any, archive: Any) -> None:
+    """The whole road: shards made as a crawl would leave them, and each thing done to them found in the counts."""
+    emoji = SHARED / "data" / "emoji7"
+    rows = [json.loads(line) for line in (emoji / "records.jsonl").read_text("utf-8").splitlines()][:600]
+    expected = {"missing_image": 0, "corrupt_image": 0, "empty_caption": 0, "wrong_encoding": 0, "caption_too_long": 0}
+    good: list[str] = []
+    shards: list[list[tuple[str, bytes]]] = [[] for _ in range(6)]
+    for number, row in enumerate(rows):
+        key, image = f"{number:09d}", (emoji / row["image"]).read_bytes()
+        caption = row["name"]["zh"].encode()
+        kind = {
+            3: "missing_image",
+            5: "corrupt_image",
+            7: "empty_caption",
+            11: "wrong_encoding",
+            13: "caption_too_long",
+        }
+        trouble = kind.get(number % 17, "")
+        if trouble:
+            expected[trouble] += 1
+        else:
+            good.append(key)
+        image = image[: len(image) // 2] if trouble == "corrupt_image" else image
+        caption = {
+            "empty_caption": "\u200b \n".encode(),
+            "wrong_encoding": row["name"]["zh"].encode("gb18030") + b"\xff",
+            "caption_too_long": caption * 100_000,
+        }.get(trouble, caption)
+        members = [(f"{key}.png", image), (f"{key}.txt", caption), (f"{key}.json", json.dumps({"key": key}).encode())]
+        shards[number // 100] += members[1:] if trouble == "missing_image" else members
+    for number, members in enumerate(shards):
+        (tmp_path / f"{number:05d}.tar").write_bytes(archive(members, tarfile.PAX_FORMAT))
+    cut = (tmp_path / "00005.tar").read_bytes()
+    position = next(m.position for m in tar.members(io.BytesIO(cut)) if m.name == "000000560.png")
+    (tmp_path / "00005.tar").write_bytes(cut[: position + 700])
+    packed_whole = [key for key in good if int(key) < 560]
+    found = packed(tmp_path / "{00000..00005}.tar", language="zh", workers=2)
+    assert [record.id[6:] for record in found.all()] == packed_whole
+    lost = [k for k in range(560, 600) if k % 17 in (3, 5, 7, 11, 13)]
+    assert sum(found.report.rejected.values()) == sum(expected.values()) - len(lost) + 1
+    assert found.report.rejected["damaged_shard"] == 1 and found.report.read == 561
+    assert set(found.report.rejected) == {*expected, "damaged_shard"}
+    assert sum(balance["read"] for balance in found.report.shards.values()) == 561

@@ -1,0 +1,170 @@
+"""Pictures that need care on their way into a record: bombs, unusual pixels, animations, EXIF. Headers against PIL."""
+
+from __future__ import annotations
+
+import collections
+import io
+import struct
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from wenlan_jax.data import headers, images, pictures
+from wenlan_jax.data.readers import Rejected
+
+PIXELS = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8), (0, 0), 3)
+PICTURE, OTHER = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
+
+
+def _encoded(kind: str, picture: Image.Image = PICTURE, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def _check(data: bytes, **options: Any) -> tuple[pictures.Picture, dict[str, int]]:
+    fixes: collections.Counter[str] = collections.Counter()
+    picture = pictures.checked(data, pictures.PictureOptions(**options), fixes)
+    return picture, {name: count for name, count in fixes.items() if count}
+
+
+KINDS = {
+    "jpeg": _encoded("JPEG"),
+    "progressive": _encoded("JPEG", progressive=True, exif=_exif(3)),
+    "png": _encoded("PNG"),
+    "webp lossy": _encoded("WEBP"),
+    "webp lossless": _encoded("WEBP", lossless=True),
+    "webp extended": _encoded("WEBP", exif=_exif(6)),
+    "gif": _encoded("GIF"),
+    "bmp": _encoded("BMP"),
+    "tiff": _encoded("TIFF"),
+    "avif": _encoded("AVIF"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_headers_tell_what_pil_tells(name: str) -> None:
+    header = headers.read(KINDS[name])
+    with Image.open(io.BytesIO(KINDS[name])) as expected:
+        assert (header.width, header.height) == expected.size == (44, 30)
+        assert header.orientation == expected.getexif().get(0x0112, 1)
+        assert not (header.animated or header.cmyk or header.deep)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_header_cut_anywhere_is_told_or_refused(name: str) -> None:
+    for end in range(len(KINDS[name])):
+        try:
+            header = headers.read(KINDS[name][:end])
+        except headers.UnknownSize:
+            continue
+        assert (header.width, header.height) == (44, 30)
+
+
+def _bombs() -> dict[str, bytes]:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    png, jpeg = KINDS["png"], KINDS["jpeg"]
+    frame = jpeg.index(b"\xff\xc0")
+    lossless, lossy = KINDS["webp lossless"], KINDS["webp lossy"]
+    start = lossy.index(b"\x9d\x01\x2a") + 3
+    frame_gif = KINDS["gif"].index(b"\x2c", 13 + 3 * 2 ** ((KINDS["gif"][10] & 7) + 1))
+    return {
+        "png": png[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:],
+        "jpeg": jpeg[: frame + 5] + struct.pack(">HH", 50_000, 50_000) + jpeg[frame + 9 :],
+        "webp lossless": lossless[:21] + struct.pack("<I", 0x0FFFFFFF) + lossless[25:],
+        "webp lossy": lossy[:start] + struct.pack("<HH", 0x3FFF, 0x3FFF) + lossy[start + 4 :],
+        "gif screen": KINDS["gif"][:6] + struct.pack("<HH", 50_000, 50_000) + KINDS["gif"][10:],
+        "gif frame": KINDS["gif"][: frame_gif + 5] + struct.pack("<HH", 50_000, 50_000) + KINDS["gif"][frame_gif + 9 :],
+    }
+
+
+@pytest.mark.parametrize("name", _bombs())
+def test_a_bomb_is_refused_unopened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "decode", lambda data: pytest.fail("it was decoded"))
+    with pytest.raises(Rejected, match="more than 100000000; see --max-pixels") as caught:
+        _check(_bombs()[name])
+    assert caught.value.reason == "oversized_image"
+
+
+def test_the_pixel_limit_is_exact() -> None:
+    assert _check(KINDS["png"], max_pixels=44 * 30)[0].data == KINDS["png"]
+    with pytest.raises(Rejected, match="44 x 30"):
+        _check(KINDS["png"], max_pixels=44 * 30 - 1)
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    data = _encoded("JPEG", PICTURE.convert("CMYK"), quality=95)
+    assert b"Adobe" in data
+    picture, fixes = _check(data)
+    assert fixes == {"image_cmyk_converted": 1, "image_reencoded": 1}
+    assert Image.open(io.BytesIO(picture.data)).mode == "RGB"
+    assert np.abs(images.decode(picture.data).astype(int) - PIXELS).mean() < 6
+
+
+def test_sixteen_bits_become_eight() -> None:
+    deep = PIXELS.astype(np.uint16) * 257
+    picture, fixes = _check(cv2.imencode(".png", deep[..., ::-1])[1].tobytes())
+    assert fixes == {"image_deep_converted": 1, "image_reencoded": 1}
+    np.testing.assert_array_equal(images.decode(picture.data), PIXELS)
+    assert not headers.read(picture.data).deep
+
+
+@pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("PNG", {}), ("GIF", {})])
+def test_of_an_animation_the_first_frame_is_kept(kind: str, options: dict[str, Any]) -> None:
+    data = _encoded(kind, save_all=True, append_images=[OTHER], **options)
+    assert headers.read(data).animated
+    picture, fixes = _check(data)
+    assert fixes == {"image_first_frame": 1, "image_reencoded": 1}
+    assert not headers.read(picture.data).animated and (picture.width, picture.height) == (44, 30)
+    with Image.open(io.BytesIO(data)) as expected:
+        first = np.asarray(expected.convert("RGB"), int)
+    assert np.abs(images.decode(picture.data) - first).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_exif_turns_picture_and_boxes_alike(orientation: int) -> None:
+    # A white block on black, so that where it went tells whether picture and box moved together.
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[8:16, 40:56] = 255
+    data = _encoded("JPEG", Image.fromarray(pixels), exif=_exif(orientation), quality=95)
+    picture, fixes = _check(data)
+    assert (
+        fixes == {"image_exif_ignored": 1} and picture.data == data and picture.box((40, 8, 56, 16)) == (40, 8, 56, 16)
+    )
+    turned, fixes = _check(data, exif="apply")
+    assert fixes == {"image_exif_applied": 1, "image_reencoded": 1}
+    from PIL import ImageOps
+
+    with Image.open(io.BytesIO(data)) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"), int)
+    found = images.decode(turned.data).astype(int)
+    assert np.abs(found - expected).max() < 30
+    x1, y1, x2, y2 = (round(side) for side in turned.box((40, 8, 56, 16)))
+    block = np.zeros(found.shape[:2], bool)
+    block[y1:y2, x1:x2] = True
+    np.testing.assert_array_equal(found[..., 0] > 128, block)
+    assert headers.read(turned.data).orientation == 1
+
+
+def test_turned_and_shrunk() -> None:
+    data = _encoded("JPEG", PICTURE, exif=_exif(6))
+    picture, _ = _check(data, exif="apply", max_side=22)
+    assert (picture.width, picture.height) == (15, 22)
+    assert picture.box((0, 0, 44, 30)) == pytest.approx((0, 0, 15, 22))
+
+
+def test_what_is_no_picture() -> None:
+    for data in (b"", b"<html>", b"\xff\xd8", KINDS["jpeg"][:-200], KINDS["gif"][:60], KINDS["avif"][:300]):
+        with pytest.raises(Rejected) as caught:
+            _check(data)
+        assert caught.value.reason == "corrupt_image"

@@ -1,0 +1,193 @@
+"""How correlated the pairs of each source are, by a model's own similarities, and the filter that goes by them.
+
+A pair's score is the cosine of its embeddings. Shuffled pairs (a text with the picture of another record of the same
+source) show the scores of no correlation at all; with t_q their quantile q, the share of true pairs above t_q is
+
+    S(q) = w P(correlated pair > t_q) + (1 - w) (1 - q)
+
+when a share w of the pairs is correlated and the rest is noise. Where correlated pairs lie above t_q, w is
+(S(q) - (1 - q)) / q, which is reported. A filter at quantile q removes a share q of the noise, whatever the model's
+scale of scores is, and leaves weak pairs above t_q alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt16
+
+from wenlan_jax.data import sources
+from wenlan_jax.data.clean.options import Scores
+from wenlan_jax.data.clean.shards import CleanError, Shard
+
+REPORT_NAME, FIGURE_NAME = "scores.json", "scores.png"
+_LEVELS = 1001
+"""Quantiles of the shuffled scores that are kept, evenly spaced from 0 to 1."""
+_BINS = np.linspace(-1.0, 1.0, 101)
+_CHUNK = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """The texts of one split: `first[row]` is the first text of a record, `source` numbers the names in the report."""
+
+    first: Int[np.ndarray, " records_and_end"]
+    source: UInt16[np.ndarray, " texts"]
+    score: Float32[np.ndarray, " texts"]
+    shuffled: Float32[np.ndarray, " texts"]
+
+
+def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) -> dict[str, Any]:
+    """Scores all pairs of the packed directory `place`; writes arrays, scores.json and scores.png into `out`.
+
+    embeddings: holds SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) of every split, in the order of
+        the records and of the texts within them.
+    quantile: of the shuffled scores, above which true pairs are counted.
+    Raises CleanError when the arrays do not fit the records.
+    """
+    if not 0.0 < quantile < 1.0:
+        raise CleanError(f"quantile {quantile} must lie between 0 and 1")
+    names: dict[str, int] = {}
+    splits = {
+        split: _score_split(place, split, embeddings, names, seed) for split in sources._builder(place).info.splits
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for split, pairs in splits.items():
+        for field in dataclasses.fields(Pairs):
+            np.save(out / f"{split}.{field.name}.npy", getattr(pairs, field.name))
+    report = {"quantile": quantile, "sources": _by_source(list(splits.values()), names, quantile)}
+    (out / REPORT_NAME).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    _draw(report, out / FIGURE_NAME)
+    return report
+
+
+def correlated_share(scores: np.ndarray, shuffled: np.ndarray, quantile: float) -> float:
+    """The share w of correlated pairs in the sense of this module's docstring, within [0, 1]."""
+    above = float((scores > np.quantile(shuffled, quantile)).mean())
+    return float(np.clip((above - (1.0 - quantile)) / quantile, 0.0, 1.0))
+
+
+class Filter:
+    """Which texts of a split score above the threshold of their source."""
+
+    def __init__(self, first: np.ndarray, passed: np.ndarray, where: str) -> None:
+        self._first, self._passed, self._where = first, passed, where
+
+    @staticmethod
+    def of(chosen: Scores, shard: Shard) -> Filter | None:
+        """The filter for `shard`; None when filtering is off or the shard is of an evaluation set."""
+        if chosen.quantile == 0 or shard.source < 0:
+            return None
+        if shard.source >= len(chosen.directories):
+            raise CleanError(f"{shard.place}: scores.directories names no scores for source {shard.source + 1}")
+        place = Path(chosen.directories[shard.source])
+        try:
+            report = json.loads((place / REPORT_NAME).read_text("utf-8"))
+            pairs = Pairs(**{f.name: np.load(place / f"{shard.split}.{f.name}.npy") for f in dataclasses.fields(Pairs)})
+        except (OSError, ValueError) as error:
+            raise CleanError(
+                f"{place}: holds no scores of split {shard.split!r} ({error}); run `wenlan score`"
+            ) from error
+        levels = np.linspace(0.0, 1.0, _LEVELS)
+        limits = [
+            np.interp(chosen.quantile, levels, found["shuffled_quantiles"]) for found in report["sources"].values()
+        ]
+        return Filter(pairs.first, pairs.score > np.array(limits)[pairs.source], f"{place}: {shard.split}")
+
+    def passed(self, row: int, texts: int) -> list[bool]:
+        """One verdict for each of the `texts` texts of record `row`."""
+        if row + 1 >= len(self._first) or self._first[row + 1] - self._first[row] != texts:
+            raise CleanError(f"{self._where}: the scores are not those of this data (record {row}); score it again")
+        return [bool(good) for good in self._passed[self._first[row] : self._first[row + 1]]]
+
+
+def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int], seed: int) -> Pairs:
+    source = sources.TfdsSource(place, split, place.name)
+    counts, owners = np.zeros(len(source), np.int64), np.zeros(len(source), np.uint16)
+    for row in range(len(source)):
+        record = source[row]
+        counts[row], owners[row] = len(record.texts), names.setdefault(record.source, len(names))
+    first = np.r_[0, np.cumsum(counts)]
+    image = _embeddings(embeddings / f"{split}.pictures.npy", len(source), "records")
+    text = _embeddings(embeddings / f"{split}.texts.npy", int(first[-1]), "texts")
+    rows = np.repeat(np.arange(len(source)), counts)
+    others = _others(rows, owners, np.random.default_rng(seed))
+    return Pairs(first, owners[rows], _cosines(image, text, rows), _cosines(image, text, others))
+
+
+def _embeddings(path: Path, rows: int, what: str) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise CleanError(f"{path}: cannot be read ({error}); write one row for each of the {rows} {what}") from error
+    if found.ndim != 2 or len(found) != rows:
+        raise CleanError(f"{path}: has shape {found.shape}, but the split has {rows} {what}")
+    return found
+
+
+def _others(rows: np.ndarray, owners: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each text a random record of the same source, another one than its own where there is one."""
+    others = rows.copy()
+    for owner in np.unique(owners):
+        members = np.flatnonzero(owners == owner)
+        at = np.flatnonzero(owners[rows] == owner)
+        place = np.searchsorted(members, rows[at])
+        step = rng.integers(1, len(members), len(at)) if len(members) > 1 else np.zeros(len(at), np.int64)
+        others[at] = members[(place + step) % len(members)]
+    return others
+
+
+def _cosines(image: np.ndarray, text: np.ndarray, rows: np.ndarray) -> Float32[np.ndarray, " texts"]:
+    found = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        one, other = _unit(image[rows[part]]), _unit(text[part])
+        found[part] = (one * other).sum(axis=1)
+    return found
+
+
+def _unit(values: np.ndarray) -> Float[np.ndarray, "rows dim"]:
+    values = np.asarray(values, np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def _by_source(splits: Sequence[Pairs], names: dict[str, int], quantile: float) -> dict[str, Any]:
+    owner, true, shuffled = (
+        np.concatenate([getattr(pairs, name) for pairs in splits]) for name in ("source", "score", "shuffled")
+    )
+    report = {}
+    for name, number in names.items():
+        of = owner == number
+        if not of.any():
+            raise CleanError(f"source {name!r} has no texts to score")
+        limit = float(np.quantile(shuffled[of], quantile))
+        report[name] = {
+            "pairs": int(of.sum()),
+            "threshold": limit,
+            "share_above": float((true[of] > limit).mean()),
+            "correlated_share": correlated_share(true[of], shuffled[of], quantile),
+            "histogram": np.histogram(true[of], _BINS)[0].tolist(),
+            "shuffled_histogram": np.histogram(shuffled[of], _BINS)[0].tolist(),
+            "shuffled_quantiles": np.quantile(shuffled[of], np.linspace(0.0, 1.0, _LEVELS)).tolist(),
+        }
+    return report
+
+
+def _draw(report: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    found = report["sources"]
+    figure = Figure(figsize=(7, 2.4 * len(found)), layout="constrained")
+    for axes, (name, of) in zip(np.ravel(figure.subplots(len(found), 1)), found.items(), strict=True):
+        axes.stairs(of["histogram"], _BINS, label="pairs", fill=True, alpha=0.5)
+        axes.stairs(of["shuffled_histogram"], _BINS, label="shuffled pairs")
+        axes.axvline(of["threshold"], linestyle=":", label=f"quantile {report['quantile']:g} of the shuffled")
+        axes.set_title(f"{name or 'no source'}: {of['correlated_share']:.1%} of {of['pairs']} pairs correlated")
+        axes.set_xlabel("cosine")
+        axes.legend()
+    figure.savefig(path, dpi=100)

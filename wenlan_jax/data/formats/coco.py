@@ -1,0 +1,95 @@
+"""Caption sets over named images in one JSON file: MSCOCO and what keeps its layout, Karpathy's splits, AIC-ICC.
+
+MSCOCO  `{"images": [{id, file_name}], "annotations": [{image_id, caption}]}`, one caption an annotation. STAIR
+        (Japanese) is the same with `tokenized_caption` beside `caption`: the words with spaces between, not
+        used. An annotation without its image, and an image without an annotation, are faults.
+Karpathy `{"images": [{filename, filepath?, split, sentences: [{raw, tokens}]}]}` (dataset_coco.json,
+        dataset_flickr30k.json). Split `restval` is training data; `val` is called `validation` here. With `filepath`
+        the images lie in that folder, as COCO's val2014 holds training images too.
+AIC-ICC `[{image_id, caption: [5], url}]`, image_id being the file name; captions may be empty or hold line breaks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from wenlan_jax.data import readers
+from wenlan_jax.data.formats import files
+from wenlan_jax.data.readers import Fault, Item, Outcome, ReadOptions, Reason, Rejected, Row
+from wenlan_jax.data.records import Text
+
+_SPLITS = {"restval": "train", "val": "validation"}
+_SPACES = re.compile(r"\s+")
+
+
+def read_coco(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
+    """The annotations of one file in order, and the images that have none."""
+    document = files.json_document(places[0], options.encoding)
+    names, described = _image_names(document, places[0]), set()
+
+    def rows() -> Iterator[tuple[int, Row | Rejected]]:
+        for number, row in enumerate(files.table(document, "annotations", places[0]), start=1):
+            if isinstance(row, Rejected):
+                yield number, row
+                continue
+            key = str(row.get("image_id"))
+            described.add(key)
+            missing = Rejected(Reason.MISSING_IMAGE, f"image_id {key[:80]!r} is not among the images of this file")
+            yield number, {"image": names[key], "caption": row.get("caption")} if key in names else missing
+
+    yield from readers.convert(rows(), _captioned, options, "image")
+    for number, (key, name) in enumerate(names.items(), start=1):
+        if key not in described:
+            yield Fault(number, Reason.MISSING_TEXT, "an image without an annotation", readers.printable(str(name)))
+
+
+def _image_names(document: Any, place: str) -> dict[str, Any]:
+    rows = [row for row in files.table(document, "images", place) if isinstance(row, dict)]
+    return {str(row.get("id")): row.get("file_name") for row in rows}
+
+
+def read_karpathy(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
+    """The images of one file, each with all its sentences."""
+    document = files.json_document(places[0], options.encoding)
+    rows = enumerate(files.table(document, "images", places[0]), start=1)
+    return readers.convert(rows, _karpathy, options, "filename")
+
+
+def read_aic(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
+    """The images of one file, each with all its captions."""
+    rows = enumerate(files.table(files.json_document(places[0], options.encoding), "", places[0]), start=1)
+    named = ((n, row if isinstance(row, Rejected) else {**row, "image": row.get("image_id")}) for n, row in rows)
+    return readers.convert(named, _captioned, options, "image")
+
+
+def _captioned(number: int, row: Row, options: ReadOptions) -> Item:
+    language = readers.language_code(options.language)
+    image = readers.image_name(row.get("image"), "file_name or image_id")
+    if row.get("caption") is None:
+        raise Rejected(Reason.MISSING_FIELD, "no field 'caption'")
+    texts, fixes = readers.kept_texts(
+        [
+            Text(text.kind, text.language, _SPACES.sub(" ", text.text))
+            for text in readers.texts_of(row["caption"], "caption", readers.DEFAULT_KIND, language)
+        ],
+        options,
+    )
+    return Item(number, image, texts, fixes=fixes)
+
+
+def _karpathy(number: int, row: Row, options: ReadOptions) -> Item:
+    sentences = row.get("sentences")
+    if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
+        raise Rejected(Reason.MISSING_FIELD, "'sentences' must be a list of objects")
+    split = readers.clean(row.get("split", ""))
+    split = _SPLITS.get(split, split)
+    if split and not readers.SPLIT_NAME.fullmatch(split):
+        raise Rejected(Reason.BAD_VALUE, f"split {split[:80]!r} is not a name of letters, digits and _")
+    language = readers.language_code(options.language)
+    texts = [Text(readers.DEFAULT_KIND, language, readers.clean(sentence.get("raw"))) for sentence in sentences]
+    kept, fixes = readers.kept_texts(texts, options)
+    folder = readers.clean(row.get("filepath", ""))
+    image = readers.image_name(row.get("filename"), "filename")
+    return Item(number, f"{folder}/{image}" if folder else image, kept, split=split, fixes=fixes)

@@ -1,0 +1,59 @@
+"""Conceptual Captions 3M and 12M: TSV without a header, a caption and the URL of its image a line.
+
+The images are the user's download: a folder where `--image-name` tells the name of each, e.g. `{number:09d}.jpg`, with
+`number` from 0 as the line, or `{url}`, which fetches them one by one. Images that were downloaded to WebDataset
+shards need no list: pack the shards. Traps: 3M has the caption first, 12M the URL; dead links are the rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from wenlan_jax.data import readers
+from wenlan_jax.data.formats import files
+from wenlan_jax.data.readers import Item, Outcome, ReadError, ReadOptions, Reason, Rejected, Row
+from wenlan_jax.data.records import Text
+
+_URL = re.compile(r"https?://\S+")
+
+
+def looks_so(head: str) -> bool:
+    """Whether a file begins with a caption and a URL, in either order."""
+    cells = head.split("\n")[0].strip("\r").split("\t")
+    return len(cells) == 2 and sum(bool(_URL.fullmatch(cell)) for cell in cells) == 1
+
+
+def read(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
+    """The lines of one file."""
+
+    def rows() -> Iterator[tuple[int, Row | Rejected]]:
+        for number, line in enumerate(files.lines(places[0], options.encoding), start=1):
+            if line.strip():
+                yield number, _cells(line.strip("\r\n").split("\t"))
+
+    _check(options.image_name)
+    return readers.convert(rows(), _item, options, "url")
+
+
+def _cells(cells: list[str]) -> Row | Rejected:
+    if len(cells) != 2:
+        return Rejected(Reason.WRONG_COLUMNS, f"{len(cells)} columns, not a caption and a URL")
+    url = next((cell for cell in cells if _URL.fullmatch(cell.strip())), None)
+    if url is None:
+        return Rejected(Reason.WRONG_COLUMNS, "no column is a URL")
+    return {"url": url, "caption": cells[1] if url is cells[0] else cells[0]}
+
+
+def _item(number: int, row: Row, options: ReadOptions) -> Item:
+    url = readers.clean(row["url"])
+    text = Text(readers.DEFAULT_KIND, readers.language_code(options.language), readers.clean(row["caption"]))
+    kept, fixes = readers.kept_texts([text], options)
+    return Item(number, options.image_name.format(number=number - 1, url=url), kept, fixes=fixes)
+
+
+def _check(template: str) -> None:
+    try:
+        template.format(number=0, url="")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ReadError(f"--image-name {template!r}: may use {{number}} and {{url}} only ({error})") from error

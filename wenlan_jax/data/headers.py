@@ -1,0 +1,187 @@
+"""What an encoded image says of itself before it is decoded: its size, above all, so that no bomb is ever opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+
+_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 less DHT, JPG, DAC
+_JPEG_BARE = frozenset([0x01, *range(0xD0, 0xD9)])  # markers without a segment
+_EXIF_ORIENTATION = 0x0112
+
+
+class UnknownSize(ValueError):  # noqa: N818
+    """An image whose size cannot be told without decoding it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The kind of an image (`jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif`) and its stored size in pixels.
+
+    `orientation` is EXIF's, 1 to 8, 1 where none is given. `deep` means more than 8 bits a channel.
+    """
+
+    kind: str
+    width: int
+    height: int
+    animated: bool = False
+    cmyk: bool = False
+    deep: bool = False
+    orientation: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """Of one frame."""
+        return self.width * self.height
+
+
+def read(data: bytes) -> Header:
+    """The header of an encoded image. Raises UnknownSize for an unknown kind or a header that is cut short."""
+    for start, parse in _PARSERS:
+        if start.match(data):
+            try:
+                return parse(data)
+            except (struct.error, IndexError, KeyError, OverflowError) as error:
+                raise UnknownSize(f"the header is damaged or cut short ({error})") from error
+    raise UnknownSize(f"not an image of a known kind; the {len(data)} bytes begin with {data[:8]!r}")
+
+
+def _jpeg(data: bytes) -> Header:
+    """Walks the segments up to the frame header (ITU T.81, B.2.2), noting EXIF on the way."""
+    position, orientation = 2, 1
+    while position < len(data):
+        if data[position] != 0xFF:
+            position += 1
+            continue
+        marker = data[position + 1]
+        if marker == 0xFF or marker in _JPEG_BARE or marker == 0:
+            position += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        body = position + 4
+        if marker in _JPEG_SIZES:
+            depth, height, width, channels = struct.unpack_from(">BHHB", data, body)
+            return Header("jpeg", width, height, cmyk=channels == 4, deep=depth > 8, orientation=orientation)
+        if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
+            orientation = _exif(data[body + 6 : position + 2 + length])
+        position += 2 + max(length, 2)
+    raise IndexError("no frame header")
+
+
+def _png(data: bytes) -> Header:
+    width, height, depth = struct.unpack_from(">IIB", data, 16)
+    position, animated, orientation = 8, False, 1
+    while position + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind = data[position + 4 : position + 8]
+        animated |= kind == b"acTL"
+        if kind == b"eXIf":
+            orientation = _exif(data[position + 8 : position + 8 + length])
+        if kind == b"IDAT":
+            break
+        position += 12 + length
+    return Header("png", width, height, animated, deep=depth > 8, orientation=orientation)
+
+
+def _webp(data: bytes) -> Header:
+    """The first chunk: VP8X (extended), VP8L (lossless) or VP8 (lossy)."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(_exactly(data, 24, 3), "little")
+        height = 1 + int.from_bytes(_exactly(data, 27, 3), "little")
+        flags, exif = data[20], data.rfind(b"EXIF")
+        orientation = _exif(data[exif + 8 :].removeprefix(b"Exif\0\0")) if flags & 8 and exif > 0 else 1
+        return Header("webp", width, height, animated=bool(flags & 2), orientation=orientation)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return Header("webp", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("webp", width & 0x3FFF, height & 0x3FFF)
+    raise KeyError(f"chunk {kind!r}")
+
+
+def _gif(data: bytes) -> Header:
+    """The larger of the screen and the first frame; animated when a second frame is found by walking the blocks."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position, frames = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
+    while position < len(data) and frames < 2:
+        if data[position] == 0x2C and position + 10 <= len(data):
+            frames += 1
+            left, top, wide, high, flags = struct.unpack_from("<HHHHB", data, position + 1)
+            width, height = max(width, left + wide), max(height, top + high)
+            position += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        elif data[position] == 0x21:
+            position += 2
+        else:
+            break
+        while position < len(data) and data[position]:
+            position += 1 + data[position]
+        position += 1
+    return Header("gif", width, height, animated=frames > 1)
+
+
+def _bmp(data: bytes) -> Header:
+    if struct.unpack_from("<I", data, 14) == (12,):
+        return Header("bmp", *struct.unpack_from("<HH", data, 18))
+    width, height = struct.unpack_from("<ii", data, 18)
+    return Header("bmp", abs(width), abs(height))
+
+
+def _tiff(data: bytes) -> Header:
+    tags = _tags(data)
+    return Header("tiff", tags[256], tags[257], deep=tags.get(258, 8) > 8, orientation=_turn(tags))
+
+
+def _avif(data: bytes) -> Header:
+    """The largest of the sizes in `ispe` boxes: that of the picture, or of one of its tiles or of a thumbnail."""
+    sizes = [struct.unpack_from(">II", data, found.end() + 4) for found in re.finditer(b"ispe", data[: 1 << 16])]
+    if not sizes:
+        raise KeyError("no ispe box")
+    return Header("avif", *max(sizes, key=lambda size: size[0] * size[1]))
+
+
+def _exif(data: bytes) -> int:
+    try:
+        return _turn(_tags(data))
+    except (struct.error, IndexError, KeyError):
+        return 1  # a damaged note about a picture does not damage the picture
+
+
+def _turn(tags: dict[int, int]) -> int:
+    orientation = tags.get(_EXIF_ORIENTATION, 1)
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _tags(data: bytes) -> dict[int, int]:
+    """The numbers in the first directory of a TIFF file, which EXIF is too (TIFF 6.0, section 2)."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    tags: dict[int, int] = {}
+    for index in range(count):
+        tag, form, length = struct.unpack_from(order + "HHI", data, start + 2 + 12 * index)
+        place = start + 10 + 12 * index
+        if form == 3 and length > 2:  # does not fit here: the place is told
+            (place,) = struct.unpack_from(order + "I", data, place)
+        if form in (3, 4):
+            (tags[tag],) = struct.unpack_from(order + ("H" if form == 3 else "I"), data, place)
+    return tags
+
+
+def _exactly(data: bytes, position: int, size: int) -> bytes:
+    if position + size > len(data):
+        raise IndexError("cut short")
+    return data[position : position + size]
+
+
+_PARSERS = (
+    (re.compile(rb"\xff\xd8"), _jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    (re.compile(rb"GIF8[79]a"), _gif),
+    (re.compile(rb"BM"), _bmp),
+    (re.compile(rb"II\*\0|MM\0\*"), _tiff),
+    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), _avif),
+)

@@ -1,0 +1,174 @@
+"""The command line of `wenlan pack`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from wenlan_jax.data import pack, packing, pictures, readers
+from wenlan_jax.data.formats import registry
+
+DESCRIPTION = """\
+Pack pairs of images and texts into a data set for training.
+
+Every input names images and their texts in one of these formats, which is found from the first input:
+  csv, tsv      with a header: columns image and caption, and if you like language, kind, split, id, source
+  jsonl         one object a line; --image-field and --text-field say which fields hold what. A text may be a
+                string, a list, or an object from language to either
+  parquet       the same in columns; images as paths, bytes, or {bytes, path}
+  webdataset    tar shards of KEY.jpg, KEY.txt, KEY.json (img2dataset), also .tar.gz, also by URL
+  brivl, brivl2 *.jsonl with image_id, bbox and sentences; or images.csv and texts.csv, a line each
+  coco, stair, karpathy, token, multi30k, aic_icc, muge, conceptual, vqa, vg_qa   as those sets are published
+Lines of one image in one file become one record. Several inputs, a pattern such as 'shards/{00000..00099}.tar' or
+'part-*.csv', or a folder are packed side by side; the same command goes on with an interrupted pack.
+
+Every item that cannot be packed is named with the reason in OUT/rejected.jsonl.
+"""
+
+EXAMPLES = """\
+examples:
+  wenlan pack captions.tsv --out data/flowers --language zh --split validation=0.01,test=0.01 --max-side 512
+  wenlan pack emoji/records.jsonl --out data/emoji --id-field emoji \\
+      --text-field name=descriptive --text-field keywords=weak
+  wenlan pack brivl.jsonl --images /photos --out data/brivl --language zh
+  wenlan pack 's3://bucket/{00000..00331}.tar' --out data/web --source web --max-side 640
+  wenlan pack v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json --images coco --out data/vqa
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `wenlan pack`."""
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    usual = pack.PackOptions(inputs=(), out=Path())
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, URLs, patterns of either, or folders")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write; an earlier pack is replaced")
+    parser.add_argument("--images", help="directory or URL of the images (default: that of the first input)")
+    parser.add_argument("--format", choices=tuple(registry.FORMATS), help="default: found from the first input")
+    parser.add_argument("--source", default=usual.source, help="source of records that name none (default: OUT's name)")
+    parser.add_argument(
+        "--split",
+        type=_shares,
+        default={},
+        metavar="NAME=SHARE,...",
+        help="put these shares of the records in splits, by a hash of the id; the rest is train",
+    )
+    parser.add_argument(
+        "--on-bad",
+        choices=packing.ON_BAD,
+        default=usual.on_bad,
+        help="count what cannot be packed, or end at the first (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, help="processes, each at a shard (default: one per core)")
+    parser.add_argument("--threads", type=int, default=usual.threads, help="threads for images (default: one per core)")
+    _add_text_arguments(parser.add_argument_group("texts"), usual.read)
+    _add_picture_arguments(parser.add_argument_group("pictures"), usual.pictures)
+    _add_field_arguments(parser.add_argument_group("which field or column holds what"), usual.read.fields)
+
+
+def _add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOptions) -> None:
+    group.add_argument("--language", default=usual.language, help="language of texts that name none, e.g. zh")
+    group.add_argument("--encoding", default=usual.encoding, help="e.g. gb18030 (default: %(default)s)")
+    group.add_argument(
+        "--max-caption",
+        type=int,
+        default=usual.max_caption,
+        metavar="CHARACTERS",
+        help="longer texts are dropped and counted (default: %(default)s)",
+    )
+
+
+def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.PictureOptions) -> None:
+    group.add_argument("--max-side", type=int, metavar="PIXELS", help="shrink larger images to this long side")
+    group.add_argument(
+        "--max-pixels",
+        type=int,
+        default=usual.max_pixels,
+        metavar="PIXELS",
+        help="refuse larger images, unopened (default: %(default)s)",
+    )
+    group.add_argument(
+        "--exif",
+        choices=pictures.EXIF_CHOICES,
+        default=usual.exif,
+        help="whether to turn pictures, and boxes with them, as EXIF says (default: %(default)s)",
+    )
+    group.add_argument(
+        "--image-name",
+        default=readers.ReadOptions().image_name,
+        metavar="TEMPLATE",
+        help="name of the image of a line that gives a URL, by {number} and {url} (default: %(default)s)",
+    )
+
+
+def _add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) -> None:
+    group.add_argument("--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)")
+    group.add_argument(
+        "--text-field",
+        action="append",
+        type=_text_field,
+        metavar="FIELD[=KIND]",
+        help="texts and their kind, e.g. descriptive or weak; may be given several times (default: caption)",
+    )
+    for name in ("id", "split", "language", "kind", "source"):
+        group.add_argument(f"--{name}-field", metavar="FIELD", help=f"{name} (default: {name}, where present)")
+    group.add_argument("--box-field", metavar="FIELD", help="boxes [[x1, y1, x2, y2], ...] in pixels")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `wenlan pack` with parsed arguments, prints the report, and returns the exit status."""
+    options = pack.PackOptions(
+        inputs=tuple(args.inputs),
+        out=args.out,
+        images=args.images,
+        file_format=args.format,
+        read=_read_options(args),
+        pictures=pictures.PictureOptions(max_side=args.max_side, max_pixels=args.max_pixels, exif=args.exif),
+        source=args.source,
+        split_shares=args.split,
+        on_bad=args.on_bad,
+        workers=args.workers,
+        threads=args.threads,
+    )
+    report = pack.pack(options)
+    print(report.summary())
+    if report.rejected:
+        print(f"          each rejected line is named in {options.out / pack.REJECTED_NAME}")
+    return 0
+
+
+def _read_options(args: argparse.Namespace) -> readers.ReadOptions:
+    fields = readers.Fields(
+        image=args.image_field,
+        id=args.id_field,
+        split=args.split_field,
+        language=args.language_field,
+        kind=args.kind_field,
+        source=args.source_field,
+        boxes=args.box_field,
+    )
+    if args.text_field:
+        fields = dataclasses.replace(fields, texts=dict(args.text_field))
+    return readers.ReadOptions(
+        fields=fields,
+        language=args.language,
+        encoding=args.encoding,
+        max_caption=args.max_caption,
+        image_name=args.image_name,
+    )
+
+
+def _text_field(value: str) -> tuple[str, str]:
+    name, _, kind = value.partition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{value!r} is not FIELD or FIELD=KIND")
+    return name, kind or readers.DEFAULT_KIND
+
+
+def _shares(value: str) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for part in value.split(",")]
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=SHARE,NAME=SHARE") from error

@@ -1,0 +1,166 @@
+"""One shard of a pack: its items to records, every other one to a named line of `rejected.jsonl`, and the counts."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from wenlan_jax.data import ingest, parts, pictures
+from wenlan_jax.data.readers import Fault, Outcome, ReadError, Reason, Rejected, Shard
+
+T = TypeVar("T")
+
+ON_BAD = ("skip", "stop")
+_PROGRESS_SECONDS = 5.0
+
+
+class PackError(ValueError):
+    """A pack that cannot be made; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What every shard of a pack is packed into and how; picklable.
+
+    `root` is the folder or URL of the images, `source` that of records which name none. `sole` is the only shard of
+    a pack: its ids need no prefix, and it must be readable. `on_bad` is one of ON_BAD.
+    """
+
+    directory: Path
+    root: str
+    source: str
+    split_shares: Mapping[str, float]
+    pictures: pictures.PictureOptions
+    threads: int
+    on_bad: str
+    sole: bool
+
+    def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
+        """Packs shard `number` and returns its counts. Raises PackError, and ReadError for a sole shard."""
+        return _ShardJob(self, number, shard).run()
+
+
+def rejected_file(directory: Path, number: int) -> Path:
+    """Where the faults of shard `number` are listed until the pack is whole."""
+    return directory / f"rejected-{number:06d}.jsonl"
+
+
+def stamps(shard: Shard) -> list[list[int]]:
+    """Size and time of change of the local files of a shard: whether it is still what was packed."""
+    found = []
+    for file in shard.files:
+        try:
+            status = os.stat(file)
+        except OSError:
+            continue
+        found.append([status.st_size, status.st_mtime_ns])
+    return found
+
+
+class _ShardJob:
+    """A shard in progress: its counters, and the rejected items as they come."""
+
+    def __init__(self, target: Target, number: int, shard: Shard) -> None:
+        self._target, self._number, self._shard = target, number, shard
+        self._rejected: collections.Counter[str] = collections.Counter()
+        self._texts: collections.Counter[str] = collections.Counter()
+        self._sources: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self._first_fault = ""
+        prefix = "" if target.sole else f"{shard.name}/"
+        self._grouping = ingest.Grouping(target.split_shares, prefix, target.source)
+
+    def run(self) -> dict[str, Any]:
+        before = stamps(self._shard)
+        output = parts.PartWriter(self._target.directory, self._number)
+        with rejected_file(self._target.directory, self._number).open("w", encoding="utf-8") as rejected:
+            self._write(output, rejected)
+        return {
+            "shard": self._shard.name,
+            "stamps": before,
+            "read": self._grouping.read,
+            "written": output.close(),
+            "rejected": dict(self._rejected),
+            "texts": dict(self._texts),
+            "fixes": {name: count for name, count in self._grouping.fixes.items() if count},
+            "sources": {name: dict(counts) for name, counts in self._sources.items()},
+            "first_fault": self._first_fault,
+        }
+
+    def _write(self, output: parts.PartWriter, rejected: TextIO) -> None:
+        entries = self._grouping.group(self._items())
+        for entry in self._told(self._prepared(entries), "images packed"):
+            if isinstance(entry, Fault):
+                self._reject(entry, rejected)
+                continue
+            draft, outcome = entry.draft, entry.outcome
+            self._grouping.fixes.update(entry.fixes)
+            if isinstance(outcome, Rejected):
+                for number in draft.numbers:
+                    self._reject(Fault(number, outcome.reason, outcome.detail, draft.image, draft.source), rejected)
+                continue
+            output.add(draft.split, outcome)
+            self._sources[draft.source]["packed"] += len(draft.numbers)
+            self._sources[draft.source]["records"] += 1
+            self._texts.update(text.language or "unknown" for text in outcome.texts)
+
+    def _items(self) -> Iterator[Outcome]:
+        """What the shard yields; where it cannot be read further, that is one fault."""
+        number = 0
+        try:
+            for item in self._told(self._shard.read(), "items read"):
+                number = max(number, item.number)
+                yield item
+        except ReadError as error:
+            if self._target.sole and not number:
+                raise
+            yield Fault(number + 1, Reason.DAMAGED_SHARD, f"{error}; what follows is lost")
+
+    def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.Prepared | Fault]:
+        """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
+        target = self._target
+        window: collections.deque[concurrent.futures.Future[ingest.Prepared]] = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(target.threads) as pool:
+            for entry in entries:
+                if isinstance(entry, Fault):
+                    yield entry
+                    continue
+                window.append(pool.submit(ingest.prepare, entry, target.root, target.pictures))
+                if len(window) > 4 * target.threads:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+
+    def _told(self, items: Iterable[T], what: str) -> Iterator[T]:
+        """The same items; of a sole shard, their count and rate go to stderr every few seconds."""
+        start = last = time.monotonic()
+        for count, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if self._target.sole and now - last >= _PROGRESS_SECONDS:
+                last = now
+                print(f"{what}: {count}, {count / (now - start):.0f}/s", file=sys.stderr, flush=True)
+
+    def _reject(self, fault: Fault, file: TextIO) -> None:
+        told = f"{fault.reason}, {fault.detail}"
+        if self._target.on_bad == "stop":
+            raise PackError(f"{self._shard.files[0]}: line {fault.number}: {told}; --on-bad skip counts it and goes on")
+        self._rejected[str(fault.reason)] += 1
+        self._sources[fault.source or self._target.source]["rejected"] += 1
+        self._first_fault = self._first_fault or f"line {fault.number}: {told}"
+        named: dict[str, Any] = {
+            "line": fault.number,
+            "reason": fault.reason,
+            "item": fault.item,
+            "detail": fault.detail,
+        }
+        if not self._target.sole:
+            named = {"shard": self._shard.name, **named}
+        file.write(json.dumps(named, ensure_ascii=False) + "\n")
