@@ -257,8 +257,10 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "Measure the training step of a configuration on random pairs: pairs/s, FLOPs, share of the measured\n"
         "matrix-product peak, time per part, memory.\n\n" + ADVICE
     )
-    parser.epilog = "example:\n  wenlan bench --config=configs/bench_b0.py --against=torch"
-    parser.add_argument("--config", type=Path, required=True, help="a configuration file")
+    parser.epilog = (
+        "examples:\n  wenlan bench --config=configs/bench_b0.py --against=torch\n  wenlan bench --data --against=torch"
+    )
+    parser.add_argument("--config", type=Path, help="a configuration file; --data has one without it")
     parser.add_argument(
         "--steps",
         type=int,
@@ -275,10 +277,26 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead: time and memory of an import and an export at the configuration's size (extra [torch])",
     )
+    parser.add_argument(
+        "--data", action="store_true", help="instead: records a CPU-second of the data loader, beside decoding alone"
+    )
+    parser.add_argument(
+        "--data-records", type=int, default=96, metavar="N", help="pictures made for --data (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from wenlan_jax import config as configs
+
+    if arguments.data:
+        from wenlan_jax.bench import data
+
+        config = configs.load(arguments.config, rest) if arguments.config else configs.override(configs.default(), rest)
+        data.run_data(config, arguments.data_records, arguments.against, arguments.json)
+        return 0
+    if arguments.config is None:
+        raise configs.ConfigError("--config: name a configuration file, e.g. configs/bench_b0.py")
     if arguments.conversion:
         from wenlan_jax.bench import conversion
 

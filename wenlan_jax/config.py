@@ -9,31 +9,25 @@ in `configs/` starts from `default()`, changes what its experiment changes and r
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
-import runpy
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
-from wenlan_jax.schema import Config, Mesh
+from wenlan_jax import settings
+from wenlan_jax.schema import Config, Data, Mesh, Part
 
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message lists every fault found, one a line."""
+ConfigError = settings.ConfigError
 
 
 def default() -> config_dict.ConfigDict:
     """A fresh ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
-    return config_dict.ConfigDict(dataclasses.asdict(Config()))
+    return FORM.default()
 
 
 def make_large(c: config_dict.ConfigDict) -> None:
@@ -57,98 +51,6 @@ def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
     c.model.freeze = (c.model.freeze[0], rf"text/backbone/(embeddings|layers_0_{frozen_layers - 1})/")
 
 
-def fields(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        path = prefix + field.name
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from fields(hints[field.name], path + ".")
-        else:
-            yield path, field, hints[field.name]
-
-
-def describe() -> str:
-    """The reference of all fields, for `--help`: name, default, meaning."""
-    lines = []
-    for path, field, _ in fields():
-        choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
-        lines.append(f"  --config.{path}={field.default!r}\n      {field.metadata['doc']}.{choices}")
-    return "\n".join(lines)
-
-
-def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
-    """The typed configuration. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
-    values = source.to_dict() if isinstance(source, config_dict.ConfigDict) else dict(source)
-    faults: list[str] = []
-    config = _build(Config, values, "", faults)
-    if not faults:
-        faults += _clashes(config)
-    if faults:
-        raise ConfigError(_list(faults))
-    return config
-
-
-def _list(faults: Sequence[str]) -> str:
-    return f"{len(faults)} fault(s) in the configuration:\n  " + "\n  ".join(faults)
-
-
-def unknown_field(path: str, known: typing.Iterable[str]) -> str:
-    """The message for a field that the schema does not have, with the nearest one it has."""
-    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
-    return f"{path}: no such field" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _build(kind: type[T], values: Mapping[str, Any], prefix: str, faults: list[str]) -> T:
-    hints = typing.get_type_hints(kind)
-    faults += [unknown_field(prefix + name, (prefix + key for key in hints)) for name in values if name not in hints]
-    known: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        path, hint = prefix + field.name, hints[field.name]
-        if field.name not in values:
-            faults.append(f"{path}: missing; start from wenlan_jax.config.default()")
-        elif dataclasses.is_dataclass(hint):
-            if isinstance(values[field.name], Mapping):
-                known[field.name] = _build(hint, values[field.name], path + ".", faults)  # type: ignore[arg-type]
-            else:
-                faults.append(f"{path}: a section is needed here, not {values[field.name]!r}")
-        else:
-            known[field.name] = _leaf(values[field.name], hint, field.metadata, path, faults)
-    return kind(**known)
-
-
-def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults: list[str]) -> Any:
-    try:
-        value = _coerce(value, hint)
-    except TypeError:
-        faults.append(f"{path}: {_type_name(hint)} is needed, not {value!r}")
-        return value
-    if metadata["choices"] and value not in metadata["choices"]:
-        faults.append(f"{path}: one of {', '.join(metadata['choices'])} is needed, not {value!r}")
-    if metadata["low"] is not None and value < metadata["low"]:
-        faults.append(f"{path}: at least {metadata['low']:g} is needed, not {value!r}")
-    if metadata["high"] is not None and value > metadata["high"]:
-        faults.append(f"{path}: at most {metadata['high']:g} is needed, not {value!r}")
-    return value
-
-
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """`value` as the declared type: lists become tuples, whole numbers floats; all else must match."""
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        return tuple(_coerce(item, typing.get_args(hint)[0]) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise TypeError
-    return value
-
-
 def _clashes(c: Config) -> list[str]:
     """Faults that concern several fields together."""
     faults: list[str] = []
@@ -167,6 +69,7 @@ def _clashes(c: Config) -> list[str]:
         bert.width % c.model.text.encoder.heads == 0,
         "model.text.encoder.heads: must divide model.text.bert.width",
     )
+    faults += _mixture_clashes(c.data)
     check(c.data.text_length <= bert.positions, "data.text_length: longer than model.text.bert.positions")
     check(
         not bert.scan_segments or sum(bert.scan_segments) == bert.layers,
@@ -229,52 +132,54 @@ def _clashes(c: Config) -> list[str]:
     return faults
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The checked configuration of the file `path` (its `get_config()`), with `--config.field=value` overrides.
+def _mixture_clashes(data: Data) -> list[str]:
+    """Faults of the rules for texts and of the parts of a mixture."""
+    faults: list[str] = []
+    named: list[tuple[str, Data | Part]] = [("data", data)]
+    named += [(f"data.mixture[{at}]", part) for at, part in enumerate(data.mixture)]
+    for path, rule in named:
+        if rule.kind_choice == "any" and rule.kind_weights:
+            faults.append(f"{path}.kind_weights: is for {path}.kind_choice='weighted'")
+        if rule.kind_choice != "any" and not rule.kinds:
+            faults.append(f"{path}.kinds: list the kinds that kind_choice={rule.kind_choice!r} chooses among")
+        if rule.kind_choice == "weighted" and (
+            len(rule.kind_weights) != len(rule.kinds) or min(rule.kind_weights, default=0) <= 0
+        ):
+            faults.append(f"{path}.kind_weights: a positive number for each of {path}.kinds is needed")
+    faults += [f"data.mixture[{at}].source: name a data set" for at, part in enumerate(data.mixture) if not part.source]
+    if len({part.weight > 0 for part in data.mixture}) > 1:
+        faults.append("data.mixture: give every part a positive weight, or none")
+    if data.mixture and (data.kinds or data.languages or data.kind_choice != "any"):
+        faults.append("data.kinds, .kind_choice, .languages: with data.mixture, each part has its own; leave these out")
+    return faults
 
-    Raises ConfigError: a file that is missing or does not run, or the faults that `override` lists.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; see configs/")
-    try:
-        base = runpy.run_path(str(path))["get_config"]()
-    except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(base, config_dict.ConfigDict):
-        raise ConfigError(f"{path}: get_config() must return a ConfigDict, not {base!r}")
-    return override(base, overrides)
+
+FORM = settings.Form(Config, "configs/", _clashes)
+
+
+def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    return settings.fields(Config)
+
+
+def describe() -> str:
+    """The reference of all fields, for `--help`: name, default, meaning."""
+    return FORM.describe()
+
+
+def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
+    """The typed configuration. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+    return FORM.parse(source)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration of a file with `--config.field=value` overrides; see `settings.Form.load`."""
+    return FORM.load(path, overrides)
 
 
 def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
-    """The checked configuration of `base` with `--config.field=value` overrides, read by ml_collections.
-
-    Raises ConfigError listing every fault: fields that do not exist, values of a wrong type or range, clashes.
-    """
-    known = [name for name, _, _ in fields()]
-    faults: list[str] = []
-    base = config_dict.ConfigDict(base.to_dict())  # ml_collections sets values in place
-    for text in overrides:
-        name, equals, _ = text.removeprefix("--config.").partition("=")
-        if not equals:
-            faults.append(f"{text}: write --config.{name}=VALUE")
-        elif name not in known:
-            faults.append(unknown_field(name, known))
-        else:
-            # One at a time, so that a wrong value does not hide the next one.
-            values = flags.FlagValues()
-            holder = config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=["wenlan", text])
-            try:
-                values(["wenlan", text])
-                base = holder.value
-            except (flags.Error, TypeError, ValueError) as error:
-                faults.append(f"{name}: {error}")
-    try:
-        config = parse(base)
-    except ConfigError as error:
-        faults += str(error).split("\n  ")[1:]
-    if faults:
-        raise ConfigError(_list(faults))
-    return config
+    """The checked configuration of `base` with overrides; see `settings.Form.override`."""
+    return FORM.override(base, overrides)
 
 
 def to_json(config: Config) -> str:

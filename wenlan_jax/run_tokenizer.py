@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 
 from wenlan_jax import config as configs
-from wenlan_jax import distributed, run, schema
-from wenlan_jax.data import loader, sources, text, vocab
+from wenlan_jax import distributed, schema, training_data
+from wenlan_jax.data import text, vocab
 from wenlan_jax.progress import say
 
 FILE = "tokenizer.model"
@@ -41,12 +41,9 @@ def train(config: schema.Config, path: Path) -> None:
     """Trains a vocabulary on the training texts and keeps it at `path`."""
     settings = config.tokenizer
     say(f"training a vocabulary of {settings.train_size} pieces on the training texts ...")
-    source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
-    wanted = loader.Wanted(config.data.kinds, config.data.languages)
-    found = (item.text.text for item in loader.list_texts(source, wanted))
     try:
         vocab.train_sentencepiece(
-            found,
+            training_data.texts(config.data),
             path,
             settings.train_size,
             settings.character_coverage,

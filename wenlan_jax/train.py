@@ -46,13 +46,14 @@ from wenlan_jax import (
     schema,
     step,
     telemetry,
+    training_data,
     trees,
     warm_start,
     watchdog,
 )
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax.data import loader, order, sources, text
+from wenlan_jax.data import loader, text
 from wenlan_jax.eval import evaluate, report
 from wenlan_jax.in_flight import InFlight
 from wenlan_jax.progress import Meter, say
@@ -122,19 +123,8 @@ def describe_parameters(current: run.Run) -> str:
 
 def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainBatches:
     """This process's part of every training batch."""
-    config = current.config
-    source = sources.open_source(config.data.source, config.data.train_split, run.data_dir(config))
-    return loader.TrainBatches(
-        source=source,
-        tokenizer=tokenizer,
-        order=order.Order(len(source), config.seed, shuffle=True),
-        batch_size=config.train.batch_size,
-        share=meshes.share(current.mesh, config.train.batch_size),
-        pictures=evaluate.pictures(config),
-        wanted=loader.Wanted(config.data.kinds, config.data.languages),
-        text_length=config.data.text_length,
-        bad_records=config.data.bad_records,  # type: ignore[arg-type]
-    )
+    share = meshes.share(current.mesh, current.config.train.batch_size)
+    return training_data.batches(current.config, tokenizer, share)
 
 
 @dataclasses.dataclass
@@ -155,7 +145,7 @@ class Loop:
         self.maker = train_maker(self.current, self.tokenizer)
         self.evaluator = evaluate.Evaluator(self.current, self.tokenizer)
         say(
-            f"{self.maker.source.name}: {len(self.maker.source):,} training records; step {first} of "
+            f"{self.maker.mixture.name}: {len(self.maker.mixture):,} training records; step {first} of "
             f"{config.train.steps}, {config.train.batch_size} pairs a step"
         )
         with telemetry.Writers(config, self.workdir, first) as self.writers:
@@ -278,7 +268,9 @@ class Loop:
         line = self.meter.add(number + 1, values, self.batches)
         if line is not None:
             say(self.meter.text(line, number + 1))
-            self.writers.write(number + 1, {f"train/{name}": value for name, value in line.items()})
+            seen = self.maker.mixture.progress((number + 1) * self.current.config.train.batch_size)
+            named = {f"train/{name}": value for name, value in line.items()}
+            self.writers.write(number + 1, named | {f"data/{name}": value for name, value in seen.items()})
 
     def _not_finite(self, number: int, state: TrainState) -> None:
         """Says which value of step `number` is not finite; under 'stop', saves the state before it and raises."""

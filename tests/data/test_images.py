@@ -145,6 +145,66 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     assert np.array_equal(images.resize(square, 32, False), square)
 
 
+def _scene(height: int, width: int) -> np.ndarray:
+    """Smooth colours, fine noise and sharp edges."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (9, 9, 3)).astype(np.float32)
+    pixels = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC) + random.normal(0, 6, (height, width, 1))
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = (20, 200, 90)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _square(data: bytes, size: int, antialias: bool, exact: bool) -> np.ndarray:
+    batch = np.full((3, size, size, 3), 7, np.uint8)
+    images.read_square(data, antialias, exact, batch[1])
+    assert (batch[[0, 2]] == 7).all()
+    return batch[1]
+
+
+@pytest.mark.parametrize(("antialias", "exact"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("size", [20, 60, 100])
+def test_an_exact_square_is_decoding_then_resizing(size: int, antialias: bool, exact: bool) -> None:
+    for data in (*JPEGS.values(), _encoded(_photo(), "PNG")):
+        expected = images.resize(images.decode(data), size, antialias)
+        assert np.array_equal(_square(data, size, antialias, exact), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(401, 468), (1023, 1365), (517, 1029), (900, 230), (64, 64), (95, 70), (449, 901)]
+)
+def test_a_fast_square_is_within_a_level_of_the_exact_one(height: int, width: int, kind: str) -> None:
+    """The bound that the field data.averaging states, and no shift: the difference has no slope along a side."""
+    data = _encoded(_scene(height, width), kind, quality=90)
+    for size in (64, 112, 224):
+        difference = _square(data, size, True, False).astype(int) - _square(data, size, True, True)
+        assert np.abs(difference).mean() < 1.2
+        assert abs(difference.mean()) < 0.2
+
+
+def test_a_reduced_picture_is_not_stretched() -> None:
+    """1365 / 4 is 341.25 and libjpeg gives 342 columns: taken for the whole width, an edge would move."""
+    pixels = np.zeros((1023, 1365, 3), np.uint8)
+    pixels[:, 1100:] = 255
+    found = _square(_encoded(pixels, "JPEG", quality=95), 128, True, False)[..., 0].mean(0) / 255
+    assert abs(found.sum() - 128 * 265 / 1365) < 0.05
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_sides_of_a_jpeg_are_read_from_its_header(name: str) -> None:
+    assert images.jpeg_sides(JPEGS[name]) == (60, 84)
+    assert images.jpeg_sides(JPEGS[name][:8]) is None
+    assert images.jpeg_sides(_encoded(_photo(), "PNG")) is None
+
+
+def test_read_square_returns_the_stored_sides_and_refuses_damage() -> None:
+    data = _encoded(_scene(300, 500), "JPEG")
+    out = np.empty((32, 32, 3), np.uint8)
+    assert images.read_square(data, True, False, out) == (300, 500)
+    with pytest.raises(images.CorruptImage, match="truncated"):
+        images.read_square(data[:-2], True, False, out)
+
+
 def test_boxes_are_scaled_clipped_cut_and_padded() -> None:
     boxes = np.array([[0, 0, 84, 60], [-10, 30, 42, 90], [5, 5, 5, 9], [np.nan, 0, 4, 4], [21, 15, 42, 30]])
     result, mask = images.normalise_boxes(boxes, width=84, height=60, limit=4)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import images, loader, order, records
+from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
 
 RECORDS, BATCH, SIZE, LENGTH = 11, 8, 16, 6
 
@@ -81,15 +82,21 @@ class BackendSpy(Letters):
         return ids, ids >= 0
 
 
-def _maker(**changes: object) -> loader.TrainBatches:
+def _pictures(size: int = SIZE, box_limit: int = 2) -> loader.Pictures:
+    return loader.Pictures(size, True, "exact", box_limit)
+
+
+ALL = Wanted((), ())
+
+
+def _maker(source: Rows | None = None, wanted: Wanted = ALL, **changes: object) -> loader.TrainBatches:
+    part = Part(source or Rows(), TextChoice(wanted, "any", (), 1.0), 0.0)
     fields: dict[str, object] = {
-        "source": Rows(),
+        "mixture": Mixture([part], 5),
         "tokenizer": Letters(),
-        "order": order.Order(RECORDS, 5, True),
         "batch_size": BATCH,
         "share": tuple(range(BATCH)),
-        "pictures": loader.Pictures(SIZE, True, 2),
-        "wanted": loader.Wanted((), ()),
+        "pictures": _pictures(),
         "text_length": 24,
         "bad_records": "raise",
     }
@@ -130,7 +137,7 @@ def test_picture_text_boxes_and_id_belong_together() -> None:
     maker = _maker()
     for step in range(5):
         batch = maker(step)
-        assert np.array_equal(batch["id"], maker.order.rows(step, BATCH)[0])
+        assert np.array_equal(batch["id"], order.Order(RECORDS, 5, True).rows(step, BATCH)[0])
         for place, row in enumerate(batch["id"]):
             pixels = images.resize(images.decode(_png(int(row))), SIZE, True)
             assert np.array_equal(batch["image"][place], pixels)
@@ -168,7 +175,7 @@ def test_hosts_together_make_the_global_batch(processes: int) -> None:
 
 
 def test_every_wanted_text_is_drawn_and_no_other() -> None:
-    maker = _maker(wanted=loader.Wanted(("descriptive",), ("zh", "en")))
+    maker = _maker(wanted=Wanted(("descriptive",), ("zh", "en")))
     seen = {text for step in range(40) for text in _texts(maker(step))}
     assert seen == {f"{row} descriptive {language}" for row in range(RECORDS) for language in ("zh", "en")}
 
@@ -191,7 +198,7 @@ def test_a_corrupt_picture_is_named(workers: int) -> None:
 
 
 def test_a_record_without_a_wanted_text_says_what_it_has() -> None:
-    maker = _maker(wanted=loader.Wanted((), ("ko",)))
+    maker = _maker(wanted=Wanted((), ("ko",)))
     with pytest.raises(loader.BadRecord, match=r"\['ko'\].*descriptive/en.*data\.languages"):
         maker(0)
 
@@ -216,7 +223,7 @@ def test_replacing_ends_when_nothing_is_good() -> None:
 
 @pytest.mark.parametrize("box_limit", [0, 2])
 def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
-    maker = loader.ImageBatches(Rows(), 4, tuple(range(4)), loader.Pictures(SIZE, True, box_limit))
+    maker = loader.ImageBatches(Rows(), 4, tuple(range(4)), _pictures(box_limit=box_limit))
     with loader.eval_batches(maker, workers=0, prefetch=2) as batches:
         made = [batch for _, batch in batches]
     assert len(made) == 3
@@ -230,11 +237,11 @@ def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
 
 @pytest.mark.parametrize("kind", ["images", "texts"])
 def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
-    texts = loader.list_texts(Rows(), loader.Wanted(("weak",), ("zh",)))
+    texts = loader.list_texts(Rows(), Wanted(("weak",), ("zh",)))
 
     def maker(*share: int) -> loader.ImageBatches | loader.TextBatches:
         if kind == "images":
-            return loader.ImageBatches(Rows(), 8, share, loader.Pictures(SIZE, False, 2))
+            return loader.ImageBatches(Rows(), 8, share, _pictures())
         return loader.TextBatches(texts, Letters(), 8, share, 24)
 
     for number in range(len(maker(0))):
@@ -244,7 +251,7 @@ def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
 
 
 def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
-    texts = loader.list_texts(Rows(silent=(2,)), loader.Wanted((), ("en",)))
+    texts = loader.list_texts(Rows(silent=(2,)), Wanted((), ("en",)))
     assert [(item.row, item.text.kind) for item in texts[:4]] == [
         (0, "descriptive"), (0, "weak"), (1, "descriptive"), (1, "weak")
     ]  # fmt: skip
@@ -260,7 +267,7 @@ def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
 
 def test_no_wanted_text_at_all_is_an_error() -> None:
     with pytest.raises(loader.BadRecord, match="no text of kinds any in languages"):
-        loader.list_texts(Rows(), loader.Wanted((), ("cs",)))
+        loader.list_texts(Rows(), Wanted((), ("cs",)))
 
 
 def test_waiting_for_data_is_measured() -> None:
@@ -298,11 +305,11 @@ def test_closing_ends_threads_and_processes(workers: int) -> None:
 
 
 def test_arrays_outlive_the_workers() -> None:
-    with loader.train_batches(_maker(pictures=loader.Pictures(128, True, 0)), 0, 1, prefetch=2) as batches:
+    with loader.train_batches(_maker(pictures=_pictures(128, 0)), 0, 1, prefetch=2) as batches:
         kept = [next(batches)[1]["image"] for _ in range(3)]
     gc.collect()
     for step, image in enumerate(kept):
-        assert np.array_equal(image, _maker(pictures=loader.Pictures(128, True, 0))(step)["image"])
+        assert np.array_equal(image, _maker(pictures=_pictures(128, 0))(step)["image"])
 
 
 def test_workers_start_no_jax_backend() -> None:
@@ -342,6 +349,46 @@ def test_the_data_code_itself_imports_no_jax() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_mismatch_of_order_and_source_is_named() -> None:
-    with pytest.raises(ValueError, match="order is for 12 records, the source has 11"):
-        _maker(order=order.Order(12, 0, True))
+MEMORY_SCRIPT = """
+import os, sys
+from pathlib import Path
+import cv2, numpy as np
+from wenlan_jax.bench.data_sides import family, resident_bytes
+from wenlan_jax.data import loader, parts, records, sources, text
+from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+
+if __name__ == "__main__":
+    workers, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    if not (folder / "small").exists():
+        images = [cv2.imencode(".jpg", np.full((24, 24, 3), row % 256, np.uint8))[1].tobytes() for row in range(2000)]
+        text_of_all = (records.Text("a", "zh", "一"),)
+        rows = [records.Record(str(row), image, 24, 24, texts=text_of_all) for row, image in enumerate(images)]
+        parts.write(folder / "small", {"train": rows}, "test")
+        (folder / "vocab.txt").write_text("\\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "一"]))
+    source = sources.open_source("small", "train", folder)
+    maker = loader.TrainBatches(
+        Mixture([Part(source, TextChoice(Wanted((), ()), "any", (), 1.0), 0.0)], 0),
+        text.load_tokenizer(folder / "vocab.txt"), 100, tuple(range(100)),
+        loader.Pictures(16, True, "fast", 0), 8, "raise",
+    )
+    used = []
+    with loader.train_batches(maker, 0, workers, 4) as batches:
+        for step, batch in batches:
+            if step * 100 in (count // 5, count):
+                used.append(sum(map(resident_bytes, family(os.getpid()))))
+            if step * 100 == count:
+                break
+    print(*used)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_is_flat_over_a_hundred_thousand_records(workers: int, tmp_path: Path) -> None:
+    script = tmp_path / "memory.py"
+    script.write_text(MEMORY_SCRIPT)
+    command = [sys.executable, str(script), str(workers), "100000", str(tmp_path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+    early, late = map(int, output.split())
+    print(f"{early / 2**20:.1f} MiB after 20,000 records, {late / 2**20:.1f} MiB after 100,000")
+    assert late - early < 4 * 2**20

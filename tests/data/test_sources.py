@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import places, sources, writer
+from wenlan_jax.data import parts, sources
 from wenlan_jax.data.records import Question, Record, Region, Text
 
 
@@ -35,11 +35,7 @@ RECORDS = [_record(index) for index in range(150)]
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    with places.replacing(root / "toy") as directory:
-        output = writer.RecordWriter(directory, "test")
-        for index, record in enumerate(RECORDS):
-            output.add("train" if index < 130 else "test", record)
-        output.close()
+    parts.write(root / "toy", {"train": RECORDS[:130], "test": RECORDS[130:]}, "test")
     return root
 
 

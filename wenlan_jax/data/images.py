@@ -5,6 +5,7 @@ Pixels are uint8 RGB throughout. Normalisation and augmentation are the accelera
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 
@@ -94,18 +95,22 @@ def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     pixels. Raises `CorruptImage` for data that is cut short or damaged, in so far as the format tells.
     """
     _check_complete(data)
+    pixels = _bgr(data, cv2.IMREAD_UNCHANGED)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+
+def _bgr(data: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels as OpenCV orders them."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise CorruptImage(f"not decodable: {error}") from error
     if pixels is None:
         raise CorruptImage(f"not decodable; the {len(data)} bytes begin with {data[:8]!r}")
     pixels = _to_eight_bits(pixels)
     if pixels.ndim == 2:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    if pixels.shape[2] == 4:
-        pixels = _on_white(pixels)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    return _on_white(pixels) if pixels.shape[2] == 4 else pixels
 
 
 def resize(image: UInt8[np.ndarray, "height width 3"], size: int, antialias: bool) -> UInt8[np.ndarray, "size size 3"]:
@@ -120,6 +125,62 @@ def resize(image: UInt8[np.ndarray, "height width 3"], size: int, antialias: boo
     if image.shape[:2] != (size, size):
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return image
+
+
+SPACING = 1.5
+"""Stored pixels between the samples that `read_square` averages at most: each pixel then counts about alike."""
+
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+
+def read_square(data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray, "size size 3"]) -> tuple[int, int]:
+    """Decodes `data` and resizes it into `out`, a row of a batch; returns height and width of the stored picture.
+
+    `exact` is `resize(decode(data), ...)`. Otherwise, where `antialias` shrinks, area means come quicker: a JPEG that
+    is at least 2, 4 or 8 times as large is decoded at that fraction by libjpeg itself, and the means are those of
+    bilinear samples at most `SPACING` apart, a whole number a pixel. Raises `CorruptImage` as `decode` does.
+    """
+    _check_complete(data)
+    size = len(out)
+    height, width = (jpeg_sides(data) if antialias and not exact else None) or (0, 0)
+    factor = next((f for f in _REDUCED if min(height, width) >= f * size), 1)
+    if factor > 1:
+        pixels = _bgr(data, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    else:
+        pixels = _bgr(data, cv2.IMREAD_UNCHANGED)
+        height, width = pixels.shape[:2]
+    if antialias and not exact:
+        square = _average(pixels, width / factor, height / factor, size)
+    else:
+        square = resize(pixels, size, antialias)
+    cv2.cvtColor(square, cv2.COLOR_BGR2RGB, dst=out)
+    return height, width
+
+
+def _average(
+    pixels: UInt8[np.ndarray, "h w 3"], width: float, height: float, size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Area means of the `width` by `height` that `pixels` cover, whose last row and column may reach beyond it."""
+    columns, rows = (max(1, math.ceil(side / size / SPACING)) * size for side in (width, height))
+    # Scales, not a target size: libjpeg rounds the sides of a reduced picture up, which would stretch it.
+    scaled = cv2.resize(pixels, None, fx=columns / width, fy=rows / height, interpolation=cv2.INTER_LINEAR)
+    scaled = scaled[:rows, :columns]
+    if (rows, columns) == (size, size):
+        return scaled
+    return cv2.resize(scaled, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def jpeg_sides(data: bytes) -> tuple[int, int] | None:
+    """Height and width in the frame header of a JPEG; None when `data` is none or has no such header."""
+    position = 2 if data.startswith(_JPEG_START) else len(data)
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in _FRAME_HEADERS:
+            sides = data[position + 5 : position + 9]
+            return int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big")
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
 
 
 def normalise_boxes(

@@ -10,7 +10,7 @@ all with one row per example:
 | image | uint8 (B, S, S, 3) | RGB |
 | boxes, box_mask | float32 (B, R, 4), bool (B, R) | in units of the picture's sides; only when R > 0 |
 | token_ids, token_mask | int32 (B, T), bool (B, T) | |
-| id | int32 (B,) | row of the record in its source: equal ids, same picture |
+| id | int32 (B,) | number of the picture: equal ids, same picture; the row of the record where there is one source |
 | valid | bool (B,) | evaluation only: False in the rows that fill up the last batch |
 
 This file is the only importer of Grain. Grain itself imports jax where it can, so it is imported late, and `cli` sees
@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 import cv2
 import numpy as np
 
-from wenlan_jax.data import images, order, records
+from wenlan_jax import host_memory
+from wenlan_jax.data import images, records
+from wenlan_jax.data.mixture import Mixture, Row, Wanted
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -57,115 +59,96 @@ class Maker(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """Which texts of a record are used: those of the listed kinds and languages; an empty list admits all."""
-
-    kinds: tuple[str, ...]
-    languages: tuple[str, ...]
-
-    def of(self, record: records.Record) -> list[records.Text]:
-        """The wanted texts of `record` that are not blank, in their order."""
-        return [text for text in record.texts if self._admits(text)]
-
-    def _admits(self, text: records.Text) -> bool:
-        kind = not self.kinds or text.kind in self.kinds
-        language = not self.languages or text.language in self.languages
-        return kind and language and bool(text.text.strip())
-
-    def missing(self, record: records.Record) -> str:
-        """Says why `record` has no wanted text."""
-        has = sorted({f"{text.kind}/{text.language}" for text in record.texts}) or ["no text"]
-        kinds, languages = list(self.kinds) or "any", list(self.languages) or "any"
-        return f"no text of kinds {kinds} in languages {languages}; it has {', '.join(has)}"
-
-
-@dataclasses.dataclass(frozen=True)
 class Pictures:
-    """How a picture becomes arrays: side in pixels, antialiasing, and how many boxes are kept (0: none)."""
+    """How pictures become arrays: side in pixels, antialiasing, how that is computed, boxes kept (0: none)."""
 
     size: int
     antialias: bool
+    averaging: Literal["fast", "exact"]
     box_limit: int
 
-    def of(self, record: records.Record) -> Batch:
-        """The picture fields of one example, without the batch axis. Raises `images.CorruptImage`."""
-        pixels = images.decode(record.image)
-        example: Batch = {"image": images.resize(pixels, self.size, self.antialias)}
+    def empty(self, rows: int) -> Batch:
+        """The picture fields of a batch, to be written into; pictures hold what was in memory."""
+        batch: Batch = {"image": np.empty((rows, self.size, self.size, 3), np.uint8)}
         if self.box_limit:
-            height, width = pixels.shape[:2]
+            batch["boxes"] = np.zeros((rows, self.box_limit, 4), np.float32)
+            batch["box_mask"] = np.zeros((rows, self.box_limit), bool)
+        return batch
+
+    def write(self, record: records.Record, batch: Batch, row: int) -> None:
+        """Puts the picture of `record` and its boxes into `row` of `batch`. Raises `images.CorruptImage`."""
+        exact = self.averaging == "exact"
+        height, width = images.read_square(record.image, self.antialias, exact, batch["image"][row])
+        if self.box_limit:
             boxes = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
-            example["boxes"], example["box_mask"] = images.normalise_boxes(boxes, width, height, self.box_limit)
-        return example
-
-
-def _stack(examples: Sequence[Batch]) -> Batch:
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+            batch["boxes"][row], batch["box_mask"][row] = images.normalise_boxes(boxes, width, height, self.box_limit)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches:
-    """Makes the training batch of a step: the rows at the positions `share` of the global batch of `batch_size` pairs.
+    """Makes the training batch of a step: the pairs at the places `share` of the global batch of `batch_size` pairs.
 
-    Each record gives one pair; its text is drawn uniformly from the wanted ones, by seed and position. A bad
-    record (see `BadRecord`) is reported (`raise`) or gives its place to the next good row (`replace`).
+    Which rows these are and which text of each, `mixture` says. A bad record (see `BadRecord`) is reported (`raise`)
+    or gives its place to the next good row of its source (`replace`).
     """
 
-    source: Source
+    mixture: Mixture
     tokenizer: Tokenizer
-    order: order.Order
     batch_size: int
     share: tuple[int, ...]
     pictures: Pictures
-    wanted: Wanted
     text_length: int
     bad_records: Literal["raise", "replace"]
 
-    def __post_init__(self) -> None:
-        if len(self.source) != self.order.length:
-            raise ValueError(f"The order is for {self.order.length} records, the source has {len(self.source)}.")
-
     def __call__(self, step: int) -> Batch:
-        rows, positions = self.order.rows(step, self.batch_size)
-        mine = list(self.share)
-        pairs = [self._pair(int(row), int(at)) for row, at in zip(rows[mine], positions[mine], strict=True)]
-        batch = _stack([example for example, _ in pairs])
-        texts = [text for _, text in pairs]
+        drawn = self.mixture.draw(step, self.batch_size, self.share)
+        batch = self.pictures.empty(len(drawn))
+        batch |= {"id": np.zeros(len(drawn), np.int32), REPLACED: np.zeros(len(drawn), bool)}
+        texts = [self._write(row, batch, place) for place, row in enumerate(drawn)]
         batch["token_ids"], batch["token_mask"] = self.tokenizer.encode(texts, self.text_length)
         return batch
 
-    def _pair(self, row: int, position: int) -> tuple[Batch, str]:
-        """The example and the text of `row`, or of the first good row after it."""
-        attempts = min(self.order.length, MAX_REPLACEMENTS) if self.bad_records == "replace" else 1
+    def _write(self, wanted: Row, batch: Batch, place: int) -> str:
+        """Puts the pair of `wanted`, or of the first good row after it, at `place` of the batch; returns its text."""
+        length = len(self.mixture.parts[wanted.part].source)
+        attempts = min(length, MAX_REPLACEMENTS) if self.bad_records == "replace" else 1
         for attempt in range(attempts):
-            used = (row + attempt) % self.order.length
+            used = wanted._replace(row=(wanted.row + attempt) % length)
             try:
-                example, text = self._read(used, position)
+                text = self._read(used, batch, place)
             except BadRecord as error:
                 fault = error
             else:
-                example |= {"id": np.asarray(used, np.int32), REPLACED: np.asarray(attempt > 0)}
-                return example, text
+                batch["id"][place] = self.mixture.id(used.part, used.row)
+                batch[REPLACED][place] = attempt > 0
+                return text
         if attempts == 1:
             raise fault
-        raise BadRecord(f"No usable record among the {attempts} from row {row} on; the last one: {fault}") from fault
+        raise BadRecord(
+            f"No usable record among the {attempts} from row {wanted.row} on; the last one: {fault}"
+        ) from fault
 
-    def _read(self, row: int, position: int) -> tuple[Batch, str]:
-        record = self.source[row]
-        texts = self.wanted.of(record)
-        if not texts:
-            remedy = "change data.kinds or data.languages, or set data.bad_records to 'replace'"
-            raise BadRecord(f"{_name(self.source, row, record)}: {self.wanted.missing(record)}. Remedy: {remedy}.")
-        drawn = order.stream(self.order.seed, "text", position).integers(len(texts))
-        return _picture(self.pictures, self.source, row, record), texts[drawn].text
+    def _read(self, wanted: Row, batch: Batch, place: int) -> str:
+        part = self.mixture.parts[wanted.part]
+        record = part.source[wanted.row]
+        text = part.texts.draw(record, self.mixture.seed, wanted.position)
+        if text is None:
+            missing = part.texts.wanted.missing(record)
+            remedy = "change data.kinds or data.languages (those of its part in a mixture), or set data.bad_records "
+            raise BadRecord(f"{_name(part.source, wanted.row, record)}: {missing}. Remedy: {remedy}to 'replace'.")
+        _write_picture(self.pictures, part.source, wanted.row, record, batch, place)
+        return text.text
 
 
 def _name(source: Source, row: int, record: records.Record) -> str:
     return f"{source.name} row {row} (id {record.id!r})"
 
 
-def _picture(pictures: Pictures, source: Source, row: int, record: records.Record) -> Batch:
+def _write_picture(
+    pictures: Pictures, source: Source, row: int, record: records.Record, batch: Batch, place: int
+) -> None:
     try:
-        return pictures.of(record)
+        pictures.write(record, batch, place)
     except images.CorruptImage as error:
         remedy = "pack the data again with `wenlan pack`, which leaves such records out and lists them"
         raise BadRecord(f"{_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
@@ -177,18 +160,15 @@ def _eval_rows(number: int, batch_size: int, total: int, share: Sequence[int]) -
     return rows, len(share) - len(rows)
 
 
-def _pad(batch: Batch, rows: int) -> Batch:
-    """Adds `rows` zero rows and the mask `valid`; ids of filling rows are -1."""
-    count = len(batch["id"])
-    padded = {key: np.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}
-    padded["id"][count:] = -1
-    padded["valid"] = np.arange(count + rows) < count
-    return padded
+def _numbered(rows: Sequence[int], missing: int) -> Batch:
+    """The fields `id` and `valid` of a batch of `rows` and of `missing` filling rows, whose id is -1."""
+    ids = np.array([*rows, *[-1] * missing], np.int32)
+    return {"id": ids, "valid": ids >= 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageBatches:
-    """Makes batch `number` of the pictures of `source` in their order, each once; the last is filled up."""
+    """Makes batch `number` of the pictures of `source` in their order, each once; the last is filled up with zeros."""
 
     source: Source
     batch_size: int
@@ -200,16 +180,11 @@ class ImageBatches:
 
     def __call__(self, number: int) -> Batch:
         rows, missing = _eval_rows(number, self.batch_size, len(self.source), self.share)
-        examples = [_picture(self.pictures, self.source, row, self.source[row]) for row in rows]
-        batch = _stack(examples) if examples else self._empty()
-        return _pad({**batch, "id": np.array(rows, np.int32)}, missing)
-
-    def _empty(self) -> Batch:
-        size, limit = self.pictures.size, self.pictures.box_limit
-        batch: Batch = {"image": np.zeros((0, size, size, 3), np.uint8)}
-        if limit:
-            batch |= {"boxes": np.zeros((0, limit, 4), np.float32), "box_mask": np.zeros((0, limit), bool)}
-        return batch
+        batch = self.pictures.empty(len(rows) + missing)
+        for place, row in enumerate(rows):
+            _write_picture(self.pictures, self.source, row, self.source[row], batch, place)
+        batch["image"][len(rows) :] = 0
+        return batch | _numbered(rows, missing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +221,7 @@ class TextBatches:
         part = [self.texts[row] for row in rows]
         # Filling rows hold the empty text, so that no row is without a valid token.
         ids, mask = self.tokenizer.encode([item.text.text for item in part] + [""] * missing, self.text_length)
-        batch = _pad({"id": np.array([item.row for item in part], np.int32)}, missing)
-        return {**batch, "token_ids": ids, "token_mask": mask}
+        return _numbered([item.row for item in part], missing) | {"token_ids": ids, "token_mask": mask}
 
 
 class Batches(Iterator[tuple[int, Batch]]):
@@ -290,10 +264,16 @@ class Batches(Iterator[tuple[int, Batch]]):
         self.close()
 
 
-def _one_thread(worker: int, workers: int) -> None:
-    """Keeps OpenCV in each worker process to one core; the processes are the parallelism."""
-    del worker, workers
+def _prepare_process() -> None:
+    """Keeps OpenCV to one core, as batches are made side by side, and the memory of a picture for the next one: mapped
+    afresh, the kernel clears it page by page."""
     cv2.setNumThreads(1)
+    host_memory.keep_freed_memory()
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    del worker, workers
+    _prepare_process()
 
 
 def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int) -> Iterator[Batch]:
@@ -305,12 +285,13 @@ def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int)
         flags.FLAGS.mark_as_parsed()
     numbers = grain.MapDataset.range(start, stop).map(maker)
     if not workers:
+        _prepare_process()
         threads = min(prefetch, os.cpu_count() or 1)
         return iter(numbers.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
     ahead = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     each = math.ceil(prefetch / workers)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
-    return iter(ahead.mp_prefetch(processes, worker_init_fn=_one_thread))
+    return iter(ahead.mp_prefetch(processes, worker_init_fn=_start_worker))
 
 
 def train_batches(maker: TrainBatches, start_step: int, workers: int, prefetch: int) -> Batches:

@@ -6,18 +6,24 @@ Nothing here has a state. Index glossary:
 - position: number of an example in the endless training sequence, `step * batch_size + i`.
 - epoch: `position // length`; every epoch is its own permutation of all rows.
 - row: number of a record in its source, in `[0, length)`.
+- part: one of the sources of a mixture; `Interleave` says which part a position falls to, and as which of its examples.
 
-Resuming at a step therefore needs the step alone, and any number of hosts sees the same global batches,
-of which each takes its contiguous slice.
+Resuming at a step therefore needs the step alone, and any number of hosts sees the same global batches, of which each
+takes its share.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import heapq
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Float64, Int64, UInt64
 
 ROUNDS = 24
 """Feistel rounds, an even number. Large domains need few; the halves of a small one hold a bit or two, and
@@ -95,9 +101,99 @@ class Order:
         if step < 0 or batch_size < 1:
             raise ValueError(f"step must be >= 0 and batch_size >= 1, got {step} and {batch_size}.")
         positions = np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
+        return self.at(positions), positions
+
+    def at(self, positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The row number at each of `positions` of the sequence."""
         epoch, index = np.divmod(positions, self.length)
-        rows = permute(index, self.length, self.seed, epoch) if self.shuffle else index
-        return rows, positions
+        return permute(index, self.length, self.seed, epoch) if self.shuffle else index
+
+
+LARGEST_TOTAL = 2**31 - 1
+"""The sum of an `Interleave`'s weights at most: products of two such numbers fit 64 bits."""
+
+_Tree = int | tuple["_Tree", "_Tree", int, int]
+"""A part, or a pair of subtrees with the weight of the first and of both."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interleave:
+    """Which part each position of the endless sequence falls to, in shares of exactly `weights`.
+
+    A binary tree halves the sequence: of the first p positions that reach a node of weight t, its first branch, of
+    weight a, gets p a / t, rounded to the nearest. The tree is Huffman's, in which a branch that is no leaf has at
+    most two thirds of its node, so that the roundings of all levels add up to less than 2: of any first p positions
+    part i gets p w_i / sum(w) examples up to less than 2, and of the first sum(w) exactly w_i. Nothing is stored and
+    nothing drifts, so an example costs the same at any position. `weights` are positive and add up to at most
+    `LARGEST_TOTAL`.
+    """
+
+    weights: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.weights or min(self.weights) < 1 or sum(self.weights) > LARGEST_TOTAL:
+            raise ValueError(f"weights must be positive whole numbers of sum <= {LARGEST_TOTAL}, got {self.weights}.")
+
+    @functools.cached_property
+    def _tree(self) -> _Tree:
+        number = itertools.count()
+        heap: list[tuple[int, int, _Tree]] = [(weight, next(number), part) for part, weight in enumerate(self.weights)]
+        heapq.heapify(heap)
+        while len(heap) > 1:
+            (light, _, right), (heavy, _, left) = heapq.heappop(heap), heapq.heappop(heap)
+            heapq.heappush(heap, (light + heavy, next(number), (left, right, heavy, light + heavy)))
+        return heap[0][2]
+
+    def split(self, positions: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """The part that each position falls to, and which example of that part it is, from 0."""
+        parts, examples = np.zeros_like(positions), np.zeros_like(positions)
+        pending: list[tuple[_Tree, Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]] = [
+            (self._tree, np.arange(positions.size), positions)
+        ]
+        while pending:
+            tree, places, reached = pending.pop()
+            if isinstance(tree, int):
+                parts[places], examples[places] = tree, reached
+                continue
+            left, right, weight, total = tree
+            before = _portion(reached, weight, total)
+            is_left = _portion(reached + 1, weight, total) > before
+            pending.append((left, places[is_left], before[is_left]))
+            pending.append((right, places[~is_left], (reached - before)[~is_left]))
+        return parts, examples
+
+    def counts(self, position: int) -> list[int]:
+        """How many of the positions before `position` fall to each part."""
+        found = [0] * len(self.weights)
+        pending: list[tuple[_Tree, int]] = [(self._tree, position)]
+        while pending:
+            tree, reached = pending.pop()
+            if isinstance(tree, int):
+                found[tree] = reached
+            else:
+                left, right, weight, total = tree
+                taken = int(_portion(np.array([reached]), weight, total)[0])
+                pending += [(left, taken), (right, reached - taken)]
+        return found
+
+
+def _portion(count: Int64[np.ndarray, " n"], weight: int, total: int) -> Int64[np.ndarray, " n"]:
+    """`count * weight / total`, halves rounded up, without a product that leaves 64 bits."""
+    whole, rest = np.divmod(count, total)
+    return whole * weight + (2 * rest * weight + total) // (2 * total)
+
+
+def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
+    """Positive weights as whole numbers with the same shares, to nine digits, without a common divisor."""
+    total = math.fsum(weights)
+    scaled = [max(1, round(weight / total * 10**9)) for weight in weights]
+    divisor = math.gcd(*scaled)
+    return tuple(number // divisor for number in scaled)
+
+
+def part_seed(seed: int, part: int) -> int:
+    """The seed of the order of part `part` of a mixture; part 0 has `seed` itself."""
+    return int((seed + part * int(_GOLDEN)) % 2**63)
 
 
 def stream(seed: int, name: str, position: int) -> np.random.Generator:
@@ -108,3 +204,31 @@ def stream(seed: int, name: str, position: int) -> np.random.Generator:
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     entropy = (seed, int.from_bytes(digest, "little"), position)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+def tempered(counts: Sequence[float], alpha: float) -> Float64[np.ndarray, " languages"]:
+    """Probabilities in proportion to `count ** alpha`; a count of 0 has none.
+
+    alpha 1 follows the data, 0 makes all alike, and what lies between raises the rare (XLM, Conneau and Lample 2019).
+    """
+    numbers = np.asarray(counts, np.float64)
+    if not (numbers > 0).any() or (numbers < 0).any():
+        raise ValueError(f"counts must not be negative, and one must be positive; got {list(counts)}.")
+    raised = np.where(numbers > 0, (numbers / numbers.max()) ** alpha, 0.0)
+    return raised / raised.sum()
+
+
+def language_of_step(seed: int, step: int, counts: Mapping[str, int], alpha: float) -> str:
+    """The language that all of the batch of `step` is in, drawn by `tempered`: the same on every host.
+
+    counts: texts of each language in the data; their order in the mapping does not matter.
+    """
+    languages = sorted(counts)
+    chances = tempered([counts[language] for language in languages], alpha)
+    return languages[pick(chances, stream(seed, "language of the step", step))]
+
+
+def pick(chances: Float64[np.ndarray, " n"], random: np.random.Generator) -> int:
+    """An index drawn with the given probabilities, by one number of `random`."""
+    sums = np.cumsum(chances)
+    return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))

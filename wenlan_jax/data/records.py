@@ -12,9 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float16
+
+Rows = Float16[np.ndarray, "regions width"]
 
 LANGUAGES = ("zh", "en", "de", "fr", "cs", "ja", "ko")
 """The seven languages of the WenLan papers; records may hold others, as any lower-case code."""
+
+ARRAYS = ("region_features", "region_classes")
+"""Fields that directories packed before there were any do not have; such records are read with None."""
+
+
+class RecordError(ValueError):
+    """A record that contradicts itself; the message names its id and the field."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +57,13 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image and everything known about it. `image` holds the encoded bytes (JPEG, PNG, WebP)."""
+    """One image and everything known about it. `image` holds the encoded bytes (JPEG, PNG, WebP).
+
+    Row i of `region_features` and of `region_classes` belongs to `regions[i]`; None where a detector gave none.
+    region_features: as the detector gave them, e.g. 2048 wide of a ResNet-101; `regions.detections.is_unit` tells
+        whether they are normalised.
+    region_classes: a distribution over classes, the first of which is the background (UNITER's `soft_labels`).
+    """
 
     id: str
     image: bytes
@@ -57,6 +73,19 @@ class Record:
     texts: tuple[Text, ...] = ()
     regions: tuple[Region, ...] = ()
     questions: tuple[Question, ...] = ()
+    region_features: Rows | None = dataclasses.field(default=None, repr=False, hash=False)
+    region_classes: Rows | None = dataclasses.field(default=None, repr=False, hash=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return all(_equal(mine, vars(other)[name]) for name, mine in vars(self).items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
+    return type(one) is type(other) and bool(one == other)
 
 
 def features() -> Any:
@@ -81,12 +110,15 @@ def features() -> Any:
                 }
             ),
             "questions": tfds.features.Sequence({"language": text(), "question": text(), "answer": text()}),
+            # Little-endian float16, row by row, of as many rows as there are regions; empty for None. TFDS writes
+            # float16 arrays of two open sides only through TensorFlow.
+            **{name: tfds.features.Tensor(shape=(), dtype=np.object_) for name in ARRAYS},
         }
     )
 
 
 def to_example(record: Record) -> dict[str, Any]:
-    """The stored view of `record`, as `features()` wants it."""
+    """The stored view of `record`, as `features()` wants it. Raises RecordError for arrays that do not fit it."""
     return {
         "id": record.id,
         "source": record.source,
@@ -104,7 +136,28 @@ def to_example(record: Record) -> dict[str, Any]:
             for region in record.regions
         ],
         "questions": [vars(question) for question in record.questions],
+        **{name: _packed(record, name) for name in ARRAYS},
     }
+
+
+def _packed(record: Record, name: str) -> bytes:
+    rows = getattr(record, name)
+    if rows is None:
+        return b""
+    if rows.ndim != 2 or len(rows) != len(record.regions) or rows.dtype != np.float16:
+        raise RecordError(
+            f"record {record.id}: {name} is {rows.dtype} {rows.shape}, not float16 of {len(record.regions)} rows, one "
+            "for each region"
+        )
+    return rows.astype("<f2").tobytes()
+
+
+def _unpacked(stored: bytes, rows: int, record_id: str, name: str) -> Rows | None:
+    if not stored:
+        return None
+    if not rows or len(stored) % (2 * rows):
+        raise RecordError(f"record {record_id}: the {len(stored)} bytes of {name} are not those of {rows} rows")
+    return np.frombuffer(stored, "<f2").astype(np.float16, copy=False).reshape(rows, -1)
 
 
 def _string(value: bytes | str) -> str:
@@ -123,8 +176,9 @@ def from_example(example: Mapping[str, Any]) -> Record:
         x1, y1, x2, y2 = (float(value) for value in row["box"])
         attributes = tuple(part for part in _string(row["attributes"]).split(";") if part)
         regions.append(Region((x1, y1, x2, y2), _string(row["label"]), attributes, float(row["score"])))
+    record_id = _string(example["id"])
     return Record(
-        id=_string(example["id"]),
+        id=record_id,
         image=example["image"],
         width=int(example["width"]),
         height=int(example["height"]),
@@ -132,4 +186,5 @@ def from_example(example: Mapping[str, Any]) -> Record:
         texts=tuple(Text(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["texts"])),
         regions=tuple(regions),
         questions=tuple(Question(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["questions"])),
+        **{name: _unpacked(example.get(name, b""), len(regions), record_id, name) for name in ARRAYS},
     )

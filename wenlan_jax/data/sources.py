@@ -41,7 +41,7 @@ class TfdsSource:
     """
 
     def __init__(self, directory: Path, split: str, name: str) -> None:
-        builder = _builder(directory)
+        builder = open_builder(directory)
         self._directory, self._split = directory, split
         self.name = f"{name}/{split}"
         try:
@@ -51,9 +51,11 @@ class TfdsSource:
         if not info.num_examples:
             raise SourceError(f"{directory}: split {split!r} is empty; it has {_split_names(builder)}")
         self._length = int(info.num_examples)
-        for instruction in info.file_instructions:
-            _check_shard(Path(instruction.filename), instruction.examples_in_shard)
-        self._opened: Any = None
+        self._pieces = [(str(piece.filename), int(piece.skip)) for piece in info.file_instructions]
+        self._ends = list(itertools.accumulate(_rows_of(piece) for piece in info.file_instructions))
+        for piece in info.file_instructions:
+            _check_shard(Path(piece.filename), piece.examples_in_shard)
+        self._opened: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self._length
@@ -61,25 +63,63 @@ class TfdsSource:
     def __getitem__(self, row: int) -> records.Record:
         if not 0 <= row < self._length:
             raise IndexError(f"row {row} of {self.name}, which has {self._length} records")
+        piece = bisect.bisect_right(self._ends, row)
+        filename, skip = self._pieces[piece]
+        before = self._ends[piece - 1] if piece else 0
         try:
-            return records.from_example(self._reader()[int(row)])
-        except RuntimeError as error:
+            return records.from_example(_parse(self._reader(filename).read([int(row) - before + skip])[0]))
+        except _DAMAGE as error:
             raise SourceError(
                 f"{self._directory}: row {row} of split {self._split!r} cannot be read ({error}); "
-                "the shard is damaged: copy or pack the data again"
+                f"the shard {Path(filename).name} is damaged: copy or pack the data again"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": {}}
 
-    def _reader(self) -> Any:
-        if self._opened is None:  # threads that race here open it twice, which does no harm
-            from tensorflow_datasets import decode
+    def _reader(self, filename: str) -> Any:
+        reader = self._opened.get(filename)
+        if reader is None:  # threads that race here open it twice, which does no harm
+            reader = self._opened[filename] = _open_shard(filename)
+        return reader
 
-            self._opened = _builder(self._directory).as_data_source(
-                self._split, decoders={"image": decode.SkipDecoding()}
-            )
-        return self._opened
+
+def _rows_of(piece: Any) -> int:
+    """Records of a TFDS file instruction, which says -1 for all after those it skips."""
+    return int(piece.take if piece.take >= 0 else piece.examples_in_shard - piece.skip)
+
+
+_DAMAGE = (RuntimeError, ValueError, KeyError, IndexError)
+"""What array_record and the parsing of what it gives raise where bytes are wrong."""
+
+
+def _open_shard(filename: str) -> Any:
+    """A reader for single records at random, which does not read ahead."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(filename, options="readahead_buffer_size:0")
+
+
+def _parse(serialised: bytes) -> dict[str, Any]:
+    """The stored view of a record, from the `tf.train.Example` that TFDS writes, as `records.from_example` takes it."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        stored = tf_example_pb2.Example.FromString(serialised).features.feature
+    except DecodeError as error:
+        raise ValueError(f"not an example: {error}") from error
+    example: dict[str, Any] = {}
+    for name, feature in stored.items():
+        values = getattr(feature, feature.WhichOneof("kind")).value
+        column, dot, field = name.partition("/")
+        if dot:
+            example.setdefault(column, {})[field] = values
+        else:
+            example[column] = values[0]
+    corners = example["regions"]["box"]
+    example["regions"]["box"] = [corners[start : start + 4] for start in range(0, len(corners), 4)]
+    return example
 
 
 class Concat:
@@ -138,7 +178,7 @@ def _prepared_directory(spec: str, data_dir: Path) -> Path:
     )
 
 
-def _builder(directory: Path) -> Any:
+def open_builder(directory: Path) -> Any:
     """The read-only TFDS builder of a prepared directory, whose fields must be ours."""
     import tensorflow_datasets as tfds
 
@@ -147,7 +187,7 @@ def _builder(directory: Path) -> Any:
         stored = set(builder.info.features or ())
     except Exception as error:  # TFDS raises many kinds for a damaged dataset_info.json or features.json
         raise SourceError(f"{directory}: cannot be opened ({error}); remove it, then build or pack it again") from error
-    missing = set(records.features()) - stored
+    missing = set(records.features()) - set(records.ARRAYS) - stored
     if missing:
         raise SourceError(
             f"{directory}: not in the record schema, it lacks {', '.join(sorted(missing))}; "

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float32, PyTree
 
 from wenlan_jax import mesh as meshes
-from wenlan_jax import schema
+from wenlan_jax import training_data
 from wenlan_jax.data import loader, sources
+from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.eval import retrieval
 from wenlan_jax.run import Run, data_dir
@@ -64,7 +65,7 @@ class Evaluator:
         config = self.run.config
         rows = _rounded(config.eval.batch_size, self.run.mesh)
         share = meshes.share(self.run.mesh, rows)
-        images = loader.ImageBatches(source, rows, share, pictures(config))
+        images = loader.ImageBatches(source, rows, share, training_data.pictures(config))
         captions = loader.TextBatches(texts, self.tokenizer, rows, share, config.data.text_length)
         return Embedded(
             source,
@@ -82,7 +83,7 @@ class Evaluator:
         if split not in self._splits:
             config = self.run.config
             source = sources.open_source(config.data.source, split, data_dir(config))
-            texts = loader.list_texts(source, loader.Wanted(config.eval.kinds, config.eval.languages))
+            texts = loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
             self._splits[split] = (source, _taking_turns(texts) if config.eval.one_text_per_image else texts)
         return self._splits[split]
 
@@ -97,14 +98,6 @@ class Evaluator:
                 valid = meshes.to_host(on_device.pop("valid"))
                 parts.append(meshes.to_host(embed(params, batch_stats, on_device))[valid])
         return np.concatenate(parts)
-
-
-def pictures(config: schema.Config) -> loader.Pictures:
-    """How pictures become arrays under a configuration."""
-    regions = config.model.image.regions
-    return loader.Pictures(
-        config.data.image_size, config.data.antialias, regions.boxes if regions.kind == "boxes" else 0
-    )
 
 
 def _rounded(batch: int, mesh: jax.sharding.Mesh) -> int:

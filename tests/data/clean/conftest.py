@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import records, sources, writer
+from wenlan_jax.data import parts, records, sources
 from wenlan_jax.data.clean import options
 
 WORDS = "山水天地人日月花草树木鱼鸟猫狗房屋车路桥河海湖城市公园孩子老师学生朋友早晨夜晚春天夏天秋天冬天红色绿色蓝色白色"
@@ -65,12 +65,7 @@ class Plant:
     @staticmethod
     def write(place: Path, splits: Mapping[str, Iterable[records.Record]]) -> Path:
         """A packed directory."""
-        place.mkdir(parents=True)
-        output = writer.RecordWriter(place, "planted")
-        for split, rows in splits.items():
-            for record in rows:
-                output.add(split, record)
-        output.close()
+        parts.write(place, splits, "planted")
         return place
 
     @staticmethod
@@ -96,6 +91,6 @@ def configure() -> Callable[..., options.Options]:
             for part in sections:
                 section = section[part]
             section[field] = value
-        return options.parse(values)
+        return options.FORM.parse(values)
 
     return make

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wenlan_jax import settings
 from wenlan_jax.data.clean import command, options, shards
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "clean" / "web_zh.py"
@@ -48,7 +49,7 @@ def test_clean_and_score(plant: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_wrong_arguments_are_named(plant: Any, tmp_path: Path) -> None:
     source = plant.write(tmp_path / "in", {"train": [plant.clean_record(0)]})
     common = (source, "--out", tmp_path / "out", "--config", CONFIG)
-    with pytest.raises(options.ConfigError, match="no such field"):
+    with pytest.raises(settings.ConfigError, match="no such field"):
         command.run(parse(*common), ["--config.pictures.side=3"])
     with pytest.raises(shards.CleanError, match="only with --runner beam"):
         command.run(parse(*common, "--beam-options=--runner=X"), PLAIN)
@@ -57,7 +58,7 @@ def test_wrong_arguments_are_named(plant: Any, tmp_path: Path) -> None:
 
 
 def test_every_field_is_described() -> None:
-    text = options.describe()
+    text = options.FORM.describe()
     assert all(f"--config.{name}" in text for name in ("picture.min_side", "text.emoji", "leakage.sets", "memory"))
 
 

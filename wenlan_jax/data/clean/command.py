@@ -30,7 +30,7 @@ scores, which `wenlan clean --config.scores.directories="('OUT',)" --config.scor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wenlan clean`."""
-    parser.description = DESCRIPTION + options.describe()
+    parser.description = DESCRIPTION + options.FORM.describe()
     parser.epilog = "example:\n  wenlan clean data/web data/weibo --out data/clean --config=configs/clean/web_zh.py"
     parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="a directory made by `wenlan pack`")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from wenlan_jax import settings
 from wenlan_jax.data.clean import options, patterns
 
 
@@ -60,5 +61,5 @@ def _identifier(languages: tuple[str, ...]) -> Any:
     try:
         identifier.set_languages(list(languages))
     except ValueError as error:
-        raise options.ConfigError(f"language.languages: {error}") from error
+        raise settings.ConfigError(f"language.languages: {error}") from error
     return identifier

@@ -5,20 +5,16 @@ A file in `configs/clean/` starts from `default()` and returns an ml_collections
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
-import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import config_dict
 
-from wenlan_jax import config as configs
-from wenlan_jax.schema import _field, _section
+from wenlan_jax import settings
+from wenlan_jax.settings import field, section
 
-ConfigError = configs.ConfigError
 _REMOVAL = ("keep", "remove", "drop")
 _LENGTH = re.compile(r"(?P<language>[a-z]{2,3}|\*)=(?P<low>\d+)-(?P<high>\d+)")
 
@@ -27,10 +23,10 @@ _LENGTH = re.compile(r"(?P<language>[a-z]{2,3}|\*)=(?P<low>\d+)-(?P<high>\d+)")
 class Picture:
     """Which pictures are worth keeping."""
 
-    min_side: int = _field(32, "pixels of the shorter side below which a picture goes", low=1)
-    max_side: int = _field(16384, "pixels of the longer side above which a picture goes", low=1)
-    max_aspect: float = _field(5.0, "longer side over shorter side above which a picture goes", low=1)
-    min_deviation: float = _field(
+    min_side: int = field(32, "pixels of the shorter side below which a picture goes", low=1)
+    max_side: int = field(16384, "pixels of the longer side above which a picture goes", low=1)
+    max_aspect: float = field(5.0, "longer side over shorter side above which a picture goes", low=1)
+    min_deviation: float = field(
         2.0, "standard deviation of the grey values (0 to 255) below which a picture counts as constant", low=0
     )
 
@@ -39,29 +35,27 @@ class Picture:
 class Text:
     """How texts are normalised, and which go."""
 
-    html: bool = _field(True, "resolve HTML entities and take out tags")
-    control: bool = _field(True, "take out control, zero-width and direction characters")
-    width: str = _field(
+    html: bool = field(True, "resolve HTML entities and take out tags")
+    control: bool = field(True, "take out control, zero-width and direction characters")
+    width: str = field(
         "half",
         "half: full-width Latin letters, digits and signs become half-width, half-width Katakana full-width; all: "
         "Chinese commas, brackets and marks (but not 。) become half-width, too",
         choices=("keep", "half", "all"),
     )
-    chinese: str = _field(
-        "t2s", "OpenCC on Chinese texts: to simplified, to traditional", choices=("off", "t2s", "s2t")
-    )
-    emoji: str = _field("keep", "text: each becomes its Unicode name in English", choices=("keep", "strip", "text"))
-    whitespace: bool = _field(True, "runs of white space become one blank, none at the ends")
-    urls: str = _field("remove", "web addresses: leave, take out, or drop the text", choices=_REMOVAL)
-    emails: str = _field("remove", "e-mail addresses", choices=_REMOVAL)
-    contacts: str = _field("remove", "telephone numbers (Chinese forms), QQ and WeChat ids", choices=_REMOVAL)
-    mentions: str = _field("remove", "@-names", choices=_REMOVAL)
-    topics: str = _field(
+    chinese: str = field("t2s", "OpenCC on Chinese texts: to simplified, to traditional", choices=("off", "t2s", "s2t"))
+    emoji: str = field("keep", "text: each becomes its Unicode name in English", choices=("keep", "strip", "text"))
+    whitespace: bool = field(True, "runs of white space become one blank, none at the ends")
+    urls: str = field("remove", "web addresses: leave, take out, or drop the text", choices=_REMOVAL)
+    emails: str = field("remove", "e-mail addresses", choices=_REMOVAL)
+    contacts: str = field("remove", "telephone numbers (Chinese forms), QQ and WeChat ids", choices=_REMOVAL)
+    mentions: str = field("remove", "@-names", choices=_REMOVAL)
+    topics: str = field(
         "unwrap",
         "#topics# of Weibo and #hashtags; unwrap: only the signs go",
         choices=("keep", "unwrap", "remove", "drop"),
     )
-    advertising: tuple[str, ...] = _field(
+    advertising: tuple[str, ...] = field(
         (
             r"(?:点击|戳)(?:下方|链接|这里|此处|查看|购买|领取)",
             r"(?:扫码|扫描|长按)[^，,。]{0,6}(?:二维码|关注|加群|领取)",
@@ -72,8 +66,8 @@ class Text:
         ),
         "expressions that mark advertising; the report counts each [W]",
     )  # fmt: skip
-    advertising_matches: int = _field(1, "different expressions that must match for a text to go; 0: off", low=0)
-    templates: tuple[str, ...] = _field(
+    advertising_matches: int = field(1, "different expressions that must match for a text to go; 0: off", low=0)
+    templates: tuple[str, ...] = field(
         (
             r"(?i)(?:img|dsc|dscn|pic|image|photo|screenshot|wx)[_\-\s]?\d[\d_\-\s]*(?:\.(?:jpe?g|png|webp|gif))?",
             r"(?:图|图片|照片|截图|配图|插图|附图)\s*\d*", r"(?:点击)?(?:查看)?(?:大图|原图|图片|全图)",
@@ -83,7 +77,7 @@ class Text:
         ),
         "expressions that match the whole of a caption that says nothing; the report counts each [W]",
     )  # fmt: skip
-    lengths: tuple[str, ...] = _field(
+    lengths: tuple[str, ...] = field(
         ("zh=2-512", "ja=2-512", "ko=2-512", "*=3-1024"),
         "LANGUAGE=LOW-HIGH characters after normalisation; * is for all languages not named",
     )
@@ -93,83 +87,83 @@ class Text:
 class Repeats:
     """Captions that cover many different pictures describe none of them."""
 
-    max_pictures: int = _field(20, "different pictures that one caption may have; 0: off", low=0)
-    max_template_pictures: int = _field(
+    max_pictures: int = field(20, "different pictures that one caption may have; 0: off", low=0)
+    max_template_pictures: int = field(
         50, "different pictures of captions that are equal once `masks` are taken out; 0: off", low=0
     )
-    masks: tuple[str, ...] = _field(
+    masks: tuple[str, ...] = field(
         (
             r"[「『《【“\"](?:[^」』》】”\"]{1,40})[」』》】”\"]", r"\d+(?:[.,:/\-]\d+)*",
             r"[零〇一二三四五六七八九十百千万两]+(?=[年月日号个张元岁款第期])", r"\b[A-Z][\w'-]*",
         ),
         "what differs between captions of one template: quoted names, numbers, capitalised words [W]",
     )  # fmt: skip
-    min_fixed: int = _field(4, "letters outside the masks that a template must have", low=1)
+    min_fixed: int = field(4, "letters outside the masks that a template must have", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
     """Language identification by py3langid among a few languages; short texts keep what they were declared as."""
 
-    action: str = _field(
+    action: str = field(
         "label",
         "when the text is surely in another language than declared: put the found one, or drop the text",
         choices=("off", "label", "drop"),
     )
-    languages: tuple[str, ...] = _field(
+    languages: tuple[str, ...] = field(
         ("zh", "en", "de", "fr", "cs", "ja", "ko"), "to choose among; texts declared in others are left alone"
     )
-    confidence: float = _field(0.9, "probability above which a found language is trusted", low=0, high=1)
-    min_letters: int = _field(6, "letters below which a text is not judged", low=1)
+    confidence: float = field(0.9, "probability above which a found language is trusted", low=0, high=1)
+    min_letters: int = field(6, "letters below which a text is not judged", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
     """What is there already. The first stays: of protected splits, then of sources as named, then of rows."""
 
-    exact_pictures: bool = _field(True, "of pictures with equal pixels all but the first go")
-    merge_texts: bool = _field(True, "texts of exact duplicates go to the picture that stays")
-    picture_distance: int = _field(
+    exact_pictures: bool = field(True, "of pictures with equal pixels all but the first go")
+    merge_texts: bool = field(True, "texts of exact duplicates go to the picture that stays")
+    picture_distance: int = field(
         10, "bits in which two hashes differ at most if the later picture is to go; -1: off", low=-1
     )
-    colour_distance: int = _field(
+    colour_distance: int = field(
         32, "largest difference (0 to 255) of mean colours in 4x4 parts of near pictures; the hash sees grey alone",
         low=0, high=255,
     )  # fmt: skip
-    hash_side: int = _field(16, "the perceptual hash has this number squared bits; a multiple of 8", low=8, high=32)
-    texts: str = _field(
+    hash_side: int = field(16, "the perceptual hash has this number squared bits; a multiple of 8", low=8, high=32)
+    texts: str = field(
         "record",
         "near-equal texts go within a record, or across all records (which also drops weak pairs with common captions)",
         choices=("off", "record", "all"),
     )
-    text_similarity: float = _field(
+    text_similarity: float = field(
         0.8, "Jaccard similarity of character n-grams from which texts are equal", low=0.1, high=1
     )
-    shingle: int = _field(3, "characters of an n-gram", low=1)
-    min_letters: int = _field(8, "letters below which texts are only alike when equal", low=1)
-    permutations: int = _field(128, "of MinHash; the error of a similarity is at most 0.5 / sqrt of it", low=16)
+    shingle: int = field(3, "characters of an n-gram", low=1)
+    min_letters: int = field(8, "letters below which texts are only alike when equal", low=1)
+    permutations: int = field(128, "of MinHash; the error of a similarity is at most 0.5 / sqrt of it", low=16)
 
 
 @dataclasses.dataclass(frozen=True)
 class Leakage:
     """What evaluation sets hold must not be trained on."""
 
-    own_splits: tuple[str, ...] = _field(
+    own_splits: tuple[str, ...] = field(
         ("validation", "test"), "splits of the sources that count as evaluation sets; all others are trained on"
     )
-    sets: tuple[str, ...] = _field(
+    sets: tuple[str, ...] = field(
         (), "more evaluation sets: packed directories (all splits), or *.jsonl with `image` and `caption` or `texts`"
     )
-    picture_distance: int = _field(10, "as duplicates.picture_distance; -1: off", low=-1)
-    text_similarity: float = _field(0.8, "as duplicates.text_similarity; 0: off", low=0, high=1)
+    picture_distance: int = field(10, "as duplicates.picture_distance; -1: off", low=-1)
+    text_similarity: float = field(0.8, "as duplicates.text_similarity; 0: off", low=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Filter by a model's own similarities, which `wenlan score` measures."""
 
-    directories: tuple[str, ...] = _field((), "what `wenlan score` wrote, one directory a source; empty: no filter")
-    quantile: float = _field(
+    directories: tuple[str, ...] = field((), "what `wenlan score` wrote, one directory a source; empty: no filter")
+    quantile: float = field(
         0.0, "pairs below this quantile of the source's shuffled pairs go; 0: off", low=0, high=0.999
     )
 
@@ -178,81 +172,23 @@ class Scores:
 class Options:
     """One cleaning job."""
 
-    picture: Picture = _section(Picture)
-    text: Text = _section(Text)
-    language: Language = _section(Language)
-    repeats: Repeats = _section(Repeats)
-    duplicates: Duplicates = _section(Duplicates)
-    leakage: Leakage = _section(Leakage)
-    scores: Scores = _section(Scores)
-    samples: int = _field(16, "dropped items of each reason that are kept to look at", low=0)
-    memory: int = _field(
+    picture: Picture = section(Picture)
+    text: Text = section(Text)
+    language: Language = section(Language)
+    repeats: Repeats = section(Repeats)
+    duplicates: Duplicates = section(Duplicates)
+    leakage: Leakage = section(Leakage)
+    scores: Scores = section(Scores)
+    samples: int = field(16, "dropped items of each reason that are kept to look at", low=0)
+    memory: int = field(
         512, "MiB that the search for duplicates may take, beside some 30 bytes a record and text", low=16
     )
-
-
-def default() -> config_dict.ConfigDict:
-    """A fresh ConfigDict of the defaults."""
-    return config_dict.ConfigDict(dataclasses.asdict(Options()))
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> Options:
-    """The checked options of the file `path` (its `get_config()`), with `--config.field=value` overrides.
-
-    Raises ConfigError that lists every fault found.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; see configs/clean/")
-    try:
-        values = runpy.run_path(str(path))["get_config"]().to_dict()
-    except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    faults = [fault for text in overrides if (fault := _override(values, text))]
-    return parse(values, faults)
-
-
-def parse(values: Mapping[str, Any], faults: Sequence[str] = ()) -> Options:
-    """The typed options; raises ConfigError with `faults` and every unknown, missing, mistyped or clashing field."""
-    found = list(faults)
-    options = configs._build(Options, values, "", found)
-    if not found:
-        found += _clashes(options)
-    if found:
-        raise ConfigError(configs._list(found))
-    return options
-
-
-def describe() -> str:
-    """The reference of all fields: name, default, meaning."""
-    lines = []
-    for path, field, _ in configs.fields(Options):
-        choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
-        lines.append(f"  --config.{path}={field.default!r}\n      {field.metadata['doc']}.{choices}")
-    return "\n".join(lines)
 
 
 def length_limits(lengths: Sequence[str]) -> dict[str, tuple[int, int]]:
     """`lengths` of Text as {language: (low, high)}."""
     found = [match for text in lengths if (match := _LENGTH.fullmatch(text))]
     return {match["language"]: (int(match["low"]), int(match["high"])) for match in found}
-
-
-def _override(values: dict[str, Any], text: str) -> str:
-    """Sets the field that `text` names; returns the fault if it cannot."""
-    name, equals, value = text.removeprefix("--config.").partition("=")
-    known = [path for path, _, _ in configs.fields(Options)]
-    if not equals:
-        return f"{text}: write --config.{name}=VALUE"
-    if name not in known:
-        return configs.unknown_field(name, known)
-    *sections, field = name.split(".")
-    for section in sections:
-        values = values[section]
-    try:
-        values[field] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        values[field] = value  # a bare word
-    return ""
 
 
 def _clashes(options: Options) -> Iterator[str]:
@@ -271,10 +207,10 @@ def _clashes(options: Options) -> Iterator[str]:
     if options.duplicates.hash_side % 8:
         yield "duplicates.hash_side: must be a multiple of 8"
     bits = options.duplicates.hash_side**2
-    for section in ("duplicates", "leakage"):
-        distance = getattr(options, section).picture_distance
+    for name in ("duplicates", "leakage"):
+        distance = getattr(options, name).picture_distance
         if distance + 1 > bits // 8:
-            yield f"{section}.picture_distance: {distance} of {bits} bits leaves bands under 8 bits, which find nothing"
+            yield f"{name}.picture_distance: {distance} of {bits} bits leaves bands under 8 bits, which find nothing"
     if options.scores.quantile > 0 and not options.scores.directories:
         yield "scores.quantile: a filter needs scores.directories, one a source"
 
@@ -285,3 +221,16 @@ def _bad_patterns(name: str, patterns: Sequence[str]) -> Iterator[str]:
             re.compile(pattern)
         except re.error as error:
             yield f"{name}: {pattern!r} is not a regular expression ({error})"
+
+
+FORM = settings.Form(Options, "configs/clean/", _clashes)
+
+
+def default() -> config_dict.ConfigDict:
+    """A fresh ConfigDict of the defaults."""
+    return FORM.default()
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Options:
+    """The checked options of a file with `--config.field=value` overrides; see `settings.Form.load`."""
+    return FORM.load(path, overrides)

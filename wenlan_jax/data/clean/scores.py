@@ -54,7 +54,7 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
         raise CleanError(f"quantile {quantile} must lie between 0 and 1")
     names: dict[str, int] = {}
     splits = {
-        split: _score_split(place, split, embeddings, names, seed) for split in sources._builder(place).info.splits
+        split: _score_split(place, split, embeddings, names, seed) for split in sources.open_builder(place).info.splits
     }
     out.mkdir(parents=True, exist_ok=True)
     for split, pairs in splits.items():

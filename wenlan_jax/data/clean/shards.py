@@ -75,7 +75,7 @@ def _of_set(place: Path) -> list[Shard]:
 
 
 def _of_directory(place: Path, number: int, protected: set[str], evaluation: bool) -> Iterator[Shard]:
-    splits: Any = sources._builder(place).info.splits
+    splits: Any = sources.open_builder(place).info.splits
     for split in splits:
         role = signatures.PROTECTED if split in protected else signatures.TRAINING
         start = 0

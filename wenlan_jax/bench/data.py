@@ -1,0 +1,121 @@
+"""`wenlan bench --data`: records a CPU-second of the loader, beside decoding alone and a PyTorch DataLoader.
+
+The sides take turns, round by round, on pictures made here. Every side counts the user and system seconds of its
+process and workers, so that the number of cores and the other load of the machine matter little. Nothing of jax runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from wenlan_jax import schema
+from wenlan_jax.bench import data_pictures
+from wenlan_jax.bench.data_sides import Job, Kind, Side, SideError
+from wenlan_jax.config import ConfigError
+
+SIZES = (224, 384, 600)
+"""Sides of the squares that are loaded, in pixels."""
+
+STORED = ((468, 401), (1365, 1024))
+"""Width and height of the stored pictures: as image search delivers them, and larger ones."""
+
+BATCH = 32
+ROUNDS = 3
+ROUND_BATCHES = 4
+SETTLING_BATCHES = 3
+
+ALONE: tuple[Kind, ...] = ("ours", "decoding alone")
+TORCH: tuple[Kind, ...] = ("DataLoader, same work", "DataLoader, usual transforms")
+
+
+def run_data(config: schema.Config, records: int, against: str | None, out: Path | None) -> dict[str, float]:
+    """Measures the loader under `config`'s data.workers, .prefetch, .text_length, .antialias and .averaging; prints a
+    table.
+
+    `records` pictures of each stored size are made in the temporary directory. Returns the figures by name; also
+    writes them to `out` if given. Raises SideError when a loader fails.
+    """
+    if records < 1:
+        raise ConfigError(f"--data-records: at least 1 is needed, not {records}")
+    if against:
+        _require_torch()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="wenlan_data_") as temporary:
+        folder = Path(temporary)
+        data_pictures.write_vocabulary(folder / "vocab.txt")
+        for width, height in STORED:
+            place = folder / f"{width}x{height}"
+            size = data_pictures.write(place, records, width, height, config.seed)
+            _say(f"{records} JPEGs of {width} x {height}, {size / records / 1000:.0f} kB each; records a CPU-second:")
+            for side in SIZES:
+                job = _job(config, place, folder / "vocab.txt", side)
+                rates = _measure(job, ALONE + TORCH if against else ALONE)
+                figures |= {f"{width}x{height}/{side}/{name}": value for name, value in _figures(rates).items()}
+                _say(_row(side, rates))
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    return figures
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # not progress.say, which asks jax whether this is the first process
+
+
+def _require_torch() -> None:
+    missing = [name for name in ("torch", "PIL") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SideError(f"--against=torch needs {' and '.join(missing)}; pip install 'wenlan_jax[torch]'")
+
+
+def _job(config: schema.Config, place: Path, vocabulary: Path, size: int) -> Job:
+    data = config.data
+    return Job(
+        kind="ours",
+        folder=place,
+        vocabulary=vocabulary,
+        size=size,
+        batch_size=BATCH,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        text_length=data.text_length,
+        antialias=data.antialias,
+        averaging=data.averaging,  # type: ignore[arg-type]
+        seed=config.seed,
+    )
+
+
+def _measure(job: Job, kinds: tuple[Kind, ...]) -> dict[Kind, list[float]]:
+    """Records a CPU-second of each side and round; the sides take turns."""
+    rates: dict[Kind, list[float]] = {kind: [] for kind in kinds}
+    with contextlib.ExitStack() as stack:
+        sides = {kind: stack.enter_context(Side(dataclasses.replace(job, kind=kind))) for kind in kinds}
+        for side in sides.values():
+            side.take(SETTLING_BATCHES)
+        for _ in range(ROUNDS):
+            for kind, side in sides.items():
+                rates[kind].append(BATCH * ROUND_BATCHES / side.cpu_seconds_of(ROUND_BATCHES))
+    return rates
+
+
+def _ratio(rates: dict[Kind, list[float]], other: Kind) -> float:
+    """Ours over `other`: the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(rates["ours"], rates[other], strict=True))
+
+
+def _figures(rates: dict[Kind, list[float]]) -> dict[str, float]:
+    found = {f"{kind}/records_per_cpu_second": statistics.median(values) for kind, values in rates.items()}
+    return found | {f"ours over {kind}": _ratio(rates, kind) for kind in rates if kind != "ours"}
+
+
+def _row(size: int, rates: dict[Kind, list[float]]) -> str:
+    """One line of the table; the figures in brackets are ours over that side."""
+    others = [
+        f"{kind} {statistics.median(rates[kind]):.0f} ({_ratio(rates, kind):.2f})" for kind in rates if kind != "ours"
+    ]
+    return f"  to {size} px: " + ", ".join([f"ours {statistics.median(rates['ours']):.0f}", *others])

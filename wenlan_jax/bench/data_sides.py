@@ -1,0 +1,193 @@
+"""The loaders that `wenlan bench --data` compares, each in a process of its own with its workers as children.
+
+Imports no jax. `Side` starts one and asks it for batches; `cpu_seconds` is what a process and its children have used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import cv2
+import numpy as np
+
+from wenlan_jax.data import loader, sources, text
+from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+
+Kind = Literal["ours", "decoding alone", "DataLoader, same work", "DataLoader, usual transforms"]
+
+SETTLED = 0.2
+"""Seconds in which a loader that has filled up its queue uses less than a tenth of a core."""
+
+
+class SideError(RuntimeError):
+    """A loader that failed, or a system on which CPU seconds cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a side loads: `folder` as `data_pictures.write` leaves it, into batches of pictures of side `size`."""
+
+    kind: Kind
+    folder: Path
+    vocabulary: Path
+    size: int
+    batch_size: int
+    workers: int
+    prefetch: int
+    text_length: int
+    antialias: bool
+    averaging: Literal["fast", "exact"]
+    seed: int
+
+
+def _ours(job: Job) -> Iterator[Any]:
+    """The training loader of this package."""
+    source = sources.open_source(str(job.folder / "records"), "train", job.folder)
+    maker = loader.TrainBatches(
+        mixture=Mixture([Part(source, TextChoice(Wanted((), ()), "any", (), 1.0), 0.0)], job.seed),
+        tokenizer=text.load_tokenizer(job.vocabulary),
+        batch_size=job.batch_size,
+        share=tuple(range(job.batch_size)),
+        pictures=loader.Pictures(job.size, job.antialias, job.averaging, 0),
+        text_length=job.text_length,
+        bad_records="raise",
+    )
+    return loader.train_batches(maker, 0, job.workers, job.prefetch)
+
+
+def _decoding(job: Job) -> Iterator[Any]:
+    """libjpeg-turbo alone: the files decoded whole, from memory, nothing else done."""
+    cv2.setNumThreads(1)
+    files = [np.fromfile(path, np.uint8) for path in sorted((job.folder / "files").glob("*.jpg"))]
+    endless = itertools.cycle(files)
+    while True:
+        for data in itertools.islice(endless, job.batch_size):
+            cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        yield None
+
+
+def _torch(job: Job) -> Iterator[Any]:
+    from wenlan_jax.bench import torch_loader
+
+    dataset = torch_loader.Files(job.folder / "files", job.size, augment=job.kind.endswith("transforms"))
+    words = text.load_tokenizer(job.vocabulary)
+    return torch_loader.batches(dataset, words, job.text_length, job.batch_size, max(job.workers, 1), job.prefetch)
+
+
+def serve(connection: Connection, job: Job) -> None:
+    """The process's loop: takes as many batches as it is asked for, until the other side closes."""
+    try:
+        make = {"ours": _ours, "decoding alone": _decoding}.get(job.kind, _torch)
+        batches = make(job)
+        while True:
+            for _ in range(connection.recv()):
+                next(batches)
+            connection.send(None)
+    except EOFError:
+        return
+    except Exception as error:
+        connection.send(SideError(f"{job.kind}: {type(error).__name__}: {error}"))
+
+
+class Side:
+    """A loader in a process. A context manager: leaving it ends the process and its workers."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, job))
+        self.process.start()
+        other.close()
+
+    def take(self, batches: int) -> None:
+        """Waits until the side has taken `batches` from its loader."""
+        self.connection.send(batches)
+        try:
+            fault = self.connection.recv()
+        except EOFError:
+            raise SideError(f"{self.job.kind}: the process ended; is there enough memory?") from None
+        if fault is not None:
+            raise fault
+
+    def cpu_seconds_of(self, batches: int) -> float:
+        """User and system seconds of the process and its workers for `batches`, from full queue to full queue."""
+        before = self._settled()
+        self.take(batches)
+        return self._settled() - before
+
+    def _settled(self) -> float:
+        """The CPU seconds once the loader has filled up its queue."""
+        used = cpu_seconds(self._pid)
+        while True:
+            time.sleep(SETTLED)
+            now = cpu_seconds(self._pid)
+            if now - used <= 0.1 * SETTLED:
+                return now
+            used = now
+
+    @property
+    def _pid(self) -> int:
+        assert self.process.pid is not None  # of a started process
+        return self.process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+        self.process.join(timeout=20)
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join()
+
+
+def family(pid: int) -> list[int]:
+    """The process `pid` and all its living descendants."""
+    parents = {int(place.name): _parent(place) for place in Path("/proc").iterdir() if place.name.isdigit()}
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+def _parent(place: Path) -> int | None:
+    """The parent of a process by its proc(5) directory; None when it has ended meanwhile."""
+    try:
+        return int((place / "stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system seconds that `pid` and its living descendants have used, to the nanosecond."""
+    if not sys.platform.startswith("linux"):
+        raise SideError("CPU seconds of other processes are read as on Linux; this system is another")
+    return sum(_cpu_clock(member) for member in family(pid))
+
+
+def _cpu_clock(pid: int) -> float:
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) gives
+    except OSError:  # it has ended
+        return 0.0
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 when it has ended."""
+    try:
+        rows = (Path(f"/proc/{pid}") / "smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith("Rss:"))

@@ -1,0 +1,217 @@
+"""Settings as frozen dataclasses: fields with defaults, units and choices, read from Python files and checked whole.
+
+A schema declares its fields with `field` and `section`. A file's `get_config()` returns an ml_collections `ConfigDict`;
+`--config.FIELD=value` sets single fields; every fault is found before one is raised. Knows no particular field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import runpy
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; the message lists every fault found, one a line."""
+
+
+def field(
+    default: T,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    free: bool = False,
+) -> T:
+    """A schema field. `free` marks fields that may change on resume, as they do not change the result."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(kind: type[T], *, free: bool = False) -> T:
+    """A nested section; `free` marks every field in it."""
+    return dataclasses.field(default_factory=kind, metadata={"free": free})
+
+
+def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    hints = typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        path = prefix + one.name
+        if dataclasses.is_dataclass(hints[one.name]):
+            yield from fields(hints[one.name], path + ".")
+        else:
+            yield path, one, hints[one.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form(Generic[T]):
+    """One kind of settings.
+
+    schema: the dataclass of all fields. folder: where its files lie, for messages.
+    clashes: the faults that concern several fields together, of settings whose fields are each in order.
+    """
+
+    schema: type[T]
+    folder: str
+    clashes: Callable[[T], Iterable[str]]
+
+    def default(self) -> config_dict.ConfigDict:
+        """A fresh ConfigDict of the defaults."""
+        return config_dict.ConfigDict(dataclasses.asdict(self.schema()))  # type: ignore[call-overload]
+
+    def describe(self) -> str:
+        """The reference of all fields, for `--help`: name, default, meaning."""
+        lines = []
+        for path, one, hint in fields(self.schema):
+            choices = f" One of {', '.join(one.metadata['choices'])}." if one.metadata["choices"] else ""
+            lines.append(f"  --config.{path}={one.default!r}\n      {one.metadata['doc']}.{choices}")
+            element = _element(hint)
+            lines += [
+                f"      {part.name!r}: {part.default!r}  {part.metadata['doc']}"
+                for part in (dataclasses.fields(element) if element is not None else ())
+            ]
+        return "\n".join(lines)
+
+    def parse(self, source: config_dict.ConfigDict | Mapping[str, Any]) -> T:
+        """The typed settings. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+        values = source.to_dict() if isinstance(source, config_dict.ConfigDict) else dict(source)
+        faults: list[str] = []
+        settings = _build(self.schema, values, "", faults)
+        faults = faults or list(self.clashes(settings))
+        if faults:
+            raise ConfigError(_list(faults))
+        return settings
+
+    def load(self, path: Path, overrides: Sequence[str] = ()) -> T:
+        """The checked settings of the file `path` (its `get_config()`), with `--config.field=value` overrides.
+
+        Raises ConfigError: a file that is missing or does not run, or the faults that `override` lists.
+        """
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such configuration file; see {self.folder}")
+        try:
+            base = runpy.run_path(str(path))["get_config"]()
+        except Exception as error:
+            raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+        if not isinstance(base, config_dict.ConfigDict):
+            raise ConfigError(f"{path}: get_config() must return a ConfigDict, not {base!r}")
+        return self.override(base, overrides)
+
+    def override(self, base: config_dict.ConfigDict, overrides: Sequence[str]) -> T:
+        """The checked settings of `base` with `--config.field=value` overrides, read by ml_collections.
+
+        Raises ConfigError listing every fault: fields that do not exist, values of a wrong type or range, clashes.
+        """
+        known = [name for name, _, _ in fields(self.schema)]
+        faults: list[str] = []
+        base = config_dict.ConfigDict(base.to_dict())  # ml_collections sets values in place
+        for text in overrides:
+            name, equals, _ = text.removeprefix("--config.").partition("=")
+            if not equals:
+                faults.append(f"{text}: write --config.{name}=VALUE")
+            elif name not in known:
+                faults.append(unknown_field(name, known))
+            else:
+                # One at a time, so that a wrong value does not hide the next one.
+                values = flags.FlagValues()
+                holder = config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=["wenlan", text])
+                try:
+                    values(["wenlan", text])
+                    base = holder.value
+                except (flags.Error, TypeError, ValueError) as error:
+                    faults.append(f"{name}: {error}")
+        try:
+            settings = self.parse(base)
+        except ConfigError as error:
+            faults += str(error).split("\n  ")[1:]
+        if faults:
+            raise ConfigError(_list(faults))
+        return settings
+
+
+def _element(hint: Any) -> type | None:
+    """The section that a field is a tuple of, if it is."""
+    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+    return inner if dataclasses.is_dataclass(inner) and isinstance(inner, type) else None
+
+
+def _list(faults: Sequence[str]) -> str:
+    return f"{len(faults)} fault(s) in the configuration:\n  " + "\n  ".join(faults)
+
+
+def unknown_field(path: str, known: Iterable[str]) -> str:
+    """The message for a field that the schema does not have, with the nearest one it has."""
+    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
+    return f"{path}: no such field" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _build(kind: type[T], values: Mapping[str, Any], prefix: str, faults: list[str]) -> T:
+    hints = typing.get_type_hints(kind)
+    faults += [unknown_field(prefix + name, (prefix + key for key in hints)) for name in values if name not in hints]
+    known: dict[str, Any] = {}
+    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
+        path, hint = prefix + one.name, hints[one.name]
+        if one.name not in values:
+            faults.append(f"{path}: missing; start from default()")
+        elif dataclasses.is_dataclass(hint):
+            if isinstance(values[one.name], Mapping):
+                known[one.name] = _build(hint, values[one.name], path + ".", faults)  # type: ignore[arg-type]
+            else:
+                faults.append(f"{path}: a section is needed here, not {values[one.name]!r}")
+        elif (element := _element(hint)) is not None:
+            known[one.name] = _elements(values[one.name], element, path, faults)
+        else:
+            known[one.name] = _leaf(values[one.name], hint, one.metadata, path, faults)
+    return kind(**known)
+
+
+def _elements(value: Any, kind: type, path: str, faults: list[str]) -> tuple[Any, ...]:
+    """A tuple of sections, each a mapping in which what is not written has its default."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
+        faults.append(f"{path}: a tuple of dicts is needed, not {value!r}")
+        return ()
+    default = dataclasses.asdict(kind())
+    return tuple(_build(kind, {**default, **item}, f"{path}[{at}].", faults) for at, item in enumerate(value))
+
+
+def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults: list[str]) -> Any:
+    try:
+        value = _coerce(value, hint)
+    except TypeError:
+        faults.append(f"{path}: {_type_name(hint)} is needed, not {value!r}")
+        return value
+    if metadata["choices"] and value not in metadata["choices"]:
+        faults.append(f"{path}: one of {', '.join(metadata['choices'])} is needed, not {value!r}")
+    if metadata["low"] is not None and value < metadata["low"]:
+        faults.append(f"{path}: at least {metadata['low']:g} is needed, not {value!r}")
+    if metadata["high"] is not None and value > metadata["high"]:
+        faults.append(f"{path}: at most {metadata['high']:g} is needed, not {value!r}")
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as the declared type: lists become tuples, whole numbers floats; all else must match."""
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_coerce(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError
+    return value

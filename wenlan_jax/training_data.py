@@ -1,0 +1,79 @@
+"""What a configuration trains on: its sources as a mixture, and the maker of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from wenlan_jax import schema
+from wenlan_jax.data import loader, sources, text
+from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+
+
+def parts(data: schema.Data) -> tuple[schema.Part, ...]:
+    """The parts of the mixture; without one, the single source as the only part."""
+    if data.mixture:
+        return data.mixture
+    alone = schema.Part(
+        source=data.source,
+        split=data.train_split,
+        kinds=data.kinds,
+        kind_choice=data.kind_choice,
+        kind_weights=data.kind_weights,
+        languages=data.languages,
+    )
+    return (alone,)
+
+
+def opened(data: schema.Data) -> list[Part]:
+    """The parts with their sources. Those that read the same split share it, so that its pictures keep their ids."""
+    places = {(part.source, part.split) for part in parts(data)}
+    found = {place: sources.open_source(*place, Path(data.dir).expanduser()) for place in places}
+    return [
+        Part(found[part.source, part.split], _choice(part, data.language_alpha), part.weight) for part in parts(data)
+    ]
+
+
+def mixture(data: schema.Data, seed: int) -> Mixture:
+    """The pairs that `data` describes, in the order of `seed`. Raises SourceError and MixtureError."""
+    return Mixture(opened(data), seed)
+
+
+def texts(data: schema.Data) -> Iterator[str]:
+    """Every text that training may use, part by part."""
+    for part in opened(data):
+        for item in loader.list_texts(part.source, part.texts.wanted):
+            yield item.text.text
+
+
+def _choice(part: schema.Part, language_alpha: float) -> TextChoice:
+    return TextChoice(
+        wanted=Wanted(part.kinds, part.languages),
+        kind_choice=part.kind_choice,  # type: ignore[arg-type]
+        kind_weights=part.kind_weights,
+        language_alpha=language_alpha,
+    )
+
+
+def pictures(config: schema.Config) -> loader.Pictures:
+    """How pictures become arrays under a configuration."""
+    data, regions = config.data, config.model.image.regions
+    return loader.Pictures(
+        size=data.image_size,
+        antialias=data.antialias,
+        averaging=data.averaging,  # type: ignore[arg-type]
+        box_limit=regions.boxes if regions.kind == "boxes" else 0,
+    )
+
+
+def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainBatches:
+    """The places `share` of every training batch."""
+    return loader.TrainBatches(
+        mixture=mixture(config.data, config.seed),
+        tokenizer=tokenizer,
+        batch_size=config.train.batch_size,
+        share=share,
+        pictures=pictures(config),
+        text_length=config.data.text_length,
+        bad_records=config.data.bad_records,  # type: ignore[arg-type]
+    )
