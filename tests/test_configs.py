@@ -17,7 +17,8 @@ from wenlan_jax import run as runs
 from wenlan_jax import schema, trees
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.py"))
+FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.parent.name != "clean")
+"""Of training runs; `wenlan clean` has its own kind."""
 HEADER = ("Command", "Hardware", "Time", "Metric")
 
 

@@ -21,6 +21,7 @@ from whole_runs import Place, assert_same_bits, final_state, training_lines
 from wenlan_jax import checkpoint, curves, schema
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
+from wenlan_jax.data import sources
 
 STEPS = 6
 
@@ -101,7 +102,9 @@ def test_every_step_is_a_line_of_metrics(place: Place) -> None:
         *("grad_norm", "learning_rate", "bank_fill", "bank_oldest_age", "skipped", "replaced_records"),
     }
     for line in lines:
-        assert line.keys() == {f"train/{name}" for name in expected} | {"step"}
+        source = "data/wenlan_scenes/tiny/train"
+        assert line.keys() == {f"train/{name}" for name in expected} | {"step", f"{source}/pairs", f"{source}/epochs"}
+        assert (line[f"{source}/pairs"], line[f"{source}/epochs"]) == (8 * line["step"], line["step"] / 8)
         fill = min(8 * line["step"], 20)
         assert line["train/bank_fill"] == fill
         np.testing.assert_allclose(line["train/loss_reference"], 2 * np.log1p(fill), rtol=1e-6)
@@ -208,6 +211,27 @@ def test_eval_refuses_what_it_cannot_do(place: Place, arguments: list[str], mess
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_embeddings_are_written_for_every_text_and_can_be_scored(place: Place) -> None:
+    workdir, out, data = straight(place), place.root / "embedded", place.root / "data"
+    embed = ["embed", f"--workdir={workdir}", f"--out={out}", "--splits", "test", "--config.eval.batch_size=5"]
+    done = place.call(*embed)
+    assert done.returncode == 0, done.stderr
+    source = sources.open_source("wenlan_scenes/tiny", "test", data)
+    pictures, texts = (np.load(out / f"test.{name}.npy") for name in ("pictures", "texts"))
+    assert pictures.shape == (16, 16) and texts.shape == (sum(len(record.texts) for record in source), 16)
+    for rows in (pictures, texts):
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, rtol=1e-5)
+    # Evaluation takes one text of each record, in turn: its figure follows from these arrays.
+    trained = json.loads((workdir / "result.json").read_text())
+    counts = np.array([len(record.texts) for record in source])
+    queries = np.cumsum(counts) - counts + np.arange(16) % counts
+    found = np.argmax(texts[queries] @ pictures.T, axis=1) == np.arange(16)
+    np.testing.assert_allclose(found.mean(), trained["retrieval/test/text_to_image/recall_at_1"])
+    other = place.call(*embed, "--step=4")
+    assert other.returncode == 1
+    assert "holds embeddings of" in other.stderr and "Traceback" not in other.stderr
 
 
 def test_eval_of_a_directory_without_a_run(place: Place) -> None:

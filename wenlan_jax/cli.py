@@ -102,10 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "train", "train a model; the same command again continues", _train_arguments, _train, True)
     _add(commands, "eval", "evaluate retrieval of a trained model", _eval_arguments, _eval, True)
+    _add(commands, "embed", "write embeddings of a data set by a trained model", _embed_arguments, _embed, True)
     _add(commands, "import", "take over weights of PyTorch models", _import_arguments, _import, True)
     _add(commands, "export", "write a trained model for PyTorch users, with proof", _export_arguments, _export, False)
     _add(commands, "pack", "turn your own image-text pairs into records", *_in("data.pack_command"), False)
+    _add(commands, "data", "build named data sets, list them, look into any", *_in("data.command"), False)
     _add(commands, "clean", "leave out bad and repeated records, and say which", *_in("data.clean.command"), True)
+    _add(commands, "regions", "add a detector's boxes and features to records", *_in("data.regions.command"), False)
     _add(commands, "score", "measure how correlated pairs are", *_in("data.clean.command", "_score"), False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", *_in("data.vocab", "_vocab"), False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
@@ -191,6 +194,25 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
     from wenlan_jax.eval import command
 
     command.run_eval(arguments.workdir, arguments.step, arguments.out or arguments.workdir / "eval", rest)
+    return 0
+
+
+def _embed_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the embeddings of all pictures and texts of a data set, SPLIT.pictures.npy and SPLIT.texts.npy,\n"
+        "float32 unit rows, for `wenlan score` or for your own search. Fields data.*, eval.* and mesh.* may be set."
+    )
+    parser.epilog = "example:\n  wenlan embed --workdir=runs/first --config.data.source=data/web --out=runs/first/web"
+    parser.add_argument("--workdir", type=Path, required=True, help="of a training run or an import")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the arrays")
+    parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
+    parser.add_argument("--splits", nargs="+", default=[], help="splits to embed (default: all)")
+
+
+def _embed(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from wenlan_jax.eval import embed
+
+    embed.run_embed(arguments.workdir, arguments.step, arguments.out, arguments.splits, rest)
     return 0
 
 

@@ -82,7 +82,8 @@ class Data:
     """Where pairs come from and how they are drawn."""
 
     source: str = field(
-        "wenlan_scenes/s64", "TFDS name (wenlan_scenes/s64, .../s128) or a directory made by `wenlan pack`"
+        "wenlan_scenes/s64",
+        "a name such as wenlan_scenes/s64 or one of `wenlan data list`, or a directory made by `wenlan pack`",
     )
     dir: str = field("~/tensorflow_datasets", "where TFDS data sets are built and looked for", free=True)
     train_split: str = field("train", "split to train on")

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from wenlan_jax.data.builders.prepare import BuildError
 from wenlan_jax.data.records import LANGUAGES as CODES
 from wenlan_jax.data.scenes.compose import compose, scene_texts
 from wenlan_jax.data.scenes.draw import OUTLINES, PATTERNS, render
@@ -452,10 +453,12 @@ def test_questions_say_the_same_in_all_languages():
 ROUND_TRIP = """
 import sys
 from pathlib import Path
+from wenlan_jax.data.builders.prepare import BuildError
 from wenlan_jax.data.scenes.builder import SEED, build
 folder = build("wenlan_scenes/tiny", Path(sys.argv[1]))
 import tensorflow_datasets as tfds
 from wenlan_jax.data.records import from_example
+from wenlan_jax.data.builders.prepare import BuildError
 from wenlan_jax.data.scenes.compose import compose
 builder = tfds.builder("wenlan_scenes/tiny", data_dir=sys.argv[1])
 source = builder.as_data_source(decoders={"image": tfds.decode.SkipDecoding()})
@@ -497,5 +500,5 @@ def test_unusable_data_directory_is_named(tmp_path):
     from wenlan_jax.data.scenes.builder import build
 
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(SceneError, match="cannot build wenlan_scenes/tiny in .*file.*that can be written"):
+    with pytest.raises(BuildError, match="cannot build wenlan_scenes/tiny in .*file.*that can be written"):
         build("wenlan_scenes/tiny", tmp_path / "file")

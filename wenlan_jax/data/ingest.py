@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from wenlan_jax.data import pictures
 from wenlan_jax.data.readers import Fault, Item, Outcome, Reason, Rejected
 from wenlan_jax.data.records import Question, Record, Region, Text
+from wenlan_jax.data.regions import detections
+from wenlan_jax.data.regions.stored import Stored
 
 MAX_BOXES = 100
 """Boxes kept of one image, the first ones, as in the BriVL 1.0 files."""
@@ -124,17 +126,21 @@ class Prepared:
     fixes: collections.Counter[str]
 
 
-def prepare(draft: Draft, root: str, options: pictures.PictureOptions) -> Prepared:
-    """Reads and checks the image of a draft, below the folder or URL `root` where the draft does not bring it."""
+def prepare(draft: Draft, root: str, options: pictures.PictureOptions, stored: Stored | None = None) -> Prepared:
+    """Reads and checks the image of a draft, below the folder or URL `root` where the draft does not bring it.
+
+    What `stored` has of the image takes the place of the boxes of the draft.
+    """
     fixes: collections.Counter[str] = collections.Counter()
     try:
         place, data = "", draft.data
         if data is None:
-            place, data = pictures.fetch(root, _places(draft.image))
+            place, data = pictures.fetch(root, places_of(draft.image))
         regions = pictures.boxes_beside(place) if draft.box_file and place else draft.regions
         picture = pictures.checked(data, options, fixes)
-        regions = tuple(_clip(regions, picture.stored_width, picture.stored_height, fixes))
-        regions = tuple(dataclasses.replace(region, box=picture.box(region.box)) for region in regions)
+        fitted = _stored(draft, picture, stored, fixes) or detections.Fitted(
+            tuple(_clip(regions, picture.stored_width, picture.stored_height, fixes)), None, None
+        )
     except Rejected as rejected:
         return Prepared(draft, rejected, fixes)
     record = Record(
@@ -144,17 +150,35 @@ def prepare(draft: Draft, root: str, options: pictures.PictureOptions) -> Prepar
         height=picture.height,
         source=draft.source,
         texts=tuple(draft.texts),
-        regions=regions,
+        regions=tuple(dataclasses.replace(region, box=picture.box(region.box)) for region in fitted.regions),
         questions=tuple(draft.questions),
+        region_features=fitted.features,
+        region_classes=fitted.classes,
     )
     return Prepared(draft, record, fixes)
+
+
+def _stored(
+    draft: Draft, picture: pictures.Picture, stored: Stored | None, fixes: collections.Counter[str]
+) -> detections.Fitted | None:
+    """What is stored of the image of a draft, in the pixels that it came with; None for nothing, which is counted."""
+    if stored is None:
+        return None
+    try:
+        found = stored.find(draft.id, draft.image)
+        if found is not None:
+            return detections.fit(found, picture.stored_width, picture.stored_height, stored.selection, fixes)
+    except detections.DetectionError as error:
+        raise Rejected(Reason.BAD_BOX_FILE, f"{stored.place}: {error}") from error
+    fixes["regions_missing"] += 1
+    return None
 
 
 _COCO = re.compile(r"COCO_((?:train|val|test)20\d\d)_\d{12}\.jpg")
 _GENOME = re.compile(r"\d+\.jpg")
 
 
-def _places(image: str) -> list[str]:
+def places_of(image: str) -> list[str]:
     """Where an image may lie: as named, or in the folder that its set keeps such names in (COCO, Visual Genome)."""
     if coco := _COCO.fullmatch(image):
         return [image, f"{coco[1]}/{image}"]

@@ -22,6 +22,7 @@ from typing import Any
 from wenlan_jax.data import packing, parts, pictures, places, readers, units
 from wenlan_jax.data.formats import files, registry
 from wenlan_jax.data.packing import PackError
+from wenlan_jax.data.regions.stored import Stored
 
 REPORT_NAME, REJECTED_NAME = "pack.json", "rejected.jsonl"
 _JOB = "pack"
@@ -35,6 +36,7 @@ class PackOptions:
     images: folder or URL that images are named in; the folder of the first input when None.
     source: of records which name none; the name of `out` when "".
     split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
+    regions: boxes and features of a detector, which take the place of the boxes of the inputs.
     on_bad: `skip` counts an item that cannot be packed, `stop` ends the pack at the first.
     workers: processes, at most one a shard; None uses all cores for several shards and this process for one.
     threads: that read and check images, shared out among the workers.
@@ -48,6 +50,7 @@ class PackOptions:
     pictures: pictures.PictureOptions = dataclasses.field(default_factory=pictures.PictureOptions)
     source: str = ""
     split_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    regions: Stored | None = None
     on_bad: str = "skip"
     workers: int | None = None
     threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
@@ -139,8 +142,11 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
         threads=max(1, options.threads // max(1, workers)),
         on_bad=options.on_bad,
         sole=len(shards) == 1,
+        regions=options.regions,
     )
     identity = {**options.identity(), "shards": [shard.files for shard in shards]}
+    if options.regions is not None:
+        identity["regions_stamps"] = options.regions.stamps()
     reports = units.run(target, shards, directory, identity, workers, _JOB)
     changed = [
         shard.name for shard, report in zip(shards, reports, strict=True) if report["stamps"] != packing.stamps(shard)
@@ -180,10 +186,13 @@ def _verify(options: PackOptions, report: PackReport, first_fault: str) -> None:
     inputs = options.inputs[0]
     if report.read != report.packed + sum(report.rejected.values()):
         raise RuntimeError(f"some lines are neither packed nor rejected; please report this: {report}")
-    if report.packed:
+    unmatched = options.regions is not None and report.fixes.get("regions_missing") == sum(report.records.values())
+    if report.packed and not unmatched:
         return
     with contextlib.suppress(OSError):
         shutil.rmtree(places.unfinished(options.out))  # there is nothing to go on with
+    if unmatched and options.regions is not None:
+        raise PackError(f"{options.regions.unmatched()}; see --regions-key")
     if not report.read:
         raise PackError(f"{inputs}: holds no lines to pack")
     raise PackError(
@@ -220,6 +229,8 @@ def _check(options: PackOptions) -> None:
         raise PackError(f"{out}: exists and was not made by `wenlan pack`; choose another place or remove it")
     _check_shares(options.split_shares)
     _check_choices(options)
+    if options.regions is not None:
+        options.regions.check()
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wenlan_jax.data import pack, packing, pictures, readers
 from wenlan_jax.data.formats import registry
+from wenlan_jax.data.regions import stored
 
 DESCRIPTION = """\
 Pack pairs of images and texts into a data set for training.
@@ -33,6 +34,8 @@ examples:
       --text-field name=descriptive --text-field keywords=weak
   wenlan pack brivl.jsonl --images /photos --out data/brivl --language zh
   wenlan pack 's3://bucket/{00000..00331}.tar' --out data/web --source web --max-side 640
+  wenlan pack captions_train2014.json --images coco --out data/coco --regions coco_train2014/all_compressed \\
+      --regions-format uniter_lmdb --regions-key 'coco_train2014_{number:012d}.npz'
   wenlan pack v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json --images coco --out data/vqa
 """
 
@@ -62,12 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, help="processes, each at a shard (default: one per core)")
     parser.add_argument("--threads", type=int, default=usual.threads, help="threads for images (default: one per core)")
-    _add_text_arguments(parser.add_argument_group("texts"), usual.read)
+    add_text_arguments(parser.add_argument_group("texts"), usual.read)
     _add_picture_arguments(parser.add_argument_group("pictures"), usual.pictures)
-    _add_field_arguments(parser.add_argument_group("which field or column holds what"), usual.read.fields)
+    add_field_arguments(parser.add_argument_group("which field or column holds what"), usual.read.fields)
+    _add_region_arguments(parser.add_argument_group("boxes and features of a detector"))
 
 
-def _add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOptions) -> None:
+def add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOptions) -> None:
     group.add_argument("--language", default=usual.language, help="language of texts that name none, e.g. zh")
     group.add_argument("--encoding", default=usual.encoding, help="e.g. gb18030 (default: %(default)s)")
     group.add_argument(
@@ -102,7 +106,7 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.Pictu
     )
 
 
-def _add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) -> None:
+def add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) -> None:
     group.add_argument("--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)")
     group.add_argument(
         "--text-field",
@@ -116,6 +120,21 @@ def _add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) 
     group.add_argument("--box-field", metavar="FIELD", help="boxes [[x1, y1, x2, y2], ...] in pixels")
 
 
+def _add_region_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--regions", metavar="PLACE", help="where they are stored; they replace boxes of the inputs")
+    group.add_argument(
+        "--regions-format",
+        choices=tuple(stored.FORMATS),
+        help="; ".join(f"{name}: {of.meaning}" for name, of in stored.FORMATS.items()),
+    )
+    group.add_argument(
+        "--regions-key",
+        default="",
+        metavar="TEMPLATE",
+        help="name of a picture there, of {id}, {path}, {stem} and {number} (default: by format)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs `wenlan pack` with parsed arguments, prints the report, and returns the exit status."""
     options = pack.PackOptions(
@@ -123,10 +142,11 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         images=args.images,
         file_format=args.format,
-        read=_read_options(args),
+        read=read_options(args),
         pictures=pictures.PictureOptions(max_side=args.max_side, max_pixels=args.max_pixels, exif=args.exif),
         source=args.source,
         split_shares=args.split,
+        regions=_regions(args),
         on_bad=args.on_bad,
         workers=args.workers,
         threads=args.threads,
@@ -138,7 +158,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read_options(args: argparse.Namespace) -> readers.ReadOptions:
+def _regions(args: argparse.Namespace) -> stored.Stored | None:
+    if (args.regions is None) != (args.regions_format is None):
+        raise packing.PackError("--regions and --regions-format go together; name both")
+    return None if args.regions is None else stored.Stored(args.regions, args.regions_format, args.regions_key)
+
+
+def read_options(args: argparse.Namespace) -> readers.ReadOptions:
     fields = readers.Fields(
         image=args.image_field,
         id=args.id_field,

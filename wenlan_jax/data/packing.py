@@ -15,6 +15,7 @@ from typing import Any, TextIO, TypeVar
 
 from wenlan_jax.data import ingest, parts, pictures
 from wenlan_jax.data.readers import Fault, Outcome, ReadError, Reason, Rejected, Shard
+from wenlan_jax.data.regions.stored import Stored
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ class Target:
     """What every shard of a pack is packed into and how; picklable.
 
     `root` is the folder or URL of the images, `source` that of records which name none. `sole` is the only shard of
-    a pack: its ids need no prefix, and it must be readable. `on_bad` is one of ON_BAD.
+    a pack: its ids need no prefix, and it must be readable. `on_bad` is one of ON_BAD. `regions` are those of another
+    file than the items, if any.
     """
 
     directory: Path
@@ -42,6 +44,7 @@ class Target:
     threads: int
     on_bad: str
     sole: bool
+    regions: Stored | None = None
 
     def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
         """Packs shard `number` and returns its counts. Raises PackError, and ReadError for a sole shard."""
@@ -132,7 +135,7 @@ class _ShardJob:
                 if isinstance(entry, Fault):
                     yield entry
                     continue
-                window.append(pool.submit(ingest.prepare, entry, target.root, target.pictures))
+                window.append(pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions))
                 if len(window) > 4 * target.threads:
                     yield window.popleft().result()
             while window:

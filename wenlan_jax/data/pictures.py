@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import io
 import os
 import posixpath
-import zipfile
 from collections.abc import Sequence
 
 import cv2
@@ -22,6 +20,8 @@ from wenlan_jax.data import headers, images
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.readers import Box, ReadError, Reason, Rejected
 from wenlan_jax.data.records import Region
+from wenlan_jax.data.regions import npz
+from wenlan_jax.data.regions.detections import DetectionError
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -113,10 +113,9 @@ def boxes_beside(place: str) -> tuple[Region, ...]:
         except ReadError:
             continue
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                boxes = np.asarray(arrays["bbox"], np.float64).reshape(-1, 4)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError, MemoryError) as error:
-            raise Rejected(Reason.BAD_BOX_FILE, f"{name}: no numeric array 'bbox' of (boxes, 4): {error}") from error
+            boxes = npz.brivl_boxes(npz.arrays_in(data, name), name).boxes
+        except DetectionError as error:
+            raise Rejected(Reason.BAD_BOX_FILE, str(error)) from error
         finite = boxes[np.isfinite(boxes).all(axis=1)]
         return tuple(Region((x1, y1, x2, y2)) for x1, y1, x2, y2 in finite.tolist())
     return ()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wenlan_jax.data import records
+from wenlan_jax.data.builders import registry
 
 EMBEDDED = "wenlan_scenes"
 """The data set that this package draws itself, on first use."""
@@ -146,10 +147,11 @@ class Concat:
 def open_source(spec: str, split: str, data_dir: Path) -> Source:
     """The source that `spec` names.
 
-    `spec` is the embedded data set with its size, such as `wenlan_scenes/s64` (drawn into `data_dir` when absent), or
-    a directory in our schema, such as `wenlan pack` writes: its path, or its path below `data_dir`.
+    `spec` is the embedded data set with its size, such as `wenlan_scenes/s64` (drawn into `data_dir` when absent), a
+    named one such as `wenlan_emoji/noto` (as `wenlan data build` makes it), or a directory in our schema, such as
+    `wenlan pack` writes: its path, or its path below `data_dir`.
     """
-    name = spec if _is_embedded(spec) else Path(spec).name
+    name = spec if _is_embedded(spec) or registry.is_named(spec) else Path(spec).name
     return TfdsSource(_prepared_directory(spec, Path(data_dir)), split, name)
 
 
@@ -163,6 +165,8 @@ def _prepared_directory(spec: str, data_dir: Path) -> Path:
 
         return builder.build(spec, data_dir)
     tried = [Path(spec), data_dir / spec]
+    if registry.is_named(spec) and not Path(spec).exists():
+        return registry.build(spec, data_dir)
     for place in tried:
         versions = sorted(file.parent for file in place.glob("*/dataset_info.json"))
         if (place / "dataset_info.json").is_file():
@@ -176,6 +180,12 @@ def _prepared_directory(spec: str, data_dir: Path) -> Path:
         f"data set {spec!r} not found: no dataset_info.json in {looked}; "
         f"make one from your pairs with `wenlan pack`, or use {EMBEDDED}/s64"
     )
+
+
+def split_sizes(spec: str, data_dir: Path) -> dict[str, int]:
+    """The splits of the source that `spec` names, as `open_source` takes it, with their numbers of records."""
+    builder = open_builder(_prepared_directory(spec, Path(data_dir)))
+    return {name: int(info.num_examples) for name, info in builder.info.splits.items()}
 
 
 def open_builder(directory: Path) -> Any:

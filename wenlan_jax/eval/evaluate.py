@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,17 @@ class Embedded:
         return {f"{prefix}/{name}": value for name, value in found.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """`rows` embeddings, as consecutive parts, each an array (part, dim)."""
+
+    rows: int
+    make: Callable[[], Iterator[Float32[np.ndarray, "part dim"]]]
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, "part dim"]]:
+        return self.make()
+
+
 class Evaluator:
     """Embeds and scores splits; compiles each tower once."""
 
@@ -62,17 +73,21 @@ class Evaluator:
     def embed(self, params: PyTree, batch_stats: PyTree, split: str) -> Embedded:
         """All pictures and all wanted texts of `split`."""
         source, texts = self._open(split)
+        arrays = {name: np.concatenate(list(parts)) for name, parts in self.parts(params, batch_stats, split).items()}
+        return Embedded(source, texts, arrays["pictures"], arrays["texts"])
+
+    def parts(self, params: PyTree, batch_stats: PyTree, split: str) -> dict[str, Parts]:
+        """The embeddings of all `pictures` and all wanted `texts` of `split`, part by part, computed when asked for."""
+        source, texts = self._open(split)
         config = self.run.config
         rows = _rounded(config.eval.batch_size, self.run.mesh)
         share = meshes.share(self.run.mesh, rows)
         images = loader.ImageBatches(source, rows, share, training_data.pictures(config))
         captions = loader.TextBatches(texts, self.tokenizer, rows, share, config.data.text_length)
-        return Embedded(
-            source,
-            texts,
-            self._gather(self._images, params, batch_stats, images),
-            self._gather(self._texts, params, batch_stats, captions),
-        )
+        return {
+            "pictures": Parts(len(source), lambda: self._embed(self._images, params, batch_stats, images)),
+            "texts": Parts(len(texts), lambda: self._embed(self._texts, params, batch_stats, captions)),
+        }
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Embedded]:
         """Metrics of `split`, named `retrieval/<split>/...`, and what they were computed from."""
@@ -87,17 +102,15 @@ class Evaluator:
             self._splits[split] = (source, _taking_turns(texts) if config.eval.one_text_per_image else texts)
         return self._splits[split]
 
-    def _gather(
+    def _embed(
         self, embed: Any, params: PyTree, batch_stats: PyTree, maker: loader.ImageBatches | loader.TextBatches
-    ) -> Float32[np.ndarray, "rows dim"]:
+    ) -> Iterator[Float32[np.ndarray, "rows dim"]]:
         config, mesh = self.run.config, self.run.mesh
-        parts = []
         with loader.eval_batches(maker, config.data.workers, config.data.prefetch) as batches:
             for _, batch in batches:
                 on_device = meshes.to_devices(mesh, batch)
                 valid = meshes.to_host(on_device.pop("valid"))
-                parts.append(meshes.to_host(embed(params, batch_stats, on_device))[valid])
-        return np.concatenate(parts)
+                yield meshes.to_host(embed(params, batch_stats, on_device))[valid]
 
 
 def _rounded(batch: int, mesh: jax.sharding.Mesh) -> int:

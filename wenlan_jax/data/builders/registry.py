@@ -1,0 +1,104 @@
+"""Every data set that can be built by name. Importing this imports no builder, so that listing names costs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wenlan_jax.data.builders.prepare import RecordBuilder
+
+EMOJI, STAMPS, PUBLIC = "wenlan_emoji", "wenlan_stamps", "wenlan_public"
+FAMILIES = (EMOJI, STAMPS, PUBLIC)
+"""First words of the names of all data sets of this package."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A data set by name, e.g. `wenlan_emoji/noto`.
+
+    `packages` are Debian packages that it is made from, which can be fetched; empty where the user must fetch files.
+    """
+
+    name: str
+    title: str
+    kind: type[RecordBuilder]
+    config: str
+    instructions: str
+    packages: tuple[str, ...] = ()
+
+
+def is_named(spec: str) -> bool:
+    """Whether `spec` begins as the names of this package do."""
+    return spec.split("/")[0] in FAMILIES
+
+
+def names() -> dict[str, Named]:
+    """Every data set by its name."""
+    from wenlan_jax.data.builders import emoji, packages, public, sets, stamps
+
+    found = [
+        Named(
+            f"{EMOJI}/{config.name}",
+            f"{config.description}, names and keywords in seven languages",
+            emoji.WenlanEmoji,
+            config.name,
+            packages.instructions(list(config.wanted)),
+            tuple(config.wanted),
+        )
+        for config in emoji.CONFIGS
+    ]
+    title = "Tux Paint's stamps, a phrase each in up to seven languages"
+    told = packages.instructions([stamps.PACKAGE])
+    found.append(Named(STAMPS, title, stamps.WenlanStamps, "", told, (stamps.PACKAGE,)))
+    found += [
+        Named(f"{PUBLIC}/{one.name}", one.title, public.WenlanPublic, one.name, one.instructions)
+        for one in sets.SETS.values()
+    ]
+    return {one.name: one for one in found}
+
+
+def find(name: str) -> Named:
+    """The data set of that name. Raises BuildError with the nearest names."""
+    from wenlan_jax.data.builders.prepare import BuildError
+
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
+        raise BuildError(f"unknown data set {name!r}; perhaps {', '.join(near)}? `wenlan data list` names all")
+    return known[name]
+
+
+def build(
+    name: str,
+    data_dir: Path,
+    manual_dir: Path | None = None,
+    fetch: Callable[[Sequence[str], Path], None] | None = None,
+) -> Path:
+    """The directory of data set `name` below `data_dir`, built first where it is absent.
+
+    manual_dir: files that the user has fetched. Where it is None, Debian packages are fetched by `fetch`
+        (`packages.fetch` when None), and sets without packages raise BuildError with what to fetch.
+    """
+    from wenlan_jax.data.builders import packages, prepare
+
+    one = find(name)
+    folder = prepare.version_folder(one.kind, one.config, data_dir)
+    if prepare.is_built(folder):
+        return folder
+    if manual_dir is not None:
+        if not Path(manual_dir).is_dir():
+            raise prepare.BuildError(f"{manual_dir}: no such directory. {one.instructions}")
+        return prepare.build(one.kind, one.config, data_dir, manual_dir)
+    if not one.packages:
+        raise prepare.BuildError(
+            f"data set {name!r} is not in {data_dir}; build it with "
+            f"`wenlan data build {name} --manual-dir DIR`. {one.instructions}"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        (fetch or packages.fetch)(one.packages, Path(place))
+        return prepare.build(one.kind, one.config, data_dir, Path(place))

@@ -1,0 +1,254 @@
+"""What is in a data set: counts and measures of a packed directory, or of anything that `wenlan pack` takes.
+
+Every picture is opened, by its header or whole. Nothing is written but the contact sheet, and of raw data no record is
+made: items that would be rejected are counted by reason, as `wenlan pack` does.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from wenlan_jax.data import contact_sheet, headers, images, ingest, pictures, readers, sources
+from wenlan_jax.data.builders import registry as builders
+from wenlan_jax.data.findings import Findings
+from wenlan_jax.data.formats import files, registry
+from wenlan_jax.data.readers import Fault, Reason, Rejected
+from wenlan_jax.data.records import Question, Region, Text
+
+T = TypeVar("T")
+
+_WRONG_SIZE = "its record says {} x {} pixels, the picture {} x {}"
+
+
+class InspectError(ValueError):
+    """A place that holds no data set; the message says what would be one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions:
+    """What to look at, and how closely.
+
+    place: a packed directory, the name of a data set, or an input of `wenlan pack`.
+    images: as for `wenlan pack`; for raw data only, as are file_format and read.
+    decode: pictures are decoded whole, not opened by their headers.
+    limit: records looked at, evenly spaced; None for all.
+    cards: pictures of the contact sheet, evenly spaced, too.
+    """
+
+    place: str
+    data_dir: Path
+    images: str | None = None
+    file_format: str | None = None
+    read: readers.ReadOptions = dataclasses.field(default_factory=readers.ReadOptions)
+    decode: bool = False
+    limit: int | None = None
+    cards: int = 64
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InspectError(f"--limit {self.limit}: must be positive")
+        if self.cards < 1:
+            raise InspectError(f"--cards {self.cards}: must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One record or draft. `load` gives the bytes of its picture, and raises Rejected where it cannot.
+
+    `size` is what the record says of its picture, `widths` those of the arrays of its regions.
+    """
+
+    name: str
+    split: str
+    source: str
+    texts: tuple[Text, ...]
+    regions: tuple[Region, ...]
+    questions: tuple[Question, ...]
+    load: Callable[[], bytes]
+    size: tuple[int, int] | None = None
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Packed:
+    """The records of a prepared directory."""
+
+    layout = "packed"
+
+    def __init__(self, place: str, data_dir: Path) -> None:
+        self.records = sources.split_sizes(place, data_dir)
+        self._sources = [
+            (split, sources.open_source(place, split, data_dir)) for split, count in self.records.items() if count
+        ]
+
+    def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
+        """The records, `limit` of them evenly spaced; nothing is `broken` before its picture is opened."""
+        wanted, before = _evenly(sum(self.records.values()), limit), 0
+        for split, source in self._sources:
+            for row in wanted(before, before + len(source)):
+                record = source[row - before]
+                arrays = {"features": record.region_features, "classes": record.region_classes}
+                yield Seen(
+                    record.id,
+                    split,
+                    record.source,
+                    record.texts,
+                    record.regions,
+                    record.questions,
+                    _giving(record.image),
+                    (record.width, record.height),
+                    {name: rows.shape[1] for name, rows in arrays.items() if rows is not None},
+                )
+            before += len(source)
+
+
+class Raw:
+    """Inputs of `wenlan pack` as they come; grouped by image within a shard."""
+
+    def __init__(self, options: InspectOptions) -> None:
+        self.layout, self._shards = registry.shards([options.place], options.file_format, options.read)
+        place = options.place
+        beside = place if os.path.isdir(place) else place.rpartition("/")[0] or "."
+        self._root = options.images if options.images is not None else beside
+        if not files.is_url(self._root) and not os.path.isdir(self._root):
+            raise InspectError(f"{self._root}: no such image directory; set --images")
+        self.records: dict[str, int] = {}
+
+    def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
+        """The drafts, `limit` of them evenly spaced, for which all is read twice; `broken` takes what is none."""
+        total = sum(not isinstance(entry, Fault) for entry in self._entries()) if limit else None
+        wanted = _evenly(total, limit) if total is not None else None
+        counts: collections.Counter[str] = collections.Counter()
+        number = 0
+        for entry in self._entries():
+            if isinstance(entry, Fault):
+                broken(entry)
+                continue
+            counts[entry.split] += 1
+            if wanted is None or wanted(number, number + 1):
+                yield self._seen(entry)
+            number += 1
+            self.records = dict(counts)
+
+    def _entries(self) -> Iterator[ingest.Draft | Fault]:
+        for shard in self._shards:
+            prefix = f"{shard.name}/" if len(self._shards) > 1 else ""
+            yield from ingest.Grouping({}, prefix).group(self._items(shard))
+
+    def _items(self, shard: readers.Shard) -> Iterator[readers.Outcome]:
+        """What the shard yields; where it cannot be read further, that is one fault."""
+        number = 0
+        try:
+            for item in shard.read():
+                number = max(number, item.number)
+                yield item
+        except readers.ReadError as error:
+            yield Fault(number + 1, Reason.DAMAGED_SHARD, f"{error}; what follows is lost", shard.name)
+
+    def _seen(self, draft: ingest.Draft) -> Seen:
+        def load() -> bytes:
+            data = draft.data
+            return pictures.fetch(self._root, ingest.places_of(draft.image))[1] if data is None else data
+
+        return Seen(
+            draft.id, draft.split, draft.source, tuple(draft.texts), draft.regions, tuple(draft.questions), load
+        )
+
+
+def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]]:
+    """Looks at a data set: what was found, and the cards of a contact sheet of it.
+
+    Raises InspectError, readers.ReadError or sources.SourceError when there is none to look at.
+    """
+    data: Packed | Raw = Packed(options.place, options.data_dir) if is_packed(options.place) else Raw(options)
+    found = Findings(options.place, data.layout, options.decode)
+    cards: Evenly[contact_sheet.Card] = Evenly(options.cards)
+    for seen in data.look(options.limit, found.add_broken):
+        found.add_texts(seen.source, seen.texts)
+        found.add_marks(seen.regions, seen.questions, seen.widths)
+        try:
+            content = _open(seen, options.decode, found)
+        except Rejected as rejected:
+            found.add_broken(Fault(0, rejected.reason, rejected.detail, seen.name))
+            continue
+        if cards.next_is_wanted():
+            with contextlib.suppress(images.CorruptImage):  # counted where pictures are decoded
+                cards.add(_card(seen, content))
+    found.records = data.records
+    if not found.looked_at and not found.broken:
+        raise InspectError(f"{options.place}: holds nothing")
+    return found, cards.kept
+
+
+def is_packed(place: str) -> bool:
+    """Whether `place` is a prepared directory or the name of a data set that can be."""
+    folder = Path(place)
+    prepared = (folder / "dataset_info.json").is_file() or any(folder.glob("*/dataset_info.json"))
+    return prepared or builders.is_named(place) or place.split("/")[0] == sources.EMBEDDED
+
+
+def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
+    """The bytes of a picture, after its header and, with `decode`, all of it were found to be sound."""
+    data = seen.load()
+    try:
+        header = headers.read(data)
+    except headers.UnknownSize as error:
+        raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
+    if seen.size is not None and seen.size != (header.width, header.height):
+        raise Rejected(Reason.BAD_VALUE, _WRONG_SIZE.format(*seen.size, header.width, header.height))
+    most = pictures.PictureOptions().max_pixels
+    if header.pixels > most:
+        raise Rejected(Reason.OVERSIZED_IMAGE, f"{header.width} x {header.height} pixels, more than {most}")
+    if decode:
+        try:
+            images.decode(data)
+        except images.CorruptImage as error:
+            raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
+    found.add_picture(header, len(data))
+    return data
+
+
+def _giving(data: bytes) -> Callable[[], bytes]:
+    return lambda: data
+
+
+def _card(seen: Seen, data: bytes) -> contact_sheet.Card:
+    labels = tuple(region.label for region in seen.regions if region.label)
+    return contact_sheet.Card(seen.name, contact_sheet.thumbnail(data, seen.regions), seen.texts, labels)
+
+
+def _evenly(total: int, limit: int | None) -> Callable[[int, int], list[int]]:
+    """The chosen numbers in a range: all, or `limit` of `total` that are evenly spaced."""
+    if limit is None or limit >= total:
+        return lambda start, end: list(range(start, end))
+
+    def chosen(start: int, end: int) -> list[int]:
+        first, last = (-(-bound * limit // total) for bound in (start, end))
+        return [index * total // limit for index in range(first, last)]
+
+    return chosen
+
+
+class Evenly(Generic[T]):
+    """Keeps `most` or fewer of a stream of unknown length, evenly spaced: of more, every other is dropped."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._stride, self._offered = most, 1, 0
+        self.kept: list[T] = []
+
+    def next_is_wanted(self) -> bool:
+        """Whether the next of the stream is to be added; counts it."""
+        self._offered += 1
+        return (self._offered - 1) % self._stride == 0
+
+    def add(self, one: T) -> None:
+        """Keeps one that was wanted."""
+        self.kept.append(one)
+        if len(self.kept) > self._most:
+            self.kept = self.kept[::2]
+            self._stride *= 2

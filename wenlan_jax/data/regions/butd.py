@@ -1,0 +1,111 @@
+"""Bottom-up attention features in tab-separated files, as their authors and LXMERT's publish them.
+
+A line without a header is one picture: `image_id, image_w, image_h, num_boxes, boxes, features`, arrays as base64 of
+float32; LXMERT has the classes, attributes and their confidences as well, and the sides in the other order. A file of
+a million pictures is 200 GB: it is indexed once in each process, and read picture by picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+from wenlan_jax.data.formats import files
+from wenlan_jax.data.readers import ReadError
+from wenlan_jax.data.regions import npz
+from wenlan_jax.data.regions.detections import DetectionError, Detections
+
+_LAYOUTS = (
+    ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
+    (
+        "image_id", "image_h", "image_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes",
+        "features",
+    ),
+)  # fmt: skip
+_BY_WIDTH = {len(layout): layout for layout in _LAYOUTS}
+_KEY_LIMIT = 4096  # bytes
+
+Index = dict[str, tuple[str, int, int]]
+"""Of each image id: the file, where its line begins, and how long it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tsv:
+    """The pictures of the tab-separated files that the path or pattern `place` means, by image id. Safe in threads."""
+
+    place: str
+
+    def get(self, key: str) -> Detections | None:
+        """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged line."""
+        entry = self._index().get(key)
+        if entry is None:
+            return None
+        path, start, length = entry
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            line = os.pread(handle, length, start)
+        finally:
+            os.close(handle)
+        return parse(line, f"{path}: image {key}")
+
+    def some_keys(self) -> list[str]:
+        """A few of the image ids."""
+        return list(self._index())[: npz.SHOWN_KEYS]
+
+    def stamps(self) -> list[list[int]]:
+        """Size and time of change of the files."""
+        return [list(stamp) for _, stamp in _stamped(self.place)]
+
+    def _index(self) -> Index:
+        return _index(_stamped(self.place))
+
+
+def _stamped(place: str) -> tuple[tuple[str, tuple[int, int]], ...]:
+    paths = files.expand(place)
+    with files.reading(place):
+        states = [os.stat(path) for path in paths]
+    return tuple((path, (state.st_size, state.st_mtime_ns)) for path, state in zip(paths, states, strict=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _index(stamped: tuple[tuple[str, tuple[int, int]], ...]) -> Index:
+    """Where each picture is. A picture that is there twice is taken from its first line, as detectors repeat some."""
+    index: Index = {}
+    for path, _ in stamped:
+        start = 0
+        with files.reading(path), open(path, "rb") as stream:
+            for line in stream:
+                key, tab, _ = line[:_KEY_LIMIT].partition(b"\t")
+                if not tab and line.strip():
+                    raise ReadError(f"{path}: byte {start} begins no tab-separated line; is this a BUTD file?")
+                if tab:
+                    index.setdefault(key.decode("utf-8", "replace").strip(), (path, start, len(line)))
+                start += len(line)
+    return index
+
+
+def parse(line: bytes, where: str) -> Detections:
+    """The detections in one line. Raises DetectionError for a damaged one."""
+    values = line.rstrip(b"\r\n").split(b"\t")
+    layout = _BY_WIDTH.get(len(values))
+    if layout is None:
+        raise DetectionError(f"{where}: {len(values)} columns; there are {' or '.join(map(str, _BY_WIDTH))}")
+    row = dict(zip(layout, values, strict=True))
+    try:
+        count = int(row["num_boxes"])
+        boxes = _array(row["boxes"]).reshape(count, 4)
+        features = _array(row["features"]).reshape(count, -1) if count else None
+        scores = _array(row["objects_conf"]) if "objects_conf" in row else None
+        extent = (float(row["image_w"]), float(row["image_h"]))
+    except (ValueError, OverflowError, binascii.Error) as error:
+        raise DetectionError(f"{where}: not {row['num_boxes'][:20]!r} boxes with features ({error})") from error
+    return Detections(boxes, extent, scores, features=features)
+
+
+def _array(value: bytes) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(value, validate=True), "<f4")

@@ -1,0 +1,67 @@
+"""Folders with an .npz file of detections for each picture, and what BriVL puts in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import io
+import itertools
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from wenlan_jax.data.formats import files
+from wenlan_jax.data.regions.detections import DetectionError, Detections
+
+Arrays = Mapping[str, np.ndarray]
+
+SUFFIX = ".npz"
+SHOWN_KEYS = 3
+_SIZE_LIMIT = 1 << 28  # bytes of one picture's arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder with an .npz file for each picture, by the name of the file without its ending.
+
+    interpret: the detections in the arrays of the named file.
+    """
+
+    place: str
+    interpret: Callable[[Arrays, str], Detections]
+
+    def get(self, key: str) -> Detections | None:
+        """What was found in picture `key`; None where there is no file. Raises DetectionError for a damaged one."""
+        path = os.path.join(self.place, key + SUFFIX)
+        if not os.path.exists(path):
+            return None
+        return self.interpret(arrays_in(files.read_bytes(path, _SIZE_LIMIT), path), path)
+
+    def some_keys(self) -> list[str]:
+        """A few of the names. Raises ReadError when there is no folder."""
+        with files.reading(self.place):
+            os.stat(self.place)
+            found = glob.iglob(f"**/*{SUFFIX}", root_dir=self.place, recursive=True)
+            return [name.removesuffix(SUFFIX) for name in itertools.islice(found, SHOWN_KEYS)]
+
+    def stamps(self) -> list[list[int]]:
+        """Nothing: a look at every file of a large folder would take as long as reading it."""
+        return []
+
+
+def arrays_in(data: bytes, where: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises DetectionError for what is none, or holds pickled objects."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise a dozen kinds
+        raise DetectionError(f"{where}: not a whole .npz file of plain arrays ({error})") from error
+
+
+def brivl_boxes(arrays: Arrays, where: str) -> Detections:
+    """BriVL's boxes: `bbox`, `(boxes, 4)` in pixels of the picture, and nothing else."""
+    boxes = arrays.get("bbox")
+    if boxes is None or boxes.dtype.kind not in "iuf" or boxes.size % 4:
+        raise DetectionError(f"{where}: no numeric array 'bbox' of (boxes, 4)")
+    return Detections(boxes.astype(np.float64).reshape(-1, 4), None)

@@ -1,0 +1,120 @@
+"""Which stores of detections are known, and how the entry of a picture is found in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import posixpath
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from wenlan_jax.data.readers import ReadError
+from wenlan_jax.data.records import Record
+from wenlan_jax.data.regions import butd, npz, uniter
+from wenlan_jax.data.regions.detections import DetectionError, Detections, Selection
+
+_NUMBER = re.compile(r"\d+")
+
+
+class Store(Protocol):
+    """Detections by key; picklable, and opened once in each process."""
+
+    def get(self, key: str) -> Detections | None: ...
+
+    def some_keys(self) -> list[str]: ...
+
+    def stamps(self) -> list[list[int]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of store: what it is, how it is opened, and the usual key of a picture in it."""
+
+    meaning: str
+    open: Callable[[str], Store]
+    key: str
+
+
+FORMATS: Mapping[str, Format] = {
+    "butd_tsv": Format("bottom-up attention or LXMERT .tsv files, a path or a pattern", butd.Tsv, "{number}"),
+    "uniter_npz": Format(
+        "a folder of UNITER's .npz files", functools.partial(npz.Folder, interpret=uniter.detections), "{stem}"
+    ),
+    "uniter_lmdb": Format("an LMDB directory of UNITER (extra `lmdb`)", uniter.Lmdb, "{stem}.npz"),
+    "brivl_npz": Format(
+        "a folder of BriVL's .npz files with boxes", functools.partial(npz.Folder, interpret=npz.brivl_boxes), "{path}"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A store in use: where it is, one of FORMATS, how keys are made, and which boxes are taken.
+
+    key: a format string of `id` (of the record), `path` (of the image, or the id, without the ending), `stem` (its last
+        part) and `number` (the last digits of the stem, as a number: `coco_train2014_{number:012d}`); "" takes the
+        usual one.
+    """
+
+    place: str
+    file_format: str
+    key: str = ""
+    selection: Selection = dataclasses.field(default_factory=Selection)
+
+    def open(self) -> Store:
+        """The store."""
+        return FORMATS[self.file_format].open(self.place)
+
+    def check(self) -> None:
+        """Raises ReadError or DetectionError for a store that is not there or options that make no sense."""
+        self.selection.check()
+        if self.file_format not in FORMATS:
+            raise ReadError(f"regions of format {self.file_format}: must be one of {', '.join(FORMATS)}")
+        self.key_of("0", "0")
+        if not self.open().some_keys():
+            raise ReadError(f"{self.place}: holds no regions of format {self.file_format}")
+
+    def key_of(self, record_id: str, image: str) -> str:
+        """The key of a picture, named `image` where it has a name besides the record's id."""
+        path = posixpath.splitext(image or record_id)[0]
+        stem = posixpath.basename(path)
+        digits = _NUMBER.findall(stem)
+        template = self.key or FORMATS[self.file_format].key
+        fields = {"id": record_id, "path": path, "stem": stem, "number": int(digits[-1]) if digits else 0}
+        try:
+            return template.format(**fields)
+        except (KeyError, ValueError, IndexError) as error:
+            raise ReadError(f"key {template!r}: must be made of {', '.join(fields)}, in braces ({error})") from error
+
+    def find(self, record_id: str, image: str = "") -> Detections | None:
+        """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
+        return self.open().get(self.key_of(record_id, image))
+
+    @property
+    def batch_size(self) -> int:
+        """Records to ask about at once; entries are read one by one."""
+        return 1
+
+    def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
+        """What is stored of each record, or why that is of no use."""
+        return [self._found(record) for record in records]
+
+    def _found(self, record: Record) -> Detections | DetectionError | None:
+        try:
+            return self.find(record.id)
+        except DetectionError as error:
+            return error
+
+    def stamps(self) -> list[list[int]]:
+        """Size and time of change of its files, where they are few."""
+        return self.open().stamps()
+
+    def describe(self) -> dict[str, Any]:
+        """What the arrays of its records are."""
+        return {"format": self.file_format}
+
+    def unmatched(self) -> str:
+        """What to tell when none of the pictures is in the store."""
+        template, there = self.key or FORMATS[self.file_format].key, ", ".join(self.open().some_keys())
+        return f"{self.place}: has none of these pictures; they are looked for as {template!r}, entries are {there}"

@@ -1,0 +1,90 @@
+"""`wenlan embed`: the embeddings of all pictures and texts of a data set, as arrays on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from wenlan_jax import compilation, distributed, restore, schema
+from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.data import sources
+from wenlan_jax.eval import evaluate
+from wenlan_jax.progress import say
+from wenlan_jax.run import data_dir
+
+SECTIONS = ("data.", "eval.", "mesh.")
+"""Fields that may differ from those of the training run."""
+
+NOTE = "embeddings.json"
+
+_PROGRESS_SECONDS = 5.0
+
+
+class EmbedError(ValueError):
+    """Embeddings that cannot be written; the message says why and what to do."""
+
+
+def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str], overrides: Sequence[str]) -> None:
+    """Embeds `splits` (all by default) of `data.source` with checkpoint `step` (the newest by default).
+
+    Writes SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) into `out`, float32 unit rows in the order
+    of the records and of the texts within them, as `wenlan score` reads them. Every text counts, whatever `eval.kinds`
+    and `eval.languages` say. Arrays are written batch by batch and get their names when they are complete; those that
+    are there already are left, so that the same command goes on after a stop.
+    """
+    same = {"--workdir": str(workdir), "--step": step, "splits": list(splits), "fields": list(overrides)}
+    distributed.start(schema.Distributed(), same)
+    trained = restore.load(workdir, step, overrides, SECTIONS)
+    if trained.tokenizer is None:
+        raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
+    config = trained.current.config
+    compilation.use_cache(config.compilation)
+    everything = dataclasses.replace(config.eval, kinds=(), languages=(), one_text_per_image=False)
+    current = dataclasses.replace(trained.current, config=dataclasses.replace(config, eval=everything))
+    state = trained.read("params", "batch_stats")
+    evaluator = evaluate.Evaluator(current, trained.tokenizer)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, {"workdir": str(workdir.resolve()), "step": trained.step, "source": config.data.source})
+    for split in splits or sources.split_sizes(config.data.source, data_dir(config)):
+        for name, parts in evaluator.parts(state["params"], state["batch_stats"], split).items():
+            file = out / f"{split}.{name}.npy"
+            if file.is_file():
+                say(f"{file}: is there already, left as it is")
+                continue
+            _write(file, parts.rows, config.model.embedding, iter(parts))
+
+
+def _claim(out: Path, made_by: dict[str, object]) -> None:
+    """Notes what the arrays in `out` are made by. Raises EmbedError if others are there."""
+    file = out / NOTE
+    if file.is_file() and (found := json.loads(file.read_text("utf-8"))) != made_by:
+        raise EmbedError(f"{out}: holds embeddings of {found}, not of {made_by}; choose another --out or remove it")
+    if jax.process_index() == 0:
+        file.write_text(json.dumps(made_by, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray, "part dim"]]) -> None:
+    """Writes `parts` below each other; all processes compute, the first one writes."""
+    partial = file.with_suffix(".partial")
+    first = jax.process_index() == 0
+    array = np.lib.format.open_memmap(partial, "w+", np.float32, (rows, width)) if first else None
+    began = last = time.monotonic()
+    done = 0
+    for part in parts:
+        if array is not None:
+            array[done : done + len(part)] = part
+        done += len(part)
+        if time.monotonic() - last > _PROGRESS_SECONDS:
+            last = time.monotonic()
+            say(f"{file.name}: {done} of {rows}, {done / (last - began):.0f}/s")
+    if array is not None:
+        array.flush()
+        partial.replace(file)
+    say(f"{file}: {rows} rows")
