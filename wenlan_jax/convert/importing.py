@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wenlan_jax import checkpoint, run, schema, warm_start
+from wenlan_jax import checkpoint, host_memory, run, schema, warm_start
 from wenlan_jax import config as configs
 from wenlan_jax.convert import UNUSED_LAYERS, bert, efficientnet, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table, is_unused_layer
@@ -234,7 +234,7 @@ def _convert(state: weights.State, table: Table, template: Mapping[str, Any], fa
     """The leaves of `template`; raises ConversionError with all faults, those found before among them."""
     messages = list(faults)
     try:
-        imported = to_flax(state, table, template)
+        imported = to_flax(state, table, template, host_memory.page_out)
     except ConversionError as error:
         messages.append(str(error))
     if messages:

@@ -138,11 +138,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str, Any]) -> Imported:
+def to_flax(
+    state: Mapping[str, np.ndarray],
+    table: Table,
+    template: Mapping[str, Any],
+    done: Callable[[np.ndarray], None] = lambda array: None,
+) -> Imported:
     """Converts a PyTorch state dict to the leaves of `template`, a nested or flat tree of arrays or abstract
     arrays.
 
-    Only shapes are read from the template. Arrays keep their type. Raises ConversionError if a PyTorch key
+    Only shapes are read from the template. Arrays keep their type. `done` is told of each array that was copied and is
+    not needed any more. Raises ConversionError if a PyTorch key
     has neither a rule nor an `Ignore`, a leaf of the template gets no value, or a shape differs.
     """
     expected = flatten(template)
@@ -163,7 +169,7 @@ def to_flax(state: Mapping[str, np.ndarray], table: Table, template: Mapping[str
             faults.append(f"PyTorch key {key} {array.shape} is covered by no rule")
     faults += _compare(leaves, sources, wanted, table)
     _raise(faults, "cannot convert the PyTorch weights to Flax")
-    return Imported(_restack(leaves, expected), ignored)
+    return Imported(_restack(leaves, expected, done), ignored)
 
 
 def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
@@ -258,10 +264,15 @@ def _unstack(leaves: Mapping[str, Any]) -> FlatTree:
     return flat
 
 
-def _restack(leaves: FlatTree, template: Iterable[str]) -> FlatTree:
+def _restack(leaves: FlatTree, template: Iterable[str], done: Callable[[np.ndarray], None]) -> FlatTree:
     stacked: FlatTree = {}
     for path in template:
         layers = _layers(path)
-        # Views of the source where nothing is stacked: a file that is mapped is then read leaf by leaf, when written.
-        stacked[path] = leaves[path] if layers is None else np.stack([leaves[layer] for layer in layers])
+        if layers is None:
+            # A view of the source: a file that is mapped is then read leaf by leaf, when written.
+            stacked[path] = leaves[path]
+            continue
+        stacked[path] = np.stack([leaves[layer] for layer in layers])
+        for layer in layers:
+            done(leaves[layer])
     return stacked
