@@ -7,7 +7,6 @@ with our towers does the folder get its name, with `parity.json` in it.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import importlib
 import importlib.util
@@ -162,28 +161,25 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
 
 
 class Witness:
-    """Embeds the batch with each query tower as the writer reads it: no tower is read twice, and most of the time is
-    the compiler's, which runs beside the writer."""
+    """Embeds the batch with each query tower as the writer reads it, so that no tower is read twice."""
 
     def __init__(self, model: Model, batch: parity.FixedBatch) -> None:
         self._model, self._batch = model, batch
-        self._beside = concurrent.futures.ThreadPoolExecutor(1)
-        self._seen: dict[str, concurrent.futures.Future[np.ndarray]] = {}
+        self._seen: dict[str, np.ndarray] = {}
 
     def tower(self, name: str) -> dict[str, Any]:
         """What `Model.tower` gives."""
         variables = self._model.tower(name)
         if name in parity.Embeddings._fields and name not in self._seen:
-            config, batch = self._model.config, self._batch
-            self._seen[name] = self._beside.submit(parity.jax_embedding, config, name, variables, batch)
+            self._seen[name] = parity.jax_embedding(self._model.config, name, variables, self._batch)
+            host_memory.release_freed_memory()
         return variables
 
     def embeddings(self) -> parity.Embeddings:
         """Those of both towers; one that the writer did not ask for is read now."""
         for name in set(parity.Embeddings._fields) - set(self._seen):
             self.tower(name)
-        with self._beside:
-            return parity.Embeddings(**{name: future.result() for name, future in self._seen.items()})
+        return parity.Embeddings(**self._seen)
 
 
 def check(

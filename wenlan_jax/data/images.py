@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Num, UInt8
 
+from wenlan_jax.data import headers
+
 _JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # A marker inside JPEG scan data: 0xFF followed by neither a stuffed zero, a restart (D0-D7) nor padding (FF).
@@ -131,7 +133,6 @@ SPACING = 1.5
 """Stored pixels between the samples that `read_square` averages at most: each pixel then counts about alike."""
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
 def read_square(data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray, "size size 3"]) -> tuple[int, int]:
@@ -173,14 +174,13 @@ def _average(
 
 def jpeg_sides(data: bytes) -> tuple[int, int] | None:
     """Height and width in the frame header of a JPEG; None when `data` is none or has no such header."""
-    position = 2 if data.startswith(_JPEG_START) else len(data)
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker in _FRAME_HEADERS:
-            sides = data[position + 5 : position + 9]
-            return int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big")
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
+    if not data.startswith(_JPEG_START):
+        return None
+    try:
+        header = headers.read(data)
+    except headers.UnknownSize:
+        return None
+    return header.height, header.width
 
 
 def normalise_boxes(
