@@ -33,37 +33,12 @@ def get_config() -> config_dict.ConfigDict:
     c.data.kind_choice = "weighted"
     c.data.kind_weights = (0.6, 0.4)
     c.data.text_length = 16
-    c.tokenizer.algorithm = "bpe"
-    c.tokenizer.split_han = True
     c.tokenizer.train_size = 8000
 
-    c.model.dtype = "float32"
-    c.model.embedding = 128
-    c.model.freeze = ()
-    image = c.model.image
-    # Total stride 16: a 48-pixel picture becomes a 3x3 map. (kernel, stride, expansion, width, repeats)
-    image.backbone.stages = ((3, 2, 1, 32, 1), (5, 2, 2, 64, 1), (5, 2, 2, 128, 1))
-    image.backbone.head = 256
-    image.backbone.width_multiplier = 1.0
-    image.backbone.depth_multiplier = 1.0
-    image.batch_norm.group_size = 128
-    image.regions.grid = (3,)
-    image.regions.project = False
-    image.encoder.layers = 1
-    image.encoder.feed_forward = 256
-    image.encoder.dropout = 0.0
-
-    text = c.model.text
-    text.bert.vocab_size = 0
-    text.bert.width = 128
-    text.bert.layers = 1
-    text.bert.heads = 4
-    text.bert.feed_forward = 256
-    text.bert.positions = 32
-    text.bert.dropout = 0.0
-    text.encoder.layers = 1
-    text.encoder.feed_forward = 256
-    text.encoder.dropout = 0.0
+    configs.make_small(c, stage_width=32)
+    c.model.image.batch_norm.group_size = 128
+    c.model.image.regions.grid = (3,)  # the whole map
+    c.model.text.bert.positions = 32
 
     c.optimizer.learning_rate = 3e-3
     c.optimizer.b2 = 0.98

@@ -28,37 +28,12 @@ def get_config() -> config_dict.ConfigDict:
     c.data.image_size = 64
     c.data.kinds = ("descriptive",)
     c.data.text_length = 44
-    c.tokenizer.algorithm = "bpe"
-    c.tokenizer.split_han = True
     c.tokenizer.train_size = 2500
 
-    c.model.dtype = "float32"
-    c.model.embedding = 128
-    c.model.freeze = ()
-    image = c.model.image
-    # Total stride 16: a 64-pixel scene becomes a 4x4 map. (kernel, stride, expansion, width, repeats)
-    image.backbone.stages = ((3, 2, 1, 48, 1), (5, 2, 2, 96, 1), (5, 2, 2, 192, 1))
-    image.backbone.head = 256
-    image.backbone.width_multiplier = 1.0
-    image.backbone.depth_multiplier = 1.0
-    image.batch_norm.group_size = 64
-    image.regions.grid = (4,)
-    image.regions.project = False
-    image.encoder.layers = 1
-    image.encoder.feed_forward = 256
-    image.encoder.dropout = 0.0
-
-    text = c.model.text
-    text.bert.vocab_size = 0
-    text.bert.width = 128
-    text.bert.layers = 1
-    text.bert.heads = 4
-    text.bert.feed_forward = 256
-    text.bert.positions = 64
-    text.bert.dropout = 0.0
-    text.encoder.layers = 1
-    text.encoder.feed_forward = 256
-    text.encoder.dropout = 0.0
+    configs.make_small(c, stage_width=48)
+    c.model.image.batch_norm.group_size = 64
+    c.model.image.regions.grid = (4,)  # the whole map
+    c.model.text.bert.positions = 64
 
     c.contrast.bank_size = 1024
     c.contrast.bank_from_step = 150
