@@ -42,7 +42,7 @@ def read(data: bytes) -> Header:
         if start.match(data):
             try:
                 return parse(data)
-            except (struct.error, IndexError, KeyError, ValueError, OverflowError) as error:
+            except (struct.error, IndexError, KeyError, OverflowError) as error:
                 raise UnknownSize(f"the header is damaged or cut short ({error})") from error
     raise UnknownSize(f"not an image of a known kind; the {len(data)} bytes begin with {data[:8]!r}")
 
@@ -50,9 +50,9 @@ def read(data: bytes) -> Header:
 def _jpeg(data: bytes) -> Header:
     """Walks the segments up to the frame header (ITU T.81, B.2.2), noting EXIF on the way."""
     position, orientation = 2, 1
-    while position < len(data):
+    while 0 <= position < len(data):
         if data[position] != 0xFF:  # garbage between segments, perhaps megabytes of it
-            position = data.index(b"\xff", position)
+            position = data.find(b"\xff", position)
             continue
         marker = data[position + 1]
         if marker == 0xFF or marker in _JPEG_BARE or marker == 0:
