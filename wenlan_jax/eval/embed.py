@@ -37,7 +37,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     Writes SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) into `out`, float32 unit rows in the order
     of the records and of the texts within them, as `wenlan score` reads them. Every text counts, whatever `eval.kinds`
     and `eval.languages` say. Arrays are written batch by batch and get their names when they are complete; those that
-    are there already are left, so that the same command goes on after a stop.
+    are there already are left, so that the same command goes on after a stop. Several processes must see one `out`.
     """
     same = {"--workdir": str(workdir), "--step": step, "splits": list(splits), "fields": list(overrides)}
     distributed.start(schema.Distributed(), same)
@@ -67,7 +67,9 @@ def _claim(out: Path, made_by: dict[str, object]) -> None:
     if file.is_file() and (found := json.loads(file.read_text("utf-8"))) != made_by:
         raise EmbedError(f"{out}: holds embeddings of {found}, not of {made_by}; choose another --out or remove it")
     if jax.process_index() == 0:
-        file.write_text(json.dumps(made_by, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(made_by, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        partial.replace(file)
 
 
 def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray, "part dim"]]) -> None:
