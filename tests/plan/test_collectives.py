@@ -59,4 +59,17 @@ def test_bytes_have_their_closed_forms() -> None:
 
 def test_groups_that_cannot_be_read_are_an_error() -> None:
     with pytest.raises(ProgramError, match="replica_groups=new"):
-        collectives(PROGRAM.replace("%GROUPS%", GROUPS).replace("replica_groups={{0},{1}}", "replica_groups=new{}"))
+        readable = PROGRAM.replace("%GROUPS%", GROUPS).replace("%LOOP%", LOOP)
+        collectives(readable.replace("replica_groups={{0},{1}}", "replica_groups=new{}"))
+
+
+def test_a_loop_for_a_tpu_is_as_long_as_its_condition_says() -> None:
+    bound = "%n = s32[]{:T(128)} constant(12)\n  ROOT %less"
+    program = PROGRAM.replace("%GROUPS%", GROUPS).replace("%LOOP%", "metadata={}").replace("ROOT %less", bound)
+    assert {c.times for c in collectives(program) if c.kind == "all-gather"} == {1, 12}
+
+
+def test_a_collective_in_a_loop_of_unknown_length_is_an_error() -> None:
+    program = PROGRAM.replace("%GROUPS%", GROUPS).replace("%LOOP%", "metadata={}")
+    with pytest.raises(ProgramError, match="length cannot be read: %gather"):
+        collectives(program)

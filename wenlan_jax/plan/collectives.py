@@ -1,6 +1,7 @@
 """The collective operations of a compiled program: kind, shapes, bytes, who takes part, and how often they run.
 
-Read from the program's text, the same for CPU, GPU and TPU. A loop's body counts as often as the loop is known to run.
+Read from the program's text, the same for CPU, GPU and TPU. A loop's body counts as often as the loop runs: XLA writes
+the number beside a loop for CPU and GPU; for TPU it is the bound that the loop's condition compares its counter with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
-_BODY = re.compile(r"body=%?([\w.\-]+)")
+_LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_BOUND = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"direction=LT\b")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}")
@@ -78,11 +81,12 @@ def collectives(program: str) -> list[Collective]:
     for name, lines in computations.items():
         for line in lines:
             match = _INSTRUCTION.match(line)
-            if match is None or not times.get(name):
+            if match is None or times[name] == 0 or (group := _group_size(match["rest"])) == 1:
                 continue
-            group = _group_size(match["rest"])
-            if group > 1:
-                found.append(Collective(match["kind"], _results(match), group, times[name]))
+            count = times[name]
+            if count is None:
+                raise ProgramError(f"a collective in a loop whose length cannot be read: {line.strip()[:300]}")
+            found.append(Collective(match["kind"], _results(match), group, count))
     return found
 
 
@@ -99,24 +103,41 @@ def _computations(program: str) -> dict[str, list[str]]:
     return found
 
 
-def _times(computations: dict[str, list[str]]) -> dict[str, int]:
-    """How often each computation runs: once for each call, and as often as a loop for its body."""
-    callers: dict[str, list[tuple[str, int]]] = {}
+def _times(computations: dict[str, list[str]]) -> dict[str, int | None]:
+    """How often each computation runs: once for each call, and as often as a loop for its body; None if unknown."""
+    callers: dict[str, list[tuple[str, int | None]]] = {}
     for name, lines in computations.items():
         for line in lines:
             called = _CALLS.findall(line)
             for branches in _BRANCHES.findall(line):
                 called += [branch.strip().lstrip("%") for branch in branches.split(",")]
-            body, trips = _BODY.search(line), _TRIPS.search(line)
+            loop = _LOOP.search(line)
             for callee in called:
-                loops = body is not None and trips is not None and callee == body[1]
-                callers.setdefault(callee, []).append((name, int(trips[1]) if loops and trips else 1))
+                count = _trips(line, computations[loop[1]]) if loop and callee == loop[2] else 1
+                callers.setdefault(callee, []).append((name, count))
 
     @functools.cache
-    def times(name: str) -> int:
-        return 1 if name == "" else sum(count * times(caller) for caller, count in callers.get(name, ()))
+    def times(name: str) -> int | None:
+        if name == "":
+            return 1
+        total = 0
+        for caller, count in callers.get(name, ()):
+            outer = times(caller)
+            if outer is None or (count is None and outer > 0):
+                return None
+            total += (count or 0) * outer
+        return total
 
     return {name: times(name) for name in computations}
+
+
+def _trips(line: str, condition: list[str]) -> int | None:
+    """How often the loop of `line` runs: as XLA says, or from 0 to the one number its condition compares with."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    bounds = [int(found[1]) for text in condition if (found := _BOUND.search(text))]
+    counts_up = any(_BELOW.search(text) for text in condition)
+    return bounds[0] if len(bounds) == 1 and counts_up else None
 
 
 def _results(match: re.Match[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
