@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wenlan_jax import schema
 from wenlan_jax.data import pack_command, readers
 from wenlan_jax.data.formats import registry
 
@@ -22,7 +23,6 @@ Look into a packed directory, a named data set, or anything that `wenlan pack` t
 languages, kinds, formats, lengths of captions, sizes of pictures, boxes, questions, and broken items by reason. --out
 receives a contact sheet as a JPEG, and as a page that has the captions, too.
 """
-_DATA_DIR = "~/tensorflow_datasets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +76,13 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    usual = Path(schema.Data().dir)
     parser.add_argument(
-        "--data-dir", type=Path, default=Path(_DATA_DIR), metavar="DIR", help="where sets lie (default: %(default)s)"
+        "--data-dir",
+        type=Path,
+        default=usual,
+        metavar="DIR",
+        help="where sets lie (default: %(default)s)",
     )
 
 

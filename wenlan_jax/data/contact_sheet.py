@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wenlan_jax import html_page
-from wenlan_jax.data import images
+from wenlan_jax.data import images, places
 from wenlan_jax.data.records import Region, Text
 
 PICTURE_NAME, PAGE_NAME = "contact_sheet.jpg", "contact_sheet.html"
@@ -60,8 +60,8 @@ def thumbnail(data: bytes, regions: Sequence[Region]) -> Thumbnail:
 def write(directory: Path, cards: Sequence[Card], title: str, note: str) -> list[Path]:
     """Writes the picture and the page of `cards` into `directory`; their paths."""
     picture, page = directory / PICTURE_NAME, directory / PAGE_NAME
-    html_page.write(picture, _jpeg(sheet(cards)))
-    html_page.write(page, _page(cards, title, note).encode("utf-8"))
+    places.write(picture, _jpeg(sheet(cards)))
+    places.write(page, _page(cards, title, note).encode("utf-8"))
     return [picture, page]
 
 

@@ -112,9 +112,7 @@ class Raw:
 
     def __init__(self, options: InspectOptions) -> None:
         self.layout, self._shards = registry.shards([options.place], options.file_format, options.read)
-        place = options.place
-        beside = place if os.path.isdir(place) else place.rpartition("/")[0] or "."
-        self._root = options.images if options.images is not None else beside
+        self._root = options.images if options.images is not None else files.folder_of(options.place)
         if not files.is_url(self._root) and not os.path.isdir(self._root):
             raise InspectError(f"{self._root}: no such image directory; set --images")
         self.records: dict[str, int] = {}
@@ -138,17 +136,8 @@ class Raw:
     def _entries(self) -> Iterator[ingest.Draft | Fault]:
         for shard in self._shards:
             prefix = f"{shard.name}/" if len(self._shards) > 1 else ""
-            yield from ingest.Grouping({}, prefix).group(self._items(shard))
-
-    def _items(self, shard: readers.Shard) -> Iterator[readers.Outcome]:
-        """What the shard yields; where it cannot be read further, that is one fault."""
-        number = 0
-        try:
-            for item in shard.read():
-                number = max(number, item.number)
-                yield item
-        except readers.ReadError as error:
-            yield Fault(number + 1, Reason.DAMAGED_SHARD, f"{error}; what follows is lost", shard.name)
+            items = shard.read_up_to_damage(must_begin=False, item=shard.name)
+            yield from ingest.Grouping({}, prefix).group(items)
 
     def _seen(self, draft: ingest.Draft) -> Seen:
         def load() -> bytes:

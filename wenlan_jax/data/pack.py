@@ -11,7 +11,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import time
@@ -58,10 +57,7 @@ class PackOptions:
     @property
     def image_root(self) -> str:
         """Where images are named from."""
-        if self.images is not None:
-            return self.images
-        first = self.inputs[0]
-        return first if os.path.isdir(first) else first.rpartition("/")[0] or "."
+        return self.images if self.images is not None else files.folder_of(self.inputs[0])
 
     def identity(self) -> dict[str, Any]:
         """The options that the records depend on: a pack that stopped at a bad item may go on and skip it."""
@@ -208,8 +204,7 @@ def _finish(options: PackOptions, report: PackReport, shards: int, directory: Pa
             with packing.rejected_file(directory, number).open("rb") as part:
                 shutil.copyfileobj(part, joined)
     content = {"options": dataclasses.asdict(options), "report": dataclasses.asdict(report)}
-    text = json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n"
-    (directory / REPORT_NAME).write_text(text, "utf-8")
+    places.write_json(directory / REPORT_NAME, content)
     for number in range(shards):
         packing.rejected_file(directory, number).unlink()
     units.clear(directory, _JOB)
@@ -223,10 +218,8 @@ def _check(options: PackOptions) -> None:
             raise PackError(f"{place}: no such captions file")
     if not files.is_url(options.image_root) and not os.path.isdir(options.image_root):
         raise PackError(f"{options.image_root}: no such image directory; set --images")
-    out = options.out
-    replaceable = out.is_dir() and ((out / REPORT_NAME).is_file() or not any(out.iterdir()))
-    if out.exists() and not replaceable:
-        raise PackError(f"{out}: exists and was not made by `wenlan pack`; choose another place or remove it")
+    if places.is_taken(options.out, REPORT_NAME):
+        raise PackError(f"{options.out}: exists and was not made by `wenlan pack`; choose another place or remove it")
     _check_shares(options.split_shares)
     _check_choices(options)
     if options.regions is not None:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
-import os
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from wenlan_jax.data import ingest, parts, pictures
-from wenlan_jax.data.readers import Fault, Outcome, ReadError, Reason, Rejected, Shard
+from wenlan_jax.data import ingest, parts, pictures, places, pulse
+from wenlan_jax.data.readers import Fault, Rejected, Shard
 from wenlan_jax.data.regions.stored import Stored
 
 T = TypeVar("T")
 
 ON_BAD = ("skip", "stop")
-_PROGRESS_SECONDS = 5.0
 
 
 class PackError(ValueError):
@@ -60,11 +57,8 @@ def stamps(shard: Shard) -> list[list[int]]:
     """Size and time of change of the local files of a shard: whether it is still what was packed."""
     found = []
     for file in shard.files:
-        try:
-            status = os.stat(file)
-        except OSError:
-            continue
-        found.append([status.st_size, status.st_mtime_ns])
+        with contextlib.suppress(OSError):
+            found.append(places.stamp(file))
     return found
 
 
@@ -98,7 +92,8 @@ class _ShardJob:
         }
 
     def _write(self, output: parts.PartWriter, rejected: TextIO) -> None:
-        entries = self._grouping.group(self._items())
+        items = self._told(self._shard.read_up_to_damage(must_begin=self._target.sole), "items read")
+        entries = self._grouping.group(items)
         for entry in self._told(self._prepared(entries), "images packed"):
             if isinstance(entry, Fault):
                 self._reject(entry, rejected)
@@ -113,18 +108,6 @@ class _ShardJob:
             self._sources[draft.source]["packed"] += len(draft.numbers)
             self._sources[draft.source]["records"] += 1
             self._texts.update(text.language or "unknown" for text in outcome.texts)
-
-    def _items(self) -> Iterator[Outcome]:
-        """What the shard yields; where it cannot be read further, that is one fault."""
-        number = 0
-        try:
-            for item in self._told(self._shard.read(), "items read"):
-                number = max(number, item.number)
-                yield item
-        except ReadError as error:
-            if self._target.sole and not number:
-                raise
-            yield Fault(number + 1, Reason.DAMAGED_SHARD, f"{error}; what follows is lost")
 
     def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.Prepared | Fault]:
         """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
@@ -143,13 +126,11 @@ class _ShardJob:
 
     def _told(self, items: Iterable[T], what: str) -> Iterator[T]:
         """The same items; of a sole shard, their count and rate go to stderr every few seconds."""
-        start = last = time.monotonic()
+        beat = pulse.Pulse()
         for count, item in enumerate(items, start=1):
             yield item
-            now = time.monotonic()
-            if self._target.sole and now - last >= _PROGRESS_SECONDS:
-                last = now
-                print(f"{what}: {count}, {count / (now - start):.0f}/s", file=sys.stderr, flush=True)
+            if self._target.sole and beat.due():
+                pulse.say(f"{what}: {count}, {count / beat.seconds:.0f}/s")
 
     def _reject(self, fault: Fault, file: TextIO) -> None:
         told = f"{fault.reason}, {fault.detail}"

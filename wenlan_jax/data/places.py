@@ -1,13 +1,15 @@
-"""Directories that appear in their place only when complete: filled at once, or bit by bit over several runs."""
+"""Directories and files that appear in their place only when complete: written at once, or over several runs."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 class BusyError(ValueError):
@@ -46,6 +48,32 @@ def unfinished(place: Path) -> Path:
     """Where `replacing` and `resumable` keep what is not complete yet."""
     place = place.resolve()
     return place.with_name(f".{place.name}.incomplete")
+
+
+def is_taken(place: Path, mark: str) -> bool:
+    """Whether a new result must not replace `place`: it is neither absent, nor empty, nor has the file `mark`."""
+    replaceable = place.is_dir() and ((place / mark).is_file() or not any(place.iterdir()))
+    return place.exists() and not replaceable
+
+
+def stamp(file: str | Path) -> list[int]:
+    """Size and time of change of a file, by which work on it that goes on later knows that it is still the same."""
+    state = os.stat(file)
+    return [state.st_size, state.st_mtime_ns]
+
+
+def write(file: Path, data: bytes) -> None:
+    """Writes a small file so that it is whole or not there; its folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(file)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """As `write`, a report that people read, too; what JSON has no form for is written as its string."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"
+    write(file, text.encode("utf-8"))
 
 
 @contextlib.contextmanager

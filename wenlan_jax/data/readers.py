@@ -148,6 +148,21 @@ class Shard:
         """Every item in order, or the fault in its stead."""
         return self.reader(self.files, self.options)
 
+    def read_up_to_damage(self, must_begin: bool, item: str = "") -> Iterator[Outcome]:
+        """As `read`; where the files cannot be read further, that is one fault, of `item`.
+
+        With `must_begin`, files that cannot be read at all are the ReadError that they raise.
+        """
+        number = 0
+        try:
+            for one in self.read():
+                number = max(number, one.number)
+                yield one
+        except ReadError as error:
+            if must_begin and not number:
+                raise
+            yield Fault(number + 1, Reason.DAMAGED_SHARD, f"{error}; what follows is lost", item)
+
 
 def convert(
     rows: Iterable[tuple[int, Row | Rejected]],

@@ -9,19 +9,17 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
-import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wenlan_jax.data import places, pulse
+
 U = TypeVar("U")
 Report = dict[str, Any]
 
 _REPORTS, _IDENTITY = "reports", "identity.json"
-_PROGRESS_SECONDS = 5.0
 
 
 class UnitError(ValueError):
@@ -48,19 +46,15 @@ def run(
     place = directory / what
     _begin(place, identity, directory)
     missing = [number for number in range(len(units)) if not _report(place, number).is_file()]
-    started, before = time.monotonic(), len(units) - len(missing)
+    before = len(units) - len(missing)
     if before:
-        print(f"{what}: {before} of {len(units)} units were done before", file=sys.stderr, flush=True)
-    last = started
+        pulse.say(f"{what}: {before} of {len(units)} units were done before")
+    beat = pulse.Pulse()
     for done, number in enumerate(_finished(work, units, missing, place, workers), start=1):
-        now = time.monotonic()
-        if now - last >= _PROGRESS_SECONDS or (done == len(missing) and now - started >= _PROGRESS_SECONDS):
-            last = now
-            left = (now - started) / done * (len(missing) - done)
-            print(
-                f"{what}: {before + done} of {len(units)} units, the last {_name(units[number])}; {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
+        if beat.due() or (done == len(missing) and beat.seconds >= pulse.SECONDS):
+            left = beat.seconds / done * (len(missing) - done)
+            pulse.say(
+                f"{what}: {before + done} of {len(units)} units, the last {_name(units[number])}; {left:.0f} s left"
             )
     return [json.loads(_report(place, number).read_text("utf-8")) for number in range(len(units))]
 
@@ -79,7 +73,7 @@ def _begin(place: Path, identity: Mapping[str, Any], directory: Path) -> None:
     file = place / _IDENTITY
     (place / _REPORTS).mkdir(parents=True, exist_ok=True)
     if not file.is_file():
-        _store(file, wanted)
+        places.write(file, wanted.encode("utf-8"))
     elif (found := file.read_text("utf-8")) != wanted:
         before, now = json.loads(found), json.loads(wanted)
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -118,14 +112,7 @@ def _finished(
 
 
 def _do(work: Callable[[int, U], Report], number: int, unit: U, place: Path) -> None:
-    _store(_report(place, number), json.dumps(work(number, unit), ensure_ascii=False))
-
-
-def _store(file: Path, text: str) -> None:
-    """Writes a small file so that it is whole or not there."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, file)
+    places.write(_report(place, number), json.dumps(work(number, unit), ensure_ascii=False).encode("utf-8"))
 
 
 def _report(place: Path, number: int) -> Path:

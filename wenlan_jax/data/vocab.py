@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import schema
-from wenlan_jax.data import sources, text
+from wenlan_jax.data import places, sources, text
 from wenlan_jax.data.text import TokenizerError
 
 TRAIN_THREADS = 2
@@ -45,10 +45,7 @@ def train_sentencepiece(
     corpus = _Corpus(texts)
     model = _train(corpus, vocab_size, character_coverage, max_sentences, algorithm, split_han)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_bytes(model)
-        partial.replace(out)
+        places.write(out, model)
     except OSError as error:
         raise TokenizerError(f"{out}: cannot be written ({error.strerror or error})") from error
     return corpus.count

@@ -1,9 +1,12 @@
-"""Packed directories of small pictures."""
+"""Packed directories of small pictures, and entries of stored regions."""
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from wenlan_jax.data import parts, sources
 from wenlan_jax.data.records import Record, Region, Text
 
+Arrays = dict[str, np.ndarray]
 Pack = Callable[[Path, Sequence[Record]], Path]
 
 
@@ -40,6 +44,43 @@ def _read(directory: Path) -> list[Record]:
     return [source[row] for row in range(len(source))]
 
 
+class Written:
+    """Makers of what UNITER's extraction writes of a picture."""
+
+    @staticmethod
+    def arrays(seed: int, count: int = 12, sure: int = 11) -> Arrays:
+        """The arrays of a picture as UNITER's extraction writes them; `sure` boxes above its threshold, in no order."""
+        random = np.random.default_rng(seed)
+        start = random.uniform(0, 0.6, (count, 2))
+        size = random.uniform(0.1, 0.4, (count, 2))
+        conf = np.concatenate([random.uniform(0.3, 1.0, sure), random.uniform(0.0, 0.19, count - sure)])
+        return {
+            "norm_bb": np.concatenate([start, start + size, size], axis=1).astype(np.float32),
+            "features": random.normal(size=(count, 2048)).astype(np.float32),
+            "conf": random.permutation(conf).astype(np.float32),
+            "soft_labels": random.dirichlet(np.ones(1601), count).astype(np.float32),
+        }
+
+    @staticmethod
+    def half(arrays: Arrays) -> Arrays:
+        return {name: array.astype(np.float16) for name, array in arrays.items()}
+
+    @staticmethod
+    def message(array: np.ndarray) -> dict[bytes, Any]:
+        """An array as msgpack-numpy's encoder has it."""
+        return {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": array.shape, b"data": array.tobytes()}
+
+    @staticmethod
+    def archive(arrays: Arrays) -> bytes:
+        """`np.savez_compressed(**arrays, allow_pickle=True)` by a NumPy that took the option for an array."""
+        stream, flag = io.BytesIO(), io.BytesIO()
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        np.save(flag, np.bool_(True))
+        with zipfile.ZipFile(stream, "a") as archive:
+            archive.writestr("allow_pickle.npy", flag.getvalue())
+        return stream.getvalue()
+
+
 @pytest.fixture
 def make_record() -> Callable[[str, int, int, int], Record]:
     """A record by name, width, height and seed, with one box."""
@@ -56,3 +97,18 @@ def pack_records() -> Pack:
 def read_records() -> Callable[[Path], list[Record]]:
     """All records of the split `train`."""
     return _read
+
+
+@pytest.fixture(scope="session")
+def written() -> type[Written]:
+    """Makers of UNITER's arrays and of the forms they are stored in."""
+    return Written
+
+
+@pytest.fixture
+def packed(
+    tmp_path: Path, make_record: Callable[..., Record], pack_records: Callable[[Path, list[Record]], Path]
+) -> Path:
+    """Three records with names of COCO pictures, of 60 x 40 pixels."""
+    names = [f"images/COCO_val2014_{number:012d}.jpg" for number in (9, 25, 30)]
+    return pack_records(tmp_path / "packed", [make_record(name, 60, 40, n) for n, name in enumerate(names)])

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import io
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import records
-
-_PROGRESS_SECONDS = 5.0
+from wenlan_jax.data import pulse, records
+from wenlan_jax.data.pulse import say
 
 
 class BuildError(ValueError):
@@ -57,10 +55,9 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         self, examples: Iterator[records.Record], split: str
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Numbers the records of a split as TFDS wants them, with a line of progress now and then."""
-        last, row = time.monotonic(), -1
+        beat, row = pulse.Pulse(), -1
         for row, record in enumerate(examples):
-            if time.monotonic() - last > _PROGRESS_SECONDS:
-                last = time.monotonic()
+            if beat.due():
                 say(f"{self.info.full_name}: {split} {row}")
             yield row, records.to_example(record)
         if row < 0:
@@ -129,8 +126,3 @@ def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def say(line: str) -> None:
-    """One line of progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)

@@ -96,8 +96,7 @@ def _decide(chosen: Options, work: Path, count: int, runner: runners.Runner) -> 
 
 
 def _check(sources: Sequence[Path], out: Path) -> None:
-    replaceable = out.is_dir() and ((out / REPORT_NAME).is_file() or not any(out.iterdir()))
-    if out.exists() and not replaceable:
+    if places.is_taken(out, REPORT_NAME):
         raise shards.CleanError(f"{out}: exists and was not made by `wenlan clean`; choose another place or remove it")
     if out.resolve() in {place.resolve() for place in sources}:
         raise shards.CleanError(f"{out}: is also a source; choose another place")
@@ -113,8 +112,7 @@ def _identity(shard: shards.Shard) -> list[Any]:
     """What a unit is, so that a job is not continued on other data: its rows, and the state of its files."""
     place = Path(shard.place)
     file = place / "dataset_info.json" if shard.split else place
-    state = file.stat()
-    return [shard.place, shard.split, shard.start, shard.stop, shard.role, state.st_size, state.st_mtime_ns]
+    return [shard.place, shard.split, shard.start, shard.stop, shard.role, *places.stamp(file)]
 
 
 def _since(started: float) -> float:
@@ -127,7 +125,7 @@ def _write_report(path: Path, sources: Sequence[Path], chosen: Options, report: 
         "options": dataclasses.asdict(chosen),
         "report": dataclasses.asdict(report),
     }
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    places.write_json(path, content)
 
 
 def _write_samples(directory: Path, samples: Sequence[dict[str, Any]]) -> None:

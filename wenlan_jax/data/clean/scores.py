@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt16
 
-from wenlan_jax.data import sources
+from wenlan_jax.data import places, sources
 from wenlan_jax.data.clean.options import Scores
 from wenlan_jax.data.clean.shards import CleanError, Shard
 
@@ -61,7 +61,7 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
         for field in dataclasses.fields(Pairs):
             np.save(out / f"{split}.{field.name}.npy", getattr(pairs, field.name))
     report = {"quantile": quantile, "sources": _by_source(list(splits.values()), names, quantile)}
-    (out / REPORT_NAME).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    places.write_json(out / REPORT_NAME, report)
     _draw(report, out / FIGURE_NAME)
     return report
 

@@ -167,6 +167,11 @@ def table(document: Any, key: str, place: str) -> list[dict[str, Any] | Rejected
     return [row if isinstance(row, dict) else wrong for row in rows]
 
 
+def folder_of(place: str) -> str:
+    """A folder itself, or that of a file or URL."""
+    return place if os.path.isdir(place) else place.rpartition("/")[0] or "."
+
+
 def name_of(place: str) -> str:
     """The last part of a path or URL."""
     return os.path.basename(place.rstrip("/"))

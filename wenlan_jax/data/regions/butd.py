@@ -15,6 +15,7 @@ import os
 
 import numpy as np
 
+from wenlan_jax.data import places
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.regions import npz
@@ -65,15 +66,14 @@ class Tsv:
         return _index(_stamped(self.place))
 
 
-def _stamped(place: str) -> tuple[tuple[str, tuple[int, int]], ...]:
+def _stamped(place: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     paths = files.expand(place)
     with files.reading(place):
-        states = [os.stat(path) for path in paths]
-    return tuple((path, (state.st_size, state.st_mtime_ns)) for path, state in zip(paths, states, strict=True))
+        return tuple((path, tuple(places.stamp(path))) for path in paths)
 
 
 @functools.lru_cache(maxsize=2)
-def _index(stamped: tuple[tuple[str, tuple[int, int]], ...]) -> Index:
+def _index(stamped: tuple[tuple[str, tuple[int, ...]], ...]) -> Index:
     """Where each picture is. A picture that is there twice is taken from its first line, as detectors repeat some."""
     index: Index = {}
     for path, _ in stamped:

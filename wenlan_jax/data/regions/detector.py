@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from wenlan_jax.data import images
+from wenlan_jax.data import images, places
 from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import contract
 from wenlan_jax.data.regions.contract import DetectorError
@@ -70,8 +69,7 @@ class Supplied:
     def stamps(self) -> list[list[int]]:
         """Size and time of change of its files."""
         files = sorted(self.place.iterdir()) if self.place.is_dir() else [self.place, self.place.with_suffix(".json")]
-        states = [os.stat(file) for file in files]
-        return [[state.st_size, state.st_mtime_ns] for state in states]
+        return [places.stamp(file) for file in files]
 
     def describe(self) -> dict[str, Any]:
         """What the arrays of its records are."""

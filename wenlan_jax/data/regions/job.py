@@ -208,8 +208,7 @@ def _check(source: Path, out: Path, workers: int) -> None:
         raise RegionError(f"--workers {workers}: must not be negative")
     if out.resolve() == source.resolve():
         raise RegionError(f"{out}: is also the source; choose another place")
-    replaceable = out.is_dir() and ((out / REPORT_NAME).is_file() or not any(out.iterdir()))
-    if out.exists() and not replaceable:
+    if places.is_taken(out, REPORT_NAME):
         raise RegionError(f"{out}: exists and was not made by `wenlan regions`; choose another place or remove it")
 
 
@@ -248,8 +247,7 @@ def _finish(
         file.writelines(json.dumps(fault, ensure_ascii=False) + "\n" for fault in faults)
     counted = {**dataclasses.asdict(report), "feature_norm": report.feature_norm}
     content = {"source": str(source), "finder": finder, "report": counted}
-    text = json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"
-    (directory / REPORT_NAME).write_text(text, "utf-8")
+    places.write_json(directory / REPORT_NAME, content)
     units.clear(directory, _JOB)
 
 

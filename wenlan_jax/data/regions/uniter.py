@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from wenlan_jax.data import places
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.regions import npz
 from wenlan_jax.data.regions.detections import UNIT, DetectionError, Detections
@@ -54,8 +55,7 @@ class Lmdb:
 
     def stamps(self) -> list[list[int]]:
         """Size and time of change of the store."""
-        state = os.stat(os.path.join(self.place, "data.mdb"))
-        return [[state.st_size, state.st_mtime_ns]]
+        return [places.stamp(os.path.join(self.place, "data.mdb"))]
 
 
 @functools.lru_cache(maxsize=8)

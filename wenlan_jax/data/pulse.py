@@ -1,0 +1,34 @@
+"""Progress of long data jobs, for the person at the terminal: lines on stderr, one every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+SECONDS = 5.0
+"""Between two lines of a job."""
+
+
+def say(line: str) -> None:
+    """One line on stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Pulse:
+    """When the next line of a job that begins now is due."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the job began."""
+        return time.monotonic() - self._started
+
+    def due(self) -> bool:
+        """Whether a line is due; if so, the next one is due `SECONDS` later."""
+        now = time.monotonic()
+        if now - self._last < SECONDS:
+            return False
+        self._last = now
+        return True
