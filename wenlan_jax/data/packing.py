@@ -62,6 +62,10 @@ def stamps(shard: Shard) -> list[list[int]]:
     return found
 
 
+def _result(entry: concurrent.futures.Future[ingest.Prepared] | Fault) -> ingest.Prepared | Fault:
+    return entry if isinstance(entry, Fault) else entry.result()
+
+
 class _ShardJob:
     """A shard in progress: its counters, and the rejected items as they come."""
 
@@ -112,17 +116,17 @@ class _ShardJob:
     def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.Prepared | Fault]:
         """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
         target = self._target
-        window: collections.deque[concurrent.futures.Future[ingest.Prepared]] = collections.deque()
+        window: collections.deque[concurrent.futures.Future[ingest.Prepared] | Fault] = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(target.threads) as pool:
             for entry in entries:
                 if isinstance(entry, Fault):
-                    yield entry
-                    continue
-                window.append(pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions))
+                    window.append(entry)
+                else:
+                    window.append(pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions))
                 if len(window) > 4 * target.threads:
-                    yield window.popleft().result()
+                    yield _result(window.popleft())
             while window:
-                yield window.popleft().result()
+                yield _result(window.popleft())
 
     def _told(self, items: Iterable[T], what: str) -> Iterator[T]:
         """The same items; of a sole shard, their count and rate go to stderr every few seconds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, restore, schema
 from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.data import sources
+from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.eval import evaluate
 from wenlan_jax.progress import say
 from wenlan_jax.run import data_dir
@@ -23,8 +22,6 @@ SECTIONS = ("data.", "eval.", "mesh.")
 """Fields that may differ from those of the training run."""
 
 NOTE = "embeddings.json"
-
-_PROGRESS_SECONDS = 5.0
 
 
 class EmbedError(ValueError):
@@ -67,9 +64,7 @@ def _claim(out: Path, made_by: dict[str, object]) -> None:
     if file.is_file() and (found := json.loads(file.read_text("utf-8"))) != made_by:
         raise EmbedError(f"{out}: holds embeddings of {found}, not of {made_by}; choose another --out or remove it")
     if jax.process_index() == 0:
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(made_by, ensure_ascii=False, indent=1) + "\n", "utf-8")
-        partial.replace(file)
+        places.write_json(file, made_by)
 
 
 def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray, "part dim"]]) -> None:
@@ -77,15 +72,13 @@ def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray
     partial = file.with_suffix(".partial")
     first = jax.process_index() == 0
     array = np.lib.format.open_memmap(partial, "w+", np.float32, (rows, width)) if first else None
-    began = last = time.monotonic()
-    done = 0
+    beat, done = pulse.Pulse(), 0
     for part in parts:
         if array is not None:
             array[done : done + len(part)] = part
         done += len(part)
-        if time.monotonic() - last > _PROGRESS_SECONDS:
-            last = time.monotonic()
-            say(f"{file.name}: {done} of {rows}, {done / (last - began):.0f}/s")
+        if beat.due():
+            say(f"{file.name}: {done} of {rows}, {done / beat.seconds:.0f}/s")
     if array is not None:
         array.flush()
         partial.replace(file)

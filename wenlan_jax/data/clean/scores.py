@@ -24,6 +24,7 @@ from jaxtyping import Float, Float32, Int, UInt16
 from wenlan_jax.data import places, sources
 from wenlan_jax.data.clean.options import Scores
 from wenlan_jax.data.clean.shards import CleanError, Shard
+from wenlan_jax.data.clean.signatures import TRAINING
 
 REPORT_NAME, FIGURE_NAME = "scores.json", "scores.png"
 _LEVELS = 1001
@@ -80,8 +81,9 @@ class Filter:
 
     @staticmethod
     def of(chosen: Scores, shard: Shard) -> Filter | None:
-        """The filter for `shard`; None when filtering is off or the shard is of an evaluation set."""
-        if chosen.quantile == 0 or shard.source < 0:
+        """The filter for `shard`; None when filtering is off or the shard is of an evaluation set or a protected split:
+        a model must not choose what it is evaluated on."""
+        if chosen.quantile == 0 or shard.role != TRAINING:
             return None
         if shard.source >= len(chosen.directories):
             raise CleanError(f"{shard.place}: scores.directories names no scores for source {shard.source + 1}")
