@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 _SIGNATURES = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 
@@ -60,11 +58,3 @@ def document(title: str, note: str, parts: Sequence[str]) -> str:
     )
     body = "\n".join([f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>', *parts])
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)

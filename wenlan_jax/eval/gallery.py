@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wenlan_jax import html_page
+from wenlan_jax.data import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,4 +97,4 @@ def render_gallery(queries: Sequence[GalleryRow], title: str, note: str) -> str:
 
 def write_gallery(path: Path, queries: Sequence[GalleryRow], title: str, note: str = "") -> None:
     """Writes the page of `queries` to `path`, whole or not at all; texts first, then pictures."""
-    html_page.write(path, render_gallery(queries, title, note).encode("utf-8"))
+    places.write(path, render_gallery(queries, title, note).encode("utf-8"))
