@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from wenlan_jax import config as configs
-from wenlan_jax import run, schema
+from wenlan_jax import run, schema, trees
 from wenlan_jax.convert import export_brivl, exporting, weights
 from wenlan_jax.progress import say
 from wenlan_jax.state import MOMENTUM
@@ -106,8 +106,8 @@ def random_model(config: schema.Config) -> exporting.Model:
     shapes = run.set_up(config, jax.devices()[:1]).shapes
     random = np.random.default_rng(config.seed)
 
-    def draw(leaf: Any) -> np.ndarray:
-        if len(leaf.shape) < 2:  # scales and variances, which must be positive, and biases
+    def draw(name: str, leaf: Any) -> np.ndarray:
+        if name.rsplit("/", 1)[-1] in ("scale", "var", "bias", "mean"):  # of which scales and variances must be positive
             return random.uniform(0.5, 1, leaf.shape).astype(np.float32)
         fan_in = math.prod(leaf.shape[:-1])
         return random.standard_normal(leaf.shape, np.float32) * np.float32(fan_in**-0.5)
@@ -115,7 +115,7 @@ def random_model(config: schema.Config) -> exporting.Model:
     towers = exporting.by_tower(shapes.params, shapes.batch_stats)
 
     def tower(name: str) -> dict[str, Any]:
-        drawn: dict[str, Any] = jax.tree.map(draw, towers[name.removesuffix(MOMENTUM)])
+        drawn: dict[str, Any] = trees.map_named(draw, towers[name.removesuffix(MOMENTUM)])
         return drawn
 
     momentum = shapes.momentum is not None
