@@ -107,7 +107,7 @@ def random_model(config: schema.Config) -> exporting.Model:
     random = np.random.default_rng(config.seed)
 
     def draw(name: str, leaf: Any) -> np.ndarray:
-        if name.rsplit("/", 1)[-1] in ("scale", "var", "bias", "mean"):  # of which scales and variances must be positive
+        if name.rsplit("/", 1)[-1] in ("scale", "var", "bias", "mean"):  # the first two must be positive
             return random.uniform(0.5, 1, leaf.shape).astype(np.float32)
         fan_in = math.prod(leaf.shape[:-1])
         return random.standard_normal(leaf.shape, np.float32) * np.float32(fan_in**-0.5)
