@@ -2,7 +2,8 @@
 
 Command   wenlan train --config=configs/brivl_10b.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
           --config.tokenizer.path=vocab.txt --config.mesh.fsdp=64
-Hardware  not yet planned; the state alone (parameters, momentum, Adam, banks) is 82 GB and must be split over `fsdp`
+Hardware  planned on 64 TPU v5p (README), run on nothing yet; the state alone (parameters, momentum, Adam, banks) is
+          82 GB and must be split over `fsdp`
 Time      not yet run
 Metric    not yet run
 

@@ -67,8 +67,6 @@ def test_rows_outside_are_refused(data_dir: Path, row: int) -> None:
     source = sources.open_source("toy", "train", data_dir)
     with pytest.raises(IndexError, match="130 records"):
         source[row]
-    with pytest.raises(IndexError, match="260 records"):
-        sources.Concat([source, source])[row if row < 0 else 260]
 
 
 def test_an_open_source_pickles_small_and_closed(data_dir: Path) -> None:
@@ -83,18 +81,6 @@ def test_threads_read_the_same_records(data_dir: Path) -> None:
     source = sources.open_source("toy", "train", data_dir)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(source.__getitem__, range(130))) == RECORDS[:130]
-
-
-def test_concat_offsets_rows(data_dir: Path) -> None:
-    first, second = (sources.open_source("toy", split, data_dir) for split in ("test", "train"))
-    both = sources.Concat([first, second, first])
-    assert len(both) == 170
-    expected = RECORDS[130:] + RECORDS[:130] + RECORDS[130:]
-    assert [both[row].id for row in range(170)] == [record.id for record in expected]
-    assert both.name == "toy/test+toy/train+toy/test"
-    assert pickle.loads(pickle.dumps(both))[149] == RECORDS[129]
-    with pytest.raises(sources.SourceError, match="no source"):
-        sources.Concat([])
 
 
 def test_missing_data_and_splits_are_named(data_dir: Path) -> None:

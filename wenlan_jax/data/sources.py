@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,27 +120,6 @@ def _parse(serialised: bytes) -> dict[str, Any]:
     corners = example["regions"]["box"]
     example["regions"]["box"] = [corners[start : start + 4] for start in range(0, len(corners), 4)]
     return example
-
-
-class Concat:
-    """Several sources as one; the rows of each follow those of the source before it."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        if not sources:
-            raise SourceError("no source to read; name at least one")
-        self._sources = tuple(sources)
-        self._ends = list(itertools.accumulate(len(source) for source in sources))
-        self.name = "+".join(source.name for source in sources)
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, row: int) -> records.Record:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {self.name}, which has {len(self)} records")
-        index = bisect.bisect_right(self._ends, row)
-        source = self._sources[index]
-        return source[row - self._ends[index] + len(source)]
 
 
 def open_source(spec: str, split: str, data_dir: Path) -> Source:

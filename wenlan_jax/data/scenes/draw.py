@@ -174,14 +174,6 @@ def _tones(thing: Thing) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3
     return colour, colour * 0.6 if light else colour * 0.5 + 255.0 * 0.5
 
 
-def thing_mask(thing: Thing, size: int) -> Plane:
-    """Coverage in [0, 1] of every pixel of a `size` x `size` picture by `thing`."""
-    rows, columns = _window(thing, size)
-    mask = np.zeros((size, size))
-    mask[rows, columns] = _masks(thing, size, rows, columns)[0]
-    return mask
-
-
 def _box_of(coverage: Plane, rows: slice, columns: slice) -> tuple[float, float, float, float]:
     down, across = np.flatnonzero(coverage.any(1)), np.flatnonzero(coverage.any(0))
     return (
