@@ -309,3 +309,34 @@ def test_a_write_that_fails_is_told_and_leaves_the_checkpoint_before(tmp_path: P
     assert "CheckpointError a checkpoint could not be written under" in out
     assert "Earlier ones are intact" in out
     assert_step_one_restores(place)
+
+
+LATE_REPORT = """
+import asyncio, time
+import tensorstore
+from wenlan_jax import checkpoint
+
+async def writing(of):
+    await of
+
+for loop in asyncio.new_event_loop(), None:
+    promise, future = tensorstore.Promise.new()
+    if loop:
+        task = loop.create_task(writing(future))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        task._log_destroy_pending = False
+        loop.close()
+    else:
+        future.add_done_callback(lambda _: 1 / 0)
+    promise.set_result(1)
+    time.sleep(0.1)
+"""
+"""A thread of TensorStore reports to a loop that is closed, and another error that nobody can catch."""
+
+
+def test_of_writes_beside_a_failed_one_nothing_is_told_but_of_all_else() -> None:
+    command = [sys.executable, "-c", LATE_REPORT]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "Event loop is closed" not in told
+    assert "ZeroDivisionError" in told

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,8 +34,19 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname + record.getMessage())
 
 
+def _tell_news(found: Any) -> None:
+    """Tells of errors that no caller can catch, but for those that follow from a failed write.
+
+    When one file cannot be written, Orbax closes its event loop and raises, while threads of TensorStore still report
+    other files to that loop: a traceback for each, of something that is told already.
+    """
+    if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+        _tell(found)
+
+
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(_is_news)
+_tell, sys.unraisablehook = sys.unraisablehook, _tell_news
 
 DATA_FILE_BYTES = 2**27
 """Of each file of a checkpoint. Orbax holds a file's data in host memory until it is full, and its default is 2 GiB."""
