@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 Images = Float[Array, "batch height width 3"]
 Factors = Float[Array, "batch"]
@@ -130,17 +130,20 @@ def jitter_and_grayscale(
     strengths: Strengths,
     jitter_probability: float,
     grayscale_probability: float,
+    positions: Int[Array, "batch"] | None = None,
 ) -> Images:
     """Jitters the colours of pictures in [0, 1], and turns some grey, each picture by its own draw.
 
     The operations and ranges are those of torchvision's ColorJitter and RandomGrayscale on float tensors. One
     deviation: the order of the four adjustments is drawn once per batch, not per picture, so that each runs
-    once. `images` is the global batch; strengths lie in [0, 1], that of the hue in [0, 0.5].
+    once. Strengths lie in [0, 1], that of the hue in [0, 0.5]. positions: of the pictures in the global batch;
+    by default they are all of it.
     """
     if jitter_probability <= 0 and grayscale_probability <= 0:
         return images
     order_key, example_key = jax.random.split(key)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(example_key, jnp.arange(images.shape[0]))
+    positions = jnp.arange(images.shape[0]) if positions is None else positions
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(example_key, positions)
     draws = jax.vmap(lambda one: jax.random.uniform(one, (6,)))(keys)
     if jitter_probability > 0:
         jittered = _in_random_order(images, order_key, 2.0 * draws[:, 2:] - 1.0, strengths)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from wenlan_jax import optim, rngs, trees
 from wenlan_jax.state import Momentum, Params, TrainState
@@ -124,16 +124,20 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
     def rng(index: Any) -> Array:
         return rngs.stream(state.rng, "micro-batch", state.step, index)
 
-    batch = task.prepare(batch, rngs.stream(state.rng, "augment", state.step))
-    size = next(iter(batch.values())).shape[0]
-    micros = _to_micro(batch, k, recipe.unit)
+    def prepared(micro: Batch, positions: Int[Array, " n"]) -> Batch:
+        return task.prepare(micro, rngs.stream(state.rng, "augment", state.step), positions)
+
+    positions = jnp.arange(next(iter(batch.values())).shape[0])
+    if k == 1:  # once for keys and queries; a micro-batch is rather prepared twice than all of them kept as floats
+        batch, prepared = prepared(batch, positions), lambda micro, _: micro
+    micros, positions = _to_micro((batch, positions), k, recipe.unit)
     state = state.replace(momentum=task.advance(state))
 
-    def keys(index: Any, micro: Batch) -> tuple[Rows, PyTree]:
-        return jax.lax.stop_gradient(task.targets(state, micro, rng(index)))
+    def keys(index: Any, micro: Batch, positions: Int[Array, " n"]) -> tuple[Rows, PyTree]:
+        return jax.lax.stop_gradient(task.targets(state, prepared(micro, positions), rng(index)))
 
-    rows, key_stats = _each_micro(keys, k, micros)
-    own = Own(_to_micro(jnp.arange(size), k, recipe.unit), rows)
+    rows, key_stats = _each_micro(keys, k, micros, positions)
+    own = Own(positions, rows)
     rows = _from_micro(rows, k, recipe.unit)
     if state.momentum is not None:
         stats = _mean_change(state.momentum.batch_stats, key_stats, k)
@@ -142,7 +146,7 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
 
     def share(trained: Params, index: Any, micro: Batch, own: Own) -> tuple[Array, MicroLoss]:
         params = trees.merge(trained, frozen)
-        result = task.micro_loss(params, state, micro, own, rows, rng(index))
+        result = task.micro_loss(params, state, prepared(micro, own.positions), own, rows, rng(index))
         return result.loss, result
 
     def gradients(index: Any, inputs: tuple[Batch, Own]) -> tuple[Params, Metrics, PyTree]:
@@ -213,11 +217,11 @@ def _from_micro(tree: T, k: int, unit: int) -> T:
     return jax.tree.map(gather, tree)
 
 
-def _each_micro(function: Callable[[Any, Any], T], k: int, micros: Any) -> T:
-    """`function(index, micro)` for every micro-batch, results stacked; one after another, to bound the memory."""
+def _each_micro(function: Callable[..., T], k: int, *micros: Any) -> T:
+    """`function(index, *micro)` for every micro-batch, results stacked; one after another, to bound the memory."""
     if k == 1:
-        return jax.tree.map(lambda x: x[None], function(0, jax.tree.map(lambda x: x[0], micros)))
-    return jax.lax.map(lambda inputs: function(*inputs), (jnp.arange(k), micros))
+        return jax.tree.map(lambda x: x[None], function(0, *jax.tree.map(lambda x: x[0], micros)))
+    return jax.lax.map(lambda inputs: function(*inputs), (jnp.arange(k), *micros))
 
 
 def _mean_change(before: T, after: T, k: int) -> T:

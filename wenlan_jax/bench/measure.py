@@ -127,10 +127,10 @@ def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repe
     def text(part: Any, prepared: Any) -> jax.Array:
         return towers.embed_texts(trees.merge(part, frozen), prepared, rng).embedding[:, 0].sum()
 
-    prepare = jax.jit(lambda b: recipe.task.prepare(b, rng))
+    prepare = jax.jit(lambda b: towers.prepare(b, rng))
     prepared = prepare(batch)
     actions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "jitter and normalise": (lambda b: recipe.task.prepare(b, rng), (batch,)),
+        "jitter and normalise": (lambda b: towers.prepare(b, rng), (batch,)),
         "image tower, both ways": (jax.grad(image), (trained, prepared)),
         "text tower, both ways": (jax.grad(text), (trained, prepared)),
     }

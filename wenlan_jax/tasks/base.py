@@ -60,8 +60,8 @@ class Task(Protocol):
         """Newly initialised parts of the state."""
         ...
 
-    def prepare(self, batch: Batch, rng: Array) -> Batch:
-        """The batch as the model takes it: pictures jittered and normalised."""
+    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
+        """Pairs as the model takes them, pictures jittered and normalised, by `rng` and their place in the batch."""
         ...
 
     def advance(self, state: TrainState) -> Momentum | None:

@@ -51,9 +51,9 @@ class BriVL:
         params = {**variables["params"], **fresh_scale(self.contrast)}
         return Fresh(params, variables["batch_stats"], Momentum(copy["params"], copy["batch_stats"]), banks)
 
-    def prepare(self, batch: Batch, rng: Array) -> Batch:
+    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
         """Jittered, normalised pictures; the same for query and key [C]."""
-        return self.towers.prepare(batch, rng)
+        return self.towers.prepare(micro, rng, positions)
 
     def advance(self, state: TrainState) -> Momentum | None:
         """The momentum update at the start of the step."""

@@ -35,9 +35,9 @@ class Clip:
         params = {**variables["params"], **fresh_scale(self.contrast)}
         return Fresh(params, variables["batch_stats"], None, {})
 
-    def prepare(self, batch: Batch, rng: Array) -> Batch:
+    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
         """Jittered, normalised pictures."""
-        return self.towers.prepare(batch, rng)
+        return self.towers.prepare(micro, rng, positions)
 
     def advance(self, state: TrainState) -> Momentum | None:
         """There are no momentum towers."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from wenlan_jax import augment, schema
 from wenlan_jax import mesh as meshes
@@ -135,13 +135,17 @@ class Towers:
             "batch_stats": {"image": image.get("batch_stats", {})},
         }
 
-    def prepare(self, batch: Batch, rng: Array | None) -> Batch:
-        """Pictures as normalised floats, jittered if `rng` is given."""
+    def prepare(self, batch: Batch, rng: Array | None, positions: Int[Array, " n"] | None = None) -> Batch:
+        """Pictures as normalised floats, jittered if `rng` is given.
+
+        positions: of the rows in the whole batch, which the jitter depends on; by default the rows are all of it.
+        """
         a = self.config.augment
         images = batch["image"].astype(jnp.float32) / 255.0
         if rng is not None:
             strengths = (a.brightness, a.contrast, a.saturation, a.hue)
-            images = augment.jitter_and_grayscale(images, rng, strengths, a.jitter_probability, a.grayscale_probability)
+            probabilities = (a.jitter_probability, a.grayscale_probability)
+            images = augment.jitter_and_grayscale(images, rng, strengths, *probabilities, positions)
         return {**batch, "image": augment.normalise(images, a.mean, a.std)}
 
     def embed_images(
