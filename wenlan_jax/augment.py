@@ -130,7 +130,7 @@ def jitter_and_grayscale(
     strengths: Strengths,
     jitter_probability: float,
     grayscale_probability: float,
-    positions: Int[Array, "batch"] | None = None,
+    positions: Int[Array, " batch"] | None = None,
 ) -> Images:
     """Jitters the colours of pictures in [0, 1], and turns some grey, each picture by its own draw.
 

@@ -124,12 +124,15 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
     def rng(index: Any) -> Array:
         return rngs.stream(state.rng, "micro-batch", state.step, index)
 
-    def prepared(micro: Batch, positions: Int[Array, " n"]) -> Batch:
+    def prepare(micro: Batch, positions: Int[Array, " n"]) -> Batch:
         return task.prepare(micro, rngs.stream(state.rng, "augment", state.step), positions)
+
+    def prepared(micro: Batch, positions: Int[Array, " n"]) -> Batch:
+        return micro if k == 1 else prepare(micro, positions)
 
     positions = jnp.arange(next(iter(batch.values())).shape[0])
     if k == 1:  # once for keys and queries; a micro-batch is rather prepared twice than all of them kept as floats
-        batch, prepared = prepared(batch, positions), lambda micro, _: micro
+        batch = prepare(batch, positions)
     micros, positions = _to_micro((batch, positions), k, recipe.unit)
     state = state.replace(momentum=task.advance(state))
 

@@ -97,42 +97,66 @@ def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     pixels. Raises `CorruptImage` for data that is cut short or damaged, in so far as the format tells.
     """
     _check_complete(data)
-    pixels = _bgr(data, cv2.IMREAD_UNCHANGED)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return _rgb(data)
 
 
-def _bgr(data: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels as OpenCV orders them."""
+_JPEG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+"""libjpeg itself orders the channels, and has no transparency and no 16 bits to keep."""
+
+_REDUCED = {
+    factor: _JPEG_FLAGS | (flags & ~cv2.IMREAD_COLOR)
+    for factor, flags in (
+        (8, cv2.IMREAD_REDUCED_COLOR_8),
+        (4, cv2.IMREAD_REDUCED_COLOR_4),
+        (2, cv2.IMREAD_REDUCED_COLOR_2),
+    )
+}
+
+
+def _rgb(data: bytes, factor: int = 1) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture, a JPEG at 1 / `factor` of its sides."""
+    is_jpeg = data.startswith(_JPEG_START)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels = cv2.imdecode(
+            np.frombuffer(data, np.uint8), _REDUCED.get(factor, _JPEG_FLAGS) if is_jpeg else cv2.IMREAD_UNCHANGED
+        )
     except cv2.error as error:
         raise CorruptImage(f"not decodable: {error}") from error
     if pixels is None:
         raise CorruptImage(f"not decodable; the {len(data)} bytes begin with {data[:8]!r}")
+    if is_jpeg:
+        return pixels
     pixels = _to_eight_bits(pixels)
     if pixels.ndim == 2:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    return _on_white(pixels) if pixels.shape[2] == 4 else pixels
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    pixels = _on_white(pixels) if pixels.shape[2] == 4 else pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
-def resize(image: UInt8[np.ndarray, "height width 3"], size: int, antialias: bool) -> UInt8[np.ndarray, "size size 3"]:
-    """Resizes to a square of `size` pixels, without keeping the aspect ratio.
+def resize(
+    image: UInt8[np.ndarray, "height width 3"],
+    size: int,
+    antialias: bool,
+    out: UInt8[np.ndarray, "size size 3"] | None = None,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Resizes to a square of `size` pixels, without keeping the aspect ratio; into `out` if it is given.
 
     With `antialias` every side that shrinks is averaged over its area; without, samples are plain bilinear
     (half-pixel centres) as in the released BriVL code. Growing sides are bilinear in both.
     """
     height, width = image.shape[:2]
+    square = np.empty((size, size, 3), np.uint8) if out is None else out
     if antialias and (height > size or width > size):
         image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
-    if image.shape[:2] != (size, size):
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return image
+    if image.shape[:2] == (size, size):
+        square[:] = image
+    else:
+        cv2.resize(image, (size, size), dst=square, interpolation=cv2.INTER_LINEAR)
+    return square
 
 
 SPACING = 1.5
 """Stored pixels between the samples that `read_square` averages at most: each pixel then counts about alike."""
-
-_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
 def read_square(data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray, "size size 3"]) -> tuple[int, int]:
@@ -146,30 +170,28 @@ def read_square(data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray
     size = len(out)
     height, width = (jpeg_sides(data) if antialias and not exact else None) or (0, 0)
     factor = next((f for f in _REDUCED if min(height, width) >= f * size), 1)
-    if factor > 1:
-        pixels = _bgr(data, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
-    else:
-        pixels = _bgr(data, cv2.IMREAD_UNCHANGED)
+    pixels = _rgb(data, factor)
+    if factor == 1:
         height, width = pixels.shape[:2]
     if antialias and not exact:
-        square = _average(pixels, width / factor, height / factor, size)
+        _average(pixels, width / factor, height / factor, out)
     else:
-        square = resize(pixels, size, antialias)
-    cv2.cvtColor(square, cv2.COLOR_BGR2RGB, dst=out)
+        resize(pixels, size, antialias, out)
     return height, width
 
 
 def _average(
-    pixels: UInt8[np.ndarray, "h w 3"], width: float, height: float, size: int
-) -> UInt8[np.ndarray, "size size 3"]:
+    pixels: UInt8[np.ndarray, "h w 3"], width: float, height: float, out: UInt8[np.ndarray, "size size 3"]
+) -> None:
     """Area means of the `width` by `height` that `pixels` cover, whose last row and column may reach beyond it."""
+    size = len(out)
     columns, rows = (max(1, math.ceil(side / size / SPACING)) * size for side in (width, height))
+    if (rows, columns) == (size, size) and pixels.shape[:2] == (height, width):
+        cv2.resize(pixels, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+        return
     # Scales, not a target size: libjpeg rounds the sides of a reduced picture up, which would stretch it.
     scaled = cv2.resize(pixels, None, fx=columns / width, fy=rows / height, interpolation=cv2.INTER_LINEAR)
-    scaled = scaled[:rows, :columns]
-    if (rows, columns) == (size, size):
-        return scaled
-    return cv2.resize(scaled, (size, size), interpolation=cv2.INTER_AREA)
+    cv2.resize(scaled[:rows, :columns], (size, size), dst=out, interpolation=cv2.INTER_AREA)
 
 
 def jpeg_sides(data: bytes) -> tuple[int, int] | None:
