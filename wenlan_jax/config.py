@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from wenlan_jax import settings
+from wenlan_jax import config_single, schema, settings
 from wenlan_jax.schema import Config, Data, Mesh, Part
 
 ConfigError = settings.ConfigError
@@ -74,8 +74,59 @@ def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
     c.model.freeze = (c.model.freeze[0], rf"text/backbone/(embeddings|layers_0_{frozen_layers - 1})/")
 
 
+def vocabulary(c: Config) -> tuple[str, int]:
+    """The field that says how many rows the word table of the task has, and their number; 0 fits the tokenizer."""
+    if c.task in schema.SINGLE_TASKS:
+        return "single.vocab_size", c.single.vocab_size
+    return "model.text.bert.vocab_size", c.model.text.bert.vocab_size
+
+
+def require_vocabulary(c: Config, what: str) -> None:
+    """Raises ConfigError unless the vocabulary's size is given; `what` has no tokenizer to ask."""
+    field, rows = vocabulary(c)
+    if rows == 0:
+        raise ConfigError(f"{field}: {what} has no tokenizer; give a number of rows")
+
+
 def _clashes(c: Config) -> list[str]:
     """Faults that concern several fields together."""
+    faults: list[str] = []
+
+    def check(ok: bool, message: str) -> None:
+        if not ok:
+            faults.append(message)
+
+    faults += _mixture_clashes(c.data)
+    check(
+        c.train.batch_size % c.train.accumulation == 0,
+        "train.accumulation: must divide train.batch_size",
+    )
+    faults += config_single.clashes(c) if c.task in schema.SINGLE_TASKS else _two_tower_clashes(c)
+    check(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps: must be less than train.steps")
+    check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
+    check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
+    axes = (c.mesh.replica, c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    check(axes.count(-1) <= 1, "mesh: only one axis may be -1")
+    check(0 not in axes, "mesh: an axis cannot be 0")
+    default = Mesh()
+    check(
+        not c.mesh.preset or axes == (default.replica, default.data, default.fsdp, default.tensor),
+        "mesh.preset: gives the sizes of all axes; leave replica, data, fsdp and tensor alone, or the preset out",
+    )
+    check(
+        re.fullmatch(r"([1-9]\d*:[1-9]\d*)?", c.telemetry.profile) is not None,
+        "telemetry.profile: FIRST:COUNT is needed, e.g. 10:5, with steps numbered from 1",
+    )
+    for pattern in c.model.freeze:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            faults.append(f"model.freeze: {pattern!r} is not a regular expression ({error})")
+    return faults
+
+
+def _two_tower_clashes(c: Config) -> list[str]:
+    """Faults of the fields that BriVL and CLIP read."""
     faults: list[str] = []
 
     def check(ok: bool, message: str) -> None:
@@ -92,15 +143,10 @@ def _clashes(c: Config) -> list[str]:
         bert.width % c.model.text.encoder.heads == 0,
         "model.text.encoder.heads: must divide model.text.bert.width",
     )
-    faults += _mixture_clashes(c.data)
     check(c.data.text_length <= bert.positions, "data.text_length: longer than model.text.bert.positions")
     check(
         not bert.scan_segments or sum(bert.scan_segments) == bert.layers,
         "model.text.bert.scan_segments: must sum to model.text.bert.layers",
-    )
-    check(
-        c.train.batch_size % c.train.accumulation == 0,
-        "train.accumulation: must divide train.batch_size",
     )
     check(
         norm.mode != "group" or micro % norm.group_size == 0,
@@ -120,17 +166,6 @@ def _clashes(c: Config) -> list[str]:
         bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes" or c.model.image.regions.whole_image,
         "model.image.regions: no region is left",
     )
-    check(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps: must be less than train.steps")
-    check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
-    check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
-    axes = (c.mesh.replica, c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-    check(axes.count(-1) <= 1, "mesh: only one axis may be -1")
-    check(0 not in axes, "mesh: an axis cannot be 0")
-    default = Mesh()
-    check(
-        not c.mesh.preset or axes == (default.replica, default.data, default.fsdp, default.tensor),
-        "mesh.preset: gives the sizes of all axes; leave replica, data, fsdp and tensor alone, or the preset out",
-    )
     check(
         c.contrast.multi_label_top_k <= c.contrast.bank_size,
         "contrast.multi_label_top_k: more than contrast.bank_size",
@@ -143,15 +178,6 @@ def _clashes(c: Config) -> list[str]:
         c.contrast.bank_from_step == 0 or c.contrast.in_batch_negatives,
         "contrast.bank_from_step: without contrast.in_batch_negatives there is no negative before that step",
     )
-    check(
-        re.fullmatch(r"([1-9]\d*:[1-9]\d*)?", c.telemetry.profile) is not None,
-        "telemetry.profile: FIRST:COUNT is needed, e.g. 10:5, with steps numbered from 1",
-    )
-    for pattern in c.model.freeze:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            faults.append(f"model.freeze: {pattern!r} is not a regular expression ({error})")
     return faults
 
 

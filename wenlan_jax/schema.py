@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from wenlan_jax.schema_single import Pretrain, Rank, SingleTower, Vqa
 from wenlan_jax.settings import field, section
 
 
@@ -75,6 +76,10 @@ class Part:
     kind_choice: str = field("any", "as data.kind_choice", choices=("any", "first", "weighted"))
     kind_weights: tuple[float, ...] = field((), "as data.kind_weights")
     languages: tuple[str, ...] = field((), "as data.languages")
+    objectives: tuple[str, ...] = field(
+        (),
+        "of pretrain.objectives, those of task 'mlmm' on this part; empty: all. Weakly correlated data: ('itm',) [S]",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +335,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-    """Retrieval on held-out pairs."""
+    """What is measured on held-out data."""
 
     splits: tuple[str, ...] = field(("validation",), "splits evaluated while training", free=True)
     final_splits: tuple[str, ...] = field(("test",), "splits evaluated at the end and by `wenlan eval`", free=True)
@@ -342,6 +347,13 @@ class Eval:
         False, "one text a record, languages taking turns, instead of all its texts", free=True
     )
     ks: tuple[int, ...] = field((1, 5, 10), "recall at these", free=True)
+    batches: int = field(
+        0, "batches of each objective that the single tower's pretraining is evaluated on; 0: all", low=0, free=True
+    )
+    rank_images: int = field(
+        0, "pictures of a split that the single tower ranks, with all their texts; it sees every pair. 0: all", low=0,
+        free=True,
+    )  # fmt: skip
     gallery: int = field(21, "queries shown in the gallery picture page; 0: no page", low=0, free=True)
 
 
@@ -412,11 +424,20 @@ class Telemetry:
     )
 
 
+SINGLE_TASKS = ("mlmm", "rank", "vqa")
+"""The tasks that train the tower of `single`; the others train those of `model`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
-    task: str = field("brivl", "momentum towers and banks, or in-batch negatives alone", choices=("brivl", "clip"))
+    task: str = field(
+        "brivl",
+        "two towers with momentum towers and banks, or with in-batch negatives alone; the single tower: its "
+        "pretraining, fine-tuned for retrieval or for questions",
+        choices=("brivl", "clip", *SINGLE_TASKS),
+    )
     seed: int = field(0, "of initialisation, data order, caption choice, dropout and jitter", low=0)
     init_from: str = field(
         "",
@@ -429,6 +450,10 @@ class Config:
     augment: Augment = section(Augment)
     model: Model = section(Model)
     contrast: Contrast = section(Contrast)
+    single: SingleTower = section(SingleTower)
+    pretrain: Pretrain = section(Pretrain)
+    rank: Rank = section(Rank)
+    vqa: Vqa = section(Vqa)
     optimizer: Optimizer = section(Optimizer)
     train: Train = section(Train)
     eval: Eval = section(Eval, free=True)

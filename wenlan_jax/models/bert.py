@@ -12,6 +12,9 @@ from wenlan_jax.models.initializers import bert_kernel
 from wenlan_jax.models.placement import rows, whole
 from wenlan_jax.models.transformer import LayerStack, TransformerLayer, apply_layers, layer_norm
 
+exact_gelu = functools.partial(nn.gelu, approximate=False)
+"""BERT's activation. The default of `nn.gelu` is an approximation, off by up to 5e-4."""
+
 
 class BertEncoder(nn.Module):
     """Maps token ids (B, T) to hidden states (B, T, width).
@@ -68,20 +71,35 @@ class BertEncoder(nn.Module):
         return apply_layers(self._layer, x, attention_mask, stack, train)
 
     def _layer(self, name: str) -> TransformerLayer:
-        return TransformerLayer(
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=functools.partial(nn.gelu, approximate=False),
-            eps=self.eps,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            mlp_dropout=0.0,
-            dtype=self.dtype,
-            attention_init=bert_kernel,
-            kernel_init=bert_kernel,
-            bias_init=lambda fan_in: nn.initializers.zeros_init(),
-            name=name,
+        return bert_layer(
+            name, self.heads, self.mlp_width, self.eps, self.dropout, self.attention_dropout, dtype=self.dtype
         )
+
+
+def bert_layer(
+    name: str,
+    heads: int,
+    mlp_width: int,
+    eps: float,
+    dropout: float,
+    attention_dropout: float,
+    dtype: jnp.dtype,
+) -> TransformerLayer:
+    """A layer of BERT: exact GELU, BERT's initial values, no dropout inside the feed-forward network."""
+    return TransformerLayer(
+        heads=heads,
+        mlp_width=mlp_width,
+        activation=exact_gelu,
+        eps=eps,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        mlp_dropout=0.0,
+        dtype=dtype,
+        attention_init=bert_kernel,
+        kernel_init=bert_kernel,
+        bias_init=lambda fan_in: nn.initializers.zeros_init(),
+        name=name,
+    )
 
 
 class Table(nn.Embed):
@@ -91,8 +109,17 @@ class Table(nn.Embed):
         return jnp.take(whole(self.embedding.astype(self.dtype)), inputs, axis=0)
 
 
+def token_places(token_mask: Bool[Array, "batch tokens"], offset: int) -> Int[Array, "batch tokens"]:
+    """Rows of RoBERTa's position table: real tokens count from `offset`, padding has the row before it.
+
+    RoBERTa's offset is its padding id + 1 = 2: ids [0, 5, 6, 2, 1, 1] have the rows [2, 3, 4, 5, 1, 1].
+    """
+    real = token_mask.astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + (offset - 1)
+
+
 class BertEmbeddings(nn.Module):
-    """Normalised sum of word, position and token type embeddings."""
+    """Normalised sum of word, position and token type embeddings; `word`, `position` and `type` are its tables."""
 
     vocab_size: int
     width: int
@@ -102,25 +129,33 @@ class BertEmbeddings(nn.Module):
     eps: float
     dtype: jnp.dtype
 
-    @nn.compact
+    def setup(self) -> None:
+        self.word = self._table(self.vocab_size)
+        self.position = self._table(self.max_positions)
+        self.type = self._table(self.type_vocab_size)
+        self.norm = layer_norm(self.eps, self.dtype, None)
+
     def __call__(
-        self, token_ids: Int[Array, "batch tokens"], token_types: Int[Array, "batch tokens"] | None
+        self,
+        token_ids: Int[Array, "batch tokens"],
+        token_types: Int[Array, "batch tokens"] | None,
+        token_mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
+        """`token_types`: None for type 0. `token_mask`: which tokens are real; with an offset, the others take the row
+        before it. Without a mask every token takes the row after that of the one before."""
         length = token_ids.shape[1]
         if self.position_offset + length > self.max_positions:
             raise ValueError(
                 f"BertEncoder: texts of {length} tokens from position {self.position_offset} do not fit"
                 f" max_positions {self.max_positions}; shorten the texts."
             )
-        word, position, kind = (
-            Table(size, self.width, dtype=self.dtype, embedding_init=bert_kernel, name=name)
-            for name, size in (
-                ("word", self.vocab_size),
-                ("position", self.max_positions),
-                ("type", self.type_vocab_size),
-            )
-        )
-        places = self.position_offset + jnp.arange(length)
+        if token_mask is None or not self.position_offset:
+            places = self.position_offset + jnp.arange(length)
+        else:
+            places = token_places(token_mask, self.position_offset)
         types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types
-        x = word(token_ids) + position(places) + kind(types)
-        return rows(layer_norm(self.eps, self.dtype, "norm")(x))
+        x = self.word(token_ids) + self.position(places) + self.type(types)
+        return rows(self.norm(x))
+
+    def _table(self, size: int) -> Table:
+        return Table(size, self.width, dtype=self.dtype, embedding_init=bert_kernel)

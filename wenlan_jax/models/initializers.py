@@ -21,7 +21,9 @@ torch_linear_kernel: Initializer = variance_scaling(1.0 / 3.0, "fan_in", "unifor
 torch_attention_kernel: Initializer = variance_scaling(0.5, "fan_avg", "uniform")
 """Query, key or value of `torch.nn.MultiheadAttention`: Xavier over the joint (3D, D) matrix."""
 
-bert_kernel: Initializer = normal(0.02)
+BERT_DEVIATION = 0.02
+
+bert_kernel: Initializer = normal(BERT_DEVIATION)
 """Kernels and embeddings of BERT (Devlin et al. 2019, `initializer_range`)."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,16 @@ Activation = Callable[[jax.Array], jax.Array]
 ENCODER_EPSILON = 1e-5
 """LayerNorm epsilon of `torch.nn.TransformerEncoderLayer`."""
 
+INTERMEDIATES = "intermediates"
+"""The collection of what a model tells about its insides; nothing is kept for a caller who does not ask for it."""
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """A LayerNorm whose statistics are float32 and whose variance is taken about the mean."""
+WEIGHTS = "weights"
+"""Name of the attention weights among the intermediates of an `Attention`."""
+
+
+def layer_norm(eps: float, dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
+    """A LayerNorm whose statistics are float32 and whose variance is taken about the mean. In a `setup` the attribute
+    names it."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
@@ -31,6 +39,9 @@ class Attention(nn.Module):
 
     `key_mask` is true where a token may be attended to. A row without any such token attends to all alike, so
     its result is finite. Softmax in float32; dropout on the attention weights.
+
+    Who makes the collection `intermediates` mutable finds there the `weights` of each call before dropout, float32
+    (batch, heads, queries, keys); see `attention_weights`.
     """
 
     heads: int
@@ -56,8 +67,9 @@ class Attention(nn.Module):
         logits = logits / math.sqrt(width // self.heads)
         if key_mask is not None:
             logits = jnp.where(key_mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        weights = jax.nn.softmax(logits, axis=-1)
+        self.sow(INTERMEDIATES, WEIGHTS, weights)
+        weights = nn.Dropout(self.dropout)(weights.astype(self.dtype), deterministic=not train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name="out")(mixed)
 
@@ -161,10 +173,29 @@ def apply_layers(
         raise ValueError(f"scan_segments {segments} must be positive and add up to the depth, {stack.depth}.")
     start = 0
     for length in segments:
-        scan = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length)
+        scan = nn.scan(
+            step,
+            variable_axes={"params": 0, INTERMEDIATES: 0},
+            split_rngs={"params": True, "dropout": True},
+            length=length,
+        )
         x, _ = scan(make_layer(f"layers_{start}_{start + length - 1}"), x, None)
         start += length
     return x
+
+
+def attention_weights(intermediates: Mapping[str, Any]) -> Float[Array, "layers batch heads tokens tokens"]:
+    """The attention weights of a stack of layers, first layer first, float32; its layers may be scanned.
+
+    `intermediates`: the collection of the module that called `apply_layers`, made mutable in one call of it. Rows are
+    queries, columns are keys; rows of padding are no attention of anything.
+    """
+    layers = {int(name.split("_")[1]): name for name in intermediates if name.startswith("layers_")}
+    found = []
+    for _, name in sorted(layers.items()):
+        (weights,) = intermediates[name]["attention"][WEIGHTS]
+        found.append(weights if weights.ndim == 5 else weights[None])
+    return jnp.concatenate(found)
 
 
 class TransformerEncoder(nn.Module):

@@ -1,0 +1,28 @@
+"""The quickstart's tower fine-tuned for questions about drawn scenes in seven languages.
+
+Command   wenlan train --config=configs/finetune/vqa_quickstart.py --workdir=runs/vqa_quickstart
+          --config.init_from=runs/mlmm_quickstart --config.tokenizer.path=runs/mlmm_quickstart
+Hardware  2 CPU cores
+Time      see README
+Metric    see README
+"""
+
+from ml_collections import config_dict
+
+from wenlan_jax import config as configs
+from wenlan_jax import config_single
+
+
+def get_config() -> config_dict.ConfigDict:
+    """A short run over all answers of the training questions."""
+    c = configs.default()
+    config_single.make_single(c)
+    config_single.make_scenes(c)
+    config_single.make_fine_tuning(c, "vqa")
+    c.data.text_length, c.pretrain.text_buckets = 32, (32,)
+    c.vqa.answers, c.vqa.smallest_count = 512, 1
+    c.optimizer.learning_rate, c.optimizer.warmup_steps, c.optimizer.clip_norm = 1e-3, 50, 2.0
+    c.train.steps, c.train.batch_size = 1000, 128
+    c.train.log_every = 50
+    c.checkpoint.every = 500
+    return c
