@@ -55,19 +55,25 @@ def _choice(part: schema.Part, language_alpha: float) -> TextChoice:
     )
 
 
-def pictures(config: schema.Config) -> loader.Pictures:
-    """How pictures become arrays under a configuration."""
+def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures:
+    """How pictures become arrays under a configuration, with so many boxes; by default those that BriVL reads."""
     data, regions = config.data, config.model.image.regions
+    if boxes is None:
+        boxes = regions.boxes if regions.kind == "boxes" else 0
     return loader.Pictures(
         size=data.image_size,
         antialias=data.antialias,
         averaging=data.averaging,  # type: ignore[arg-type]
-        box_limit=regions.boxes if regions.kind == "boxes" else 0,
+        box_limit=boxes,
     )
 
 
-def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainBatches:
-    """The places `share` of every training batch."""
+def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
+    """The places `share` of every training batch of the configuration's task."""
+    if config.task in schema.SINGLE_TASKS:
+        from wenlan_jax import single_data  # which reads a source's parts as this module opens them
+
+        return single_data.batches(config, tokenizer, share)
     return loader.TrainBatches(
         mixture=mixture(config.data, config.seed),
         tokenizer=tokenizer,

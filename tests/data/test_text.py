@@ -292,3 +292,57 @@ def test_data_modules_import_neither_jax_nor_tensorflow(vocab_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", program, str(vocab_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ids_of_xlm_roberta_equal_transformers(tmp_path: Path) -> None:
+    """Its file knows other ids than the model was trained with, and neither padding nor a mask."""
+    sentencepiece, transformers = pytest.importorskip("sentencepiece"), pytest.importorskip("transformers")
+    texts = ["the red circle is on the left", "ein roter Kreis links", "左边有一个红色的圆", "왼쪽에 빨간 원"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts * 50),
+        model_prefix=str(tmp_path / "sentencepiece.bpe"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    path = tmp_path / "sentencepiece.bpe.model"
+    ours = text.load_tokenizer(path)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(3, processor.get_piece_size())]
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    theirs = transformers.XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
+    sentences = [*texts, "the left ☃ circle", "links 圆"]
+    ids, mask = ours.encode(sentences, 24)
+    expected = theirs(sentences, padding="max_length", truncation=True, max_length=24)
+    np.testing.assert_array_equal(ids, expected["input_ids"])
+    np.testing.assert_array_equal(mask, expected["attention_mask"])
+    assert (ours.mask_id, ours.pad_id, ours.size) == (theirs.mask_token_id, theirs.pad_token_id, len(theirs))
+    assert 3 in ids[4], "an unknown piece has fairseq's id"
+    assert text.load_tokenizer(ours.save(tmp_path)).fingerprint == ours.fingerprint
+    every = range(ours.size)
+    assert ours.pieces(every) == theirs.convert_ids_to_tokens(list(every))
+
+
+def test_pieces_spell_word_pieces(vocab_path: Path) -> None:
+    tokenizer = text.load_tokenizer(vocab_path)
+    ids, mask = tokenizer.encode(["Cats 一只 ☃"], 10)
+    expected = ["[CLS]", "cat", "##s", "一", "只", "[UNK]", "[SEP]"]
+    assert tokenizer.pieces(ids[0][mask[0]].tolist()) == expected
+    assert tokenizer.pieces(range(tokenizer.size)) == vocab_path.read_text("utf-8").splitlines()
+
+
+def test_pieces_spell_sentence_pieces(model_path: Path) -> None:
+    tokenizer = text.load_tokenizer(model_path)
+    ids, mask = tokenizer.encode([SENTENCES[0]], 64)
+    first, *pieces, last = tokenizer.pieces(ids[0][mask[0]].tolist())
+    library = pytest.importorskip("sentencepiece").SentencePieceProcessor(model_file=str(model_path))
+    assert pieces == library.encode(SENTENCES[0], out_type=str)
+    assert (first, last) == (library.id_to_piece(library.bos_id()), library.id_to_piece(library.eos_id()))
+
+
+def test_an_id_beyond_the_vocabulary_is_named(vocab_path: Path, model_path: Path) -> None:
+    for path in (vocab_path, model_path):
+        tokenizer = text.load_tokenizer(path)
+        for number in (-1, tokenizer.size):
+            with pytest.raises(ValueError, match=f"id {number} is none of the tokenizer"):
+                tokenizer.pieces([0, number])

@@ -24,9 +24,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from wenlan_jax.data.text import Tokenizer
 
 Batch = dict[str, np.ndarray]
+T = TypeVar("T")
 
 REPLACED = "replaced"
 """Which rows of a training batch stand in for a bad record; `Batches` counts and removes it."""
@@ -56,6 +57,30 @@ class Maker(Protocol):
     """A picklable, stateless function from the number of a batch to this process's part of it."""
 
     def __call__(self, number: int, /) -> Batch: ...
+
+
+class FiniteMaker(Maker, Protocol):
+    """A maker of so many batches, each example once; `valid` is False in the rows that fill up the last."""
+
+    def __len__(self) -> int: ...
+
+
+class Pairs(Protocol):
+    """What a training run says of the data that its maker draws from; see `mixture.Mixture`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def progress(self, pairs: int) -> dict[str, float]: ...
+
+
+class TrainMaker(Maker, Protocol):
+    """The maker of training batches of a task."""
+
+    @property
+    def mixture(self) -> Pairs: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +107,23 @@ class Pictures:
         if self.box_limit:
             boxes = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
             batch["boxes"][row], batch["box_mask"][row] = images.normalise_boxes(boxes, width, height, self.box_limit)
+
+
+def first_good(read: Callable[[int], T], candidates: int, first: str) -> tuple[T, bool]:
+    """What `read` gives for the first of so many candidates that is no bad record, and whether that replaces another.
+
+    candidates: with 1, its BadRecord is raised as it is; after `MAX_REPLACEMENTS` the search is given up.
+    first: names the first candidate in the BadRecord that tells that none is good.
+    """
+    attempts = min(candidates, MAX_REPLACEMENTS)
+    for attempt in range(attempts):
+        try:
+            return read(attempt), attempt > 0
+        except BadRecord as error:
+            fault = error
+    if attempts == 1:
+        raise fault
+    raise BadRecord(f"No usable record among the {attempts} from {first} on; the last one: {fault}") from fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +153,16 @@ class TrainBatches:
     def _write(self, wanted: Row, batch: Batch, place: int) -> str:
         """Puts the pair of `wanted`, or of the first good row after it, at `place` of the batch; returns its text."""
         length = len(self.mixture.parts[wanted.part].source)
-        attempts = min(length, MAX_REPLACEMENTS) if self.bad_records == "replace" else 1
-        for attempt in range(attempts):
+
+        def read(attempt: int) -> str:
             used = wanted._replace(row=(wanted.row + attempt) % length)
-            try:
-                text = self._read(used, batch, place)
-            except BadRecord as error:
-                fault = error
-            else:
-                batch["id"][place] = self.mixture.id(used.part, used.row)
-                batch[REPLACED][place] = attempt > 0
-                return text
-        if attempts == 1:
-            raise fault
-        raise BadRecord(
-            f"No usable record among the {attempts} from row {wanted.row} on; the last one: {fault}"
-        ) from fault
+            text = self._read(used, batch, place)
+            batch["id"][place] = self.mixture.id(used.part, used.row)
+            return text
+
+        candidates = length if self.bad_records == "replace" else 1
+        text, batch[REPLACED][place] = first_good(read, candidates, f"row {wanted.row}")
+        return text
 
     def _read(self, wanted: Row, batch: Batch, place: int) -> str:
         part = self.mixture.parts[wanted.part]
@@ -135,32 +171,34 @@ class TrainBatches:
         if text is None:
             missing = part.texts.wanted.missing(record)
             remedy = "change data.kinds or data.languages (those of its part in a mixture), or set data.bad_records "
-            raise BadRecord(f"{_name(part.source, wanted.row, record)}: {missing}. Remedy: {remedy}to 'replace'.")
-        _write_picture(self.pictures, part.source, wanted.row, record, batch, place)
+            raise BadRecord(f"{row_name(part.source, wanted.row, record)}: {missing}. Remedy: {remedy}to 'replace'.")
+        write_picture(self.pictures, part.source, wanted.row, record, batch, place)
         return text.text
 
 
-def _name(source: Source, row: int, record: records.Record) -> str:
+def row_name(source: Source, row: int, record: records.Record) -> str:
+    """Names a record in messages."""
     return f"{source.name} row {row} (id {record.id!r})"
 
 
-def _write_picture(
+def write_picture(
     pictures: Pictures, source: Source, row: int, record: records.Record, batch: Batch, place: int
 ) -> None:
+    """Puts the picture of `record`, which is in `row` of `source`, at `place` of the batch; BadRecord if damaged."""
     try:
         pictures.write(record, batch, place)
     except images.CorruptImage as error:
         remedy = "pack the data again with `wenlan pack`, which leaves such records out and lists them"
-        raise BadRecord(f"{_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
+        raise BadRecord(f"{row_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
 
 
-def _eval_rows(number: int, batch_size: int, total: int, share: Sequence[int]) -> tuple[list[int], int]:
+def eval_rows(number: int, batch_size: int, total: int, share: Sequence[int]) -> tuple[list[int], int]:
     """The rows at the positions `share` of the global batch `number`, and how many rows fill up that part."""
     rows = [number * batch_size + position for position in share if number * batch_size + position < total]
     return rows, len(share) - len(rows)
 
 
-def _numbered(rows: Sequence[int], missing: int) -> Batch:
+def numbered(rows: Sequence[int], missing: int) -> Batch:
     """The fields `id` and `valid` of a batch of `rows` and of `missing` filling rows, whose id is -1."""
     ids = np.array([*rows, *[-1] * missing], np.int32)
     return {"id": ids, "valid": ids >= 0}
@@ -179,12 +217,12 @@ class ImageBatches:
         return math.ceil(len(self.source) / self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        rows, missing = _eval_rows(number, self.batch_size, len(self.source), self.share)
+        rows, missing = eval_rows(number, self.batch_size, len(self.source), self.share)
         batch = self.pictures.empty(len(rows) + missing)
         for place, row in enumerate(rows):
-            _write_picture(self.pictures, self.source, row, self.source[row], batch, place)
+            write_picture(self.pictures, self.source, row, self.source[row], batch, place)
         batch["image"][len(rows) :] = 0
-        return batch | _numbered(rows, missing)
+        return batch | numbered(rows, missing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +255,11 @@ class TextBatches:
         return math.ceil(len(self.texts) / self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        rows, missing = _eval_rows(number, self.batch_size, len(self.texts), self.share)
+        rows, missing = eval_rows(number, self.batch_size, len(self.texts), self.share)
         part = [self.texts[row] for row in rows]
         # Filling rows hold the empty text, so that no row is without a valid token.
         ids, mask = self.tokenizer.encode([item.text.text for item in part] + [""] * missing, self.text_length)
-        return _numbered([item.row for item in part], missing) | {"token_ids": ids, "token_mask": mask}
+        return numbered([item.row for item in part], missing) | {"token_ids": ids, "token_mask": mask}
 
 
 class Batches(Iterator[tuple[int, Batch]]):
@@ -294,11 +332,11 @@ def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int)
     return iter(ahead.mp_prefetch(processes, worker_init_fn=_start_worker))
 
 
-def train_batches(maker: TrainBatches, start_step: int, workers: int, prefetch: int) -> Batches:
+def train_batches(maker: TrainMaker, start_step: int, workers: int, prefetch: int) -> Batches:
     """The endless training batches from `start_step` on. Resuming needs nothing else than the step."""
     return Batches(maker, start_step, sys.maxsize, workers, prefetch)
 
 
-def eval_batches(maker: ImageBatches | TextBatches, workers: int, prefetch: int) -> Batches:
+def eval_batches(maker: FiniteMaker, workers: int, prefetch: int) -> Batches:
     """All batches of an evaluation, once."""
     return Batches(maker, 0, len(maker), workers, prefetch)

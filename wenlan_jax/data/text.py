@@ -60,11 +60,15 @@ class Tokenizer(Protocol):
     def encode(self, texts: Sequence[str], length: int) -> tuple[TokenIds, TokenMask]:
         """Ids and mask of each text, at most `length` >= 2 tokens a row; the mask is True on every real token."""
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """How the vocabulary spells each id, special pieces too. Raises ValueError for an id that it has not."""
+
 
 class _FileTokenizer:
     """A tokenizer made from the bytes of one file; its library object is built on first use, in each process."""
 
     pad_id: int
+    size: int
     file_name: str
     _cls_id: int
     _sep_id: int
@@ -106,6 +110,24 @@ class _FileTokenizer:
             mask[row, : len(tokens)] = True
         return ids, mask
 
+    def _piece(self, number: int) -> str | None:
+        """The spelling of an id from 0 to `size` - 1; None where the vocabulary leaves one out."""
+        raise NotImplementedError
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """How the vocabulary spells each id, special pieces too.
+
+        A piece keeps its marks: `##` before what goes on with a word (word pieces), U+2581 for the space before a
+        word (SentencePiece). Raises ValueError for an id that the vocabulary has not.
+        """
+        found = []
+        for number in map(int, ids):
+            piece = self._piece(number) if 0 <= number < self.size else None
+            if piece is None:
+                raise ValueError(f"id {number} is none of the tokenizer, which has {self.size} ids from 0")
+            found.append(piece)
+        return found
+
 
 class WordPiece(_FileTokenizer):
     """BERT word pieces from a `vocab.txt` (one piece a line, its id is the line's index from 0).
@@ -143,6 +165,9 @@ class WordPiece(_FileTokenizer):
     def _pieces(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def _piece(self, number: int) -> str | None:
+        return self._library.id_to_token(number)
+
 
 class SentencePiece(_FileTokenizer):
     """Sub-words from a SentencePiece model, such as `wenlan vocab` trains.
@@ -161,6 +186,7 @@ class SentencePiece(_FileTokenizer):
         self.size = processor.get_piece_size()
         self.pad_id = processor.pad_id()
         self._cls_id, self._sep_id = processor.bos_id(), processor.eos_id()
+        self.mask_id: int | None
         if min(self.pad_id, self._cls_id, self._sep_id) < 0:
             raise TokenizerError(
                 f"{model_path}: the model lacks a pad, begin or end piece; train it with pad_id, bos_id and eos_id "
@@ -172,12 +198,57 @@ class SentencePiece(_FileTokenizer):
 
     @functools.cached_property
     def _library(self) -> Any:
-        from sentencepiece import SentencePieceProcessor
-
-        return SentencePieceProcessor(model_proto=self._content)
+        return _processor(self._content)
 
     def _pieces(self, texts: list[str]) -> list[list[int]]:
         return self._library.encode(texts, out_type=int, num_threads=1)
+
+    def _piece(self, number: int) -> str | None:
+        return self._library.id_to_piece(number)
+
+
+def _processor(content: bytes) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_proto=content)
+
+
+class XlmRoberta(_FileTokenizer):
+    """Sub-words with the ids of XLM-R, from its `sentencepiece.bpe.model`.
+
+    The model file knows `<unk>`, `<s>` and `</s>` as 0, 1 and 2; XLM-R was trained with fairseq's ids, in which `<s>`,
+    `<pad>`, `</s>`, `<unk>` are 0 to 3, every other piece is one further than in the file, and `<mask>` is the last.
+    """
+
+    file_name = f"sentencepiece.bpe{MODEL_SUFFIX}"
+    pad_id, _cls_id, _sep_id = 1, 0, 2
+    _UNKNOWN, _SHIFT = 3, 1
+    _FIRST = ("<s>", "<pad>", "</s>", "<unk>")
+
+    def __init__(self, model_path: Path) -> None:
+        super().__init__(_read(model_path))
+        self.size = self._library.get_piece_size() + 2
+        self.mask_id = self.size - 1
+        self.fingerprint = f"xlm-roberta:{_sha256(self._content)}"
+
+    @staticmethod
+    def made(processor: Any) -> bool:
+        """Whether a SentencePiece model is of this kind: its first pieces are those that fairseq's ids replace."""
+        first = [processor.id_to_piece(number) for number in range(min(3, processor.get_piece_size()))]
+        return processor.pad_id() < 0 and first == ["<unk>", "<s>", "</s>"]
+
+    @functools.cached_property
+    def _library(self) -> Any:
+        return _processor(self._content)
+
+    def _pieces(self, texts: list[str]) -> list[list[int]]:
+        found = self._library.encode(texts, out_type=int, num_threads=1)
+        return [[piece + self._SHIFT if piece else self._UNKNOWN for piece in pieces] for pieces in found]
+
+    def _piece(self, number: int) -> str | None:
+        if number < len(self._FIRST):
+            return self._FIRST[number]
+        return "<mask>" if number == self.mask_id else self._library.id_to_piece(number - self._SHIFT)
 
 
 def load_tokenizer(path: Path, lower_case: bool | None = None) -> Tokenizer:
@@ -188,8 +259,16 @@ def load_tokenizer(path: Path, lower_case: bool | None = None) -> Tokenizer:
     """
     file = _tokenizer_file(Path(path))
     if file.suffix == MODEL_SUFFIX:
-        return SentencePiece(file)
+        return _sentence_pieces(file)
     return WordPiece(file, _declared_lower_case(file) if lower_case is None else lower_case)
+
+
+def _sentence_pieces(file: Path) -> Tokenizer:
+    try:
+        of_xlm_roberta = XlmRoberta.made(_processor(_read(file)))
+    except RuntimeError:
+        of_xlm_roberta = False
+    return XlmRoberta(file) if of_xlm_roberta else SentencePiece(file)
 
 
 def _tokenizer_file(path: Path) -> Path:

@@ -1,0 +1,1 @@
+"""The batches of the single tower: lengths, the schedule of objectives, masks, negatives and regions."""

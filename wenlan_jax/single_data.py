@@ -1,0 +1,179 @@
+"""What the single tower trains on and is evaluated on, by its configuration; `training_data.py` is that of BriVL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wenlan_jax import config as configs
+from wenlan_jax import schema, training_data
+from wenlan_jax.data import loader, sources, text
+from wenlan_jax.data.mixture import Part, TextChoice, Wanted
+from wenlan_jax.data.single import examples, lengths, masking
+from wenlan_jax.data.single.batches import FixedBatches, SingleBatches, whole_pool
+from wenlan_jax.data.single.buckets import Shape
+from wenlan_jax.data.single.questions import FixedQuestionBatches, QuestionBatches, Questions, list_questions
+from wenlan_jax.data.single.regions import Regions
+from wenlan_jax.data.single.schedule import Schedule, ScheduledPart
+from wenlan_jax.data.sources import Source
+from wenlan_jax.eval import vqa
+
+CACHE = "wenlan_lengths"
+"""Under `data.dir`: the tables of lengths, see `data/single/lengths.py`."""
+
+
+def regions(config: schema.Config) -> Regions:
+    """How the regions of a record become arrays."""
+    c = config.single.regions
+    return Regions(
+        features=c.features,  # type: ignore[arg-type]
+        boxes=c.boxes,  # type: ignore[arg-type]
+        grid=c.grid,
+        limit=c.limit,
+        width=c.width,
+        crop=c.crop,
+        classes=c.classes,
+        labels=c.labels,
+        pictures=training_data.pictures(config, boxes=0) if c.features == "map" else None,
+    )
+
+
+def recipe(config: schema.Config, tokenizer: text.Tokenizer) -> examples.Recipe:
+    """How records become examples."""
+    pretrain = config.pretrain
+    words = None
+    if config.task == "mlmm" and "mlm" in pretrain.objectives:
+        words = masking.word_masking(tokenizer, pretrain.mask_probability, pretrain.masked_words)
+    return examples.Recipe(
+        tokenizer=tokenizer,
+        text_length=config.data.text_length,
+        regions=regions(config),
+        words=words,
+        region_probability=pretrain.mask_probability,
+        match_probability=pretrain.match_probability,
+        negatives=config.rank.candidates,
+        seed=config.seed,
+    )
+
+
+def objectives(config: schema.Config) -> dict[str, float]:
+    """What a step may train, with its weight."""
+    if config.task == "mlmm":
+        return dict(zip(config.pretrain.objectives, config.pretrain.weights, strict=True))
+    return {config.task: 1.0}
+
+
+def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
+    """The places `share` of every training batch. Measures the lengths of the data first, which are kept."""
+    if config.task == "vqa":
+        return training_questions(config, tokenizer, share)
+    pretrain = config.pretrain
+    allowed = [part.objectives if config.task == "mlmm" else () for part in training_data.parts(config.data)]
+    parts = [
+        ScheduledPart(part, measured(config, tokenizer, part.source, part.texts.wanted), names)
+        for part, names in zip(training_data.opened(config.data), allowed, strict=True)
+    ]
+    schedule = Schedule(
+        parts,
+        objectives(config),
+        config.train.batch_size,
+        pretrain.text_buckets,
+        pretrain.region_buckets,
+        pretrain.language_alpha,
+        config.seed,
+    )
+    return SingleBatches(schedule, recipe(config, tokenizer), share, config.data.bad_records)  # type: ignore[arg-type]
+
+
+def measured(config: schema.Config, tokenizer: text.Tokenizer, source: Source, wanted: Wanted) -> lengths.Lengths:
+    """Lengths of the texts and numbers of regions of a source."""
+    cache = Path(config.data.dir).expanduser() / CACHE
+    measure = lengths.Measure(source, wanted, tokenizer, config.data.text_length, regions(config))
+    return lengths.load(measure, cache, config.data.workers)
+
+
+def held_out(
+    config: schema.Config, tokenizer: text.Tokenizer, source: Source, languages: Sequence[str], share: tuple[int, ...]
+) -> dict[tuple[str, str], FixedBatches]:
+    """The batches of every objective and language on held-out records, padded to the largest bucket."""
+    wanted = Wanted(config.eval.kinds, tuple(languages))
+    choice = TextChoice(wanted, "any", (), 1.0)
+    part, table = Part(source, choice, 0.0), measured(config, tokenizer, source, wanted)
+    how, shape = recipe(config, tokenizer), largest(config)
+    return {
+        (name, language): FixedBatches(
+            how, whole_pool(part, table, language), name, shape, config.eval.batch_size, share
+        )
+        for name in objectives(config)
+        for language in table.languages
+    }
+
+
+def largest(config: schema.Config) -> Shape:
+    """The largest bucket."""
+    return Shape(config.pretrain.text_buckets[-1], config.pretrain.region_buckets[-1])
+
+
+def answers(config: schema.Config) -> vqa.Answers:
+    """The answers that can be given. Raises ConfigError for a file that holds no list that fits."""
+    place = Path(config.vqa.answers_file).expanduser()
+    try:
+        found = vqa.Answers.from_json(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise configs.ConfigError(f"vqa.answers_file: {place}: {error}") from error
+    if len(found) > config.vqa.answers:
+        raise configs.ConfigError(f"vqa.answers: {len(found)} are in {place}; give the head at least as many columns")
+    return found
+
+
+def count_answers(config: schema.Config) -> vqa.Answers:
+    """The most frequent answers of the training questions, each question's best one counted once."""
+    best = []
+    for question in open_questions(config, config.data.train_split, config.vqa.languages):
+        scores = vqa.soft_scores(question.answers, question.language)
+        best.append(max(sorted(scores), key=lambda answer: scores[answer]))
+    return vqa.Answers.most_frequent(best, config.vqa.answers, config.vqa.smallest_count)
+
+
+def open_questions(config: schema.Config, split: str, languages: tuple[str, ...]) -> Questions:
+    """The questions of a split."""
+    source = sources.open_source(config.data.source, split, Path(config.data.dir).expanduser())
+    return list_questions(source, languages)
+
+
+def training_questions(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> QuestionBatches:
+    """The places `share` of every training batch of questions."""
+    return QuestionBatches(
+        questions=open_questions(config, config.data.train_split, config.vqa.languages),
+        bad_records=config.data.bad_records,  # type: ignore[arg-type]
+        **_question_options(config, tokenizer, config.train.batch_size, share),
+    )
+
+
+def held_out_questions(
+    config: schema.Config, tokenizer: text.Tokenizer, questions: Questions, share: tuple[int, ...]
+) -> FixedQuestionBatches:
+    """All questions of a split, once."""
+    options = _question_options(config, tokenizer, config.eval.batch_size, share)
+    return FixedQuestionBatches(questions=questions, **options)
+
+
+def _question_options(
+    config: schema.Config, tokenizer: text.Tokenizer, batch_size: int, share: tuple[int, ...]
+) -> dict[str, Any]:
+    known = answers(config)
+    # The head may have more columns than there are answers: these are never right.
+    columns = dict(known.columns) | {f"{UNUSED}{number}": number for number in range(len(known), config.vqa.answers)}
+    return {
+        "recipe": recipe(config, tokenizer),
+        "columns": columns,
+        "soften": vqa.soft_scores,
+        "shape": largest(config),
+        "batch_size": batch_size,
+        "share": share,
+    }
+
+
+UNUSED = "\0"
+"""Begins the names of columns without an answer, as no answer does."""
