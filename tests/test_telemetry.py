@@ -156,12 +156,11 @@ def test_the_share_of_a_known_device_is_that_of_its_data_sheet(
     h100 = devices.named("h100")
     assert h100 is not None
     meter = progress.Meter(tiny(train__log_every=2), 0, ledger.Ledger())
-    meter.model_flops, meter.seconds = 3e15, 0.0
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeH100()])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     values = {"loss": 1.0, "loss_reference": 2.0}
-    assert meter.add(1, values, FakeBatches()) is None  # type: ignore[arg-type]
-    line = meter.add(2, values, FakeBatches())  # type: ignore[arg-type]
+    assert meter.add(1, values, 3e15, FakeBatches()) is None  # type: ignore[arg-type]
+    line = meter.add(2, values, 3e15, FakeBatches())  # type: ignore[arg-type]
     assert line is not None
     rate = 3e15 / 4 * line["pairs_per_second"] / tiny().train.batch_size
     np.testing.assert_allclose(line["model_flops_per_second"], rate)
@@ -282,3 +281,13 @@ def test_a_data_source_that_hangs_ends_the_run_and_leaves_its_checkpoints(place:
     again = place.train("hung")
     assert again.returncode == 0, again.stderr
     assert "resumed at step 4:" in again.stdout
+
+
+def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., schema.Config]) -> None:
+    meter = progress.Meter(tiny(train__log_every=3), 0, ledger.Ledger())
+    common = {"loss": 1.0, "loss_reference": 2.0}
+    assert meter.add(1, {**common, "itm_loss": 4.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
+    assert meter.add(2, {**common, "mlm_loss": 5.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
+    line = meter.add(3, {**common, "itm_loss": 6.0}, 1.0, FakeBatches())  # type: ignore[arg-type]
+    assert line is not None
+    assert (line["loss"], line["itm_loss"], line["mlm_loss"]) == (1.0, 5.0, 5.0)

@@ -45,6 +45,7 @@ def of(function: Any, *arguments: Any) -> float:
 def _plain(config: schema.Config) -> schema.Config:
     """The same mathematics on one device, each operation once and as the operation that it is."""
     image, text = config.model.image, config.model.text
+    single = dataclasses.replace(config.single, remat=False)
     model = dataclasses.replace(
         config.model,
         image=dataclasses.replace(
@@ -59,7 +60,7 @@ def _plain(config: schema.Config) -> schema.Config:
         ),
     )
     one_pass = dataclasses.replace(config.train, accumulation=1)
-    return dataclasses.replace(config, model=model, mesh=schema.Mesh(), train=one_pass)
+    return dataclasses.replace(config, model=model, single=single, mesh=schema.Mesh(), train=one_pass)
 
 
 def _count(program: core.Jaxpr, used: Sequence[bool]) -> tuple[float, list[bool]]:

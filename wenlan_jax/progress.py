@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -21,15 +22,15 @@ def say(message: str) -> None:
 class Meter:
     """Means of the metrics since the last log line, and the speed.
 
-    model_flops: of one step over all devices (see `flops.py`), once it is known.
+    A metric that not every step has, as those of one objective among several, is averaged over the steps that have it.
     """
 
     def __init__(self, config: schema.Config, first: int, ledger: Ledger) -> None:
         self.config = config
         self.ledger = ledger
-        self.model_flops = 0.0
         self.done = first
         self.values: list[dict[str, float]] = []
+        self.model_flops = 0.0
         self.waited = 0.0
         self.seconds = 0.0
         self.restart()
@@ -38,31 +39,28 @@ class Meter:
         """Leaves out of the speed what happened since the last step: compilation, evaluation, checkpoints."""
         self.since, self.waited_before = time.perf_counter(), self.ledger.seconds[WAIT]
 
-    def add(self, done: int, values: dict[str, float], batches: loader.Batches) -> dict[str, float] | None:
-        """Takes in the metrics of one step; the line to log, where one is due."""
+    def add(
+        self, done: int, values: dict[str, float], model_flops: float, batches: loader.Batches
+    ) -> dict[str, float] | None:
+        """Takes in metrics and model FLOPs (over all devices) of one step; the line to log, where one is due."""
         now = time.perf_counter()
         self.seconds += now - self.since
         self.waited += self.ledger.seconds[WAIT] - self.waited_before
         self.since, self.waited_before = now, self.ledger.seconds[WAIT]
         self.values.append(values)
+        self.model_flops += model_flops
         if done % self.config.train.log_every and done != self.config.train.steps:
             return None
-        line = {name: sum(v[name] for v in self.values) / len(self.values) for name in self.values[0]}
+        line = _means(self.values)
         line |= {
             "pairs_per_second": len(self.values) * self.config.train.batch_size / self.seconds,
             "data_wait_share": max(0.0, min(self.waited / self.seconds, 1.0)),
             "replaced_records": float(batches.replaced),
-            **self._utilisation(len(self.values) / self.seconds),
+            **_utilisation(self.model_flops / self.seconds),
             **metrics.memory_gib(),
         }
-        self.values, self.seconds, self.waited = [], 0.0, 0.0
+        self.values, self.model_flops, self.seconds, self.waited = [], 0.0, 0.0, 0.0
         return line
-
-    def _utilisation(self, steps_per_second: float) -> dict[str, float]:
-        """Model FLOP/s of a device, and their share of its datasheet's dense bfloat16 peak where that is known."""
-        rate = self.model_flops * steps_per_second / jax.device_count()
-        device = devices.find(jax.local_devices()[0].device_kind)
-        return {"model_flops_per_second": rate} | ({} if device is None else {"mfu": rate / device.flops})
 
     def text(self, line: dict[str, float], done: int) -> str:
         """The log line for a person."""
@@ -74,3 +72,19 @@ class Meter:
             f"{line['pairs_per_second']:.1f} pairs/s{utilisation}  data wait {line['data_wait_share']:.0%}  "
             f"memory {memory:.1f} GiB  {left:.0f} s left"
         )
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every metric over the steps that have it, in the order in which they came."""
+    found: dict[str, list[float]] = {}
+    for one in values:
+        for name, value in one.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(of) / len(of) for name, of in found.items()}
+
+
+def _utilisation(flops_per_second: float) -> dict[str, float]:
+    """Model FLOP/s of a device, and their share of its datasheet's dense bfloat16 peak where that is known."""
+    rate = flops_per_second / jax.device_count()
+    device = devices.find(jax.local_devices()[0].device_kind)
+    return {"model_flops_per_second": rate} | ({} if device is None else {"mfu": rate / device.flops})

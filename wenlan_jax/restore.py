@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from wenlan_jax import checkpoint, host_memory, run, run_tokenizer, schema
+from wenlan_jax import checkpoint, host_memory, run, run_answers, run_tokenizer, schema
 from wenlan_jax import config as configs
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import MOMENTUM, TrainState
@@ -77,5 +77,5 @@ def load(
         raise checkpoint.CheckpointError(f"{workdir}: holds no checkpoints; is it the --workdir of a training run?")
     checkpoints = checkpoint.Checkpoints(place, schema.Checkpoint())
     at, note = checkpoints.note(step)
-    config = settings(note.config, overrides, sections)
+    config = run_answers.settled(settings(note.config, overrides, sections), workdir)
     return Trained(checkpoints, run.set_up(config, devices), run_tokenizer.saved(config, workdir), at)

@@ -65,19 +65,22 @@ def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
 
 def with_vocabulary(config: schema.Config, tokenizer: Tokenizer) -> schema.Config:
     """The configuration with the size of the word table settled. Raises ConfigError if the table is too small."""
-    bert = config.model.text.bert
-    if bert.vocab_size == 0:
-        return _replace_bert(config, vocab_size=tokenizer.size)
-    if bert.vocab_size < tokenizer.size:
+    field, rows = configs.vocabulary(config)
+    if rows == 0:
+        return replace_vocabulary(config, tokenizer.size)
+    if rows < tokenizer.size:
         raise configs.ConfigError(
-            f"model.text.bert.vocab_size: {bert.vocab_size} rows for the {tokenizer.size} pieces of the tokenizer "
+            f"{field}: {rows} rows for the {tokenizer.size} pieces of the tokenizer "
             f"{config.tokenizer.path or 'trained for this run'}; use at least {tokenizer.size}, or 0 to fit"
         )
     return config
 
 
-def _replace_bert(config: schema.Config, **changes: Any) -> schema.Config:
-    bert = dataclasses.replace(config.model.text.bert, **changes)
+def replace_vocabulary(config: schema.Config, rows: int) -> schema.Config:
+    """The configuration with `rows` rows in the word table of its task."""
+    if config.task in schema.SINGLE_TASKS:
+        return dataclasses.replace(config, single=dataclasses.replace(config.single, vocab_size=rows))
+    bert = dataclasses.replace(config.model.text.bert, vocab_size=rows)
     text = dataclasses.replace(config.model.text, bert=bert)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
 

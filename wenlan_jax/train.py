@@ -25,7 +25,7 @@ import json
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,12 +36,13 @@ from wenlan_jax import (
     compilation,
     curves,
     distributed,
-    flops,
     ledger,
     metrics,
     profiling,
+    programs,
     recovery,
     run,
+    run_answers,
     run_tokenizer,
     schema,
     step,
@@ -54,7 +55,7 @@ from wenlan_jax import (
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax.data import loader, text
-from wenlan_jax.eval import evaluate, report
+from wenlan_jax.eval import evaluations
 from wenlan_jax.in_flight import InFlight
 from wenlan_jax.progress import Meter, say
 from wenlan_jax.state import TrainState
@@ -83,7 +84,7 @@ def train(config: schema.Config, workdir: Path, began: float | None = None) -> d
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
     tokenizer = run_tokenizer.prepare(config, workdir)
-    config = run.with_vocabulary(config, tokenizer)
+    config = run_answers.prepare(run.with_vocabulary(config, tokenizer), workdir)
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
     current = run.set_up(config)
     with (
@@ -113,18 +114,26 @@ def start_state(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer
 
 def describe_parameters(current: run.Run) -> str:
     """How many parameters each tower has, and how many of them are trained."""
-    trained, _ = trees.split(current.shapes.params, current.recipe.is_trained)
+    params = current.shapes.params
+    trained, _ = trees.split(params, current.recipe.is_trained)
     parts = []
-    for tower in ("image", "text"):
-        whole, part = trees.size(current.shapes.params[tower]), trees.size(trained[tower])
+    for tower in (name for name in params if isinstance(params[name], dict)):
+        whole, part = trees.size(params[tower]), trees.size(trained.get(tower, {}))
         parts.append(f"{tower} tower {whole:,} parameters ({part:,} trained)")
     return ", ".join(parts)
 
 
-def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainBatches:
+def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
     """This process's part of every training batch."""
     share = meshes.share(current.mesh, current.config.train.batch_size)
     return training_data.batches(current.config, tokenizer, share)
+
+
+class Late(NamedTuple):
+    """The metrics of a step that is under way, and its model FLOPs."""
+
+    metrics: dict[str, jax.Array]
+    model_flops: float
 
 
 @dataclasses.dataclass
@@ -143,7 +152,8 @@ class Loop:
         config = self.current.config
         first = int(state.step)
         self.maker = train_maker(self.current, self.tokenizer)
-        self.evaluator = evaluate.Evaluator(self.current, self.tokenizer)
+        self.evaluation = evaluations.create(self.current, self.tokenizer)
+        self.programs = programs.Programs(self.current)
         say(
             f"{self.maker.mixture.name}: {len(self.maker.mixture):,} training records; step {first} of "
             f"{config.train.steps}, {config.train.batch_size} pairs a step"
@@ -162,18 +172,18 @@ class Loop:
             InFlight() as self.in_flight,
             profiling.Profiler(config.telemetry.profile, self.workdir / "profile") as self.profiler,
         ):
-            compiled, late = None, None
+            late = None
             for number in range(first, end):
                 on_device = self._next_batch()
-                if compiled is None:
-                    compiled = self._compile(on_device)
+                program = self._program(on_device)
+                if number == first:
                     self.profiler.turn(first)
                 with self.clock(ledger.STEPS):
                     with jax.profiler.StepTraceAnnotation("train", step_num=number + 1):
-                        state, fresh = compiled(state, on_device)
+                        state, fresh = program.step(state, on_device)
                     self.in_flight.watch(fresh)
                     self._read(number - 1, late, state)
-                late = fresh
+                late = Late(fresh, program.model_flops)
                 self.checkpoints.check()
                 signalled = asked_to_stop()
                 if signalled or self._due(number + 1):
@@ -194,17 +204,14 @@ class Loop:
         self.clock.move(ledger.WAIT, ledger.STEPS, self.in_flight.busy_seconds(began, time.perf_counter()))
         return on_device
 
-    def _compile(self, batch: dict[str, jax.Array]) -> Any:
-        say("compiling the training step, once a start ...")
-        with self.clock(ledger.COMPILE):
-            began = time.perf_counter()
-            compiled = run.compile_step(self.current, batch)
-            distributed.barrier("compiled")  # the collectives of the first step do not wait for a slower compiler
-            self.meter.model_flops = flops.of_step(self.current.config, batch)
-            say(f"compiled in {time.perf_counter() - began:.0f} s")
-        self.clock.stepping()
-        self.meter.restart()
-        return compiled
+    def _program(self, batch: dict[str, jax.Array]) -> programs.Program:
+        """The step for batches of this kind, compiled when the first one comes."""
+        if batch not in self.programs:
+            with self.clock(ledger.COMPILE):
+                self.programs.compile(batch)
+            self.clock.stepping()
+            self.meter.restart()
+        return self.programs[batch]
 
     def _due(self, done: int) -> bool:
         config = self.current.config
@@ -242,30 +249,30 @@ class Loop:
         with self.clock(ledger.CHECKPOINTS):
             self.checkpoints.wait()
 
-    def evaluate(self, state: TrainState, splits: tuple[str, ...]) -> tuple[dict[str, float], list[evaluate.Embedded]]:
-        """Retrieval on `splits`, logged."""
+    def evaluate(self, state: TrainState, splits: tuple[str, ...]) -> tuple[dict[str, float], list[Any]]:
+        """The task's evaluation on `splits`, logged, and what its pages show."""
         found: dict[str, float] = {}
-        embedded = []
+        shown = []
         with self.clock(ledger.EVALUATION):
             for split in splits:
-                say(f"evaluating retrieval on {split} ...")
-                scores, what = self.evaluator.score(state.params, state.batch_stats, split)
+                say(f"evaluating {self.evaluation.what} on {split} ...")
+                scores, what = self.evaluation.score(state.params, state.batch_stats, split)
                 found |= scores
-                embedded.append(what)
-                say(report.one_line(scores, split))
+                shown.append(what)
+                say(self.evaluation.one_line(scores, split))
         if found:
             self.writers.write(int(state.step), found)
-        return found, embedded
+        return found, shown
 
-    def _read(self, number: int, late: dict[str, jax.Array] | None, state: TrainState) -> None:
+    def _read(self, number: int, late: Late | None, state: TrainState) -> None:
         """Takes in the metrics of step `number`: logs them, or stops the run if the step was not finite."""
         if late is None:
             return
-        values = {name: float(value) for name, value in jax.device_get(late).items()}
+        values = {name: float(value) for name, value in jax.device_get(late.metrics).items()}
         if not values.pop("finite"):
             self._not_finite(number, state)
         self.clock.step_done(number + 1)
-        line = self.meter.add(number + 1, values, self.batches)
+        line = self.meter.add(number + 1, values, late.model_flops, self.batches)
         if line is not None:
             say(self.meter.text(line, number + 1))
             seen = self.maker.mixture.progress((number + 1) * self.current.config.train.batch_size)
@@ -303,7 +310,7 @@ class Loop:
     def _finish(self, state: TrainState) -> dict[str, float]:
         """Final evaluation and the files a person looks at."""
         config = self.current.config
-        scores, embedded = self.evaluate(state, config.eval.final_splits)
+        scores, shown = self.evaluate(state, config.eval.final_splits)
         self._wait_for_checkpoints()
         spent = self.clock.account()
         result = {
@@ -318,8 +325,9 @@ class Loop:
         if jax.process_index() == 0:
             (self.workdir / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
             curves.plot_curves(self.workdir / "metrics.jsonl", self.workdir / "curves.png")
-            report.write_gallery(self.workdir, config, embedded)
+            self.evaluation.write_pages(self.workdir, shown)
             say(f"time: {spent.text()}")
-            say(f"result.json, metrics.jsonl, curves.png and gallery.html are in {self.workdir}")
-            say(report.table(scores, config.eval.final_splits, config.eval.ks))
+            pages = sorted(page.name for page in self.workdir.glob("*.html"))
+            say(f"{', '.join(['result.json', 'metrics.jsonl', 'curves.png', *pages])} are in {self.workdir}")
+            say(self.evaluation.table(scores, config.eval.final_splits))
         return result

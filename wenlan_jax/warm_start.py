@@ -8,6 +8,7 @@ the query tower.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import jax.numpy as jnp
 from wenlan_jax import checkpoint, run, schema, trees
 from wenlan_jax.progress import say
 from wenlan_jax.state import TrainState
+
+LEFT_OUT = re.compile(r"params/single/\w+_head/|(params|batch_stats)/image/(?!backbone/)")
+"""Leaves that a run of the single tower need not have: heads of other tasks, and BriVL's image tower but its backbone,
+whose map regions are pooled on."""
 
 TAKEN = ("params/", "batch_stats/", "momentum/params/", "momentum/batch_stats/")
 BANKS = "banks/"
@@ -61,7 +66,9 @@ def part_of(name: str) -> str:
 
 
 def _depth(name: str) -> int:
-    return 2 if name.startswith(BANKS) else 4 if name.startswith(MOMENTUM) else 3
+    if name.startswith(BANKS):
+        return 2
+    return 4 if name.startswith((MOMENTUM, "params/single/embeddings/")) else 3
 
 
 def _owner(name: str) -> str:
@@ -84,6 +91,9 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dic
     kinds = TAKEN if is_whole(stored) else (*TAKEN, BANKS)
     owners = {_owner(name) for name in ours}
     theirs = {name: leaf for name, leaf in stored.items() if name.startswith(kinds) and _owner(name) in owners}
+    if any(name.startswith("params/single/") for name in ours):
+        parts = {part_of(name) for name in ours}
+        theirs = {n: leaf for n, leaf in theirs.items() if part_of(n) in parts or not LEFT_OUT.match(n)}
     given = {part_of(name) for name in theirs}
     needed = {name: leaf for name, leaf in ours.items() if part_of(name) in given}
     faults = [f"{name}: missing, {tuple(leaf.shape)} is needed" for name, leaf in needed.items() if name not in theirs]
@@ -105,10 +115,10 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dic
 
 def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: run.Run) -> None:
     """Word embeddings mean the pieces they were trained with; nothing is known where `theirs` is empty."""
-    words = any("/text/backbone/embeddings/" in name for name in wanted)
+    words = any("/text/backbone/embeddings/" in name or "/single/embeddings/" in name for name in wanted)
     if words and theirs and theirs != ours and not current.config.checkpoint.accept_changes:
         raise checkpoint.CheckpointError(
-            "init_from: its text tower was made for another tokenizer; set --config.tokenizer.path to that one, or "
+            "init_from: its words were made for another tokenizer; set --config.tokenizer.path to that one, or "
             "--config.checkpoint.accept_changes=true to go on with other pieces"
         )
 
@@ -116,6 +126,8 @@ def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: run
 def _overlay(current: run.Run, leaves: Mapping[str, jax.Array]) -> TrainState:
     """The fresh state with `leaves` in their place, and momentum leaves not among them as copies of the query's."""
     fresh: TrainState = trees.map_named(lambda name, leaf: leaves.get(name, leaf), run.fresh_state(current))
+    derived = current.recipe.task.derive(fresh.params, leaves.keys())
+    fresh = fresh.replace(params=jax.device_put(derived, current.shardings.params))
     if fresh.momentum is None:
         return fresh
     queries = trees.flatten({"params": fresh.params, "batch_stats": fresh.batch_stats})

@@ -117,10 +117,11 @@ def of_program(current: run.Run, batch: dict[str, jax.ShapeDtypeStruct], analysi
 
 
 def parameters(current: run.Run) -> dict[str, int]:
-    """Numbers of parameters: of the query towers, and of both tower sets, as the announcement counts."""
+    """Numbers of parameters: of those that learn, and of both sets of towers, as the announcement counts."""
     query = trees.size(current.shapes.params)
-    keys = 0 if current.shapes.momentum is None else trees.size(current.shapes.momentum.params)
-    return {"query towers": query, "with momentum towers": query + keys}
+    if current.shapes.momentum is None:
+        return {"in all": query}
+    return {"query towers": query, "with momentum towers": query + trees.size(current.shapes.momentum.params)}
 
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
+from wenlan_jax import config as configs
 from wenlan_jax import flops, run, schema, step
-from wenlan_jax.config import ConfigError
 from wenlan_jax.plan import accounting, roofline
 from wenlan_jax.plan import topology as topologies
 from wenlan_jax.plan.collectives import Collective, collectives
@@ -81,8 +81,7 @@ class Plan:
 
 def set_up(config: schema.Config, topology: Topology) -> run.Run:
     """The run of a configuration on devices that are not here. Raises the errors of the configuration and the mesh."""
-    if config.model.text.bert.vocab_size == 0:
-        raise ConfigError("model.text.bert.vocab_size: a plan has no tokenizer; give a number of rows")
+    configs.require_vocabulary(config, "a plan")
     if topologies.is_simulated(topology):
         config = _as_on_accelerators(config)
     return run.set_up(config, topologies.devices_of(topology))

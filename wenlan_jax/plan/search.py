@@ -33,7 +33,7 @@ class Remat:
     text: bool
 
     def __str__(self) -> str:
-        names = {"image_backbone": "image backbone", "image_encoder": "image encoder", "text": "text tower"}
+        names = {"image_backbone": "image backbone", "image_encoder": "image encoder", "text": "text or single tower"}
         chosen = [name for field, name in names.items() if getattr(self, field)]
         return ", ".join(chosen) or "nothing"
 
@@ -48,6 +48,8 @@ class NothingFits(RuntimeError):  # noqa: N818
 
 def remat_of(config: schema.Config) -> Remat:
     """What a configuration computes again."""
+    if config.task in schema.SINGLE_TASKS:
+        return Remat(False, False, config.single.remat)
     image, text = config.model.image, config.model.text
     return Remat(image.backbone.remat, image.encoder.remat, text.bert.remat or text.encoder.remat)
 
@@ -65,7 +67,8 @@ def with_remat(config: schema.Config, remat: Remat) -> schema.Config:
         bert=dataclasses.replace(text.bert, remat=remat.text),
         encoder=dataclasses.replace(text.encoder, remat=remat.text),
     )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image, text=text))
+    single = dataclasses.replace(config.single, remat=remat.text)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image, text=text), single=single)
 
 
 def with_batch(config: schema.Config, batch_size: int, accumulation: int) -> schema.Config:
@@ -116,8 +119,9 @@ def _cheapest(
 
 
 def _candidates(config: schema.Config, topology: Topology) -> Iterator[schema.Config]:
-    flops = {choice: planner.computed_flops(with_remat(config, choice)) for choice in CHOICES}
-    order = sorted(CHOICES, key=lambda choice: flops[choice])
+    choices = dict.fromkeys(remat_of(with_remat(config, choice)) for choice in CHOICES)  # what the task has of them
+    flops = {choice: planner.computed_flops(with_remat(config, choice)) for choice in choices}
+    order = sorted(flops, key=lambda choice: flops[choice])
     for choice in order:
         say(f"computing again {choice}: {flops[choice] / flops[order[0]] - 1:.1%} more FLOPs")
         yield with_remat(config, choice)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 from flax import struct
 from jaxtyping import Array, Float, Int, PyTree
@@ -56,8 +57,16 @@ class Task(Protocol):
     is what makes accumulation exact. Both get the same `rng` for the same micro-batch.
     """
 
+    def kind_of(self, batch: Mapping[str, Any]) -> str:
+        """Which of its objectives a batch is for, and of what lengths, for the log; empty where there is one kind."""
+        ...
+
     def fresh(self, rng: Array) -> Fresh:
         """Newly initialised parts of the state."""
+        ...
+
+    def derive(self, params: Params, taken: Collection[str]) -> Params:
+        """The parameters of a run that starts from others, of which `taken` names the leaves (`warm_start`)."""
         ...
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:

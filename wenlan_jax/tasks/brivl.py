@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -33,6 +36,10 @@ class BriVL:
         self.mesh = mesh
         self.towers = Towers(config, mesh)
 
+    def kind_of(self, batch: Mapping[str, Any]) -> str:
+        """There is one kind of batch."""
+        return ""
+
     def fresh(self, rng: Array) -> Fresh:
         """Towers, their momentum copies and two banks."""
         tower_rng, *bank_rngs = jax.random.split(rng, 3)
@@ -50,6 +57,10 @@ class BriVL:
         copy = jax.tree.map(jnp.copy, variables)
         params = {**variables["params"], **fresh_scale(self.contrast)}
         return Fresh(params, variables["batch_stats"], Momentum(copy["params"], copy["batch_stats"]), banks)
+
+    def derive(self, params: Params, taken: Collection[str]) -> Params:
+        """What was not taken stays as it was drawn."""
+        return params
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
         """Jittered, normalised pictures; the same for query and key [C]."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -29,11 +32,19 @@ class Clip:
         self.contrast = config.contrast
         self.towers = Towers(config, mesh)
 
+    def kind_of(self, batch: Mapping[str, Any]) -> str:
+        """There is one kind of batch."""
+        return ""
+
     def fresh(self, rng: Array) -> Fresh:
         """Towers alone."""
         variables = self.towers.init(rng)
         params = {**variables["params"], **fresh_scale(self.contrast)}
         return Fresh(params, variables["batch_stats"], None, {})
+
+    def derive(self, params: Params, taken: Collection[str]) -> Params:
+        """What was not taken stays as it was drawn."""
+        return params
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
         """Jittered, normalised pictures."""

@@ -9,8 +9,13 @@ from wenlan_jax.step import Recipe
 from wenlan_jax.tasks.base import Task
 from wenlan_jax.tasks.brivl import BriVL
 from wenlan_jax.tasks.clip import Clip
+from wenlan_jax.tasks.single import Single
 
-TASKS: dict[str, type[BriVL] | type[Clip]] = {"brivl": BriVL, "clip": Clip}
+TASKS: dict[str, type[BriVL] | type[Clip] | type[Single]] = {
+    "brivl": BriVL,
+    "clip": Clip,
+    **dict.fromkeys(schema.SINGLE_TASKS, Single),
+}
 
 
 def recipe(config: schema.Config, mesh: Mesh) -> Recipe:
@@ -24,5 +29,5 @@ def recipe(config: schema.Config, mesh: Mesh) -> Recipe:
         freeze=config.model.freeze,
         accumulation=config.train.accumulation,
         halt=config.train.non_finite == "stop",
-        unit=norm.group_size if norm.mode == "group" else 1,
+        unit=norm.group_size if norm.mode == "group" and config.task not in schema.SINGLE_TASKS else 1,
     )

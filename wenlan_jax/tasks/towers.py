@@ -24,20 +24,23 @@ Variables = dict[str, PyTree]
 """`params` and `batch_stats`, each by tower."""
 
 
-def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower:
-    """The image tower of a configuration, as it runs best on `platform` (jax's name; default: the one in use)."""
-    image, dtype = config.image, jnp.dtype(config.dtype)
-    net = image.backbone
+def image_backbone(config: schema.Model, platform: str | None = None) -> EfficientNet:
+    """The EfficientNet of a configuration, as it runs best on `platform` (jax's name; default: the one in use)."""
+    net = config.image.backbone
     stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
-    sizes = efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head)
-    backbone = EfficientNet(
-        *sizes,
+    return EfficientNet(
+        *efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head),
         batch_norm=_batch_norm(config),
         depthwise=_depthwise(net.depthwise, platform or jax.default_backend()),
-        dtype=dtype,
+        dtype=jnp.dtype(config.dtype),
         remat=net.remat,
         scan=net.scan,
     )
+
+
+def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower:
+    """The image tower of a configuration, as it runs best on `platform`, see `image_backbone`."""
+    image, dtype = config.image, jnp.dtype(config.dtype)
     regions = RegionPooling(
         grid=image.regions.grid if image.regions.kind == "grid" else (),
         whole_image=image.regions.whole_image,
@@ -46,7 +49,9 @@ def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower
         project=image.regions.project,
         dtype=dtype,
     )
-    return ImageTower(backbone, regions, _encoder(image.encoder, dtype), Projection(config.embedding, dtype))
+    return ImageTower(
+        image_backbone(config, platform), regions, _encoder(image.encoder, dtype), Projection(config.embedding, dtype)
+    )
 
 
 def text_tower(config: schema.Model) -> TextTower:

@@ -1,0 +1,56 @@
+"""The answers of a run that is trained on questions: counted once, kept in the work directory, the same ever after."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from wenlan_jax import config as configs
+from wenlan_jax import distributed, schema, single_data
+from wenlan_jax.eval.vqa import Answers, VqaError
+from wenlan_jax.progress import say
+
+FILE = "answers.json"
+"""In the work directory: the answers in the order of the columns of the head."""
+
+
+def prepare(config: schema.Config, workdir: Path) -> schema.Config:
+    """The configuration with its list of answers, which the first process counts where none is given.
+
+    Raises ConfigError for a list that is not the one the run began with.
+    """
+    if config.task != "vqa":
+        return config
+    place = workdir / FILE
+    if jax.process_index() == 0 and not place.exists():
+        place.write_text(_given(config).to_json(), encoding="utf-8")
+    distributed.barrier("answers")
+    return settled(config, workdir)
+
+
+def settled(config: schema.Config, workdir: Path) -> schema.Config:
+    """The configuration with the list of answers that a run has left in `workdir`, if it is one with answers."""
+    place = workdir / FILE
+    if config.task != "vqa" or not place.exists():
+        return config
+    vqa = dataclasses.replace(config.vqa, answers_file=str(place))
+    answers = single_data.answers(dataclasses.replace(config, vqa=vqa))
+    if config.vqa.fingerprint not in ("", answers.fingerprint):
+        raise configs.ConfigError(
+            f"{place}: is not the list of answers that this model was trained with; its columns mean other answers"
+        )
+    return dataclasses.replace(config, vqa=dataclasses.replace(vqa, fingerprint=answers.fingerprint))
+
+
+def _given(config: schema.Config) -> Answers:
+    if config.vqa.answers_file:
+        return single_data.answers(config)
+    say("counting the answers of the training questions ...")
+    try:
+        found = single_data.count_answers(config)
+    except VqaError as error:
+        raise configs.ConfigError(f"vqa.smallest_count: {error}") from error
+    say(f"{len(found)} answers can be given, {found.texts[0]!r} the most frequent")
+    return found

@@ -1,0 +1,258 @@
+"""The objectives of the single tower: which one a batch is for, what it predicts, and its loss.
+
+Each gives sums over the rows it is handed and a weight for every row, and the caller divides by the weight of the whole
+batch: however that is split, the loss is the same. Beside its loss stands that of a guess that saw neither words nor
+regions, from what the batch itself holds, so that a log line can tell whether anything was learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from wenlan_jax import schema
+from wenlan_jax.losses import masked, matching
+from wenlan_jax.models.single_tower import at_places
+from wenlan_jax.state import Params
+from wenlan_jax.tasks.base import Batch
+
+if TYPE_CHECKING:
+    from wenlan_jax.tasks.single import Tower
+
+FIELDS = {
+    "itm": "match",
+    "mlm": "masked_ids",
+    "mrc": "region_classes",
+    "mrfr": "region_masked",
+    "rank": "negative_token_ids",
+    "vqa": "answers",
+}
+"""Objective by the field that tells its batches; the first that is found counts."""
+
+VALID = "valid"
+"""In batches of an evaluation: rows that count, the others fill up the last batch."""
+
+
+class Given(NamedTuple):
+    """What an objective works on; `rng` is None without dropout."""
+
+    config: schema.Config
+    tower: Tower
+    params: Params
+    batch_stats: PyTree
+    batch: Batch
+    rng: Array | None
+
+    def features(self) -> Float[Array, "rows regions width"]:
+        """Those of the batch's regions."""
+        return self.tower.features(self.params, self.batch_stats, self.batch)
+
+    def encode(self, features: Array, hide_regions: bool = False) -> Any:
+        """The tower's hidden states; regions that are to be guessed stay hidden if asked for."""
+        hidden = self.batch["region_masked"] if hide_regions else None
+        return self.tower.encode(self.params, self.batch, features, self.rng, hidden)
+
+    def head(self, method: str, *inputs: Array) -> Array:
+        """What a head says."""
+        said: Array = self.tower.call(self.params, method, *inputs)
+        return said
+
+
+class Sums(NamedTuple):
+    """Over some rows: of losses, of an uninformed guess's, and of other metrics that are averaged alike."""
+
+    loss: Float[Array, ""]
+    reference: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
+
+
+class Objective(NamedTuple):
+    """`weights`: of every row in the mean. `sums`: over the rows."""
+
+    weights: Callable[[schema.Config, Batch], Float[Array, " rows"]]
+    sums: Callable[[Given], Sums]
+
+
+def of_batch(batch: Mapping[str, Any]) -> str:
+    """The objective that a batch is for."""
+    return next(name for name, field in FIELDS.items() if field in batch)
+
+
+def _rows(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+    """Rows alike, but those that fill up a batch."""
+    size = batch["token_ids"].shape[0]
+    return batch[VALID].astype(jnp.float32) if VALID in batch else jnp.ones(size, jnp.float32)
+
+
+def _itm(given: Given) -> Sums:
+    match, valid = given.batch["match"], given.batch.get(VALID)
+    logits = given.head("itm_logits", given.encode(given.features()).pooled)
+    loss, accuracy = (f(logits, match, valid) for f in (matching.match_cross_entropy, matching.match_accuracy))
+    return Sums(loss.total, math.log(2.0) * loss.weight, {"accuracy": accuracy.total})
+
+
+def _masked_words(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+    return jnp.sum(batch["masked_valid"], axis=1, dtype=jnp.float32) * _rows(config, batch)
+
+
+def _mlm(given: Given) -> Sums:
+    batch = given.batch
+    counted = batch["masked_valid"] & (_rows(given.config, batch) > 0)[:, None]
+    hidden = at_places(given.encode(given.features()).text, batch["masked_places"])
+    logits = given.head("word_logits", hidden)
+    loss, accuracy = (
+        f(logits, batch["masked_ids"], counted) for f in (masked.word_cross_entropy, masked.word_accuracy)
+    )
+    return Sums(loss.total, math.log(logits.shape[-1]) * loss.weight, {"accuracy": accuracy.total})
+
+
+def _masked_regions(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+    return jnp.sum(batch["region_masked"], axis=1, dtype=jnp.float32) * _rows(config, batch)
+
+
+def _counted_regions(given: Given) -> Array:
+    return given.batch["region_masked"] & (_rows(given.config, given.batch) > 0)[:, None]
+
+
+def _mrfr(given: Given) -> Sums:
+    features, counted = given.features(), _counted_regions(given)
+    predicted = given.head("features_at", given.encode(features, hide_regions=True).regions)
+    loss = masked.feature_squared_error(predicted, features, counted)
+    mean = _mean(features, counted)
+    return Sums(loss.total, masked.feature_squared_error(mean, features, counted).total, {})
+
+
+def _mrfr_weights(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+    return _masked_regions(config, batch) * config.single.regions.width
+
+
+def _mrc(given: Given) -> Sums:
+    pretrain, classes, counted = given.config.pretrain, given.batch["region_classes"], _counted_regions(given)
+    logits = given.head("class_logits", given.encode(given.features(), hide_regions=True).regions)
+    uninformed = jnp.log(_mean(classes, counted) + 1e-9)
+    right = jnp.argmax(logits[..., 1:], axis=-1) + 1 == masked.best_class(classes)
+    hits = masked.summed(right.astype(jnp.float32), counted)
+    if pretrain.mrc_kind == "hard":
+        losses = [masked.class_cross_entropy(said, classes, counted) for said in (logits, uninformed)]
+    else:
+        # The weight of a mean by elements is the caller's, see `_mrc_weights`.
+        losses = [masked.class_divergence(said, classes, counted, "batchmean") for said in (logits, uninformed)]
+    scale = _elements(given.config)
+    return Sums(losses[0].total, losses[1].total, {"accuracy": hits.total * scale})
+
+
+def _elements(config: schema.Config) -> int:
+    """Numbers that the loss of a region is the mean of."""
+    pretrain = config.pretrain
+    by_element = pretrain.mrc_kind == "kl" and pretrain.mrc_reduction == "elementwise"
+    return config.single.regions.classes if by_element else 1
+
+
+def _mrc_weights(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+    return _masked_regions(config, batch) * _elements(config)
+
+
+def _mean(values: Float[Array, "rows regions n"], counted: Array) -> Float[Array, "rows regions n"]:
+    """The mean over all regions that count, in every place."""
+    weights = counted.astype(jnp.float32)[..., None]
+    mean = jnp.sum(values.astype(jnp.float32) * weights, axis=(0, 1)) / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.broadcast_to(mean, values.shape)
+
+
+def _vqa(given: Given) -> Sums:
+    answers, valid = given.batch["answers"], given.batch.get(VALID)
+    logits = given.head("answer_logits", given.encode(given.features()).pooled)
+    loss, score = (f(logits, answers, valid) for f in (matching.answer_cross_entropy, matching.answer_accuracy))
+    # The constant guess of every answer's mean score.
+    rate = jnp.clip(jnp.mean(answers, axis=0), 1e-6, 1.0 - 1e-6)
+    prior = jnp.broadcast_to(jnp.log(rate) - jnp.log1p(-rate), answers.shape)
+    uninformed = matching.answer_cross_entropy(prior, answers, valid)
+    return Sums(loss.total, uninformed.total, {"accuracy": score.total})
+
+
+NEGATIVE = "negative_"
+"""Before a field: those of the candidates drawn as negatives of each row."""
+
+_TEXT, _PICTURE = ("token_ids", "token_mask"), ("region_features", "region_boxes", "region_mask", "image")
+
+
+def _rank(given: Given) -> Sums:
+    """The hinge of each pair against other pictures for its text and other texts for its picture."""
+    settings, batch = given.config.rank, given.batch
+    keys = [None] * 3 if given.rng is None else jax.random.split(given.rng, 3)
+    own = _scores(given, batch, keys[0])
+    negatives = [_against(given, *side) for side in zip((_PICTURE, _TEXT), keys[1:], strict=True)]
+    loss = matching.ranking_hinge(own, jnp.concatenate(negatives, axis=1), settings.margin)
+    above = jnp.mean((own[:, None] > jnp.concatenate(negatives, axis=1)).astype(jnp.float32), axis=1)
+    rows = 2 * settings.hard
+    return Sums(loss.total / rows, jnp.float32(settings.margin * own.size), {"accuracy": jnp.sum(above)})
+
+
+def _against(given: Given, fields: tuple[str, ...], rng: Array | None) -> Float[Array, "rows hard"]:
+    """Scores of each row with its hardest candidates in place of its own `fields`."""
+    settings, batch = given.config.rank, given.batch
+    candidates = {name: batch[NEGATIVE + name] for name in fields if NEGATIVE + name in batch}
+    if settings.hard < settings.candidates:
+        chosen = matching.hardest(_scores_of(given, candidates, None), settings.hard)
+        candidates = {name: _take(value, chosen) for name, value in candidates.items()}
+    return _scores_of(given, candidates, rng)
+
+
+def _take(values: Array, chosen: Array) -> Array:
+    """The chosen candidates of each row."""
+    return jax.vmap(lambda of_row, places: of_row[places])(values, chosen)
+
+
+def _scores_of(given: Given, candidates: dict[str, Array], rng: Array | None) -> Float[Array, "rows candidates"]:
+    """Scores of every row with each of its candidates."""
+    rows, count = next(iter(candidates.values())).shape[:2]
+    fields = (*_TEXT, *(name for name in _PICTURE if name in given.batch))
+    pairs = {
+        name: candidates[name].reshape(rows * count, *candidates[name].shape[2:])
+        if name in candidates
+        else jnp.repeat(given.batch[name], count, axis=0)
+        for name in fields
+    }
+    return _scores(given, pairs, rng).reshape(rows, count)
+
+
+def _scores(given: Given, pairs: Batch, rng: Array | None) -> Float[Array, " pairs"]:
+    """The rank head's scores of pairs."""
+    alone = given._replace(batch=pairs, rng=rng)
+    return alone.head("rank_score", alone.encode(alone.features()).pooled)
+
+
+OBJECTIVES = {
+    "itm": Objective(_rows, _itm),
+    "mlm": Objective(_masked_words, _mlm),
+    "mrc": Objective(_mrc_weights, _mrc),
+    "mrfr": Objective(_mrfr_weights, _mrfr),
+    "rank": Objective(_rows, _rank),
+    "vqa": Objective(_rows, _vqa),
+}
+
+
+def example(config: schema.Config, objective: str, batch: Batch) -> Batch:
+    """The fields of an objective beside those of `batch`, zeros in the shapes and types that the loader gives."""
+    (size, tokens), regions = batch["token_ids"].shape, batch["region_mask"].shape[1]
+    masked_words = (size, min(config.pretrain.masked_words, tokens))
+    match objective:
+        case "itm":
+            return {"match": jnp.zeros(size, jnp.int32)}
+        case "mlm":
+            ids = {name: jnp.zeros(masked_words, jnp.int32) for name in ("masked_places", "masked_ids")}
+            return ids | {"masked_valid": jnp.zeros(masked_words, bool)}
+        case "mrfr":
+            return {"region_masked": jnp.zeros((size, regions), bool)}
+        case "mrc":
+            classes = jnp.zeros((size, regions, config.single.regions.classes), jnp.float16)
+            return {"region_masked": jnp.zeros((size, regions), bool), "region_classes": classes}
+        case "vqa":
+            return {"answers": jnp.zeros((size, config.vqa.answers))}
+    fields = {name: batch[name] for name in (*_TEXT, *_PICTURE) if name in batch}
+    return {NEGATIVE + name: jnp.repeat(value[:, None], config.rank.candidates, 1) for name, value in fields.items()}
