@@ -192,3 +192,151 @@ def test_faulty_numbers_are_named() -> None:
         retrieval.top_k(x, x, 0)
     with pytest.raises(retrieval.RetrievalError, match="languages: 3 entries"):
         retrieval.by_language(x, x, np.arange(3), ["zh"])
+
+
+def _slow_score_ranks(scores: np.ndarray, links: np.ndarray) -> tuple[list[int], list[int]]:
+    """The definition for scores of pairs, by sorting: the truth behind all false candidates that it equals."""
+    texts, images = scores.shape
+    text_ranks, image_ranks = [], []
+    for text in range(texts):
+        line = sorted(range(images), key=lambda image: (-scores[text, image], image == links[text]))
+        text_ranks.append(1 + line.index(links[text]))
+    for image in range(images):
+        line = sorted(range(texts), key=lambda text: (-scores[text, image], links[text] == image))
+        # All before its first own text are false, so that one's place counts them.
+        image_ranks.append(next((1 + place for place, text in enumerate(line) if links[text] == image), 0))
+    return image_ranks, text_ranks
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_scores_of_pairs_equal_the_definition_with_ties_and_many_captions(chunk: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 9, (61, 23)).astype(np.float32)  # few values: most queries have ties
+    links = rng.integers(0, 20, 61)  # between none and many texts a picture
+    image_ranks, text_ranks = retrieval.score_ranks(scores, links, chunk)
+    expected_images, expected_texts = _slow_score_ranks(scores, links)
+    assert image_ranks.tolist() == expected_images
+    assert text_ranks.tolist() == expected_texts
+    assert expected_images[20:] == [0, 0, 0]
+
+
+def test_scores_of_embeddings_give_the_figures_of_the_embeddings() -> None:
+    images, texts, links = _unit(40, 8), _unit(90, 8, 1), np.random.default_rng(0).integers(0, 35, 90)
+    found = retrieval.from_scores(texts @ images.T, links)
+    assert found == retrieval.retrieval_metrics(images, texts, links)
+    languages = ["zh", "en", "de"] * 30
+    by_scores = retrieval.scores_by_language(texts @ images.T, links, languages)
+    assert by_scores == retrieval.by_language(images, texts, links, languages)
+
+
+def test_any_text_of_a_picture_is_a_hit_and_not_a_fraction_of_them() -> None:
+    scores = np.zeros((5, 2), np.float32)
+    scores[:, 0] = [0.1, 0.2, 0.9, 0.3, 0.4]
+    links = np.array([0, 1, 0, 0, 0])
+    assert retrieval.from_scores(scores, links, (1,))["image_to_text/recall_at_1"] == 0.5  # picture 1 ties with all
+    scores[1, 1] = 1
+    assert retrieval.from_scores(scores, links, (1,))["image_to_text/recall_at_1"] == 1.0
+
+
+def test_a_collapsed_scorer_gets_the_worst_rank() -> None:
+    found = retrieval.from_scores(np.full((30, 30), 0.7, np.float32), np.arange(30), (1, 29, 30))
+    assert (found["text_to_image/recall_at_29"], found["image_to_text/recall_at_29"]) == (0, 0)
+    assert found["text_to_image/recall_at_30"] == 1
+
+
+def test_pictures_that_stand_twice_tie_even_a_rounding_apart() -> None:
+    scores = np.random.default_rng(0).standard_normal((20, 20)).astype(np.float32)
+    scores[np.arange(20), np.arange(20)] = 5
+    doubled = np.concatenate([scores, scores * np.float32(1 - 1e-7)], axis=1)
+    ranks = retrieval.score_ranks(doubled, np.arange(20))[1]
+    assert (ranks == 2).all()
+    assert (retrieval.score_ranks(scores, np.arange(20))[1] == 1).all()
+
+
+def test_random_scores_reach_chance_in_closed_form() -> None:
+    scores = np.random.default_rng(0).standard_normal((1500, 300)).astype(np.float32)
+    found = retrieval.from_scores(scores, np.repeat(np.arange(300), 5))
+    assert found["text_to_image/chance_recall_at_10"] == pytest.approx(10 / 300)
+    assert found["image_to_text/chance_recall_at_5"] == pytest.approx(1 - math.comb(1495, 5) / math.comb(1500, 5))
+    for way, queries in (("text_to_image", 1500), ("image_to_text", 300)):
+        chance = found[f"{way}/chance_recall_at_10"]
+        assert abs(found[f"{way}/recall_at_10"] - chance) < 4 * math.sqrt(chance * (1 - chance) / queries)
+
+
+def test_recall_equals_scikit_learns_top_k_accuracy_without_ties() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    scores = np.random.default_rng(0).standard_normal((60, 40)).astype(np.float32)
+    links = np.random.default_rng(1).permutation(np.repeat(np.arange(40), 2))[:60]
+    found = retrieval.from_scores(scores, links)
+    for k in (1, 5, 10):
+        expected = metrics.top_k_accuracy_score(links, scores, k=k, labels=np.arange(40))
+        assert found[f"text_to_image/recall_at_{k}"] == pytest.approx(expected)
+
+
+def test_the_average_recall_is_the_mean_of_six_figures() -> None:
+    six = {f"{way}/recall_at_{k}": value for (way, k), value in zip(
+        itertools.product(("image_to_text", "text_to_image"), (1, 5, 10)), (0.1, 0.2, 0.4, 0.3, 0.5, 0.9), strict=True
+    )}  # fmt: skip
+    assert retrieval.average_recall({**six, "image_to_text/recall_at_50": 1.0}) == pytest.approx(0.4)
+    assert retrieval.average_recall({f"en/{name}": value for name, value in six.items()}, "en/") == pytest.approx(0.4)
+    with pytest.raises(retrieval.RetrievalError, match="image_to_text/recall_at_10"):
+        retrieval.average_recall({name: value for name, value in six.items() if name != "image_to_text/recall_at_10"})
+    found = retrieval.from_scores(_grid(20, 8), np.arange(20) % 8)
+    assert retrieval.average_recall(found) == found["mean_recall"]
+
+
+def test_folds_are_runs_of_pictures_that_are_searched_alone() -> None:
+    rng = np.random.default_rng(0)
+    links = rng.permutation(np.concatenate([np.arange(40), rng.integers(0, 40, 50)]))
+    scores = rng.standard_normal((90, 40)).astype(np.float32)
+    seen = []
+
+    def fold(images: np.ndarray, texts: np.ndarray, of_text: np.ndarray) -> dict[str, float]:
+        seen.append((images.tolist(), texts.tolist()))
+        assert np.array_equal(images[of_text], links[texts])
+        return retrieval.from_scores(scores[np.ix_(texts, images)], of_text)
+
+    found = retrieval.over_folds(fold, links, 40, 5)
+    assert [images for images, _ in seen] == [list(range(n, n + 8)) for n in range(0, 40, 8)]
+    assert sorted(text for _, texts in seen for text in texts) == list(range(90))
+    alone = [
+        retrieval.from_scores(scores[links // 8 == n][:, 8 * n : 8 * n + 8], links[links // 8 == n] % 8)
+        for n in range(5)
+    ]
+    assert found["mean_recall"] == pytest.approx(np.mean([metrics["mean_recall"] for metrics in alone]))
+    assert found["text_to_image/candidates"] == 8
+    whole = retrieval.from_scores(scores, links)
+    assert retrieval.over_folds(fold, links, 40, 1) == whole
+    assert found["mean_recall"] > whole["mean_recall"]  # fewer candidates are easier
+
+
+def test_the_table_of_average_recall_by_language() -> None:
+    names = [f"{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    rows = {
+        "en": {f"{of}/{name}": value for of, value in (("en", 0.9), ("zh", 0.7)) for name in names},
+        "all": {f"en/{name}": 0.8 for name in names},
+    }
+    for metrics in rows.values():
+        metrics |= {f"{name.split('/')[0]}/mean_recall": value for name, value in metrics.items()}
+    lines = retrieval.average_table(rows, ["en", "zh"]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["en", "zh", "mean"],
+        ["en", "90.0", "70.0", "80.0"],
+        ["all", "80.0", "80.0"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_faulty_scores_are_named() -> None:
+    good, links = np.ones((3, 2), np.float32), np.array([0, 1, 1])
+    with pytest.raises(retrieval.RetrievalError, match="float16 makes ties"):
+        retrieval.from_scores(good.astype(np.float16), links)
+    with pytest.raises(retrieval.RetrievalError, match="scores: row 0 is not finite"):
+        retrieval.from_scores(good * np.nan, links)
+    with pytest.raises(retrieval.RetrievalError, match="3 integers are needed"):
+        retrieval.from_scores(good, links[:2])
+    with pytest.raises(retrieval.RetrievalError, match="ks"):
+        retrieval.from_scores(good, links, ())
+    with pytest.raises(retrieval.RetrievalError, match="7 pictures cannot be split into 2"):
+        retrieval.over_folds(lambda *rows: {}, np.array([0]), 7, 2)

@@ -1,4 +1,4 @@
-"""`wenlan eval`: retrieval of a checkpoint, with its own configuration."""
+"""`wenlan eval`: a checkpoint measured with its own configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 
 from wenlan_jax import compilation, distributed, restore, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.eval import evaluate, report
+from wenlan_jax.eval import evaluations
 from wenlan_jax.progress import say
 
 SECTIONS = ("data.", "eval.", "mesh.")
@@ -18,7 +18,7 @@ SECTIONS = ("data.", "eval.", "mesh.")
 
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """Evaluates checkpoint `step` (the newest by default) and writes result.json and the gallery into `out`."""
+    """Evaluates checkpoint `step` (the newest by default) and writes result.json and pages into `out`."""
     same = {"--workdir": str(workdir), "--step": step, "fields": list(overrides)}
     distributed.start(schema.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
     trained = restore.load(workdir, step, overrides, SECTIONS)
@@ -28,17 +28,17 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
     config, state = trained.current.config, trained.read("params", "batch_stats")
     say(f"checkpoint {trained.step} of {workdir}: {trees.size(state['params']):,} parameters")
-    evaluator = evaluate.Evaluator(trained.current, trained.tokenizer)
+    evaluation = evaluations.create(trained.current, trained.tokenizer)
     result: dict[str, float] = {"train/steps": float(trained.step)}
-    embedded = []
+    found = []
     for split in config.eval.final_splits:
-        say(f"evaluating retrieval on {split} ...")
-        scores, what = evaluator.score(state["params"], state["batch_stats"], split)
+        say(f"evaluating {evaluation.what} on {split} ...")
+        scores, what = evaluation.score(state["params"], state["batch_stats"], split)
         result |= scores
-        embedded.append(what)
+        found.append(what)
     if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
         (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-        report.write_gallery(out, config, embedded)
-    say(report.table(result, config.eval.final_splits, config.eval.ks))
+        evaluation.write_pages(out, found)
+    say(evaluation.table(result, config.eval.final_splits))
     return result

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, PyTree
 
 from wenlan_jax import mesh as meshes
-from wenlan_jax import training_data
+from wenlan_jax import schema, training_data
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
@@ -98,8 +98,7 @@ class Evaluator:
         if split not in self._splits:
             config = self.run.config
             source = sources.open_source(config.data.source, split, data_dir(config))
-            texts = loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
-            self._splits[split] = (source, _taking_turns(texts) if config.eval.one_text_per_image else texts)
+            self._splits[split] = (source, wanted_texts(config, source))
         return self._splits[split]
 
     def _embed(
@@ -111,6 +110,12 @@ class Evaluator:
                 on_device = meshes.to_devices(mesh, batch)
                 valid = meshes.to_host(on_device.pop("valid"))
                 yield meshes.to_host(embed(params, batch_stats, on_device))[valid]
+
+
+def wanted_texts(config: schema.Config, source: sources.Source) -> list[loader.RecordText]:
+    """The texts of a split that are queries and candidates under `eval`."""
+    texts = loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
+    return _taking_turns(texts) if config.eval.one_text_per_image else texts
 
 
 def _rounded(batch: int, mesh: jax.sharding.Mesh) -> int:

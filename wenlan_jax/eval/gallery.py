@@ -7,6 +7,7 @@ page has no scripts and loads nothing.
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,28 +36,34 @@ class TextHit:
 
 @dataclasses.dataclass(frozen=True)
 class TextQuery:
-    """A text and the pictures found for it, best first. `rank`: of its true picture, if it has one."""
+    """A text and the pictures found for it, best first.
+
+    rank: of its true picture, if it has one. found_by: which of several models found them, where the page has several.
+    """
 
     text: str
     language: str
     hits: Sequence[PictureHit]
     rank: int | None
+    found_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureQuery:
-    """A picture and the texts found for it, best first. `rank`: of its best true text, if any."""
+    """A picture and the texts found for it, best first. `rank`: of its best true text, if any; see `TextQuery`."""
 
     image: bytes
     hits: Sequence[TextHit]
     rank: int | None
+    found_by: str = ""
 
 
 GalleryRow = TextQuery | PictureQuery
 
 
-def _rank(rank: int | None) -> str:
-    return "no true answer given" if rank is None else f"rank of the truth: {rank}"
+def _note(query: GalleryRow) -> str:
+    rank = "no true answer given" if query.rank is None else f"rank of the truth: {query.rank}"
+    return html.escape(f"{query.found_by}: {rank}" if query.found_by else rank)
 
 
 def _mark(is_true: bool) -> str:
@@ -70,7 +77,7 @@ def _text_section(query: TextQuery) -> str:
         for place, hit in enumerate(query.hits, start=1)
     )
     heading = f"<h3>{html_page.code(query.language)} {html_page.spoken('span', query.text, query.language)}</h3>"
-    return f'<section>{heading}<p class="note">{_rank(query.rank)}</p><ul>{figures}</ul></section>'
+    return f'<section>{heading}<p class="note">{_note(query)}</p><ul>{figures}</ul></section>'
 
 
 def _picture_section(query: PictureQuery) -> str:
@@ -79,7 +86,7 @@ def _picture_section(query: PictureQuery) -> str:
         f"{html_page.code(hit.language)} {html_page.spoken('span', hit.text, hit.language)}</li>"
         for hit in query.hits
     )
-    side = f'<div><p class="note">{_rank(query.rank)}</p><ol>{lines}</ol></div>'
+    side = f'<div><p class="note">{_note(query)}</p><ol>{lines}</ol></div>'
     return f'<section class="picture">{html_page.image(query.image, "query picture")}{side}</section>'
 
 

@@ -9,12 +9,18 @@ Two equal candidates can score a few units in the last place apart, when they fa
 matrix product or were encoded in different batches. A false candidate therefore ties when it scores at most
 TIE, times the norm of the query and the largest norm of the candidates, below the truth. So equal candidates
 tie whatever the block size.
+
+A model that sees picture and text together has no embeddings: `from_scores` takes its scores of all pairs, where
+a tie is measured against the largest score of the query.
+
+The papers' "average recall" is `mean_recall` at k = 1, 5, 10 (AVERAGED). A picture's texts are taken as they are:
+where a language has one text a picture and another has five, none is repeated to make up the number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
@@ -22,11 +28,16 @@ from jaxtyping import Float32, Int, Int64
 TIE = 1e-6
 """Cosine difference up to which candidates tie: some ten times the error of a float32 product."""
 
+AVERAGED = (1, 5, 10)
+"""The k whose recalls in both directions, six figures, make up the average recall of the papers."""
+
 CHUNK = 4096
 """Rows of queries and of candidates in one block: 64 MiB of float32 scores."""
 
 Embeddings = Float32[np.ndarray, "rows dim"]
+Scores = Float32[np.ndarray, "texts images"]
 Ranks = Int64[np.ndarray, " queries"]
+Rows = Int64[np.ndarray, " rows"]
 
 
 class RetrievalError(ValueError):
@@ -49,13 +60,17 @@ def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Embeddings:
 
 
 def _check_links(images: Embeddings, texts: Embeddings, image_of_text: np.ndarray) -> Int64[np.ndarray, " texts"]:
-    links = np.asarray(image_of_text)
     if images.shape[1] != texts.shape[1]:
         raise RetrievalError(f"Images have {images.shape[1]} dimensions, texts {texts.shape[1]}.")
-    if links.shape != (len(texts),) or not np.issubdtype(links.dtype, np.integer):
-        raise RetrievalError(f"image_of_text: {len(texts)} integers are needed, got {links.dtype}{links.shape}.")
-    if links.min() < 0 or links.max() >= len(images):
-        raise RetrievalError(f"image_of_text: rows must lie in [0, {len(images)}), got {links.min()} to {links.max()}.")
+    return _checked_links(image_of_text, len(images), len(texts))
+
+
+def _checked_links(image_of_text: np.ndarray, images: int, texts: int) -> Int64[np.ndarray, " texts"]:
+    links = np.asarray(image_of_text)
+    if links.shape != (texts,) or not np.issubdtype(links.dtype, np.integer):
+        raise RetrievalError(f"image_of_text: {texts} integers are needed, got {links.dtype}{links.shape}.")
+    if links.min() < 0 or links.max() >= images:
+        raise RetrievalError(f"image_of_text: rows must lie in [0, {images}), got {links.min()} to {links.max()}.")
     return links.astype(np.int64)
 
 
@@ -134,7 +149,7 @@ def retrieval_metrics(
     image_embeddings: Embeddings,
     text_embeddings: Embeddings,
     image_of_text: Int[np.ndarray, " texts"],
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
 ) -> dict[str, float]:
     """Recall at `ks`, its chance level, median and mean rank in both directions, and the mean of all recalls.
@@ -142,9 +157,15 @@ def retrieval_metrics(
     `image_of_text[m]` is the row of the picture of text m. Shares lie in [0, 1]. Names are flat, e.g.
     `text_to_image/recall_at_1`, `image_to_text/chance_recall_at_10`, `mean_recall`.
     """
+    image_ranks, text_ranks = truth_ranks(image_embeddings, text_embeddings, image_of_text, chunk)
+    return _of_ranks(image_ranks, text_ranks, image_of_text, ks)
+
+
+def _of_ranks(
+    image_ranks: Ranks, text_ranks: Ranks, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int]
+) -> dict[str, float]:
     if not ks or min(ks) < 1:
         raise RetrievalError(f"ks: numbers from 1 on are needed, got {tuple(ks)}.")
-    image_ranks, text_ranks = truth_ranks(image_embeddings, text_embeddings, image_of_text, chunk)
     queries = image_ranks > 0
     truths = np.bincount(image_of_text, minlength=len(image_ranks))[queries]
     one = np.ones(1, np.int64)
@@ -159,22 +180,124 @@ def by_language(
     text_embeddings: Embeddings,
     image_of_text: Int[np.ndarray, " texts"],
     languages: Sequence[str],
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
 ) -> dict[str, float]:
     """`retrieval_metrics` among the texts of each language alone, as `<language>/<name>`.
 
     `languages[m]` is the language of text m. All pictures stay candidates in every language.
     """
-    if len(languages) != len(text_embeddings):
-        raise RetrievalError(f"languages: {len(text_embeddings)} entries are needed, got {len(languages)}.")
-    labels, links = np.array(languages), np.asarray(image_of_text)
+    links = np.asarray(image_of_text)
+
+    def part(chosen: Rows) -> dict[str, float]:
+        return retrieval_metrics(image_embeddings, text_embeddings[chosen], links[chosen], ks, chunk)
+
+    return _by_language(languages, len(text_embeddings), part)
+
+
+def _by_language(
+    languages: Sequence[str], texts: int, metrics_of: Callable[[Rows], dict[str, float]]
+) -> dict[str, float]:
+    if len(languages) != texts:
+        raise RetrievalError(f"languages: {texts} entries are needed, got {len(languages)}.")
+    labels = np.array(languages)
     metrics: dict[str, float] = {}
     for language in sorted(set(languages)):
-        chosen = np.flatnonzero(labels == language)
-        part = retrieval_metrics(image_embeddings, text_embeddings[chosen], links[chosen], ks, chunk)
+        part = metrics_of(np.flatnonzero(labels == language))
         metrics |= {f"{language or 'unknown'}/{name}": value for name, value in part.items()}
     return metrics
+
+
+def score_ranks(scores: Scores, image_of_text: Int[np.ndarray, " texts"], chunk: int = CHUNK) -> tuple[Ranks, Ranks]:
+    """`truth_ranks` of a model that scores pairs: `scores[m, n]` of text m with picture n.
+
+    Half-precision scores are refused: rounding makes ties of them, which count against the model.
+    """
+    if np.asarray(scores).dtype.itemsize < 4:
+        raise RetrievalError(f"scores: {scores.dtype} makes ties of scores that differ; keep them in float32.")
+    matrix = _checked("scores", scores, chunk)
+    links = _checked_links(image_of_text, matrix.shape[1], len(matrix))
+    of_text = matrix[np.arange(len(matrix)), links]
+    of_image = np.full(matrix.shape[1], -np.inf, np.float32)
+    np.maximum.at(of_image, links, of_text)
+    text_floor = of_text - np.float32(TIE) * np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
+    image_floor = of_image - np.float32(TIE) * np.maximum(matrix.max(axis=0), -matrix.min(axis=0))
+    image_ranks, text_ranks = np.ones(matrix.shape[1], np.int64), np.empty(len(matrix), np.int64)
+    for rows in _blocks(len(matrix), chunk):
+        text_ranks[rows] = np.count_nonzero(matrix[rows] >= text_floor[rows, None], axis=1)  # the truth is one of them
+        above = matrix[rows] >= image_floor
+        above[np.arange(len(above)), links[rows]] = False
+        image_ranks += np.count_nonzero(above, axis=0)
+    image_ranks[np.bincount(links, minlength=len(image_ranks)) == 0] = 0
+    return image_ranks, text_ranks
+
+
+def from_scores(
+    scores: Scores, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int] = AVERAGED, chunk: int = CHUNK
+) -> dict[str, float]:
+    """`retrieval_metrics` of a model that scores pairs: `scores[m, n]` of text m with picture n, float32."""
+    return _of_ranks(*score_ranks(scores, image_of_text, chunk), image_of_text, ks)
+
+
+def scores_by_language(
+    scores: Scores,
+    image_of_text: Int[np.ndarray, " texts"],
+    languages: Sequence[str],
+    ks: Sequence[int] = AVERAGED,
+) -> dict[str, float]:
+    """`by_language` of a model that scores pairs."""
+    links = np.asarray(image_of_text)
+    return _by_language(languages, len(scores), lambda chosen: from_scores(scores[chosen], links[chosen], ks))
+
+
+def over_folds(
+    metrics_of: Callable[[Rows, Rows, Int64[np.ndarray, " texts"]], Mapping[str, float]],
+    image_of_text: Int[np.ndarray, " texts"],
+    images: int,
+    folds: int,
+) -> dict[str, float]:
+    """The mean of each metric over `folds` equal runs of consecutive pictures; 5 x 1,000 is COCO's "1K test".
+
+    `metrics_of(image rows, text rows, picture of each text within the fold)` gives those of one fold, in which only
+    its own pictures and texts are candidates. So a model that scores pairs need not score those across folds.
+    Raises RetrievalError when the pictures do not divide evenly.
+    """
+    links = _checked_links(image_of_text, images, len(image_of_text))
+    if folds < 1 or images % folds:
+        raise RetrievalError(f"{images} pictures cannot be split into {folds} equal folds.")
+    found = []
+    for part in _blocks(images, images // folds):
+        texts = np.flatnonzero((links >= part.start) & (links < part.stop))
+        found.append(metrics_of(np.arange(part.start, part.stop), texts, links[texts] - part.start))
+    return {name: math.fsum(metrics[name] for metrics in found) / folds for name in found[0]}
+
+
+def average_recall(metrics: Mapping[str, float], prefix: str = "") -> float:
+    """The papers' average recall, in [0, 1]: the mean of recall at 1, 5 and 10 in both directions.
+
+    `prefix` as in the names of `metrics`, e.g. `en/`. Raises RetrievalError where one of the six was not computed.
+    """
+    names = [f"{prefix}{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in AVERAGED]
+    missing = [name for name in names if name not in metrics]
+    if missing:
+        raise RetrievalError(f"The average recall needs {', '.join(missing)}; evaluate at k = {AVERAGED}.")
+    return math.fsum(metrics[name] for name in names) / len(names)
+
+
+def average_table(rows: Mapping[str, Mapping[str, float]], languages: Sequence[str]) -> str:
+    """Average recall in percent: a line a row, such as the languages trained on, a column a language, then their mean.
+
+    Each row holds `by_language`'s metrics; a language that it lacks is left empty and has no part in the mean.
+    """
+    width = max([len(name) for name in rows] + [8]) + 2
+    lines = [" " * width + "".join(f"{language:>8}" for language in [*languages, "mean"])]
+    for name, metrics in rows.items():
+        known = {of: average_recall(metrics, f"{of}/") for of in languages if f"{of}/mean_recall" in metrics}
+        cells = [f"{100 * known[of]:>8.1f}" if of in known else f"{'':>8}" for of in languages]
+        if known:
+            cells.append(f"{100 * math.fsum(known.values()) / len(known):>8.1f}")
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    return "\n".join(lines)
 
 
 def top_k(

@@ -1,0 +1,284 @@
+"""`wenlan rerank`: two saved models in a row, what stays as the first one left it, the figures and the page."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import html
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from saved_models import SINGLE, TWO_TOWERS, save
+
+from wenlan_jax import schema
+from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.data import sources
+from wenlan_jax.eval import cascade, command, cross, evaluate, rerank_command, rerank_job, rerank_page, retrieval
+from wenlan_jax.eval.trained import TaskError
+
+DEPTHS = (3, 10)
+KS = (1, 5, 10)
+WAYS = (cascade.TEXT_TO_IMAGE, cascade.IMAGE_TO_TEXT)
+FIELDS = ("--config.eval.languages=('en','zh')",)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reranked")
+
+
+@pytest.fixture
+def pair(root: Path, tiny: Callable[..., schema.Config]) -> tuple[Path, Path]:
+    """The work directories of two towers and of a single tower."""
+    data = {"data__dir": str(root / "data")}
+    two = tiny(**TWO_TOWERS, **data, eval__one_text_per_image=False, eval__gallery=3)
+    return save(two, root / "two"), save(tiny(**SINGLE, **data), root / "single")
+
+
+def _request(root: Path, pair: tuple[Path, Path], out: str, **changes: Any) -> rerank_job.Request:
+    usual = rerank_job.Request(*pair, root / out, DEPTHS, None, None, 2, FIELDS)
+    return dataclasses.replace(usual, **changes)
+
+
+@functools.cache
+def _reranked(root: Path, pair: tuple[Path, Path]) -> dict[str, float]:
+    return rerank_job.run(_request(root, pair, "out"))
+
+
+def test_the_command_line_says_what_is_asked_for(
+    root: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[rerank_job.Request] = []
+    monkeypatch.setattr(rerank_job, "run", asked.append)
+    parser = argparse.ArgumentParser()
+    rerank_command.add_arguments(parser)
+    places = [f"--workdir={pair[0]}", f"--single={pair[1]}", f"--out={root / 'out'}"]
+    given = parser.parse_args([*places, "--top-k", "3", "10", "--speed-pictures=2"])
+    assert rerank_command.run(given, FIELDS) == 0
+    assert asked == [_request(root, pair, "out")]
+    rerank_command.run(parser.parse_args([*places, "--step=4", "--single-step=7"]), [])
+    assert (asked[1].depths, asked[1].step, asked[1].single_step, asked[1].fields) == ((10, 30), 4, 7, ())
+
+
+def test_two_towers_alone_have_the_recall_of_an_evaluation(root: Path, pair: tuple[Path, Path]) -> None:
+    """Although orders come from a sort here, and from counts of what scores as high there."""
+    found = _reranked(root, pair)
+    expected = command.run_eval(pair[0], None, root / "evaluated", FIELDS)
+    for way in WAYS:
+        for k in KS:
+            np.testing.assert_allclose(
+                found[f"rerank/test/{way}/top_0/recall_at_{k}"], expected[f"retrieval/test/{way}/recall_at_{k}"]
+            )
+    for language in ("en", "zh"):
+        of = f"{language}/text_to_image"
+        assert found[f"rerank/test/{of}/top_0/recall_at_1"] == expected[f"retrieval/test/{of}/recall_at_1"]
+
+
+def test_recall_from_the_depth_on_is_that_of_the_candidates(root: Path, pair: tuple[Path, Path]) -> None:
+    found = _reranked(root, pair)
+    for way in WAYS:
+        at = f"rerank/test/{way}"
+        for depth in DEPTHS:
+            for k in KS:
+                new, old = found[f"{at}/top_{depth}/recall_at_{k}"], found[f"{at}/top_0/recall_at_{k}"]
+                assert new == old if k >= depth else new <= found[f"{at}/top_{depth}/bound"]
+        assert found[f"{at}/top_10/bound"] == found[f"{at}/top_0/recall_at_10"]
+    assert any(
+        found[f"rerank/test/{way}/top_10/ndcg_at_10"] != found[f"rerank/test/{way}/top_0/ndcg_at_10"] for way in WAYS
+    )
+
+
+def test_languages_make_up_the_whole(root: Path, pair: tuple[Path, Path]) -> None:
+    """Their figures come from remembered scores; the records have as many texts in both."""
+    found = _reranked(root, pair)
+    for depth in (0, *DEPTHS):
+        for name in ("recall_at_1", "recall_at_5", "ndcg_at_10"):
+            parts = [found[f"rerank/test/{of}/text_to_image/top_{depth}/{name}"] for of in ("en", "zh")]
+            np.testing.assert_allclose(np.mean(parts), found[f"rerank/test/text_to_image/top_{depth}/{name}"])
+
+
+def test_times_are_measured_and_pairs_are_counted(root: Path, pair: tuple[Path, Path]) -> None:
+    found = {name.removeprefix("rerank/test/"): value for name, value in _reranked(root, pair).items()}
+    for depth in DEPTHS:
+        for way in WAYS:
+            assert found[f"{way}/top_{depth}/seconds_per_query"] > 0
+            assert found[f"{way}/top_{depth}/pairs_per_query"] == depth
+        assert found[f"latency/top_{depth}/seconds"] > 0
+    assert found["latency/top_0/seconds"] > 0
+    assert found["speed/pairs"] == found["speed/pictures"] * found["speed/texts"] == 2 * 8
+    seconds = found["speed/single_tower_seconds"], found["speed/two_towers_seconds"]
+    np.testing.assert_allclose(found["speed/times"], seconds[0] / seconds[1])
+    np.testing.assert_allclose(found["speed/pairs_per_second"] * seconds[0], found["speed/pairs"])
+
+
+def test_the_file_holds_the_figures_and_the_page_the_queries(root: Path, pair: tuple[Path, Path]) -> None:
+    found = _reranked(root, pair)
+    assert json.loads((root / "out" / "rerank.json").read_text()) == found
+    page = (root / "out" / "rerank.html").read_text()
+    source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
+    texts = [text.text for record in source for text in record.texts if text.language in ("en", "zh")]
+    assert html.escape(texts[0]) in page and html.escape(texts[-1]) in page
+    # Three texts before and after, with five pictures each; one picture before and after, with five texts.
+    assert page.count("two towers: rank of the truth") == page.count("best 10 re-ranked: rank of the truth") == 3 + 1
+    assert page.count("<figure") == 6 * 5
+
+
+def test_a_single_tower_that_knows_the_truth_lifts_recall_to_its_bound(
+    root: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each text meets the pictures it is asked about, both ways: rows of texts and pictures are not confused."""
+    source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
+    links = [row for row in range(16) for text in source[row].texts if text.language in ("en", "zh")]
+
+    def scores(*given: Any) -> np.ndarray:
+        text_of_pair, picture_of_pair = given[-2:]
+        return (np.array(links)[text_of_pair] == picture_of_pair).astype(np.float32)
+
+    monkeypatch.setattr(cross.PairScorer, "scores", scores)
+    found = rerank_job.run(_request(root, pair, "oracle", speed_pictures=0))
+    for way in WAYS:
+        for depth in DEPTHS:
+            at = f"rerank/test/{way}/top_{depth}"
+            assert found[f"{at}/recall_at_1"] == found[f"{at}/bound"] > found[f"rerank/test/{way}/top_0/recall_at_1"]
+    assert not [name for name in found if "/speed/" in name]
+
+
+def test_a_truth_below_the_depth_keeps_its_rank_and_others_go_by_score() -> None:
+    embedded = _embedded()
+    scores = np.random.default_rng(1).standard_normal((len(embedded.texts), 9)).astype(np.float32)
+    links = np.array([text.row for text in embedded.texts])
+    image_ranks, text_ranks = retrieval.truth_ranks(embedded.image_embeddings, embedded.text_embeddings, links)
+    kept: set[bool] = set()
+    for way, ranks in zip(cascade.ways(embedded, 5), (text_ranks, image_ranks[image_ranks > 0]), strict=True):
+        measured = cascade.measure(way, [2, 4], (1, 3), lambda texts, pictures: scores[texts, pictures], 5, _clock())
+        for query, line in enumerate(way.orders):
+            texts, pictures = way.sides(np.full(4, query), line[:4])
+            np.testing.assert_allclose(measured.scores[query], scores[texts, pictures], atol=1e-5)
+            before, after = rerank_page.before_and_after(embedded, measured, query)
+            assert before.rank == ranks[query]
+            shown = [hit.score for hit in after.hits]
+            np.testing.assert_allclose(shown, np.sort(scores[texts, pictures])[::-1], atol=1e-5)
+            truths = [place for place, hit in enumerate(after.hits, start=1) if hit.is_true]
+            assert after.rank == (truths[0] if truths else before.rank)
+            kept.add(not truths)
+    assert kept == {True, False}, "both kinds of queries occur"
+
+
+def _embedded() -> evaluate.Embedded:
+    """Nine pictures, of which the last has no text, and twelve texts, of which two are alike."""
+    rng = np.random.default_rng(0)
+    images, texts = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 12))
+    texts[3] = texts[7]
+    rows = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
+    record_texts = [_Text(row, _Said("en" if number % 2 else "de")) for number, row in enumerate(rows)]
+    return evaluate.Embedded([_Picture()] * 9, record_texts, images, texts)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass
+class _Said:
+    language: str
+    text: str = ""
+
+
+@dataclasses.dataclass
+class _Picture:
+    image: bytes = b""
+
+
+@dataclasses.dataclass
+class _Text:
+    row: int
+    text: _Said
+
+
+def _clock() -> Callable[[], float]:
+    times = iter(range(10_000))
+    return lambda: float(next(times))
+
+
+def test_candidates_are_in_the_order_that_retrieval_ranks_by() -> None:
+    embedded = _embedded()
+    links = np.array([text.row for text in embedded.texts])
+    image_ranks, text_ranks = retrieval.truth_ranks(embedded.image_embeddings, embedded.text_embeddings, links)
+    for way, ranks in zip(cascade.ways(embedded, 99), (text_ranks, image_ranks[image_ranks > 0]), strict=True):
+        best = [
+            1 + min(line.tolist().index(row) for row in pool)
+            for line, pool in zip(way.orders, way.judgements, strict=True)
+        ]
+        assert best == ranks.tolist()
+        assert way.orders.shape == (len(way.queries), way.candidates)
+
+
+def test_a_truth_stands_below_what_two_towers_score_as_high() -> None:
+    embedded = _embedded()
+    alike = dataclasses.replace(
+        embedded,
+        image_embeddings=np.ones_like(embedded.image_embeddings),
+        text_embeddings=np.ones_like(embedded.text_embeddings),
+    )
+    for way in cascade.ways(alike, 99):
+        for line, pool in zip(way.orders.tolist(), way.judgements, strict=True):
+            assert set(line[-len(pool) :]) == set(pool)
+
+
+def test_a_truth_stands_below_what_the_single_tower_scores_as_high() -> None:
+    """Although the two towers, whose order stays among equals, have every truth first."""
+    embedded = _embedded()
+    images = np.eye(9, dtype=np.float32)
+    known = dataclasses.replace(
+        embedded, image_embeddings=images, text_embeddings=images[[text.row for text in embedded.texts]]
+    )
+    for way in cascade.ways(known, 99):
+        measured = cascade.measure(way, [99], (1,), lambda texts, _: np.full(len(texts), -3, np.float32), 64, _clock())
+        assert [row.recall[1] for row in measured.rows] == [1, 0]
+
+
+@pytest.mark.parametrize("depths", [(), (0,), (-1, 5)])
+def test_depths_begin_at_one(root: Path, depths: tuple[int, ...]) -> None:
+    nowhere = (root / "nowhere", root / "nowhere")
+    with pytest.raises(rerank_job.CascadeError, match="--top-k: numbers from 1 on"):
+        rerank_job.run(_request(root, nowhere, "refused", depths=depths))
+
+
+def test_models_in_each_others_place_are_named(root: Path, pair: tuple[Path, Path]) -> None:
+    two, single = pair
+    with pytest.raises(TaskError, match=r"--workdir: .*single is of task 'mlmm', and a model of two towers is needed"):
+        rerank_job.run(_request(root, (single, single), "refused"))
+    with pytest.raises(TaskError, match=r"--single: .*two is of task 'brivl', and a single tower that scores pairs is"):
+        rerank_job.run(_request(root, (two, two), "refused"))
+
+
+def test_a_model_without_a_tokenizer_is_named(root: Path, pair: tuple[Path, Path]) -> None:
+    bare = root / "bare"
+    shutil.copytree(pair[1], bare)
+    (bare / "tokenizer.model").unlink()
+    with pytest.raises(CheckpointError, match=r"--single: .*bare was imported without a tokenizer"):
+        rerank_job.run(_request(root, (pair[0], bare), "refused"))
+
+
+def test_models_of_other_data_are_refused_and_can_be_given_the_same(
+    root: Path, pair: tuple[Path, Path], tiny: Callable[..., schema.Config]
+) -> None:
+    data = {"data__dir": str(root / "data")}
+    shutil.copytree(root / "data" / "wenlan_scenes" / "tiny", root / "data" / "copied")
+    other = save(tiny(**{**SINGLE, **data, "data__source": "copied"}), root / "other")
+    with pytest.raises(rerank_job.CascadeError, match=r"reads wenlan_scenes/tiny and .* reads copied; name the data"):
+        rerank_job.run(_request(root, (pair[0], other), "refused"))
+    request = _request(root, (pair[0], other), "same", fields=("--config.data.source=copied", *FIELDS))
+    two, single = rerank_job._models(request)
+    assert two.run.config.data.source == single.run.config.data.source == "copied"
+
+
+def test_a_tower_that_was_never_taught_to_match_is_refused(
+    root: Path, pair: tuple[Path, Path], tiny: Callable[..., schema.Config]
+) -> None:
+    changes = {**SINGLE, "data__dir": str(root / "data"), "pretrain__objectives": ("mlm",), "pretrain__weights": (1.0,)}
+    unmatched = save(tiny(**changes), root / "unmatched")
+    with pytest.raises(rerank_job.CascadeError, match="pretrained without the objective itm"):
+        rerank_job.run(_request(root, (pair[0], unmatched), "refused"))

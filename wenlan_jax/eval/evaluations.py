@@ -1,0 +1,72 @@
+"""What a training run and `wenlan eval` measure, by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxtyping import PyTree
+
+from wenlan_jax import schema
+from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.eval import evaluate, report
+from wenlan_jax.run import Run
+
+
+class Evaluation(Protocol):
+    """How a task is measured on the splits of its data; compiles what it needs once."""
+
+    what: str
+    """In a word or two, for the log."""
+
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Any]:
+        """Metrics of `split` by name, the split in the name, and what the pages show of it."""
+        ...
+
+    def one_line(self, scores: Mapping[str, float], split: str) -> str:
+        """The metrics of a split for the log."""
+        ...
+
+    def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
+        """The metrics of several splits for the end."""
+        ...
+
+    def write_pages(self, out: Path, found: Sequence[Any]) -> None:
+        """Writes what a person would rather look at into `out`; `found` is what `score` gave with the metrics."""
+        ...
+
+
+class Retrieval:
+    """Retrieval by two towers, both ways."""
+
+    what = "retrieval"
+
+    def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
+        self._config = run.config
+        self._evaluator = evaluate.Evaluator(run, tokenizer)
+
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], evaluate.Embedded]:
+        """See `Evaluator.score`."""
+        return self._evaluator.score(params, batch_stats, split)
+
+    def one_line(self, scores: Mapping[str, float], split: str) -> str:
+        """See `report.one_line`."""
+        return report.one_line(scores, split)
+
+    def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
+        """See `report.table`."""
+        return report.table(scores, splits, self._config.eval.ks)
+
+    def write_pages(self, out: Path, found: Sequence[evaluate.Embedded]) -> None:
+        """The gallery."""
+        report.write_gallery(out, self._config, found)
+
+
+def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
+    """The evaluation of a run's task."""
+    if run.config.task not in schema.SINGLE_TASKS:
+        return Retrieval(run, tokenizer)
+    from wenlan_jax.eval.single import create as of_single_tower  # the other tasks need none of it
+
+    return of_single_tower(run, tokenizer)
