@@ -4,35 +4,61 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from wenlan_jax import config as configs
 from wenlan_jax import run, schema
-from wenlan_jax.bench import measure, torch_side
-from wenlan_jax.bench.torch_worker import TorchError, TorchProcess
-from wenlan_jax.config import ConfigError
+from wenlan_jax.bench import measure, single, torch_side, torch_side_single
+from wenlan_jax.bench.torch_worker import AnyJob, TorchError, TorchProcess
 from wenlan_jax.progress import say
-from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.state import TrainState
 
 ROUNDS = 3
 """Turns that each side gets in a comparison."""
 
 
+Batch = dict[str, np.ndarray]
+OnDevices = dict[str, jax.Array]
+
+
+class Subject(NamedTuple):
+    """What two towers and the single one do differently in a benchmark.
+
+    batch: random examples. parts: of a step, timed. check: whether PyTorch can follow. job: what its process is
+    started with. said: our side of what its `Worker.said` says.
+    """
+
+    batch: Callable[[schema.Config, int], Batch]
+    parts: Callable[[run.Run, TrainState, OnDevices, int], list[measure.Part]]
+    check: Callable[[schema.Config], None]
+    job: Callable[[schema.Config, TrainState, Batch], AnyJob]
+    said: Callable[[run.Run, TrainState, OnDevices], OnDevices]
+
+
+TWO_TOWERS = Subject(measure.random_batch, measure.parts, torch_side.check, torch_side.job, torch_side.said)
+SINGLE_TOWER = Subject(
+    single.random_batch, single.parts, torch_side_single.check, torch_side_single.job, torch_side_single.said
+)
+
+
 def run_bench(config: schema.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
     """Measures `config`, prints a report and returns its figures by name; also writes them to `out` if given."""
-    if config.model.text.bert.vocab_size == 0:
-        raise ConfigError("model.text.bert.vocab_size: a benchmark has no tokenizer; give a number of rows")
+    configs.require_vocabulary(config, "a benchmark")
+    subject = SINGLE_TOWER if config.task in schema.SINGLE_TASKS else TWO_TOWERS
     if against:
         torch_side.require()
-        torch_side.check(config)
+        subject.check(config)
     current = run.set_up(config)
-    batch = measure.random_batch(config, config.seed)
+    batch = subject.batch(config, config.seed)
     say(f"compiling the training step for {jax.device_count()} device(s) ({jax.default_backend()}) ...")
     stepper = measure.Stepper(current, batch)
     say(f"compiled in {stepper.compile_seconds:.0f} s")
-    figures = _side_by_side(current, stepper, batch, steps) if against else _alone(stepper, steps)
+    figures = _side_by_side(subject, current, stepper, batch, steps) if against else _alone(stepper, steps)
     pairs = config.train.batch_size
     figures["pairs_per_second"] = pairs / figures["step_seconds"]
     figures["compile_seconds"] = stepper.compile_seconds
@@ -43,7 +69,7 @@ def run_bench(config: schema.Config, steps: int, against: str | None, out: Path 
     figures |= stepper.memory_gib()
     say("memory            " + ", ".join(f"{n} {v:.2f}" for n, v in stepper.memory_gib().items()))
     say("parts, each by itself:")
-    for part in measure.parts(current, stepper.state, stepper.batch, max(steps // 2, 3)):
+    for part in subject.parts(current, stepper.state, stepper.batch, max(steps // 2, 3)):
         figures[f"part/{part.name.replace(',', '').replace(' ', '_')}"] = part.seconds
         share = part.seconds / figures["step_seconds"]
         say(f"  {part.name:<24}{part.seconds:8.3f} s  {share:5.0%} of a step")
@@ -57,16 +83,17 @@ def _alone(stepper: measure.Stepper, steps: int) -> dict[str, float]:
 
 
 def _side_by_side(
-    current: run.Run, stepper: measure.Stepper, batch: dict[str, np.ndarray], steps: int
+    subject: Subject, current: run.Run, stepper: measure.Stepper, batch: Batch, steps: int
 ) -> dict[str, float]:
     """Both in turn, round by round, so that a machine whose speed drifts is as slow for one as for the other.
 
     Each round starts with a step that is not counted: a process that sat idle first gets its memory back.
     """
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with TorchProcess(torch_side.job(current.config, stepper.state, batch)) as theirs:
-        difference = _difference(current, stepper, theirs.ask("embeddings"))
-        say(f"same weights      embeddings differ by at most {difference:.1e}")
+    with TorchProcess(subject.job(current.config, stepper.state, batch)) as theirs:
+        ours = subject.said(current, stepper.state, stepper.batch)
+        difference = _difference(ours, theirs.ask("said"))
+        say(f"same weights      {' and '.join(ours)} differ by at most {difference:.1e}")
         if not difference < 1e-4:
             raise TorchError(f"the two models disagree by {difference:.1e}: a comparison would mean nothing")
         for number in range(ROUNDS):
@@ -79,7 +106,7 @@ def _side_by_side(
             )
     ratios = [theirs / ours for ours, theirs in zip(times["ours"], times["theirs"], strict=True)]
     return {
-        "embedding_difference": difference,
+        "difference": difference,
         "step_seconds": statistics.median(times["ours"]),
         "torch_step_seconds": statistics.median(times["theirs"]),
         "speed_ratio": statistics.median(ratios),
@@ -88,17 +115,9 @@ def _side_by_side(
     }
 
 
-def _difference(current: run.Run, stepper: measure.Stepper, other: dict[str, np.ndarray]) -> float:
-    """The largest difference of an embedding's coordinate, in evaluation mode."""
-    towers, state = Towers(current.config, current.mesh), stepper.state
-
-    def embed(params: object, stats: object, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        prepared = towers.prepare(batch, None)
-        image = towers.embed_images(params, stats, prepared, None)[0].embedding
-        return {"image": image, "text": towers.embed_texts(params, prepared, None).embedding}
-
-    ours = jax.jit(embed)(state.params, state.batch_stats, stepper.batch)
-    return max(float(np.abs(np.asarray(ours[name]) - other[name]).max()) for name in ours)
+def _difference(ours: OnDevices, theirs: Batch) -> float:
+    """The largest difference of a number that both sides say; NaN if any is."""
+    return float(np.max([np.abs(np.asarray(ours[name]) - theirs[name]).max() for name in ours]))
 
 
 def _say_ratio(figures: dict[str, float], pairs: int) -> None:

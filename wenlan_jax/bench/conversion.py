@@ -56,10 +56,14 @@ def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[
     """Measures both directions of the `brivl` layout for the configuration `path` with `fields` set; prints ratios.
 
     Needs some four times the file's size in the temporary directory. Returns the figures by name; also writes them to
-    `out` if given. Raises ConversionError with the output of a command that fails.
+    `out` if given. Raises ConversionError with the output of a command that fails, and for a single tower.
     """
-    if configs.load(path, fields).model.text.bert.vocab_size == 0:
-        raise configs.ConfigError("model.text.bert.vocab_size: a benchmark has no tokenizer; give a number of rows")
+    config = configs.load(path, fields)
+    if config.task in schema.SINGLE_TASKS:
+        raise ConversionError(
+            f"--conversion is measured on the two towers of BriVL, and {path} has task {config.task!r}"
+        )
+    configs.require_vocabulary(config, "a benchmark")
     with tempfile.TemporaryDirectory(prefix="wenlan_conversion_") as folder:
         figures = _measure((str(path), *fields), Path(folder))
     if out is not None:

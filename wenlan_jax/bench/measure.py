@@ -17,6 +17,7 @@ from wenlan_jax import mesh as meshes
 from wenlan_jax import metrics, momentum, optim, rngs, run, schema, trees
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import TrainState
+from wenlan_jax.tasks import single
 from wenlan_jax.tasks.contrast import OTHER
 from wenlan_jax.tasks.towers import Towers
 
@@ -34,7 +35,9 @@ class Part:
 
 
 def batch_shapes(config: schema.Config) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and dtype of each field of a training batch, as `data/loader.py` makes it."""
+    """Shape and dtype of each field of a training batch, as the loader makes it; for the single tower, `heaviest`."""
+    if config.task in schema.SINGLE_TASKS:
+        return {name: (leaf.shape, leaf.dtype.type) for name, leaf in heaviest(config).items()}
     size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
     regions = config.model.image.regions
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
@@ -46,6 +49,17 @@ def batch_shapes(config: schema.Config) -> dict[str, tuple[tuple[int, ...], type
     if regions.kind == "boxes":
         shapes["boxes"] = ((size, regions.boxes, 4), np.float32)
         shapes["box_mask"] = ((size, regions.boxes), np.bool_)
+    return shapes
+
+
+def heaviest(config: schema.Config) -> dict[str, Any]:
+    """A batch of the single tower, abstract: of the largest bucket, and of the objective that needs most, words."""
+    pretrain = config.pretrain
+    objective = config.task
+    if config.task == "mlmm":
+        objective = "mlm" if "mlm" in pretrain.objectives else pretrain.objectives[0]
+    sizes = (config.train.batch_size, pretrain.text_buckets[-1], pretrain.region_buckets[-1])
+    shapes: dict[str, Any] = jax.eval_shape(lambda: single.example(config, objective, *sizes))
     return shapes
 
 
@@ -146,7 +160,7 @@ def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repe
         lambda g, s, p: optim.apply(recipe.optimizer, g, s, p, jnp.float32(1e-4)),
         (trained, state.opt_state, trained),
     )
-    return [_time(name, function, arguments, repeats) for name, (function, arguments) in actions.items()]
+    return [timed(name, function, arguments, repeats) for name, (function, arguments) in actions.items()]
 
 
 def _bank(config: schema.Config, ids: jax.Array) -> Callable[..., Any]:
@@ -168,7 +182,8 @@ def _bank(config: schema.Config, ids: jax.Array) -> Callable[..., Any]:
     return jax.grad(loss)
 
 
-def _time(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> Part:
+def timed(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> Part:
+    """A part by itself: compiled, then called with `arguments` so many times."""
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began

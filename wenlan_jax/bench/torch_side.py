@@ -1,4 +1,5 @@
-"""What the PyTorch reference needs to take the same step: a check of the configuration, weights, sizes, batch."""
+"""What the PyTorch reference needs to take the same step: a check of the configuration, weights, sizes, batch; and our
+side of the comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import schema
+from wenlan_jax import run, schema
 from wenlan_jax.bench.torch_worker import Job, TorchError
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.brivl import brivl_table, with_batch_counters
@@ -120,3 +121,16 @@ def _sizes(config: schema.Config) -> dict[str, Any]:
         "frozen": (),
         "freeze_batch_norm": False,
     }
+
+
+def said(current: run.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Embeddings of the batch in evaluation mode."""
+    both = towers.Towers(current.config, current.mesh)
+
+    def embed(params: Any, stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        prepared = both.prepare(batch, None)
+        image = both.embed_images(params, stats, prepared, None)[0].embedding
+        return {"image": image, "text": both.embed_texts(params, prepared, None).embedding}
+
+    found: dict[str, jax.Array] = jax.jit(embed)(state.params, state.batch_stats, batch)
+    return found

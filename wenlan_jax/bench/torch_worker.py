@@ -10,13 +10,39 @@ import multiprocessing
 import os
 import time
 from multiprocessing.connection import Connection
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
 
 class TorchError(RuntimeError):
     """PyTorch is not installed, or the reference cannot follow the configuration."""
+
+
+class Worker(Protocol):
+    """A model of PyTorch with its batch."""
+
+    def step(self) -> float:
+        """Seconds of one training step."""
+
+    def said(self) -> dict[str, np.ndarray]:
+        """What the model makes of the batch in evaluation mode, to compare both sides by."""
+
+
+class AnyJob(Protocol):
+    """What a worker process is started with."""
+
+    def start(self) -> Worker:
+        """The worker, in the process of its own."""
+
+
+def use_all_cores() -> ModuleType:
+    """The torch module, told to use every core."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    return torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +56,20 @@ class Job:
     learning_rate: float
     weight_decay: float
 
+    def start(self) -> TorchStep:
+        """The worker's model, in the worker's process."""
+        return TorchStep(self)
+
 
 class TorchStep:
     """The reference's training step."""
 
     def __init__(self, job: Job) -> None:
-        import torch
         from transformers import BertConfig
 
         from wenlan_jax.reference import torch_brivl
 
-        torch.set_num_threads(os.cpu_count() or 1)
-        self.torch = torch
+        torch = self.torch = use_all_cores()
         sizes = torch_brivl.BriVLSizes(text=BertConfig(**job.bert), **job.sizes)
         self.model = torch_brivl.BriVL(sizes).train()
         weights = {name: torch.from_numpy(np.array(value)) for name, value in job.weights.items()}
@@ -61,7 +89,7 @@ class TorchStep:
         self.model.training_step(self.batch, self.optimizer)
         return time.perf_counter() - began
 
-    def embeddings(self) -> dict[str, np.ndarray]:
+    def said(self) -> dict[str, np.ndarray]:
         """Embeddings of the batch in evaluation mode."""
         self.model.eval()
         with self.torch.no_grad():
@@ -70,10 +98,10 @@ class TorchStep:
         return {"image": image.numpy(), "text": text.numpy()}
 
 
-def serve(connection: Connection, job: Job) -> None:
-    """The worker's loop: answers the names of methods of `TorchStep` until the other side closes."""
+def serve(connection: Connection, job: AnyJob) -> None:
+    """The worker's loop: answers the names of methods of `Worker` until the other side closes."""
     try:
-        worker = TorchStep(job)
+        worker = job.start()
         connection.send(None)
     except Exception as error:
         connection.send(TorchError(f"{type(error).__name__}: {error}"))
@@ -88,7 +116,7 @@ def serve(connection: Connection, job: Job) -> None:
 class TorchProcess:
     """A worker process. A context manager: leaving it ends the process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: AnyJob) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, job), daemon=True)

@@ -7,37 +7,76 @@ from typing import NamedTuple
 
 
 class ExportFormat(NamedTuple):
-    """What an export format is, the libraries it needs, their extra, and whether its files hold a tokenizer."""
+    """What an export format is, what writes it (`module:function` of this package), and what it needs.
+
+    libraries: to import, and the extra that brings them. tokenizer: whether its files hold one.
+    single: whether it is for the single tower; the others are for two towers.
+    """
 
     meaning: str
+    writer: str
     libraries: tuple[str, ...]
     extra: str
     tokenizer: bool
+    single: bool
 
 
 EXPORT_FORMATS = {
-    "brivl": ExportFormat("brivl.pth in the layout of the official checkpoints", ("torch",), "torch", False),
+    "brivl": ExportFormat(
+        "brivl.pth in the layout of the official checkpoints", "export_brivl:write", ("torch",), "torch", False, False
+    ),
     "torch": ExportFormat(
-        "safetensors and one PyTorch file that needs nothing of ours", ("torch", "safetensors"), "torch", True
+        "safetensors and one PyTorch file that needs nothing of ours",
+        "export_torch:write",
+        ("torch", "safetensors"),
+        "torch",
+        True,
+        False,
     ),
     "onnx": ExportFormat(
         "both towers as ONNX graphs with a dynamic batch",
+        "export_onnx:write",
         ("torch", "onnx", "onnxscript", "onnxruntime"),
         "onnx",
         True,
+        False,
     ),
     "huggingface": ExportFormat(
-        "a folder for AutoModel and AutoProcessor, and a BertModel", ("torch", "transformers"), "torch", True
+        "a folder for AutoModel and AutoProcessor, and a BertModel",
+        "export_huggingface:write",
+        ("torch", "transformers"),
+        "torch",
+        True,
+        False,
+    ),
+    "uniter": ExportFormat(
+        "of a single tower: pytorch_model.bin in the layout of UNITER",
+        "export_single:write_uniter",
+        ("torch",),
+        "torch",
+        True,
+        True,
+    ),
+    "uc2": ExportFormat(
+        "of a single tower: pytorch_model.bin in the layout of UC2",
+        "export_single:write_uc2",
+        ("torch",),
+        "torch",
+        True,
+        True,
     ),
 }
-"""The formats of `wenlan export`; module `export_<name>` has the writer."""
+"""The formats of `wenlan export`."""
 
 UNUSED_LAYERS = "unused_layers.safetensors"
 """Beside an imported checkpoint: layers of the official file that BriVL does not compute with, for export to return."""
 
 IMPORT_FORMATS: dict[str, str] = {
     "brivl": "an official checkpoint, or the whole official model with its queues",
-    "bert": "the text backbone: BERT, RoBERTa or XLM-R of Hugging Face",
+    "bert": "the text backbone: BERT, RoBERTa or XLM-R of Hugging Face; BERT as a single tower's text side",
     "efficientnet": "the image backbone: EfficientNet of timm or Hugging Face",
+    "uniter": "the single tower: UNITER",
+    "uc2": "the single tower: UC2",
+    "xlm_roberta": "the single tower's text side: XLM-R with its head for words, of Hugging Face",
 }
-"""What each format is; `importing.FORMATS` has its reader."""
+"""What each format is; `import_formats.FORMATS` has its reader."""

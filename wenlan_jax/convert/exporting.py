@@ -21,6 +21,8 @@ import numpy as np
 
 from wenlan_jax import __version__, host_memory, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
+from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
+from wenlan_jax.convert.proof_single import SingleProof
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.mesh import AXES
 from wenlan_jax.progress import say
@@ -39,8 +41,8 @@ class ExportError(RuntimeError):
 class Model:
     """What there is to export.
 
-    tower: reads the `params` and `batch_stats` of a tower, `image`, `text` or their `_momentum` copies. It reads anew
-        each time, so that an export holds no more than it is working on.
+    tower: reads the `params` and `batch_stats` of a tower, `image`, `text`, their `_momentum` copies, or `single`. It
+        reads anew each time, so that an export holds no more than it is working on.
     momentum: whether there are momentum towers.
     tokenizer: None where none was configured; only formats that hold one ask for it.
     result: the newest `result.json` of the run, empty without one.
@@ -61,15 +63,16 @@ class Model:
     def words(self) -> Tokenizer:
         """The tokenizer. Raises ExportError where there is none."""
         if self.tokenizer is None:
+            other = "" if self.config.task in schema.SINGLE_TASKS else ", or export with --format=brivl"
             raise ExportError(
                 "this format holds a tokenizer, and this checkpoint was imported without one: import again with "
-                "--config.tokenizer.path, or export with --format=brivl"
+                f"--config.tokenizer.path{other}"
             )
         return self.tokenizer
 
 
-Runner = Callable[[parity.FixedBatch], parity.Embeddings]
-"""Runs the artefact that a format has written."""
+Runner = Callable[[Any], Any]
+"""Runs the artefact that a format has written on the batch of a `Proof`."""
 
 Writer = Callable[[Model, Path], Runner]
 """A format: writes its files into a folder."""
@@ -84,13 +87,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExportError(f"{needed}: pip install 'wenlan_jax[{form.extra}]'")
     if arguments.out.exists():
         raise ExportError(f"{arguments.out} exists; remove it or choose another --out")
-    writer = importlib.import_module(f"wenlan_jax.convert.export_{arguments.format}").write
+    module, function = form.writer.split(":")
+    writer = getattr(importlib.import_module(f"wenlan_jax.convert.{module}"), function)
     model = load(arguments.workdir, arguments.step, arguments.dtype)
+    _check_kind(arguments.format, model.config.task)
     if form.tokenizer:
         _ = model.words
     say(f"checkpoint {model.step} of {arguments.workdir}: writing {arguments.format} ...")
     export(model, arguments.format, writer, arguments.out, arguments.tolerance or parity.TOLERANCES[arguments.dtype])
     return 0
+
+
+def _check_kind(name: str, task: str) -> None:
+    """Raises ExportError for a format of the other kind of model."""
+    single = task in schema.SINGLE_TASKS
+    if EXPORT_FORMATS[name].single != single:
+        fitting = " or ".join(other for other, form in EXPORT_FORMATS.items() if form.single == single)
+        raise ExportError(
+            f"--format={name} is for {'two towers' if single else 'the single tower'}, and this is a model of task "
+            f"{task!r}; choose --format={fitting}"
+        )
 
 
 def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = "") -> dict[str, dict[str, Any]]:
@@ -142,68 +158,39 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        batch = parity.fixed_batch(model.config)
-        ours = Witness(model, batch)
-        run_artefact = writer(dataclasses.replace(model, tower=ours.tower), staging)
+        prove = SingleProof if model.config.task in schema.SINGLE_TASKS else TwoTowerProof
+        proof: Proof = prove(model.config, model.tower)
+        run_artefact = writer(dataclasses.replace(model, tower=proof.tower), staging)
         host_memory.release_freed_memory()
-        report = check(model, name, ours.embeddings(), run_artefact(batch), tolerance)
+        findings = proof.compare(run_artefact(proof.batch))
+        report = check(model, name, findings, tolerance)
         (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    for side in parity.Embeddings._fields:
-        figures = report[side]
-        say(
-            f"{side}: largest difference {figures['largest_difference']:.1e}, least cosine {min(figures['cosine']):.7f}"
-        )
-    say(f"ranking agreement {report['ranking']:.4f}; {out} is ready")
+    for line in findings.lines[:-1]:
+        say(line)
+    say(f"{findings.lines[-1]}; {out} is ready")
     return report
 
 
-class Witness:
-    """Embeds the batch with each query tower as the writer reads it, so that no tower is read twice."""
-
-    def __init__(self, model: Model, batch: parity.FixedBatch) -> None:
-        self._model, self._batch = model, batch
-        self._seen: dict[str, np.ndarray] = {}
-
-    def tower(self, name: str) -> dict[str, Any]:
-        """What `Model.tower` gives."""
-        variables = self._model.tower(name)
-        if name in parity.Embeddings._fields and name not in self._seen:
-            self._seen[name] = parity.jax_embedding(self._model.config, name, variables, self._batch)
-            host_memory.release_freed_memory()
-        return variables
-
-    def embeddings(self) -> parity.Embeddings:
-        """Those of both towers; one that the writer did not ask for is read now."""
-        for name in set(parity.Embeddings._fields) - set(self._seen):
-            self.tower(name)
-        return parity.Embeddings(**self._seen)
-
-
-def check(
-    model: Model, name: str, ours: parity.Embeddings, theirs: parity.Embeddings, tolerance: float
-) -> dict[str, Any]:
-    """The report on the artefact's embeddings beside ours; raises ExportError above the tolerance."""
-    image, text, ranking = parity.compare(ours, theirs)
+def check(model: Model, name: str, findings: Findings, tolerance: float) -> dict[str, Any]:
+    """The report on the artefact; raises ExportError above the tolerance."""
     report = {
         "format": name,
         "dtype": model.dtype,
         "tolerance": tolerance,
-        "items": len(ours.image),
-        "image": dataclasses.asdict(image),
-        "text": dataclasses.asdict(text),
-        "ranking": ranking,
+        "items": findings.items,
+        **findings.figures,
         "step": model.step,
         "wenlan_jax": __version__,
         "jax": jax.__version__,
     }
-    worst = float(np.max([image.largest_difference, text.largest_difference]))  # NaN if either is
+    worst = float(np.max(list(findings.differences.values())))  # NaN if any is
     if not worst <= tolerance:
+        each = ", ".join(f"{what} {difference:.2e}" for what, difference in findings.differences.items())
         raise ExportError(
-            f"the exported {name} artefact differs from the JAX towers by {worst:.2e} (images"
-            f" {image.largest_difference:.2e}, texts {text.largest_difference:.2e}), more than {tolerance:.0e};"
-            " nothing was left behind"
+            f"the exported {name} artefact differs from the JAX towers by {worst:.2e} ({each}), more than"
+            f" {tolerance:.0e}; nothing was left behind"
         )
     return report

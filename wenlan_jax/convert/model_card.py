@@ -92,11 +92,12 @@ def write(model: Model, tokenizer_file: str) -> str:
         batch=config.train.batch_size,
         seed=config.seed,
         fingerprint=configs.fingerprint(config),
-        results=_results(model.result),
+        results=results_table(model.result),
     )
 
 
-def _results(result: dict[str, float]) -> str:
+def results_table(result: dict[str, float]) -> str:
+    """The figures of `result.json` over all languages, in Markdown."""
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted(result.items()) if name.count("/") == 3]
     if not rows:
         return "The run has no result.json: it was not evaluated."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,29 @@ def run(config: schema.Config, state: Mapping[str, np.ndarray], batch: parity.Fi
 
 
 def module_with(architecture: Any, state: Mapping[str, np.ndarray]) -> Any:
-    """The module with `state` as its weights, not copied where they are float32, in evaluation mode; float32."""
-    import torch
-
+    """The module of an architecture, see `filled`."""
     from wenlan_jax.convert.torch_modules import WenLan
 
+    return filled(lambda: WenLan(architecture), state)
+
+
+def filled(make: Callable[[], Any], state: Mapping[str, np.ndarray], absent: tuple[str, ...] = ()) -> Any:
+    """A module with `state` as its weights, not copied where they are float32, in evaluation mode; float32.
+
+    absent: what keys begin with that `state` need not have; these weights have no values, so nothing may use them.
+    Raises RuntimeError for any other key that is missing, and for one that the module does not have.
+    """
+    import torch
+
     with torch.device("meta"):  # shapes only: the weights follow
-        module = WenLan(architecture)
+        module = make()
     with warnings.catch_warnings():
         # Mapped arrays are read-only, which torch warns of; they are only read here.
         warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
         tensors = {key: torch.as_tensor(value) for key, value in state.items()}
+    for key, value in module.state_dict().items():
+        if absent and key.startswith(absent):
+            tensors[key] = value
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.float().eval()
 

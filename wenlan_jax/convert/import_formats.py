@@ -1,0 +1,180 @@
+"""The formats that `wenlan import` reads: how each is known, and which leaves of the train state its files give."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wenlan_jax import host_memory, schema
+from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
+from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
+from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
+from wenlan_jax.state import MOMENTUM, TrainState
+from wenlan_jax.tasks.single import TOWER
+from wenlan_jax.tasks.towers import image_tower
+
+TOWERS = ("image", "text")
+
+WHOLE_MODEL = "learnable."
+"""Before the towers' keys in the state dict of the official model as a whole, queues included."""
+
+
+class ImportingError(ValueError):
+    """Weights that cannot be imported; the message lists every fault, and nothing was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Leaves by their path in the train state, and the keys of the file left out, with the reason."""
+
+    leaves: FlatTree
+    ignored: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What the leaves must fit: the configuration, the shapes of its train state, and the towers asked for."""
+
+    config: schema.Config
+    shapes: TrainState
+    towers: Sequence[str]
+
+    def template(self, tower: str, part: str = "") -> dict[str, Any]:
+        """The shapes of a tower by collection, or of one part of it such as `backbone`."""
+        collections = {"params": self.shapes.params, "batch_stats": self.shapes.batch_stats}
+        found = {name: tree[tower] for name, tree in collections.items() if tower in tree}
+        return {name: {part: tree[part]} for name, tree in found.items()} if part else found
+
+
+def _has_towers(keys: Iterable[str]) -> bool:
+    prefixes = {key.removeprefix(WHOLE_MODEL).partition(".")[0] for key in keys}
+    return not prefixes.isdisjoint((*QUERY_TOWERS, *MOMENTUM_TOWERS))
+
+
+def _is_backbone(detect: Callable[[Iterable[str]], Any], keys: Iterable[str]) -> bool:
+    """Whether `detect` knows the keys, and they are not those of a BriVL that has such a backbone."""
+    try:
+        detect(keys)
+    except ConversionError:
+        return False
+    return not (_has_towers(keys) or import_single.is_uniter(keys) or import_single.is_uc2(keys))
+
+
+def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
+    """The official checkpoint, or the state dict of the whole official model, whose queues fill the banks."""
+    state = {key.removeprefix(WHOLE_MODEL): array for key, array in state.items()}
+    if target.config.task in schema.SINGLE_TASKS:
+        return _map_backbone(state, target)
+    prefixes = {key.partition(".")[0] for key in state}
+    queries = {prefix: tower for prefix, tower in QUERY_TOWERS.items() if tower in target.towers}
+    absent = [f"{prefix}.*" for prefix in queries if prefix not in prefixes]
+    if absent:
+        raise ImportingError(
+            f"{source}: not an official BriVL checkpoint with the towers asked for: no key {', '.join(absent)}; "
+            f"it has {', '.join(sorted(prefixes)[:6])}. Choose --format or --tower to fit"
+        )
+    wanted = dict(queries)
+    if target.shapes.momentum is not None:
+        moving = {prefix: tower for prefix, tower in MOMENTUM_TOWERS.items() if prefix in prefixes}
+        wanted |= {p: tower for p, tower in moving.items() if tower.removesuffix(MOMENTUM) in target.towers}
+    template = {tower: target.template(tower.removesuffix(MOMENTUM)) for tower in wanted.values()}
+    # Queues are taken only with both towers, as each holds keys of one for the queries of the other.
+    wants_queues = len(target.towers) == len(TOWERS) and bool(target.shapes.banks)
+    banks = queues.read(state, target.config) if wants_queues else queues.left_out(state)
+    rest = {key: array for key, array in state.items() if key not in banks.ignored}
+    found = _convert(rest, brivl_table(wanted), template, banks.faults)
+    return Found({**found.leaves, **banks.leaves}, {**found.ignored, **banks.ignored})
+
+
+def _map_backbone(state: weights.State, target: Target) -> Found:
+    """The image backbone of BriVL alone, for a single tower whose regions are pooled on its map."""
+    (prefix,) = (theirs for theirs, ours in QUERY_TOWERS.items() if ours == "image")
+    backbone = {key: array for key, array in state.items() if key.startswith(f"{prefix}.backbone.")}
+    found = _convert(backbone, brivl_table({prefix: "image"}), {"image": target.template("image", "backbone")})
+    rest = dict.fromkeys(state.keys() - backbone.keys(), "parts of BriVL that the single tower does not have")
+    return Found(found.leaves, {**found.ignored, **rest})
+
+
+def read_bert(state: weights.State, target: Target, source: Path) -> Found:
+    """A text encoder of Hugging Face. RoBERTa's position table loses the rows before its first token's."""
+    if TOWER in target.towers:
+        return _of_single(import_single.read_bert)(state, target, source)
+    prefix = bert.detect(state)
+    description = bert.read_description(source) or bert.implied_description(state, prefix)
+    faults = bert.differences(target.config.model.text.bert, description)
+    if faults:
+        raise ConversionError("\n  ".join(faults))
+    key, offset = f"{prefix}embeddings.position_embeddings.weight", bert.position_offset(description)
+    if key in state and state[key].ndim:
+        state = {**state, key: state[key][offset:]}
+    return _convert(state, bert.bert_table(prefix), {"text": target.template("text", "backbone")})
+
+
+def read_efficientnet(state: weights.State, target: Target, source: Path) -> Found:
+    """An EfficientNet of timm or Hugging Face."""
+    table = efficientnet.efficientnet_table(
+        efficientnet.detect(state), image_tower(target.config.model).backbone.stages
+    )
+    return _convert(state, table, {"image": target.template("image", "backbone")})
+
+
+def _of_single(read: Callable[..., Imported]) -> Callable[[weights.State, Target, Path], Found]:
+    """The reader of a format of the single tower."""
+
+    def reader(state: weights.State, target: Target, source: Path) -> Found:
+        imported = read(state, target.config, {TOWER: target.template(TOWER)}, source)
+        return Found(_as_state(imported.leaves), imported.ignored)
+
+    return reader
+
+
+class Format(NamedTuple):
+    """The towers that a format can give, its reader, whether keys are of it, and the fields that set the sizes."""
+
+    towers: Sequence[str]
+    read: Callable[[weights.State, Target, Path], Found]
+    knows: Callable[[Iterable[str]], bool]
+    sizes: str
+
+
+_TEXT_ENCODER = functools.partial(_is_backbone, bert.detect)
+"""Keys of BERT and of XLM-R are alike; their readers tell them apart."""
+
+FORMATS: dict[str, Format] = {
+    "brivl": Format(TOWERS, read_brivl, _has_towers, "model.*"),
+    "bert": Format(("text", TOWER), read_bert, _TEXT_ENCODER, "model.text.bert.*"),
+    "efficientnet": Format(
+        ("image",), read_efficientnet, functools.partial(_is_backbone, efficientnet.detect), "model.image.backbone.*"
+    ),
+    "uniter": Format((TOWER,), _of_single(import_single.read_uniter), import_single.is_uniter, "single.*"),
+    "uc2": Format((TOWER,), _of_single(import_single.read_uc2), import_single.is_uc2, "single.*"),
+    "xlm_roberta": Format((TOWER,), _of_single(import_single.read_xlm_roberta), _TEXT_ENCODER, "single.*"),
+}
+
+
+def _convert(state: weights.State, table: Table, template: Mapping[str, Any], faults: Sequence[str] = ()) -> Found:
+    """The leaves of `template`; raises ConversionError with all faults, those found before among them."""
+    messages = list(faults)
+    try:
+        imported = to_flax(state, table, template, host_memory.page_out)
+    except ConversionError as error:
+        messages.append(str(error))
+    if messages:
+        raise ConversionError("\n  ".join(messages))
+    return Found(_as_state(imported.leaves), imported.ignored)
+
+
+def _as_state(leaves: Mapping[str, Any]) -> FlatTree:
+    return {_state_path(path): np.asarray(leaf, np.float32) for path, leaf in flatten(leaves).items()}
+
+
+def _state_path(path: str) -> str:
+    """`image_momentum/params/...` as `momentum/params/image/...`."""
+    tower, collection, rest = path.split("/", 2)
+    momentum = "momentum/" if tower.endswith(MOMENTUM) else ""
+    return f"{momentum}{collection}/{tower.removesuffix(MOMENTUM)}/{rest}"

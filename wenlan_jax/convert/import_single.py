@@ -1,0 +1,108 @@
+"""Reading checkpoints of UNITER, UC2 and XLM-R, and of BERT as what UNITER starts from, into the single tower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from wenlan_jax import host_memory, schema
+from wenlan_jax.convert import bert, single_tower, weights
+from wenlan_jax.convert.rules import ConversionError, Imported
+
+PICTURES = "img_embeddings.img_linear.weight"
+"""Ends a key that only towers with regions have."""
+
+_UC2_TYPES = "roberta.embeddings.new_token_type_embeddings.weight"
+
+_TYPES = "embeddings.token_type_embeddings.weight"
+
+FIELDS = {
+    "num_attention_heads": "heads",
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "intermediate_size": "feed_forward",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "positions",
+    "layer_norm_eps": "text_eps",
+}
+"""Names of transformers' configurations for the fields of `single`."""
+
+
+def is_uniter(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a UNITER."""
+    known = set(keys)
+    return _UC2_TYPES not in known and any(key.endswith(PICTURES) for key in known)
+
+
+def is_uc2(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a UC2."""
+    return _UC2_TYPES in set(keys)
+
+
+def read_uniter(state: weights.State, config: schema.Config, template: dict[str, object], source: Path) -> Imported:
+    """A UNITER checkpoint."""
+    prefix = next((name for name in ("uniter.", "bert.") if f"{name}{PICTURES}" in state), "")
+    if not prefix:
+        raise ConversionError(f"not a UNITER: no key uniter.{PICTURES}")
+    _check(config, source, offset=0)
+    return _converted(single_tower.uniter_table(prefix), state, template)
+
+
+def read_uc2(state: weights.State, config: schema.Config, template: dict[str, object], source: Path) -> Imported:
+    """A UC2 checkpoint."""
+    if not is_uc2(state):
+        raise ConversionError(f"not a UC2: no key {_UC2_TYPES}")
+    _check(config, source, offset=bert.ROBERTA_PAD_ID + 1)
+    return _converted(single_tower.uc2_table(), state, template)
+
+
+def read_xlm_roberta(
+    state: weights.State, config: schema.Config, template: dict[str, object], source: Path
+) -> Imported:
+    """XLM-R with its head for words or without, as the text side of a tower whose regions start fresh."""
+    prefix = bert.detect(state)
+    if _type_rows(state, prefix) != 1:
+        raise ConversionError(f"not an XLM-R: {prefix}{_TYPES} has more than one row; choose --format=bert")
+    _check(config, source, offset=bert.ROBERTA_PAD_ID + 1)
+    return _converted(single_tower.xlm_roberta_table(config.pretrain.uc2_start, prefix), state, template)
+
+
+def read_bert(state: weights.State, config: schema.Config, template: dict[str, object], source: Path) -> Imported:
+    """BERT with its heads or without, as what UNITER's text side starts from; regions start fresh."""
+    prefix = bert.detect(state)
+    if _type_rows(state, prefix) == 1:
+        raise ConversionError(f"not a BERT: {prefix}{_TYPES} has one row, as XLM-R's; choose --format=xlm_roberta")
+    _check(config, source, offset=0)
+    return _converted(single_tower.bert_table(prefix), state, template)
+
+
+def _type_rows(state: weights.State, prefix: str) -> int:
+    """Rows of the type table; 0 without one."""
+    return len(state.get(prefix + _TYPES, ()))
+
+
+def _converted(table: single_tower.TiedTable, state: weights.State, template: dict[str, object]) -> Imported:
+    return table.of_torch(state, template, host_memory.page_out)
+
+
+def _check(config: schema.Config, source: Path, offset: int) -> None:
+    """Raises ConversionError for what no weight's shape tells: where positions start, heads, eps, activation."""
+    single = config.single
+    faults = []
+    if single.position_offset != offset:
+        faults.append(
+            f"set single.position_offset={offset}, the row of the first token in this layout, which is "
+            f"{single.position_offset}"
+        )
+    description = bert.read_description(source)
+    faults += [
+        f"{bert.DESCRIPTION} says {description[theirs]}; set single.{ours}={description[theirs]}, which is "
+        f"{getattr(single, ours)}"
+        for theirs, ours in FIELDS.items()
+        if theirs in description and description[theirs] != getattr(single, ours)
+    ]
+    activation = description.get("hidden_act", bert.ACTIVATION)
+    if activation != bert.ACTIVATION:
+        faults.append(f"{bert.DESCRIPTION} says hidden_act={activation}; the tower computes {bert.ACTIVATION} only")
+    if faults:
+        raise ConversionError("\n  ".join(faults))
