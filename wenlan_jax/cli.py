@@ -235,7 +235,12 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", type=Path, required=True, help="a file or directory of weights")
     parser.add_argument("--config", type=Path, required=True, help="the configuration that will be trained")
     parser.add_argument("--out", type=Path, required=True, help="directory to write or to add to")
-    parser.add_argument("--tower", choices=("image", "text", "both"), default="both", help="default: %(default)s")
+    parser.add_argument(
+        "--tower",
+        choices=("image", "text", "both"),
+        default="both",
+        help="of a format that gives both (default: %(default)s)",
+    )
     parser.add_argument("--trust-pickle", action="store_true", help="run the code that a pickled file may contain")
     parser.add_argument("--replace", action="store_true", help="overwrite what an earlier import into OUT took over")
 
@@ -257,7 +262,10 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "Export a checkpoint of a training run, of whatever mesh. The artefact is run beside the JAX towers on a\n"
         "fixed batch; OUT appears only if they agree, with the figures in parity.json. Formats:\n\n" + known
     )
-    parser.epilog = "example:\n  wenlan export --workdir=runs/first --format=torch --out=exports/first"
+    parser.epilog = (
+        "examples:\n  wenlan export --workdir=runs/first --format=torch --out=exports/first\n"
+        "  wenlan export --workdir=runs/mlmm --format=uc2 --out=exports/mlmm"
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a run of `wenlan train`")
     parser.add_argument("--format", choices=tuple(EXPORT_FORMATS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="directory to write; must not exist")
