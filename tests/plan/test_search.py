@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from single_runs import tiny_single
 
 from wenlan_jax import schema
 from wenlan_jax.plan import planner, search, topology
@@ -67,3 +68,11 @@ def test_what_is_computed_again_is_counted(tiny: Callable[..., schema.Config]) -
     config = tiny()
     again = search.with_remat(config, search.Remat(True, True, True))
     assert planner.computed_flops(again) > 1.05 * planner.computed_flops(config)
+
+
+def test_a_single_tower_is_computed_again_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "computed_flops", lambda config: 10.0 + 3.0 * config.single.remat)
+    config = tiny_single(train__batch_size=16, mesh__data=-1)
+    found = list(search._candidates(config, topology.parse("a100:2")))
+    assert [one.single.remat for one in found][:2] == [False, True]
+    assert str(search.remat_of(found[1])) == "single tower"

@@ -31,15 +31,24 @@ class Remat:
     image_backbone: bool
     image_encoder: bool
     text: bool
+    single: bool = False
 
     def __str__(self) -> str:
-        names = {"image_backbone": "image backbone", "image_encoder": "image encoder", "text": "text or single tower"}
+        names = {
+            "image_backbone": "image backbone",
+            "image_encoder": "image encoder",
+            "text": "text tower",
+            "single": "single tower",
+        }
         chosen = [name for field, name in names.items() if getattr(self, field)]
         return ", ".join(chosen) or "nothing"
 
 
 CHOICES = tuple(Remat(image, image, text) for image in (False, True) for text in (False, True))
 """What may be computed again: nothing, either tower or both. The encoders, small beside the backbones, go with them."""
+
+SINGLE_CHOICES = tuple(Remat(False, False, False, single) for single in (False, True))
+"""The same for the tasks of the single tower."""
 
 
 class NothingFits(RuntimeError):  # noqa: N818
@@ -49,7 +58,7 @@ class NothingFits(RuntimeError):  # noqa: N818
 def remat_of(config: schema.Config) -> Remat:
     """What a configuration computes again."""
     if config.task in schema.SINGLE_TASKS:
-        return Remat(False, False, config.single.remat)
+        return Remat(False, False, False, config.single.remat)
     image, text = config.model.image, config.model.text
     return Remat(image.backbone.remat, image.encoder.remat, text.bert.remat or text.encoder.remat)
 
@@ -67,7 +76,7 @@ def with_remat(config: schema.Config, remat: Remat) -> schema.Config:
         bert=dataclasses.replace(text.bert, remat=remat.text),
         encoder=dataclasses.replace(text.encoder, remat=remat.text),
     )
-    single = dataclasses.replace(config.single, remat=remat.text)
+    single = dataclasses.replace(config.single, remat=remat.single)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image, text=text), single=single)
 
 
@@ -119,7 +128,7 @@ def _cheapest(
 
 
 def _candidates(config: schema.Config, topology: Topology) -> Iterator[schema.Config]:
-    choices = dict.fromkeys(remat_of(with_remat(config, choice)) for choice in CHOICES)  # what the task has of them
+    choices = SINGLE_CHOICES if config.task in schema.SINGLE_TASKS else CHOICES
     flops = {choice: planner.computed_flops(with_remat(config, choice)) for choice in choices}
     order = sorted(flops, key=lambda choice: flops[choice])
     for choice in order:
