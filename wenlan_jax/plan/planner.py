@@ -191,12 +191,12 @@ def notes(current: run.Run, simulated: bool) -> list[str]:
             "from a program for CPUs: its layouts and fusions differ from an accelerator's, and bfloat16 products are "
             "widened to float32, so temporaries and bytes moved are upper estimates"
         )
-    config, norm = current.config, current.config.model.image.batch_norm
+    config, unit = current.config, current.recipe.unit
     ways = current.mesh.size // current.mesh.shape["tensor"]
     rows = config.train.batch_size // config.train.accumulation // ways
-    if norm.mode == "group" and rows % norm.group_size:
+    if rows % unit:
         found.append(
-            f"groups of batch normalisation cross devices: {norm.group_size} examples a group, {rows} on a device, so "
+            f"groups of batch normalisation cross devices: {unit} examples a group, {rows} on a device, so "
             f"every layer exchanges statistics; a group_size that divides {rows} stays on one device (another recipe)"
         )
     return found

@@ -141,9 +141,9 @@ def _candidates(config: schema.Config, topology: Topology) -> Iterator[schema.Co
 
 def batch_unit(config: schema.Config, topology: Topology) -> int:
     """The smallest batch of one micro-batch: it divides over the mesh and into groups of batch normalisation."""
-    current, norm = planner.set_up(config, topology), config.model.image.batch_norm
+    current = planner.set_up(config, topology)
     ways = current.mesh.size // current.mesh.shape["tensor"]
-    return math.lcm(ways, norm.group_size if norm.mode == "group" else 1)
+    return math.lcm(ways, current.recipe.unit)
 
 
 def largest(
