@@ -2,8 +2,8 @@
 
 Command   wenlan train --config=configs/mlmm_quickstart.py --workdir=runs/mlmm_quickstart
 Hardware  2 CPU cores
-Time      see README
-Metric    see README
+Time      21 minutes beside other work (2,000 steps, measured once); the aim is 8
+Metric    matching 73.4% (chance 50.1), masked words 50.3% (3.8), classes 28.9% (7.3); features: none learnt
 
 What matching hangs on, in short trials of 77,000 to 150,000 pairs, one of each:
 - It stays at chance for long and then rises within a few hundred steps. With batches of 64, a learning rate of 2e-3 and

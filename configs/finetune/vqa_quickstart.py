@@ -3,8 +3,8 @@
 Command   wenlan train --config=configs/finetune/vqa_quickstart.py --workdir=runs/vqa_quickstart
           --config.init_from=runs/mlmm_quickstart --config.tokenizer.path=runs/mlmm_quickstart
 Hardware  2 CPU cores
-Time      see README
-Metric    see README
+Time      not yet run in full
+Metric    not yet run in full
 """
 
 from ml_collections import config_dict
