@@ -128,12 +128,10 @@ def answers(config: schema.Config) -> vqa.Answers:
 
 
 def count_answers(config: schema.Config) -> vqa.Answers:
-    """The most frequent answers of the training questions, each question's best one counted once."""
-    best = []
-    for question in open_questions(config, config.data.train_split, config.vqa.languages):
-        scores = vqa.soft_scores(question.answers, question.language)
-        best.append(max(sorted(scores), key=lambda answer: scores[answer]))
-    return vqa.Answers.most_frequent(best, config.vqa.answers, config.vqa.smallest_count)
+    """The most frequent answers of the training questions, the consensus of each counted once."""
+    asked = open_questions(config, config.data.train_split, config.vqa.languages)
+    consensus = (vqa.consensus(question.answers, question.language) for question in asked)
+    return vqa.Answers.most_frequent(consensus, config.vqa.answers, config.vqa.smallest_count)
 
 
 def open_questions(config: schema.Config, split: str, languages: tuple[str, ...]) -> Questions:

@@ -11,10 +11,8 @@ import jax
 from wenlan_jax import compilation, distributed, restore, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.eval import evaluations
+from wenlan_jax.eval.trained import SECTIONS
 from wenlan_jax.progress import say
-
-SECTIONS = ("data.", "eval.", "mesh.")
-"""Fields that may differ from those of the training run."""
 
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:

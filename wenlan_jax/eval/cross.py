@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -73,10 +72,6 @@ class PairScorer:
         text_of_pair, picture_of_pair = (places.reshape(-1) for places in np.indices(shape))
         scores = self.scores(params, batch_stats, texts, pictures, text_of_pair, picture_of_pair)
         return scores.reshape(shape)
-
-    def batches_of(self, pairs: int) -> int:
-        """Batches that so many pairs take."""
-        return math.ceil(pairs / self.batch_size)
 
     def _score(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         hidden = self._tower.encode(params, batch, self._tower.features(params, batch_stats, batch), None)

@@ -15,11 +15,9 @@ from wenlan_jax import compilation, distributed, restore, schema
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.eval import evaluate
+from wenlan_jax.eval.trained import SECTIONS
 from wenlan_jax.progress import say
 from wenlan_jax.run import data_dir
-
-SECTIONS = ("data.", "eval.", "mesh.")
-"""Fields that may differ from those of the training run."""
 
 NOTE = "embeddings.json"
 

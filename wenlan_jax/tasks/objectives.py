@@ -135,7 +135,7 @@ def _mrc(given: Given) -> Sums:
     pretrain, classes, counted = given.config.pretrain, given.batch["region_classes"], _counted_regions(given)
     logits = given.head("class_logits", given.encode(given.features(), hide_regions=True).regions)
     uninformed = jnp.log(_mean(classes, counted) + 1e-9)
-    right = jnp.argmax(logits[..., 1:], axis=-1) + 1 == masked.best_class(classes)
+    right = masked.best_class(logits) == masked.best_class(classes)
     hits = masked.summed(right.astype(jnp.float32), counted)
     if pretrain.mrc_kind == "hard":
         losses = [masked.class_cross_entropy(said, classes, counted) for said in (logits, uninformed)]
