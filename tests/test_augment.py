@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from wenlan_jax import augment
+from wenlan_jax.data import images
 
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
 WEIGHTS = np.array([0.2989, 0.587, 0.114])
@@ -188,3 +190,19 @@ def test_the_order_of_the_adjustments_varies_with_the_key() -> None:
         assert any(matches)
         seen.add(matches)
     assert {(True, False), (False, True)} <= seen
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 16), (7, 3), (16, 16), (15, 11)])
+def test_pictures_grow_as_where_they_are_decoded(height: int, width: int) -> None:
+    """Bilinear with half-pixel centres, to the next whole number; what is beside the picture does not count."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    picture = np.ascontiguousarray(image[:height, :width])
+    grown = np.asarray(augment.enlarged(jnp.asarray(image[None]), jnp.asarray([[height, width]])))[0]
+    exact = cv2.resize(picture.astype(np.float64), (16, 16), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(grown - exact).max() <= 0.5 + 1e-3
+    assert np.array_equal(grown, np.round(grown))
+    assert np.abs(grown - images.resize(picture, 16, antialias=True)).max() <= 1
+    whole = augment.whole({"image": jnp.asarray(image[None])})
+    assert whole.dtype == jnp.uint8
+    assert np.array_equal(np.asarray(whole)[0], image)

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import re
+import shlex
 import types
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from wenlan_jax import run as runs
 from wenlan_jax import schema, trees
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.parent.name != "clean")
-"""Of training runs; `wenlan clean` has its own kind."""
+OTHERS = ("clean", "ablations")
+"""Folders of files of another kind: for `wenlan clean`, and the tables of `wenlan sweep`."""
+FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.parent.name not in OTHERS or path.stem == "base")
+"""Of training runs."""
 HEADER = ("Command", "Hardware", "Time", "Metric")
 
 
@@ -46,6 +49,13 @@ def test_a_configuration_is_documented(path: Path) -> None:
     files = re.findall(r"(?:configs|launch)/[\w./-]+", command[1])
     assert files, "the command names no file"
     assert [file for file in files if not (CONFIGS.parent / file).is_file()] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_fields_that_a_header_sets_exist_and_take_these_values(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    given = [shlex.split(found)[0] for found in re.findall(r"""--config\.[\w.]+=(?:"[^"]*"|[^\s"`,;]+)""", text)]
+    configs.load(path, given)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import whole_runs
+from jobs import Job, launch, without_devices
 
 from wenlan_jax import distributed, schema
 
-LOCAL = Path(__file__).resolve().parents[1] / "launch" / "local.sh"
 STEPS = 6
 
 # The command line; one process of the job sends itself a signal when the metrics of a step are read.
@@ -65,29 +64,6 @@ for number in range(10):
         break
 print("stopped", number, signalled, gathered.tolist())
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A job that has ended: its status and the output of each process."""
-
-    status: int
-    logs: tuple[str, ...]
-    said: str
-
-
-def launch(logs: Path, *command: str, environment: dict[str, str] | None = None) -> Job:
-    """Runs `command` in two processes of four devices."""
-    options = ["2", "--devices-per-process", "4", "--logs", str(logs), "--grace", "30", "--"]
-    done = subprocess.run(
-        ["bash", str(LOCAL), *options, *command], env=environment, capture_output=True, text=True, timeout=500
-    )
-    return Job(done.returncode, tuple((logs / f"process-{i}.log").read_text() for i in range(2)), done.stderr)
-
-
-def without_devices() -> dict[str, str]:
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-    return {**os.environ, "XLA_FLAGS": " ".join(flags)}
 
 
 def test_two_processes_meet_and_stop_together(tmp_path: Path) -> None:

@@ -11,8 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from conftest import CONFIGS
+from single_runs import tiny_single
 
+from wenlan_jax import config as configs
 from wenlan_jax import optim, schema, trees
 from wenlan_jax import run as runs
 
@@ -75,12 +79,14 @@ def ours(config: schema.Optimizer, start: dict[str, np.ndarray], grads: list[Any
     return trees.flatten(params)
 
 
-def theirs(make: Any, start: dict[str, np.ndarray], grads: list[Any], decay: float, clip: float) -> dict[str, Any]:
-    """PyTorch with the usual two parameter groups."""
+def theirs(
+    make: Any, start: dict[str, np.ndarray], grads: list[Any], decay: float, clip: float, fast: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """PyTorch with a parameter group for each leaf; those of `fast` learn ten times as fast as the others."""
     leaves = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
     groups = [
-        {"params": [p for n, p in leaves.items() if n in DECAYED], "weight_decay": decay},
-        {"params": [p for n, p in leaves.items() if n not in DECAYED], "weight_decay": 0.0},
+        {"params": [leaf], "weight_decay": decay if name in DECAYED else 0.0, **({"lr": 1.0} if name in fast else {})}
+        for name, leaf in leaves.items()
     ]
     optimizer = make(groups)
     for gradient in grads:
@@ -109,6 +115,92 @@ def test_optimizers_equal_those_of_torch(name: str, decay: float, clip: float, s
     expected = theirs(OPTIMIZERS[name], start, grads, decay, clip)
     for leaf, value in ours(config, start, grads).items():
         np.testing.assert_allclose(value, expected[leaf], rtol=2e-5, atol=2e-6, err_msg=leaf)
+
+
+def test_muon_makes_the_momentum_of_matrices_orthogonal_and_leaves_the_rest_to_adam() -> None:
+    """Newton and Schulz's iteration brings singular values near 1 and keeps the vectors; the step has Adam's size."""
+    rng = np.random.default_rng(0)
+    linear = {"a/kernel": (12, 5), "b/kernel": (2, 6, 9)}  # the second as of two layers that are looped over
+    shapes = linear | {"conv/kernel": (3, 3, 4, 4), "a/bias": (5,), "e/embedding": (7, 4)}
+    params, gradient = (
+        {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(2)
+    )
+    unflatten = functools.partial(functools.reduce, lambda tree, item: trees_with(tree, *item))
+    config = settings(name="muon", b1=0.8, b2=0.95, eps=1e-8, weight_decay=0.0)
+    optimizer = optim.create(config)
+    tree, slope = (unflatten(values.items(), {}) for values in (params, gradient))
+    moved, _ = optim.apply(optimizer, slope, optimizer.init(tree), tree, jnp.asarray(0.1))
+    steps = {name: (params[name] - np.asarray(value)) / 0.1 for name, value in trees.flatten(moved).items()}
+    for name, shape in linear.items():
+        pairs = (values.reshape(-1, *shape[-2:]) for values in (steps[name], gradient[name]))
+        for step, along in zip(*pairs, strict=True):
+            left, _, right = np.linalg.svd(along, full_matrices=False)
+            within = left.T @ step @ right.T / (optim.MUON_RMS * math.sqrt(max(step.shape)))
+            assert np.all((np.diag(within) > 0.6) & (np.diag(within) < 1.3))
+            np.testing.assert_allclose(within - np.diag(np.diag(within)), 0.0, atol=2e-3)
+    adam = optax.scale_by_adam(0.8, 0.95, 1e-8, nesterov=True)
+    expected, _ = adam.update(gradient, adam.init(params))
+    for name in ("conv/kernel", "a/bias", "e/embedding"):
+        np.testing.assert_allclose(steps[name], expected[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_muon_takes_the_same_step_however_the_matrices_are_split() -> None:
+    rng = np.random.default_rng(0)
+    tree, slope = ({"a": {"kernel": rng.normal(size=(16, 24)).astype(np.float32)}} for _ in range(2))
+    optimizer = optim.create(settings(name="muon"))
+    step = jax.jit(lambda tree, slope: optim.apply(optimizer, slope, optimizer.init(tree), tree, jnp.asarray(0.1))[0])
+    mesh = jax.make_mesh((8,), ("parts",), axis_types=(jax.sharding.AxisType.Auto,))
+    alone = step(tree, slope)["a"]["kernel"]
+    for spec in (jax.P("parts"), jax.P(None, "parts")):
+        split = jax.device_put((tree, slope), jax.NamedSharding(mesh, spec))
+        np.testing.assert_allclose(step(*split)["a"]["kernel"], alone, atol=1e-5)
+
+
+def trees_with(tree: dict[str, Any], name: str, leaf: np.ndarray) -> dict[str, Any]:
+    """A tree of two levels with one more leaf."""
+    outer, inner = name.split("/")
+    return {**tree, outer: {**tree.get(outer, {}), inner: leaf}}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_parameters_that_are_to_learn_faster_equal_a_group_of_torch(name: str, decay: float) -> None:
+    """With their decay, and after a clipping that looks at all gradients alike."""
+    start, *grads = random_trees(1 + STEPS)
+    fast = ("image/dense/kernel", "image/dense/bias")
+    config = settings(name=name, b1=0.8, b2=0.95, eps=1e-3, sgd_momentum=0.7, weight_decay=decay, clip_norm=0.5)
+    config = dataclasses.replace(config, faster=("^image/dense/",), faster_times=10.0)
+    expected = theirs(OPTIMIZERS[name], start, grads, decay, 0.5, fast)
+    for leaf, value in ours(config, start, grads).items():
+        np.testing.assert_allclose(value, expected[leaf], rtol=2e-5, atol=2e-6, err_msg=leaf)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("image/conv/", "optimizer.faster: no trained parameter matches 'image/conv/'"),
+        ("(", "not a regular expression"),
+    ],
+)
+def test_a_pattern_that_makes_nothing_faster_is_an_error(pattern: str, message: str) -> None:
+    start, gradient = random_trees(2)
+    with pytest.raises(optim.OptimizerError, match=message):
+        ours(settings(faster=("dense", pattern)), start, [gradient])
+
+
+def test_the_head_of_answers_alone_learns_ten_times_as_fast() -> None:
+    """As UNITER's: of a step along ones, every other parameter of its fine-tuning takes a tenth."""
+    config = configs.load(CONFIGS / "finetune" / "vqa.py")
+    tower = schema.SingleTower(vocab_size=30, width=8, layers=1, heads=2, feed_forward=8)
+    small = dataclasses.replace(config, single=tower, vqa=dataclasses.replace(config.vqa, answers=5))
+    trained = runs.fresh_state(runs.set_up(small, jax.devices()[:1])).params
+    plain = dataclasses.replace(small.optimizer, name="sgd", weight_decay=0.0, clip_norm=0.0)
+    optimizer = optim.create(plain)
+    ones = jax.tree.map(jnp.ones_like, trained)
+    taken = trees.flatten(optimizer.update(ones, optimizer.init(trained), trained)[0])
+    heads = {name for name, leaf in taken.items() if (leaf == 10).all()}
+    assert heads == {name for name in taken if name.startswith("single/answer_head/")} != set()
+    assert all((leaf == 1).all() for name, leaf in taken.items() if name not in heads)
 
 
 def test_sgd_without_momentum_steps_along_the_gradient() -> None:
@@ -143,3 +235,12 @@ def test_biases_norms_and_the_temperature_are_not_decayed(tiny: Callable[..., sc
     mask = trees.flatten(optim.decayed(params))
     for name, shape in trees.flatten(params).items():
         assert mask[name] == (len(shape.shape) >= 2), name
+
+
+def test_the_single_tower_decays_its_kernels_tables_and_the_mask_vector_alone() -> None:
+    """Unlike UNITER's code, whose list of names misses the norms of regions and of heads."""
+    params = runs.set_up(tiny_single(), jax.devices()[:1]).shapes.params
+    mask = trees.flatten(optim.decayed(params))
+    last = {name.rpartition("/")[2] for name, is_decayed in mask.items() if is_decayed}
+    assert last == {"kernel", "embedding", "mask_vector"}
+    assert {name.rpartition("/")[2] for name, is_decayed in mask.items() if not is_decayed} == {"scale", "bias"}

@@ -7,11 +7,12 @@ result does not depend on the number of devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 Images = Float[Array, "batch height width 3"]
 Factors = Float[Array, "batch"]
@@ -25,9 +26,38 @@ Strengths = tuple[float, float, float, float]
 """Of brightness, contrast, saturation (factors within 1 +- strength) and hue (turns within +- circles)."""
 
 
-def unit_range(images: UInt8[Array, "batch height width 3"]) -> Images:
+def whole(batch: Mapping[str, Array]) -> Array:
+    """The pictures of a batch in their full size, of 0 to 255: as they are, or `enlarged` where they have sides."""
+    return enlarged(batch["image"], batch["image_sides"]) if "image_sides" in batch else batch["image"]
+
+
+def unit_range(images: Num[Array, "batch height width 3"]) -> Images:
     """Pixels of 0 to 255 as float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255.0
+
+
+def enlarged(
+    images: UInt8[Array, "batch size size 3"], sides: Int[Array, "batch 2"]
+) -> Float[Array, "batch size size 3"]:
+    """Pictures that fill the upper left of each image, grown to all of it: bilinear with half-pixel centres.
+
+    sides: height and width of each picture. The result is of whole numbers from 0 to 255, float32, as it would be had
+    the pictures grown before they came; pictures without a side give what is in their first pixel.
+    """
+    size = images.shape[1]
+    grow = jax.vmap(lambda side: _tents(size, side))
+    rows, columns = grow(sides[:, 0]), grow(sides[:, 1])
+    # Three passes of a matrix unit: one would lose the last bits of a pixel.
+    multiply = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGH)
+    taller = multiply("bhi,biwc->bhwc", rows, images.astype(jnp.float32))
+    return jnp.round(multiply("bwj,bhjc->bhwc", columns, taller))
+
+
+def _tents(size: int, side: Int[Array, ""]) -> Float[Array, "size size"]:
+    """The share of each of the first `side` pixels in each of `size` that they are stretched to."""
+    last = jnp.maximum(side - 1, 0)
+    places = jnp.clip((jnp.arange(size) + 0.5) * side / size - 0.5, 0.0, last)
+    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(size)), 0.0)
 
 
 def normalise(

@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "score", "measure how correlated pairs are", *_in("data.clean.command", "_score"), False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", *_in("data.vocab", "_vocab"), False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
+    _add(commands, "sweep", "run the rows of ablation tables and write the tables", *_in("sweep.command"), False)
+    _add(commands, "report", "turn one run into a page that a person reads", *_in("run_report.command"), False)
     _add(commands, "plan", "say what a run needs on devices that are not here", _plan_arguments, _plan, True)
     _add(
         commands,

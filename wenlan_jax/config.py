@@ -163,8 +163,8 @@ def _two_tower_clashes(c: Config) -> list[str]:
         "model.image.backbone.stages: five numbers a stage",
     )
     check(
-        bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes" or c.model.image.regions.whole_image,
-        "model.image.regions: no region is left",
+        bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes",
+        "model.image.regions.grid: no region is left; (1,) is the whole picture",
     )
     check(
         c.contrast.multi_label_top_k <= c.contrast.bank_size,

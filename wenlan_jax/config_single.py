@@ -37,16 +37,17 @@ def make_scenes(c: config_dict.ConfigDict) -> None:
     """Makes the single tower small, on the boxes of drawn scenes, whose pixels stand for a detector's features."""
     c.data.source = "wenlan_scenes/close64"
     c.data.kinds = c.eval.kinds = ("descriptive",)
-    c.data.image_size, c.data.text_length = 64, 44
-    c.tokenizer.train_size, c.tokenizer.algorithm, c.tokenizer.split_han = 2500, "bpe", True
+    c.data.image_size, c.data.text_length = 64, 36
+    c.data.remembered = 8192
+    c.tokenizer.train_size, c.tokenizer.algorithm = 2000, "bpe"
     c.model.dtype = "float32"
     single, regions = c.single, c.single.regions
-    single.vocab_size, single.positions, single.position_offset = 0, 48, 0
-    single.width, single.layers, single.heads, single.feed_forward, single.dropout = 64, 2, 4, 256, 0.0
-    single.initial_deviation = 0.06
+    single.vocab_size, single.positions, single.position_offset = 0, 40, 0
+    single.width, single.layers, single.heads, single.feed_forward, single.dropout = 64, 2, 2, 256, 0.0
+    single.initial_deviation, regions.mask_deviation = 0.125, 0.5  # pixels from -1 to 1
     regions.features, regions.crop, regions.width, regions.limit = "pixels", 8, 192, 4
     regions.labels, regions.classes = tuple(SHAPES), len(SHAPES) + 1
-    c.pretrain.text_buckets, c.pretrain.region_buckets = (44,), (4,)
+    c.pretrain.text_buckets, c.pretrain.region_buckets = (20, 36), (4,)
     c.eval.batch_size = 250
 
 
@@ -87,6 +88,10 @@ def clashes(c: Config) -> list[str]:
     )
     faults += _objectives(c)
     check(c.rank.hard <= c.rank.candidates, "rank.hard: at most rank.candidates")
+    check(
+        not c.eval.zero_shot or c.task != "mlmm" or "itm" in pretrain.objectives,
+        "eval.zero_shot: pairs are ranked by what 'itm' teaches, which is not among pretrain.objectives",
+    )
     check(
         regions.features != "map" or c.model.image.batch_norm.mode == "frozen",
         "model.image.batch_norm.mode: 'frozen', as the backbone under single.regions.features='map' stays as it is",

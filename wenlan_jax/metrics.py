@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +80,8 @@ def memory_gib() -> dict[str, float]:
     # Linux reports kibibytes, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     memory = {"host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    import jax  # the rest of this module is read without it
+
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     for name, key in {"device_memory_gib": "peak_bytes_in_use", "device_memory_in_use_gib": "bytes_in_use"}.items():
         found = [of_device[key] for of_device in stats if key in of_device]

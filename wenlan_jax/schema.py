@@ -1,7 +1,7 @@
 """The schema of a configuration: every field with its default, unit or choices, and where the value comes from.
 
 Provenance tags in the field texts: [C] the official code, [S] the two source documents, [X] another publication
-quoting the papers, [R] recalled and not verified, [W] a choice of wenlan_jax.
+quoting the papers, [R] recalled and not verified, [W] a choice of wenlan_jax, [U] ChenRocks/UNITER.
 """
 
 from __future__ import annotations
@@ -122,9 +122,22 @@ class Data:
         "level of 255 of exact area means on average, in half the time or less [W]",
         choices=("fast", "exact"),
     )
+    enlarge: str = field(
+        "host",
+        "where smaller pictures grow to image_size: where they are decoded, or on the accelerator; bilinear, equal "
+        "but for rounding; most of what a processor spends on such a picture besides decoding it is this [W]",
+        choices=("host", "accelerator"),
+    )
     text_length: int = field(80, "word pieces a text is cut or padded to, with [CLS] and [SEP] [C]", low=3)
     workers: int = field(0, "data processes; 0: threads of this process", low=0, free=True)
     prefetch: int = field(4, "batches made ahead", low=1, free=True)
+    remembered: int = field(
+        0,
+        "records of each source that a data process keeps in memory once it has read them, some 15 KB each besides the "
+        "file of its picture; for data that fit",
+        low=0,
+        free=True,
+    )
     bad_records: str = field(
         "replace",
         "an undecodable image or a record without a fitting text: take the next record and count it, or stop",
@@ -304,7 +317,12 @@ class Contrast:
 class Optimizer:
     """Optimiser and schedule."""
 
-    name: str = field("adam", "[S] says Adam", choices=("adam", "adamw", "sgd"))
+    name: str = field(
+        "adam",
+        "[S] says Adam; muon makes the momentum of every linear layer's matrix orthogonal (Jordan et al. 2024) and "
+        "leaves tables, vectors and convolutions to Adam with Nesterov's momentum, as Optax has it [W]",
+        choices=("adam", "adamw", "muon", "sgd"),
+    )
     learning_rate: float = field(1e-4, "peak [R]", low=0)
     schedule: str = field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
     warmup_steps: int = field(0, "linear from 0 to the peak", low=0)
@@ -313,10 +331,17 @@ class Optimizer:
     b2: float = field(0.999, "Adam's", low=0, high=1)
     eps: float = field(1e-8, "Adam's", low=0)
     sgd_momentum: float = field(0.0, "of sgd", low=0, high=1)
+    muon_momentum: float = field(0.95, "of muon's matrices, Nesterov's", low=0, high=0.999)
     weight_decay: float = field(
-        1e-5, "adam and sgd add it to the gradient, adamw to the step; not on biases and norms [R]", low=0
+        1e-5, "adam and sgd add it to the gradient, adamw and muon to the step; not on biases and norms [R]", low=0
     )
     clip_norm: float = field(0.0, "gradients are scaled to at most this global norm; 0: off", low=0)
+    faster: tuple[str, ...] = field(
+        (), "patterns of parameter paths that learn faster_times as fast, such as a fresh head; none in BriVL"
+    )
+    faster_times: float = field(
+        10.0, "learning rate of the parameters of faster, in learning_rate; 10 for UNITER's head of answers [U]", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +356,22 @@ class Train:
         choices=("stop", "skip"), free=True,
     )  # fmt: skip
     log_every: int = field(20, "steps between log lines", low=1, free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """How graded judgements of retrieval are counted (`wenlan rerank --judgements`); the papers give k alone."""
+
+    k: int = field(30, "results of a query that count [S]", low=1)
+    gain: str = field("exp", "of a grade g: 2**g - 1, or g; not stated [W]", choices=("exp", "linear"))
+    ideal: str = field(
+        "pool",
+        "the list with NDCG 1: the best of all that was judged for the query, or of what the system shows; by the "
+        "latter a system that finds only poor results is perfect [W]",
+        choices=("pool", "judged-list"),
+    )
+    relevant_from: int = field(3, "lowest grade of a relevant result, for MAP; not stated [W]", low=1)
+    empty: str = field("zero", "a query without anything relevant counts 0, or not [W]", choices=("zero", "skip"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,11 +391,25 @@ class Eval:
     batches: int = field(
         0, "batches of each objective that the single tower's pretraining is evaluated on; 0: all", low=0, free=True
     )
+    zero_shot: bool = field(
+        False,
+        "the single tower's pretraining ranks pictures and texts, too, by the logit of a match, as UNITER does without "
+        "fine-tuning [U]",
+        free=True,
+    )
     rank_images: int = field(
         0, "pictures of a split that the single tower ranks, with all their texts; it sees every pair. 0: all", low=0,
         free=True,
     )  # fmt: skip
+    folds: int = field(
+        1,
+        "equal runs of consecutive pictures, each searched alone, whose mean recall is told beside that of the whole; "
+        " 5 of MSCOCO's 5,000 make the papers' 1K test; 1: the whole only",
+        low=1,
+        free=True,
+    )
     gallery: int = field(21, "queries shown in the gallery picture page; 0: no page", low=0, free=True)
+    graded: Graded = section(Graded, free=True)
 
 
 @dataclasses.dataclass(frozen=True)

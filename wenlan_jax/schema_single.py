@@ -31,6 +31,13 @@ class SingleRegions:
     limit: int = field(100, "regions of a picture at most, the first ones [U]", low=1)
     width: int = field(2048, "numbers of a feature; 3 * crop * crop where features are pixels [U]", low=1)
     crop: int = field(8, "side of a region's pixels, where they are its features [W]", low=1)
+    mask_deviation: float = field(
+        0.02,
+        "of the fresh vector in place of a masked feature [U]; so small beside the features, its LayerNorm makes the "
+        "gradient of masked regions tens of times that of all else, which 'clip_norm' then hides; a tower that starts "
+        "from nothing needs that of the features [W]",
+        low=1e-4,
+    )
     classes: int = field(1601, "of a detector, background first [U]; 0: none, and no objective mrc", low=0)
     labels: tuple[str, ...] = field(
         (),
@@ -80,6 +87,12 @@ class Pretrain:
     mrc_reduction: str = field(
         "elementwise",
         "KL is averaged over regions and classes as in UNITER's code, or summed over classes, 1601 times as much [U]",
+        choices=("elementwise", "batchmean"),
+    )
+    mrfr_reduction: str = field(
+        "elementwise",
+        "squared errors are averaged over regions and numbers as in UNITER's code, or summed over the numbers of a "
+        "region, without which objectives of larger gradients leave this one unlearnt in a short run [U]",
         choices=("elementwise", "batchmean"),
     )
     uc2_start: bool = field(

@@ -45,6 +45,7 @@ from wenlan_jax import (
     run_answers,
     run_tokenizer,
     schema,
+    start_note,
     step,
     telemetry,
     training_data,
@@ -86,6 +87,8 @@ def train(config: schema.Config, workdir: Path, began: float | None = None) -> d
     tokenizer = run_tokenizer.prepare(config, workdir)
     config = run_answers.prepare(run.with_vocabulary(config, tokenizer), workdir)
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
+    if jax.process_index() == 0:
+        start_note.write(workdir, config)
     current = run.set_up(config)
     with (
         clock,
@@ -319,6 +322,7 @@ class Loop:
             "train/pairs": float(state.step) * config.train.batch_size,
             "train/skipped_steps": float(state.skipped),
             "train/replaced_records": float(self.batches.replaced),
+            "train/devices": float(self.current.mesh.size),
             **spent.fields(),
             **metrics.memory_gib(),
         }

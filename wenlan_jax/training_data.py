@@ -28,10 +28,16 @@ def parts(data: schema.Data) -> tuple[schema.Part, ...]:
 def opened(data: schema.Data) -> list[Part]:
     """The parts with their sources. Those that read the same split share it, so that its pictures keep their ids."""
     places = {(part.source, part.split) for part in parts(data)}
-    found = {place: sources.open_source(*place, Path(data.dir).expanduser()) for place in places}
+    found = {place: open_source(data, *place) for place in places}
     return [
         Part(found[part.source, part.split], _choice(part, data.language_alpha), part.weight) for part in parts(data)
     ]
+
+
+def open_source(data: schema.Data, spec: str, split: str) -> sources.Source:
+    """The source to train on that `spec` names, which remembers as many records as `data` says."""
+    source = sources.open_source(spec, split, Path(data.dir).expanduser())
+    return sources.Remembered(source, data.remembered) if data.remembered else source
 
 
 def mixture(data: schema.Data, seed: int) -> Mixture:
@@ -64,6 +70,7 @@ def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures
         size=data.image_size,
         antialias=data.antialias,
         averaging=data.averaging,  # type: ignore[arg-type]
+        enlarge=data.enlarge == "host",
         box_limit=boxes,
     )
 

@@ -3,8 +3,9 @@
 Command   wenlan train --config=configs/finetune/vqa_quickstart.py --workdir=runs/vqa_quickstart
           --config.init_from=runs/mlmm_quickstart --config.tokenizer.path=runs/mlmm_quickstart
 Hardware  2 CPU cores
-Time      not yet run in full
-Metric    not yet run in full
+Time      5 minutes beside other work (measured once, jax 0.10.2)
+Metric    accuracy on 21,000 held-out questions in seven languages 43.7%; the commonest answer to questions that begin
+          alike 34.0%, the commonest answer 17.2% (single run)
 """
 
 from ml_collections import config_dict
@@ -19,6 +20,7 @@ def get_config() -> config_dict.ConfigDict:
     config_single.make_single(c)
     config_single.make_scenes(c)
     config_single.make_fine_tuning(c, "vqa")
+    c.single.initial_deviation = 0.02  # of the head of answers, which alone starts fresh
     c.data.text_length, c.pretrain.text_buckets = 32, (32,)
     c.vqa.answers, c.vqa.smallest_count = 512, 1
     c.optimizer.learning_rate, c.optimizer.warmup_steps, c.optimizer.clip_norm = 1e-3, 50, 2.0

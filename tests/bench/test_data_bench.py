@@ -126,9 +126,11 @@ def test_the_table_compares_round_by_round(
         "40x30/16/ours/records_per_cpu_second",
         "40x30/16/decoding alone/records_per_cpu_second",
         "40x30/16/ours over decoding alone",
+        "40x30/16/ours, not enlarged/records_per_cpu_second",
+        "40x30/16/ours, not enlarged over decoding alone",
     }
     assert "3 JPEGs of 40 x 30" in capsys.readouterr().out
     rates = {"ours": [10.0, 30.0, 60.0], "decoding alone": [20.0, 40.0, 80.0]}
-    assert data._ratio(rates, "decoding alone") == 0.75  # type: ignore[arg-type]
+    assert data._ratio(rates, "ours", "decoding alone") == 0.75  # type: ignore[arg-type]
     with pytest.raises(configs.ConfigError, match="--data-records"):
         data.run_data(configs.parse(configs.default()), 0, None, None)

@@ -169,6 +169,25 @@ def test_an_exact_square_is_decoding_then_resizing(size: int, antialias: bool, e
         assert np.array_equal(_square(data, size, antialias, exact), expected)
 
 
+@pytest.mark.parametrize(("antialias", "exact"), [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (40, 300), (200, 50), (300, 200), (64, 64), (600, 700)])
+def test_sides_that_are_not_enlarged_stay_and_the_others_shrink(
+    height: int, width: int, antialias: bool, exact: bool
+) -> None:
+    """Grown afterwards, the picture is the one that grew where it was decoded, up to a second rounding."""
+    data, size = _encoded(_scene(height, width), "JPEG", quality=90), 64
+    out = np.full((size, size, 3), 7, np.uint8)
+    assert images.read_square(data, antialias, exact, out, enlarge=False) == (height, width)
+    rows, columns = min(height, size), min(width, size)
+    part = out[:rows, :columns].copy()
+    out[:rows, :columns] = 7
+    assert (out == 7).all(), "nothing is written beside the picture"
+    grown = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(grown.astype(int) - _square(data, size, antialias, exact)).max() <= 2
+    if (height, width) == (40, 60):
+        assert np.array_equal(part, images.decode(data))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize(
     ("height", "width"), [(401, 468), (1023, 1365), (517, 1029), (900, 230), (64, 64), (95, 70), (449, 901)]

@@ -83,7 +83,7 @@ class BackendSpy(Letters):
 
 
 def _pictures(size: int = SIZE, box_limit: int = 2) -> loader.Pictures:
-    return loader.Pictures(size, True, "exact", box_limit)
+    return loader.Pictures(size, True, "exact", box_limit, True)
 
 
 ALL = Wanted((), ())
@@ -369,7 +369,7 @@ if __name__ == "__main__":
     maker = loader.TrainBatches(
         Mixture([Part(source, TextChoice(Wanted((), ()), "any", (), 1.0), 0.0)], 0),
         text.load_tokenizer(folder / "vocab.txt"), 100, tuple(range(100)),
-        loader.Pictures(16, True, "fast", 0), 8, "raise",
+        loader.Pictures(16, True, "fast", 0, True), 8, "raise",
     )
     used = []
     with loader.train_batches(maker, 0, workers, 4) as batches:

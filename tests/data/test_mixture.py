@@ -162,7 +162,7 @@ def test_ids_tell_pictures_apart_and_shared_sources_agree() -> None:
 def test_batches_of_a_mixture_hold_the_texts_of_their_rows(workers: int) -> None:
     mixture = _mixture((12, 7), (1, 2))
     maker = loader.TrainBatches(
-        mixture, Count(), 6, tuple(range(6)), loader.Pictures(8, True, "fast", 0), 2, "raise"  # type: ignore[arg-type]
+        mixture, Count(), 6, tuple(range(6)), loader.Pictures(8, True, "fast", 0, True), 2, "raise"  # type: ignore[arg-type]
     )  # fmt: skip
     with loader.train_batches(maker, 2, workers, 2) as batches:
         for step, batch in (next(batches) for _ in range(3)):

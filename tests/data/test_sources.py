@@ -77,6 +77,20 @@ def test_an_open_source_pickles_small_and_closed(data_dir: Path) -> None:
     assert pickle.loads(data)[6] == RECORDS[6]
 
 
+def test_remembered_records_are_read_once_and_so_many_at_most(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], sources.TfdsSource.__getitem__
+    monkeypatch.setattr(sources.TfdsSource, "__getitem__", lambda self, row: reads.append(row) or read(self, row))
+    remembered = sources.Remembered(sources.open_source("toy", "train", data_dir), 3)
+    assert (len(remembered), remembered.name) == (130, "toy/train")
+    for _ in range(2):
+        for row in (5, 0, 7, 9):
+            assert remembered[row] == RECORDS[row]
+    assert reads == [5, 0, 7, 9, 9], "the last one had no room"
+    data = pickle.dumps(remembered)
+    assert len(data) < 1200, "records do not travel to data workers"
+    assert pickle.loads(data)[7] == RECORDS[7]
+
+
 def test_threads_read_the_same_records(data_dir: Path) -> None:
     source = sources.open_source("toy", "train", data_dir)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

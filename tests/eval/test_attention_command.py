@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import html
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
 from wenlan_jax import run, run_tokenizer, schema, single_data
@@ -142,6 +144,17 @@ def test_the_pages_hold_every_language_of_their_records(root: Path, single: Path
         said = {text.language: text.text for text in source[row].texts if text.kind == "descriptive"}
         assert html.escape(said["en"]) in page and html.escape(said["ja"]) in page and said["zh"] not in page
         assert f"{len(source[row].regions[:4])} regions" in page and "not renormalised" in page
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_pages_of_one(root: Path, single: Path) -> None:
+    """Each holds the rows of its devices; process 0 alone writes."""
+    attention_job.run(dataclasses.replace(_request(single, root / "by one"), rows=(1,)))
+    command = [sys.executable, "-m", "wenlan_jax.cli", "attention", f"--workdir={single}", "--rows", "1"]
+    job = launch(root / "logs", *command, f"--out={root / 'by two'}", *FIELDS, environment=without_devices())
+    assert job.status == 0, job.logs
+    pages = [(root / name / "test.1.html").read_text() for name in ("by one", "by two")]
+    assert pages[0] == pages[1]
 
 
 def test_the_command_line_says_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

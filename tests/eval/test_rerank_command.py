@@ -8,12 +8,14 @@ import functools
 import html
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
 from wenlan_jax import schema
@@ -42,7 +44,7 @@ def pair(root: Path, tiny: Callable[..., schema.Config]) -> tuple[Path, Path]:
 
 
 def _request(root: Path, pair: tuple[Path, Path], out: str, **changes: Any) -> rerank_job.Request:
-    usual = rerank_job.Request(*pair, root / out, DEPTHS, None, None, 2, FIELDS)
+    usual = rerank_job.Request(*pair, root / out, DEPTHS, None, None, 2, None, FIELDS)
     return dataclasses.replace(usual, **changes)
 
 
@@ -62,8 +64,9 @@ def test_the_command_line_says_what_is_asked_for(
     given = parser.parse_args([*places, "--top-k", "3", "10", "--speed-pictures=2"])
     assert rerank_command.run(given, FIELDS) == 0
     assert asked == [_request(root, pair, "out")]
-    rerank_command.run(parser.parse_args([*places, "--step=4", "--single-step=7"]), [])
+    rerank_command.run(parser.parse_args([*places, "--step=4", "--single-step=7", "--judgements=judged"]), [])
     assert (asked[1].depths, asked[1].step, asked[1].single_step, asked[1].fields) == ((10, 30), 4, 7, ())
+    assert asked[1].judgements == Path("judged")
 
 
 def test_two_towers_alone_have_the_recall_of_an_evaluation(root: Path, pair: tuple[Path, Path]) -> None:
@@ -115,6 +118,47 @@ def test_times_are_measured_and_pairs_are_counted(root: Path, pair: tuple[Path, 
     seconds = found["speed/single_tower_seconds"], found["speed/two_towers_seconds"]
     np.testing.assert_allclose(found["speed/times"], seconds[0] / seconds[1])
     np.testing.assert_allclose(found["speed/pairs_per_second"] * seconds[0], found["speed/pairs"])
+
+
+def test_judgements_of_the_true_pairs_give_the_ndcg_of_the_cascade(
+    root: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grade 1 for the picture of each text is what recall and NDCG count without judgements."""
+    source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
+    described = [(text, row.id) for row in source for text in row.texts if text.kind == "descriptive"]
+    said = [(text, id_) for text, id_ in described if text.language == "zh"]
+    lines = {text.text: json.dumps({"text": text.text, "picture": id_, "grade": 1}) for text, id_ in said}
+    assert len(lines) == len(said), "texts are told apart by their words"
+    file = root / "judged.jsonl"
+    file.write_text("\n".join(lines.values()) + '\n{"text": "of another split", "picture": "?", "grade": 3}\n')
+    fields = [f"--config.eval.graded.{field}" for field in ("k=10", "gain=linear", "relevant_from=1")]
+    fields = [*FIELDS, "--config.eval.kinds=('descriptive',)", *fields]
+    found = rerank_job.run(_request(root, pair, "judged", judgements=file, fields=tuple(fields), speed_pictures=0))
+    for depth in (0, *DEPTHS):
+        at = f"rerank/test/graded/top_{depth}"
+        expected = found[f"rerank/test/zh/text_to_image/top_{depth}/ndcg_at_10"]
+        np.testing.assert_allclose(found[f"{at}/ndcg"], expected, rtol=1e-6)
+        assert found[f"{at}/queries"] == len(said)
+        assert 0 < found[f"{at}/map"] <= found[f"{at}/ndcg"] + 1e-9, "precision falls faster than the discount"
+    printed = capsys.readouterr().out
+    assert f"1 of {len(said) + 1} judged texts are none of wenlan_scenes/tiny/test; left out" in printed
+    assert f"graded judgements of {len(said)} texts, gain linear, relevant from grade 1" in printed
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(root: Path, pair: tuple[Path, Path]) -> None:
+    """But for times; process 0 alone writes."""
+    expected = _reranked(root, pair)
+    command = [sys.executable, "-m", "wenlan_jax.cli", "rerank", f"--workdir={pair[0]}", f"--single={pair[1]}"]
+    options = [f"--out={root / 'by two'}", "--top-k", *map(str, DEPTHS), "--speed-pictures=2", *FIELDS]
+    job = launch(root / "logs", *command, *options, environment=without_devices())
+    assert job.status == 0, job.logs
+    found = json.loads((root / "by two" / "rerank.json").read_text())
+    measured = {name for name in expected if "seconds" in name or "per_second" in name or name.endswith("/times")}
+    assert found.keys() == expected.keys()
+    for name in expected.keys() - measured:
+        assert found[name] == pytest.approx(expected[name], abs=1e-6), name
+    assert (root / "by two" / "rerank.html").read_text() == (root / "out" / "rerank.html").read_text()
 
 
 def test_the_file_holds_the_figures_and_the_page_the_queries(root: Path, pair: tuple[Path, Path]) -> None:

@@ -311,6 +311,24 @@ def test_folds_are_runs_of_pictures_that_are_searched_alone() -> None:
     assert found["mean_recall"] > whole["mean_recall"]  # fewer candidates are easier
 
 
+def test_a_metric_that_a_fold_lacks_is_the_mean_over_the_others() -> None:
+    links, languages = np.array([0, 1, 2, 2, 3]), ["en", "en", "en", "fr", "en"]
+    scores = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+
+    def fold(images: np.ndarray, texts: np.ndarray, of_text: np.ndarray) -> dict[str, float]:
+        part = scores[np.ix_(texts, images)]
+        return retrieval.scores_by_language(part, of_text, [languages[text] for text in texts], (1,))
+
+    found = retrieval.over_folds(fold, links, 4, 2)
+    french = retrieval.from_scores(scores[3:4, 2:], np.array([0]), (1,))
+    assert {name: found[f"fr/{name}"] for name in french} == french
+    english = [
+        retrieval.from_scores(scores[rows][:, part], np.array([0, 1]), (1,))
+        for rows, part in (([0, 1], slice(0, 2)), ([2, 4], slice(2, 4)))
+    ]
+    assert found["en/mean_recall"] == pytest.approx(np.mean([one["mean_recall"] for one in english]))
+
+
 def test_the_table_of_average_recall_by_language() -> None:
     names = [f"{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     rows = {

@@ -173,9 +173,22 @@ def test_the_accuracy_of_targets_is_the_official_one() -> None:
             assert vqa.scores_at(row[None], np.array([column]))[0] == pytest.approx(official)
 
 
-def test_an_answer_without_a_column_is_never_met() -> None:
-    given, true = np.array([0, 1, -1, 2]), np.array([0, 2, -1, -1])
-    assert vqa.exact_matches(given, true).tolist() == [1, 0, 0, 0]
+def test_a_question_with_one_answer_is_met_exactly_or_not_at_all() -> None:
+    """As VQA VG is measured; a true answer without a column is never met."""
+    answers = ["no", "2", "perhaps", "茶色", "No."]
+    targets = np.stack([MAP.targets(vqa.soft_scores([answer], "en")) for answer in answers])
+    given = np.array([1, 0, 0, 3, 1])
+    assert vqa.scores_at(targets, given).tolist() == [1, 0, 0, 1, 1]
+    for column in range(len(MAP)):
+        assert vqa.scores_at(targets[2:3], np.array([column])).tolist() == [0]
+
+
+def test_the_official_accuracy_brings_a_strange_label_into_form() -> None:
+    """A label map in another form than answers are compared in has columns that no target fills."""
+    strange = vqa.Answers(("A dog", "cat"))
+    answers = ["dog"] * 6 + ["a dog!"] * 4
+    assert vqa.scores_at(strange.targets(vqa.soft_scores(answers, "en"))[None], np.array([0]))[0] == 0
+    assert vqa.official_accuracy(strange.texts[0], answers) == 1
 
 
 @pytest.mark.parametrize(
@@ -242,6 +255,18 @@ def test_figures_and_table_by_language() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+def test_the_table_leaves_out_what_was_not_measured() -> None:
+    figures = vqa.by_language(["ja", "en"], {"accuracy": np.array([1, 0.5])}) | {"en/official": 0.25}
+    lines = vqa.table(figures, ["accuracy", "official", "majority"]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["language", "questions", "accuracy", "official"],
+        ["en", "1", "50.0%", "25.0%"],
+        ["ja", "1", "100.0%"],
+        ["all", "2", "75.0%"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
 def test_faulty_input_is_named() -> None:
     with pytest.raises(vqa.VqaError, match="11 of 10"):
         vqa.soft_score(11, 10)
@@ -249,8 +274,6 @@ def test_faulty_input_is_named() -> None:
         vqa.soft_scores([], "en")
     with pytest.raises(vqa.VqaError, match="2 questions have 1 answers"):
         vqa.scores_at(np.zeros((2, 3)), np.array([0]))
-    with pytest.raises(vqa.VqaError, match="2 questions have 1 answers"):
-        vqa.exact_matches(np.array([0]), np.array([0, 1]))
     with pytest.raises(vqa.VqaError, match="No training question"):
         vqa.Majority.fit([("g", {"perhaps": 1.0})], MAP)
     with pytest.raises(vqa.VqaError, match=r"of \['accuracy'\]"):

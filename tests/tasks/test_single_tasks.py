@@ -95,6 +95,32 @@ def test_references_are_those_of_guesses_without_a_look() -> None:
     assert alone("mrc")[1]["loss_reference"] == pytest.approx(divergence, rel=1e-2)
 
 
+def test_errors_of_features_may_be_summed_over_their_numbers() -> None:
+    config = tiny_single(pretrain__mrfr_reduction="batchmean")
+    grads, metrics = one_pass(config, noise(config, "mrfr"))
+    averaged_grads, averaged = alone("mrfr")
+    width = config.single.regions.width
+    for name in ("loss", "loss_reference"):
+        assert metrics[name] == pytest.approx(width * averaged[name], rel=1e-5)
+    kernel = "single/layers_0/linear1/kernel"
+    expected = width * trees.flatten(averaged_grads)[kernel]
+    np.testing.assert_allclose(trees.flatten(grads)[kernel], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("objective", "moved"), [("mlm", "region_"), ("mrfr", "token_"), ("mrc", "token_")])
+def test_a_mismatched_batch_has_the_other_side_of_the_row_before(objective: str, moved: str) -> None:
+    """And not its masks, nor what is to be guessed."""
+    batch = noise(tiny_single(), objective)
+    found = objectives.mismatched(objective, batch)
+    assert found.keys() == batch.keys()
+    changed = {name for name in batch if not np.array_equal(found[name], batch[name])}
+    assert changed == {
+        name for name in batch if name.startswith(moved) and name not in ("region_masked", "region_classes")
+    }
+    for name in changed:
+        np.testing.assert_array_equal(np.asarray(found[name])[1:], batch[name][:-1])
+
+
 def test_mined_candidates_are_those_that_score_highest() -> None:
     """With as many kept as drawn nothing is chosen; with fewer, the hinge is that of the best scored ones."""
     config = tiny_single(task="rank", rank__hard=1)

@@ -22,7 +22,7 @@ import numpy as np
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
 
-Kind = Literal["ours", "decoding alone", "DataLoader, same work", "DataLoader, usual transforms"]
+Kind = Literal["ours", "ours, not enlarged", "decoding alone", "DataLoader, same work", "DataLoader, usual transforms"]
 
 SETTLED = 0.2
 """Seconds in which a loader that has filled up its queue uses less than a tenth of a core."""
@@ -57,7 +57,7 @@ def _ours(job: Job) -> Iterator[Any]:
         tokenizer=text.load_tokenizer(job.vocabulary),
         batch_size=job.batch_size,
         share=tuple(range(job.batch_size)),
-        pictures=loader.Pictures(job.size, job.antialias, job.averaging, 0),
+        pictures=loader.Pictures(job.size, job.antialias, job.averaging, 0, job.kind == "ours"),
         text_length=job.text_length,
         bad_records="raise",
     )
@@ -86,7 +86,7 @@ def _torch(job: Job) -> Iterator[Any]:
 def serve(connection: Connection, job: Job) -> None:
     """The process's loop: takes as many batches as it is asked for, until the other side closes."""
     try:
-        make = {"ours": _ours, "decoding alone": _decoding}.get(job.kind, _torch)
+        make = {"ours": _ours, "ours, not enlarged": _ours, "decoding alone": _decoding}.get(job.kind, _torch)
         batches = make(job)
         while True:
             for _ in range(connection.recv()):

@@ -46,6 +46,8 @@ def batch_shapes(config: schema.Config) -> dict[str, tuple[tuple[int, ...], type
         "token_mask": ((size, length), np.bool_),
         "id": ((size,), np.int32),
     }
+    if config.data.enlarge == "accelerator":
+        shapes["image_sides"] = ((size, 2), np.int32)
     if regions.kind == "boxes":
         shapes["boxes"] = ((size, regions.boxes, 4), np.float32)
         shapes["box_mask"] = ((size, regions.boxes), np.bool_)
@@ -73,6 +75,8 @@ def random_batch(config: schema.Config, seed: int) -> dict[str, np.ndarray]:
         "token_mask": np.ones(shapes["token_mask"], bool),
         "id": np.arange(config.train.batch_size, dtype=np.int32),
     }
+    if "image_sides" in shapes:
+        batch["image_sides"] = rng.integers(1, config.data.image_size + 1, shapes["image_sides"]).astype(np.int32)
     if "boxes" in shapes:
         corners = np.sort(rng.random((*shapes["boxes"][:2], 2, 2)), axis=2)
         batch["boxes"] = corners.reshape(shapes["boxes"]).astype(np.float32)

@@ -144,24 +144,33 @@ def resize(
     With `antialias` every side that shrinks is averaged over its area; without, samples are plain bilinear
     (half-pixel centres) as in the released BriVL code. Growing sides are bilinear in both.
     """
-    height, width = image.shape[:2]
     square = np.empty((size, size, 3), np.uint8) if out is None else out
-    if antialias and (height > size or width > size):
-        image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
-    if image.shape[:2] == (size, size):
-        square[:] = image
-    else:
-        cv2.resize(image, (size, size), dst=square, interpolation=cv2.INTER_LINEAR)
+    _resize(image, antialias, square)
     return square
+
+
+def _resize(image: UInt8[np.ndarray, "h w 3"], antialias: bool, out: UInt8[np.ndarray, "height width 3"]) -> None:
+    """`resize` into the sides that `out` has."""
+    rows, columns = out.shape[:2]
+    height, width = image.shape[:2]
+    if antialias and (height > rows or width > columns):
+        image = cv2.resize(image, (min(width, columns), min(height, rows)), interpolation=cv2.INTER_AREA)
+    if image.shape == out.shape:
+        out[:] = image
+    else:
+        cv2.resize(image, (columns, rows), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 SPACING = 1.5
 """Stored pixels between the samples that `read_square` averages at most: each pixel then counts about alike."""
 
 
-def read_square(data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray, "size size 3"]) -> tuple[int, int]:
+def read_square(
+    data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray, "size size 3"], enlarge: bool = True
+) -> tuple[int, int]:
     """Decodes `data` and resizes it into `out`, a row of a batch; returns height and width of the stored picture.
 
+    Without `enlarge`, a side that is smaller stays as it is, and the picture fills the upper left of `out` alone.
     `exact` is `resize(decode(data), ...)`. Otherwise, where `antialias` shrinks, area means come quicker: a JPEG that
     is at least 2, 4 or 8 times as large is decoded at that fraction by libjpeg itself, and the means are those of
     bilinear samples at most `SPACING` apart, a whole number a pixel. Raises `CorruptImage` as `decode` does.
@@ -173,25 +182,28 @@ def read_square(data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray
     pixels = _rgb(data, factor)
     if factor == 1:
         height, width = pixels.shape[:2]
+    target = out if enlarge else out[:height, :width]
     if antialias and not exact:
-        _average(pixels, width / factor, height / factor, out)
+        _average(pixels, width / factor, height / factor, target)
     else:
-        resize(pixels, size, antialias, out)
+        _resize(pixels, antialias, target)
     return height, width
 
 
 def _average(
-    pixels: UInt8[np.ndarray, "h w 3"], width: float, height: float, out: UInt8[np.ndarray, "size size 3"]
+    pixels: UInt8[np.ndarray, "h w 3"], width: float, height: float, out: UInt8[np.ndarray, "rows columns 3"]
 ) -> None:
     """Area means of the `width` by `height` that `pixels` cover, whose last row and column may reach beyond it."""
-    size = len(out)
-    columns, rows = (max(1, math.ceil(side / size / SPACING)) * size for side in (width, height))
-    if (rows, columns) == (size, size) and pixels.shape[:2] == (height, width):
-        cv2.resize(pixels, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+    rows, columns = (
+        max(1, math.ceil(side / wanted / SPACING)) * wanted
+        for side, wanted in zip((height, width), out.shape[:2], strict=True)
+    )
+    if (rows, columns) == out.shape[:2] and pixels.shape[:2] == (height, width):
+        _resize(pixels, False, out)
         return
     # Scales, not a target size: libjpeg rounds the sides of a reduced picture up, which would stretch it.
     scaled = cv2.resize(pixels, None, fx=columns / width, fy=rows / height, interpolation=cv2.INTER_LINEAR)
-    cv2.resize(scaled[:rows, :columns], (size, size), dst=out, interpolation=cv2.INTER_AREA)
+    cv2.resize(scaled[:rows, :columns], out.shape[1::-1], dst=out, interpolation=cv2.INTER_AREA)
 
 
 def jpeg_sides(data: bytes) -> tuple[int, int] | None:

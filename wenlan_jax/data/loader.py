@@ -8,6 +8,7 @@ all with one row per example:
 | field | dtype and shape | |
 |---|---|---|
 | image | uint8 (B, S, S, 3) | RGB |
+| image_sides | int32 (B, 2) | height and width of the picture in the upper left of `image`, where it grows later |
 | boxes, box_mask | float32 (B, R, 4), bool (B, R) | in units of the picture's sides; only when R > 0 |
 | token_ids, token_mask | int32 (B, T), bool (B, T) | |
 | id | int32 (B,) | number of the picture: equal ids, same picture; the row of the record where there is one source |
@@ -85,16 +86,23 @@ class TrainMaker(Maker, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """How pictures become arrays: side in pixels, antialiasing, how that is computed, boxes kept (0: none)."""
+    """How pictures become arrays: side in pixels, antialiasing, how that is computed, boxes kept (0: none).
+
+    enlarge: whether smaller pictures grow to `size` here; otherwise `augment.enlarged` has them grow.
+    """
 
     size: int
     antialias: bool
     averaging: Literal["fast", "exact"]
     box_limit: int
+    enlarge: bool
 
     def empty(self, rows: int) -> Batch:
-        """The picture fields of a batch, to be written into; pictures hold what was in memory."""
-        batch: Batch = {"image": np.empty((rows, self.size, self.size, 3), np.uint8)}
+        """The picture fields of a batch, to be written into; pictures may hold what was in memory."""
+        allocate = np.empty if self.enlarge else np.zeros
+        batch: Batch = {"image": allocate((rows, self.size, self.size, 3), np.uint8)}
+        if not self.enlarge:
+            batch["image_sides"] = np.full((rows, 2), self.size, np.int32)
         if self.box_limit:
             batch["boxes"] = np.zeros((rows, self.box_limit, 4), np.float32)
             batch["box_mask"] = np.zeros((rows, self.box_limit), bool)
@@ -103,7 +111,9 @@ class Pictures:
     def write(self, record: records.Record, batch: Batch, row: int) -> None:
         """Puts the picture of `record` and its boxes into `row` of `batch`. Raises `images.CorruptImage`."""
         exact = self.averaging == "exact"
-        height, width = images.read_square(record.image, self.antialias, exact, batch["image"][row])
+        height, width = images.read_square(record.image, self.antialias, exact, batch["image"][row], self.enlarge)
+        if not self.enlarge:
+            batch["image_sides"][row] = min(height, self.size), min(width, self.size)
         if self.box_limit:
             boxes = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
             batch["boxes"][row], batch["box_mask"][row] = images.normalise_boxes(boxes, width, height, self.box_limit)

@@ -73,6 +73,8 @@ class TextChoice:
         if self.language_alpha != 1:
             language = self._language([text.language for text in texts], seed, position)
             texts = [text for text in texts if text.language == language]
+        if len(texts) == 1:
+            return texts[0]
         return texts[order.stream(seed, "text", position).integers(len(texts))]
 
     def _kind(self, found: set[str], seed: int, position: int) -> str:
@@ -83,6 +85,8 @@ class TextChoice:
 
     def _language(self, found: Sequence[str], seed: int, position: int) -> str:
         languages = sorted(set(found))
+        if len(languages) == 1:
+            return languages[0]
         chances = order.tempered([found.count(language) for language in languages], self.language_alpha)
         return languages[order.pick(chances, order.stream(seed, "language", position))]
 

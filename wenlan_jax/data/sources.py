@@ -84,6 +84,36 @@ class TfdsSource:
         return reader
 
 
+class Remembered:
+    """A source whose records stay in memory once they were read, as they are in its files, up to `most` of them.
+
+    For data that fit: a record is then read and parsed once in each process instead of in every epoch.
+    """
+
+    def __init__(self, source: Source, most: int) -> None:
+        self._source, self._most = source, most
+        self._kept: dict[int, records.Record] = {}
+
+    @property
+    def name(self) -> str:
+        """That of the source."""
+        return self._source.name
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> records.Record:
+        record = self._kept.get(row)
+        if record is None:
+            record = self._source[row]
+            if len(self._kept) < self._most:  # threads that race here keep the same record twice, under one key
+                self._kept[row] = record
+        return record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
+
+
 def _rows_of(piece: Any) -> int:
     """Records of a TFDS file instruction, which says -1 for all after those it skips."""
     return int(piece.take if piece.take >= 0 else piece.examples_in_shard - piece.skip)

@@ -23,7 +23,7 @@ class Constant(Protocol):
         ...
 
     def loss(self) -> float:
-        """The mean loss of the guess, in the unit of the objective."""
+        """The mean loss of the guess, that of a region summed over its numbers or classes."""
         ...
 
     def accuracy(self) -> float | None:
@@ -54,7 +54,7 @@ class Frequencies:
 
 
 class Mean:
-    """Of features: their mean; the loss is their variance around it, averaged over the numbers of a feature."""
+    """Of features: their mean; the loss is their variance around it, summed over the numbers of a feature."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._squares = 0, np.float64(0), np.float64(0)
@@ -69,7 +69,7 @@ class Mean:
     def loss(self) -> float:
         """See `Mean`."""
         mean = self._sum / self._count
-        return float(np.mean(self._squares / self._count - mean**2))
+        return float(np.sum(self._squares / self._count - mean**2))
 
     def accuracy(self) -> float | None:
         """A regression has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from wenlan_jax import schema, training_data
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import retrieval
+from wenlan_jax.eval import ranks, retrieval
 from wenlan_jax.run import Run, data_dir
 from wenlan_jax.tasks.towers import Towers
 
@@ -29,14 +30,41 @@ class Embedded:
     image_embeddings: Float32[np.ndarray, "images dim"]
     text_embeddings: Float32[np.ndarray, "texts dim"]
 
-    def metrics(self, ks: Sequence[int], prefix: str) -> dict[str, float]:
-        """Recall both ways over all texts and within each language, under `prefix`."""
+    def metrics(self, ks: Sequence[int], prefix: str, folds: int = 1) -> tuple[dict[str, float], ranks.Ranks]:
+        """Recall both ways over all texts and within each language, under `prefix`, and the rank of every query.
+
+        folds: where more than one, also `folds/<name>`, see `retrieval.over_folds`.
+        """
         rows = np.array([text.row for text in self.texts])
         languages = [text.text.language for text in self.texts]
-        found = retrieval.retrieval_metrics(self.image_embeddings, self.text_embeddings, rows, ks)
+        image_ranks, text_ranks = retrieval.truth_ranks(self.image_embeddings, self.text_embeddings, rows)
+        found = retrieval.of_ranks(image_ranks, text_ranks, rows, ks)
         if len(set(languages)) > 1:
             found |= retrieval.by_language(self.image_embeddings, self.text_embeddings, rows, languages, ks)
-        return {f"{prefix}/{name}": value for name, value in found.items()}
+        if folds > 1:
+            means = retrieval.over_folds(functools.partial(self._of_fold, ks), rows, len(self.image_embeddings), folds)
+            found |= {f"{retrieval.FOLDS}/{name}": value for name, value in means.items()}
+        metrics = {f"{prefix}/{name}": value for name, value in found.items()}
+        texts = [text.text.text for text in self.texts]
+        return metrics, ranks.of_queries(image_ranks, text_ranks, rows, languages, texts)
+
+    def _of_fold(self, ks: Sequence[int], images: np.ndarray, texts: np.ndarray, links: np.ndarray) -> dict[str, float]:
+        """Recall among some of the pictures and texts alone."""
+        pictures, captions = self.image_embeddings[images], self.text_embeddings[texts]
+        languages = [self.texts[number].text.language for number in texts]
+        found = retrieval.retrieval_metrics(pictures, captions, links, ks)
+        if len(set(languages)) > 1:
+            found |= retrieval.by_language(pictures, captions, links, languages, ks)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A split with the rank of each of its queries."""
+
+    split: str
+    embedded: Embedded
+    ranks: ranks.Ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +89,9 @@ class Evaluator:
         self._images = jax.jit(self._embed_images, out_shardings=at)
         self._texts = jax.jit(self._embed_texts, out_shardings=at)
         self._splits: dict[str, tuple[sources.Source, list[loader.RecordText]]] = {}
+        if run.config.eval.folds > 1:  # what cannot be folded is refused before a training, not after it
+            for split in run.config.eval.final_splits:
+                retrieval.check_folds(len(self._open(split)[0]), run.config.eval.folds)
 
     def _embed_images(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         prepared = self.towers.prepare(batch, None)
@@ -89,10 +120,11 @@ class Evaluator:
             "texts": Parts(len(texts), lambda: self._embed(self._texts, params, batch_stats, captions)),
         }
 
-    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Embedded]:
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Scored]:
         """Metrics of `split`, named `retrieval/<split>/...`, and what they were computed from."""
-        embedded = self.embed(params, batch_stats, split)
-        return embedded.metrics(self.run.config.eval.ks, f"retrieval/{split}"), embedded
+        config, embedded = self.run.config.eval, self.embed(params, batch_stats, split)
+        metrics, of_queries = embedded.metrics(config.ks, f"retrieval/{split}", config.folds)
+        return metrics, Scored(split, embedded, of_queries)
 
     def _open(self, split: str) -> tuple[sources.Source, list[loader.RecordText]]:
         if split not in self._splits:

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from wenlan_jax import schema
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import evaluate, report
+from wenlan_jax.eval import evaluate, ranks, report
 from wenlan_jax.run import Run
 
 
@@ -46,7 +46,7 @@ class Retrieval:
         self._config = run.config
         self._evaluator = evaluate.Evaluator(run, tokenizer)
 
-    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], evaluate.Embedded]:
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], evaluate.Scored]:
         """See `Evaluator.score`."""
         return self._evaluator.score(params, batch_stats, split)
 
@@ -58,9 +58,11 @@ class Retrieval:
         """See `report.table`."""
         return report.table(scores, splits, self._config.eval.ks)
 
-    def write_pages(self, out: Path, found: Sequence[evaluate.Embedded]) -> None:
-        """The gallery."""
-        report.write_gallery(out, self._config, found)
+    def write_pages(self, out: Path, found: Sequence[evaluate.Scored]) -> None:
+        """The ranks of all queries of each split, and the gallery of the first one."""
+        for one in found:
+            ranks.write(out, one.split, one.ranks)
+        report.write_gallery(out, self._config, [one.embedded for one in found])
 
 
 def create(run: Run, tokenizer: Tokenizer) -> Evaluation:

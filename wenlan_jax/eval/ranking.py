@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int
 
 Grades = Int[np.ndarray, " results"]
-Judgements = Mapping[Hashable, int]
-"""The grades, from 0, of what was judged for one query; what was not judged has grade 0."""
+Judgements = Mapping[Any, int]
+"""The grades, from 0, of what was judged for one query, by its name or row; what was not judged has grade 0."""
 
 
 class RankingError(ValueError):
@@ -111,8 +111,8 @@ def graded(query: Hashable, ranked: Sequence[Hashable], judged: Judgements) -> G
 
 
 def evaluate(
-    rankings: Mapping[Hashable, Sequence[Hashable]],
-    judgements: Mapping[Hashable, Judgements],
+    rankings: Mapping[Any, Sequence[Any]],
+    judgements: Mapping[Any, Judgements],
     protocol: Protocol,
 ) -> dict[str, float]:
     """`ndcg` and `map`, the means over all judged queries, of a system's results for each query, best first.

@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures that both models rank to compare their speed, with all their texts; 0: no comparison "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--judgements",
+        type=Path,
+        metavar="FILE",
+        help='what people judged, a line each: {"text": TEXT, "picture": ID OF THE RECORD, "grade": NUMBER FROM 0}; '
+        "adds NDCG and MAP of these texts, counted as config.eval.graded says",
+    )
 
 
 def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
@@ -62,6 +69,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
             step=arguments.step,
             single_step=arguments.single_step,
             speed_pictures=arguments.speed_pictures,
+            judgements=arguments.judgements,
             fields=tuple(fields),
         )
     )

@@ -15,7 +15,7 @@ from wenlan_jax.data import places
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.pulse import Pulse
 from wenlan_jax.data.sources import Source
-from wenlan_jax.eval import cascade, cascade_speed, evaluate, rerank_page
+from wenlan_jax.eval import cascade, cascade_speed, evaluate, graded, ranking, rerank_page
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.reranking import Pairs
 from wenlan_jax.eval.trained import Model, Place, find, read
@@ -44,18 +44,20 @@ class Request:
     step: int | None
     single_step: int | None
     speed_pictures: int
+    judgements: Path | None
     fields: tuple[str, ...]
 
 
 def run(request: Request) -> dict[str, float]:
     """Re-ranks the splits of the two towers' configuration and returns the figures, which rerank.json holds, too.
 
-    Raises CascadeError and what `trained.find` raises.
+    Raises CascadeError, JudgementsError and what `trained.find` raises.
     """
     if not request.depths or min(request.depths) < 1:
         raise CascadeError(f"--top-k: numbers from 1 on are needed, got {list(request.depths)}")
     if request.speed_pictures < 0:
         raise CascadeError(f"--speed-pictures: a number from 0 on is needed, got {request.speed_pictures}")
+    judged = None if request.judgements is None else graded.read(request.judgements)
     same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
     distributed.start(schema.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
     two, single = _models(request)
@@ -65,7 +67,7 @@ def run(request: Request) -> dict[str, float]:
     for number, split in enumerate(config.eval.final_splits):
         say(f"two towers embed {split} ...")
         embedded = evaluator.embed(two.params, two.batch_stats, split)
-        found, measured = _split(request, two, single, split, embedded)
+        found, measured = _split(request, two, single, split, embedded, judged)
         result |= {f"rerank/{split}/{name}": value for name, value in found.items()}
         if number == 0 and config.eval.gallery and jax.process_index() == 0:
             rerank_page.write(request.out / "rerank.html", embedded, measured, config.eval.gallery)
@@ -94,10 +96,17 @@ def _models(request: Request) -> tuple[Model, Model]:
 
 
 def _split(
-    request: Request, two: Model, single: Model, split: str, embedded: evaluate.Embedded
+    request: Request,
+    two: Model,
+    single: Model,
+    split: str,
+    embedded: evaluate.Embedded,
+    judged: graded.Judged | None,
 ) -> tuple[dict[str, float], list[cascade.Measured]]:
     """The figures of a split, and both ways as they were measured; prints the tables."""
     ks, depths = two.run.config.eval.ks, sorted(set(request.depths))
+    how = graded.protocol(two.run.config.eval.graded)
+    grades = {} if judged is None else _grades(judged, embedded, how)
     scorer = PairScorer(single.run, single.tokenizer, single.run.config.eval.batch_size)
     texts = scorer.texts([text.text.text for text in embedded.texts])
     pictures = _read_pictures(scorer, embedded.source)
@@ -108,14 +117,26 @@ def _split(
     score(np.zeros(1, np.int64), np.zeros(1, np.int64))  # compiled before anything is timed
     measured: list[cascade.Measured] = []
     figures: dict[str, float] = {}
-    for way in cascade.ways(embedded, max(*depths, *ks, cascade.PROTOCOL.k)):
+    for way in cascade.ways(embedded, max(*depths, *ks, cascade.PROTOCOL.k, how.k)):
         measured.append(cascade.measure(way, depths, ks, score, scorer.batch_size, time.perf_counter))
         figures |= measured[-1].figures()
         say(f"{split}: {measured[-1].table()}")
+    if grades:
+        found = graded.figures(measured[0], grades, how)
+        say(f"{split}: {graded.table(found, depths, how)}")
+        figures |= found
     figures |= cascade_speed.latency(two, single, embedded, pictures, depths)
     figures |= _gap(two, single, split, min(request.speed_pictures, len(embedded.source)))
     say(cascade_speed.table(figures, depths))
     return figures, measured
+
+
+def _grades(judged: graded.Judged, embedded: evaluate.Embedded, how: ranking.Protocol) -> graded.Numbered:
+    """The judgements of a split's texts, which may be none."""
+    grades = graded.of_split(judged, [text.text.text for text in embedded.texts], embedded.source)
+    if grades:
+        graded.check(grades, how)
+    return grades
 
 
 def _gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ where a language has one text a picture and another has five, none is repeated t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -30,6 +31,9 @@ TIE = 1e-6
 
 AVERAGED = (1, 5, 10)
 """The k whose recalls in both directions, six figures, make up the average recall of the papers."""
+
+FOLDS = "folds"
+"""Begins the names of means over folds; no language is called so."""
 
 CHUNK = 4096
 """Rows of queries and of candidates in one block: 64 MiB of float32 scores."""
@@ -158,12 +162,13 @@ def retrieval_metrics(
     `text_to_image/recall_at_1`, `image_to_text/chance_recall_at_10`, `mean_recall`.
     """
     image_ranks, text_ranks = truth_ranks(image_embeddings, text_embeddings, image_of_text, chunk)
-    return _of_ranks(image_ranks, text_ranks, image_of_text, ks)
+    return of_ranks(image_ranks, text_ranks, image_of_text, ks)
 
 
-def _of_ranks(
-    image_ranks: Ranks, text_ranks: Ranks, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int]
+def of_ranks(
+    image_ranks: Ranks, text_ranks: Ranks, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int] = AVERAGED
 ) -> dict[str, float]:
+    """`retrieval_metrics` from what `truth_ranks` or `score_ranks` gave."""
     if not ks or min(ks) < 1:
         raise RetrievalError(f"ks: numbers from 1 on are needed, got {tuple(ks)}.")
     queries = image_ranks > 0
@@ -236,7 +241,7 @@ def from_scores(
     scores: Scores, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int] = AVERAGED, chunk: int = CHUNK
 ) -> dict[str, float]:
     """`retrieval_metrics` of a model that scores pairs: `scores[m, n]` of text m with picture n, float32."""
-    return _of_ranks(*score_ranks(scores, image_of_text, chunk), image_of_text, ks)
+    return of_ranks(*score_ranks(scores, image_of_text, chunk), image_of_text, ks)
 
 
 def scores_by_language(
@@ -259,17 +264,26 @@ def over_folds(
     """The mean of each metric over `folds` equal runs of consecutive pictures; 5 x 1,000 is COCO's "1K test".
 
     `metrics_of(image rows, text rows, picture of each text within the fold)` gives those of one fold, in which only
-    its own pictures and texts are candidates. So a model that scores pairs need not score those across folds.
+    its own pictures and texts are candidates. So a model that scores pairs need not score those across folds. A metric
+    that some folds lack, such as of a language without texts there, is the mean over those that have it.
     Raises RetrievalError when the pictures do not divide evenly.
     """
     links = _checked_links(image_of_text, images, len(image_of_text))
-    if folds < 1 or images % folds:
-        raise RetrievalError(f"{images} pictures cannot be split into {folds} equal folds.")
+    check_folds(images, folds)
     found = []
     for part in _blocks(images, images // folds):
         texts = np.flatnonzero((links >= part.start) & (links < part.stop))
         found.append(metrics_of(np.arange(part.start, part.stop), texts, links[texts] - part.start))
-    return {name: math.fsum(metrics[name] for metrics in found) / folds for name in found[0]}
+    named: dict[str, list[float]] = {}
+    for name, value in itertools.chain.from_iterable(metrics.items() for metrics in found):
+        named.setdefault(name, []).append(value)
+    return {name: math.fsum(values) / len(values) for name, values in named.items()}
+
+
+def check_folds(images: int, folds: int) -> None:
+    """Raises RetrievalError when so many pictures do not divide evenly into folds."""
+    if folds < 1 or images % folds:
+        raise RetrievalError(f"{images} pictures cannot be split into {folds} equal folds.")
 
 
 def average_recall(metrics: Mapping[str, float], prefix: str = "") -> float:

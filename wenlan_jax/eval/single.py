@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +13,15 @@ import numpy as np
 from jaxtyping import Float32, PyTree
 
 from wenlan_jax import mesh as meshes
-from wenlan_jax import single_data
+from wenlan_jax import schema, single_data, training_data
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.single.batches import FixedBatches
-from wenlan_jax.data.single.questions import Questions
+from wenlan_jax.data.single.questions import Asked, Questions
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import baselines, evaluate, report, retrieval, vqa
+from wenlan_jax.eval import baselines, evaluate, language_table, report, retrieval, vqa
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.evaluations import Evaluation
+from wenlan_jax.eval.several import Several
 from wenlan_jax.run import Run, data_dir
 from wenlan_jax.tasks import objectives
 from wenlan_jax.tasks.single import Tower
@@ -46,7 +48,10 @@ class Pretraining:
         self._jitted = jax.jit(self._sums, out_shardings=meshes.replicated(run.mesh))
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
-        """`pretrain/<split>/<objective>/<metric>`, and with the language before the metric where there are several."""
+        """`pretrain/<split>/<objective>/<metric>`, and with the language before the metric where there are several.
+
+        `mismatched_loss` is that with the other side of another pair, see `objectives.mismatched`.
+        """
         config, mesh = self._run.config, self._run.mesh
         source = sources.open_source(config.data.source, split, data_dir(config))
         share = meshes.share(mesh, config.eval.batch_size)
@@ -64,14 +69,8 @@ class Pretraining:
             if len(parts) > 1:
                 for language, part in parts.items():
                     found |= _means(f"{place}/{language}", [part])
-            found |= _of_constant(place, constant, self._scale(name))
+            found |= _of_constant(place, constant, objectives.elements(config, name))
         return found, None
-
-    def _scale(self, objective: str) -> float:
-        """What the loss of a baseline is divided by: KL may be averaged over classes."""
-        if objective == "mrc" and self._run.config.pretrain.mrc_reduction == "elementwise":
-            return float(self._run.config.single.regions.classes)
-        return 1.0
 
     def _measure(
         self, params: PyTree, batch_stats: PyTree, maker: FixedBatches, constant: baselines.Constant | None
@@ -90,9 +89,14 @@ class Pretraining:
 
     def _sums(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         config = self._run.config
-        objective = objectives.OBJECTIVES[objectives.of_batch(batch)]
-        sums = objective.sums(objectives.Given(config, self._tower, params, batch_stats, batch, None))
-        return {**sums.metrics, "loss": sums.loss, "weight": jnp.sum(objective.weights(config, batch))}
+        name = objectives.of_batch(batch)
+        objective = objectives.OBJECTIVES[name]
+        given = objectives.Given(config, self._tower, params, batch_stats, batch, None)
+        sums = objective.sums(given)
+        found = {**sums.metrics, "loss": sums.loss, "weight": jnp.sum(objective.weights(config, batch))}
+        if name in objectives.OTHER_SIDE:
+            found["mismatched_loss"] = objective.sums(given._replace(batch=objectives.mismatched(name, batch))).loss
+        return found
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
         """Loss and accuracy of each objective."""
@@ -104,13 +108,14 @@ class Pretraining:
         return f"{split}: " + "; ".join(parts)
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """Each objective's loss and accuracy beside those of a constant guess."""
+        """Each objective's loss, beside those of a constant guess and with another pair's other side; its accuracy."""
         lines = []
         for split in splits:
-            lines.append(f"{split:<12}{'loss':>10}{'constant':>10}{'accuracy':>10}{'constant':>10}")
+            lines.append(f"{split:<12}{'loss':>10}{'constant':>10}{'mismatch':>10}{'accuracy':>10}{'constant':>10}")
             for name in _objectives_in(scores, split):
                 at = f"pretrain/{split}/{name}"
-                cells = [_cell(scores, f"{at}/{metric}", "{:.4f}") for metric in ("loss", "constant_loss")]
+                losses = ("loss", "constant_loss", "mismatched_loss")
+                cells = [_cell(scores, f"{at}/{metric}", "{:.4f}") for metric in losses]
                 cells += [_cell(scores, f"{at}/{metric}", "{:.1%}") for metric in ("accuracy", "constant_accuracy")]
                 lines.append(f"{name:<12}" + "".join(f"{cell:>10}" for cell in cells))
         return "\n".join(lines)
@@ -148,23 +153,47 @@ class Ranking:
     def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
         self._run = run
         self._scorer = PairScorer(run, tokenizer, run.config.eval.batch_size)
+        if run.config.eval.folds > 1:  # before a training, not after it
+            for split in run.config.eval.final_splits:
+                self._open(split)
 
-    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
-        """Names as those of two towers, and `<language>/average_recall`, the papers' mean of six recalls."""
+    def _open(self, split: str) -> tuple[sources.Source, int]:
+        """A split, and how many of its pictures are ranked. Raises RetrievalError where these cannot be folded."""
         config = self._run.config
         source = sources.open_source(config.data.source, split, data_dir(config))
-        texts = evaluate.wanted_texts(config, source)
-        images = min(config.eval.rank_images, len(source)) if config.eval.rank_images else len(source)
-        texts = [text for text in texts if text.row < images]
+        images = min(config.eval.rank_images or len(source), len(source))
+        retrieval.check_folds(images, config.eval.folds)
+        return source, images
+
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
+        """Names as those of two towers, and `<language>/average_recall`, the papers' mean of six recalls.
+
+        Also `folds/<name>`, the means over `eval.folds`, of scores that the whole has anyway.
+        """
+        config = self._run.config
+        source, images = self._open(split)
+        texts = [text for text in evaluate.wanted_texts(config, source) if text.row < images]
         scores = self._matrix(params, batch_stats, source, texts, images)
         rows, languages = np.array([text.row for text in texts]), [text.text.language for text in texts]
-        found = retrieval.from_scores(scores, rows, config.eval.ks)
-        found |= retrieval.scores_by_language(scores, rows, languages, config.eval.ks)
-        if set(retrieval.AVERAGED) <= set(config.eval.ks):
-            for language in ["", *sorted(set(languages))]:
-                prefix = f"{language}/" if language else ""
-                found[f"{prefix}average_recall"] = retrieval.average_recall(found, prefix)
+        found = self._figures(scores, rows, languages)
+        if config.eval.folds > 1:
+
+            def of_fold(pictures: np.ndarray, chosen: np.ndarray, links: np.ndarray) -> dict[str, float]:
+                said = [languages[number] for number in chosen]
+                return self._figures(scores[np.ix_(chosen, pictures)], links, said)
+
+            means = retrieval.over_folds(of_fold, rows, images, config.eval.folds)
+            found |= {f"{retrieval.FOLDS}/{name}": value for name, value in means.items()}
         return {f"retrieval/{split}/{name}": value for name, value in found.items()}, None
+
+    def _figures(self, scores: np.ndarray, rows: np.ndarray, languages: Sequence[str]) -> dict[str, float]:
+        """Of all texts together, and of each language."""
+        ks = self._run.config.eval.ks
+        found = retrieval.from_scores(scores, rows, ks) | retrieval.scores_by_language(scores, rows, languages, ks)
+        if set(retrieval.AVERAGED) <= set(ks):
+            for prefix in ["", *(name.removesuffix("mean_recall") for name in found if name.endswith("/mean_recall"))]:
+                found[f"{prefix}average_recall"] = retrieval.average_recall(found, prefix)
+        return found
 
     def _matrix(
         self, params: PyTree, batch_stats: PyTree, source: sources.Source, texts: Sequence[Any], images: int
@@ -177,17 +206,26 @@ class Ranking:
         return report.one_line(scores, split)
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """Recall of all languages together, then the average recall of each."""
-        blocks = [report.table(scores, splits, self._run.config.eval.ks)]
+        """Recall beside chance, then that of each language, then the papers' row of averages."""
+        config = self._run.config
+        blocks = [report.table(scores, splits, config.eval.ks)]
         for split in splits:
-            start, end = f"retrieval/{split}/", "/average_recall"
-            each = {n[len(start) : -len(end)]: v for n, v in scores.items() if n.startswith(start) and n.endswith(end)}
-            if each:
-                blocks.append(f"average recall, {split}: " + ", ".join(f"{k} {v:.1%}" for k, v in each.items()))
+            start = f"retrieval/{split}/"
+            figures = {name[len(start) :]: value for name, value in scores.items() if name.startswith(start)}
+            if language_table.languages_in(figures):
+                blocks.append(f"{split}, by language\n" + language_table.table(figures, config.eval.ks))
+                averages = language_table.averages(figures, _trained_on(config), config.eval.folds)
+                blocks.append(f"{split}, average recall\n" + averages)
         return "\n".join(blocks)
 
     def write_pages(self, out: Path, found: Sequence[None]) -> None:
         """Figures say it all; `wenlan rerank` writes a gallery."""
+
+
+def _trained_on(config: schema.Config) -> str:
+    """The languages of the training texts."""
+    parts = [part.languages for part in training_data.parts(config.data)]
+    return "+".join(sorted(set(itertools.chain.from_iterable(parts)))) if all(parts) else ALL
 
 
 class Answering:
@@ -203,7 +241,10 @@ class Answering:
         self._majority: vqa.Majority | None = None
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
-        """`vqa/<split>/<language>/<name>`; the language `all` is all of them."""
+        """`vqa/<split>/<language>/<name>`; the language `all` is all of them.
+
+        `accuracy` is the mean soft score of the answers given; of questions with one answer, the share met exactly.
+        """
         config, mesh = self._run.config, self._run.mesh
         questions = single_data.open_questions(config, split, config.eval.languages)
         share = meshes.share(mesh, config.eval.batch_size)
@@ -230,7 +271,17 @@ class Answering:
         }
         scores = {name: vqa.scores_at(targets, columns) for name, columns in guesses.items()}
         scores["best_possible"] = targets.max(axis=1)
-        return vqa.by_language([item.language for item in asked], scores)
+        return vqa.by_language([item.language for item in asked], scores) | self._official(asked, chosen)
+
+    def _official(self, asked: Sequence[Asked], chosen: np.ndarray) -> dict[str, float]:
+        """`en/official`: VQA 2.0's evaluation of the answers as texts, on the questions it is made for, if any."""
+        given = zip(asked, chosen.tolist(), strict=True)
+        scores = [
+            vqa.official_accuracy(self._answers.texts[column], item.answers)
+            for item, column in given
+            if item.language == "en" and len(item.answers) > 1
+        ]
+        return {"en/official": float(np.mean(scores))} if scores else {}
 
     def _fitted(self) -> vqa.Majority:
         if self._majority is None:
@@ -258,7 +309,7 @@ class Answering:
         for split in splits:
             start = f"vqa/{split}/"
             figures = {name[len(start) :]: value for name, value in scores.items() if name.startswith(start)}
-            names = ["accuracy", "question_alone", "majority", "best_possible"]
+            names = ["accuracy", "official", "question_alone", "majority", "best_possible"]
             blocks.append(f"{split}\n" + vqa.table(figures, names))
         return "\n".join(blocks)
 
@@ -269,6 +320,8 @@ class Answering:
 def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
     """The evaluation of a task of the single tower."""
     match run.config.task:
+        case "mlmm" if run.config.eval.zero_shot:
+            return Several([Pretraining(run, tokenizer), Ranking(run, tokenizer)])
         case "mlmm":
             return Pretraining(run, tokenizer)
         case "rank":

@@ -111,7 +111,11 @@ def consensus(answers: Sequence[str], language: str) -> str:
 
 
 def official_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The score of a free English `prediction`, with or without a column, by the rules of the evaluation."""
+    """The score of a free English `prediction`, with or without a column, by the rules of the evaluation.
+
+    `answers`: of several annotators. Differs from `scores_at` for a prediction that is not in the form compared, as
+    label maps of others have them: here it is brought into that form first.
+    """
     trimmed = {_trimmed(answer) for answer in answers}
     agreed = len(answers) > 1 and len(trimmed) == 1
     return soft_scores(answers, "en").get(_trimmed(prediction) if agreed else normalise(prediction), 0.0)
@@ -191,19 +195,13 @@ class Answers:
 def scores_at(
     targets: Float[np.ndarray, "questions answers"], columns: Int[np.ndarray, " questions"]
 ) -> Float32[np.ndarray, " questions"]:
-    """The score of the answer in `columns` to each question; their mean is the accuracy of VQA 2.0."""
+    """The score of the answer in `columns` to each question; their mean is the accuracy of VQA 2.0.
+
+    To a question with a single answer it is 1 where that was met exactly, and else 0.
+    """
     if len(targets) != len(columns):
         raise VqaError(f"{len(targets)} questions have {len(columns)} answers.")
     return np.take_along_axis(targets, columns[:, None].astype(np.int64), axis=1)[:, 0].astype(np.float32)
-
-
-def exact_matches(
-    columns: Int[np.ndarray, " questions"], true_columns: Int[np.ndarray, " questions"]
-) -> Float32[np.ndarray, " questions"]:
-    """1 where the only answer of a question was met; a true answer without a column (OUTSIDE) is never met."""
-    if len(columns) != len(true_columns):
-        raise VqaError(f"{len(true_columns)} questions have {len(columns)} answers.")
-    return ((columns == true_columns) & (true_columns != OUTSIDE)).astype(np.float32)
 
 
 def question_group(question: str, language: str) -> str:
@@ -265,10 +263,16 @@ def by_language(languages: Sequence[str], scores: Mapping[str, Float[np.ndarray,
 
 
 def table(figures: Mapping[str, float], names: Sequence[str]) -> str:
-    """A line a language, a column a name: the figures of `by_language` in percent beside the number of questions."""
+    """A line a language, a column a name: the figures of `by_language` in percent beside the number of questions.
+
+    A figure that a language lacks is left empty, and so is a column that all lack left out.
+    """
+    known = {name.rpartition("/")[2] for name in figures}
+    names = [name for name in names if name in known]
     widths = [max(len(name), 7) + 2 for name in names]
     lines = ["language  questions" + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
     for language in [name.removesuffix("/questions") for name in figures if name.endswith("/questions")]:
-        cells = (f"{figures[f'{language}/{name}']:>{width}.1%}" for name, width in zip(names, widths, strict=True))
-        lines.append(f"{language:<8}{figures[f'{language}/questions']:>11.0f}" + "".join(cells))
+        shares = [f"{figures[at]:.1%}" if (at := f"{language}/{name}") in figures else "" for name in names]
+        cells = "".join(f"{share:>{width}}" for share, width in zip(shares, widths, strict=True))
+        lines.append(f"{language:<8}{figures[f'{language}/questions']:>11.0f}{cells}")
     return "\n".join(lines)

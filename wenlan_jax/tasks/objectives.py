@@ -128,7 +128,7 @@ def _mrfr(given: Given) -> Sums:
 
 
 def _mrfr_weights(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
-    return _masked_regions(config, batch) * config.single.regions.width
+    return _masked_regions(config, batch) * elements(config, "mrfr")
 
 
 def _mrc(given: Given) -> Sums:
@@ -142,19 +142,22 @@ def _mrc(given: Given) -> Sums:
     else:
         # The weight of a mean by elements is the caller's, see `_mrc_weights`.
         losses = [masked.class_divergence(said, classes, counted, "batchmean") for said in (logits, uninformed)]
-    scale = _elements(given.config)
+    scale = elements(given.config, "mrc")
     return Sums(losses[0].total, losses[1].total, {"accuracy": hits.total * scale})
 
 
-def _elements(config: schema.Config) -> int:
-    """Numbers that the loss of a region is the mean of."""
-    pretrain = config.pretrain
-    by_element = pretrain.mrc_kind == "kl" and pretrain.mrc_reduction == "elementwise"
-    return config.single.regions.classes if by_element else 1
+def elements(config: schema.Config, objective: str) -> int:
+    """Numbers that the loss of a region is the mean of, 1 where it is their sum."""
+    pretrain, regions = config.pretrain, config.single.regions
+    if objective == "mrfr" and pretrain.mrfr_reduction == "elementwise":
+        return regions.width
+    if objective == "mrc" and pretrain.mrc_kind == "kl" and pretrain.mrc_reduction == "elementwise":
+        return regions.classes
+    return 1
 
 
 def _mrc_weights(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
-    return _masked_regions(config, batch) * _elements(config)
+    return _masked_regions(config, batch) * elements(config, "mrc")
 
 
 def _mean(values: Float[Array, "rows regions n"], counted: Array) -> Float[Array, "rows regions n"]:
@@ -178,7 +181,19 @@ def _vqa(given: Given) -> Sums:
 NEGATIVE = "negative_"
 """Before a field: those of the candidates drawn as negatives of each row."""
 
-_TEXT, _PICTURE = ("token_ids", "token_mask"), ("region_features", "region_boxes", "region_mask", "image")
+_TEXT = ("token_ids", "token_mask")
+_PICTURE = ("region_features", "region_boxes", "region_mask", "image", "image_sides")
+
+OTHER_SIDE = {"mlm": _PICTURE, "mrc": _TEXT, "mrfr": _TEXT}
+"""The fields of the side that an objective has to look at besides the one it hides from."""
+
+
+def mismatched(name: str, batch: Batch) -> Batch:
+    """A batch of an objective in which what `OTHER_SIDE` names is that of the row before.
+
+    An objective that loses nothing by it has not learnt to look there, and guesses words by words, regions by regions.
+    """
+    return {**batch, **{field: jnp.roll(batch[field], 1, axis=0) for field in OTHER_SIDE[name] if field in batch}}
 
 
 def _rank(given: Given) -> Sums:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from wenlan_jax import augment, schema, trees
+from wenlan_jax import augment, schema, schema_single, trees
 from wenlan_jax import mesh as meshes
 from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.initializers import BERT_DEVIATION
@@ -83,15 +83,16 @@ class Tower:
         features = jnp.zeros((1, 1, self.config.single.regions.width))
         inputs = (batch["token_ids"], batch["token_mask"], features, batch["region_boxes"], batch["region_mask"])
         drawn = self.module.init(single_rng, *inputs, train=False, method="everything")["params"]
-        params = {TOWER: _widened(drawn, self.config.single.initial_deviation)}
+        params = {TOWER: _scaled(drawn, self.config.single)}
         if self.backbone is None:
             return params, {}
-        variables = self.backbone.init(image_rng, self.normalised(batch["image"]), False)
+        variables = self.backbone.init(image_rng, self.normalised(batch), False)
         stats = {"image": {"backbone": variables.get("batch_stats", {})}}
         return {**params, "image": {"backbone": variables["params"]}}, stats
 
-    def normalised(self, images: Array) -> Float[Array, "rows height width 3"]:
+    def normalised(self, batch: Batch) -> Float[Array, "rows height width 3"]:
         """Pictures as the backbone takes them."""
+        images = augment.unit_range(augment.whole(batch))
         return augment.normalise(images, self.config.augment.mean, self.config.augment.std)
 
     def features(self, params: Params, batch_stats: PyTree, batch: Batch) -> Float[Array, "rows regions width"]:
@@ -100,7 +101,7 @@ class Tower:
             return batch["region_features"]
         variables = {"params": params["image"]["backbone"], "batch_stats": batch_stats["image"]["backbone"]}
         with placing(self.places):
-            map_ = self.backbone.apply(variables, self.normalised(batch["image"]), False)
+            map_ = self.backbone.apply(variables, self.normalised(batch), False)
             pooled, _ = self.pooling.apply({}, map_, batch["region_boxes"], batch["region_mask"])
         return jax.lax.stop_gradient(pooled)
 
@@ -123,14 +124,19 @@ class Tower:
             return self.module.apply({"params": params[TOWER]}, *inputs, method=method, rngs=rngs, **options)
 
 
-def _widened(params: Params, deviation: float) -> Params:
-    """Fresh parameters with another deviation than BERT's."""
+def _scaled(params: Params, single: schema_single.SingleTower) -> Params:
+    """Fresh parameters, drawn with BERT's deviation, with those of the configuration."""
+    deviations = {
+        "kernel": single.initial_deviation,
+        "embedding": single.initial_deviation,
+        "mask_vector": single.regions.mask_deviation,
+    }
 
     def scale(name: str, leaf: Array) -> Array:
-        is_drawn = name.endswith(("kernel", "embedding", "mask_vector"))
-        return leaf * (deviation / BERT_DEVIATION) if is_drawn else leaf
+        deviation = deviations.get(name.rsplit("/", 1)[-1], BERT_DEVIATION)
+        return leaf * (deviation / BERT_DEVIATION) if deviation != BERT_DEVIATION else leaf
 
-    return trees.map_named(scale, params) if deviation != BERT_DEVIATION else params
+    return trees.map_named(scale, params)
 
 
 def example(config: schema.Config, objective: str, size: int, tokens: int, regions: int) -> Batch:
@@ -145,6 +151,8 @@ def example(config: schema.Config, objective: str, size: int, tokens: int, regio
     }
     if c.features == "map":
         batch["image"] = jnp.zeros((size, config.data.image_size, config.data.image_size, 3), jnp.uint8)
+        if config.data.enlarge == "accelerator":
+            batch["image_sides"] = jnp.full((size, 2), config.data.image_size, jnp.int32)
     else:
         batch["region_features"] = jnp.zeros((*boxes[:2], c.width), jnp.float16)
     return batch | objectives.example(config, objective, batch)

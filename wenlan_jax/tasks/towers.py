@@ -146,7 +146,7 @@ class Towers:
         positions: of the rows in the whole batch, which the jitter depends on; by default the rows are all of it.
         """
         a = self.config.augment
-        images = batch["image"].astype(jnp.float32) / 255.0
+        images = augment.unit_range(augment.whole(batch))
         if rng is not None:
             strengths = (a.brightness, a.contrast, a.saturation, a.hue)
             probabilities = (a.jitter_probability, a.grayscale_probability)

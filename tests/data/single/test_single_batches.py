@@ -120,17 +120,19 @@ def test_batches_do_not_depend_on_workers(toy: SimpleNamespace, workers: int) ->
 def test_half_of_the_pairs_match_and_no_negative_is_the_own_picture(toy: SimpleNamespace) -> None:
     twins = {row: row - 1 for row in range(1, 40, 2)}  # two records of every picture
     maker = toy.maker((toy.Gallery(twins=twins),), objectives=ITM)
-    matches, others = [], collections.Counter()
+    matches, others, elsewhere = [], collections.Counter(), 0
     for step in range(600):
         batch, cell = maker(step), maker.mixture.cell(step)
         matches += batch["match"].tolist()
         for own, shown, match in zip(batch["id"].tolist(), _shown(batch), batch["match"].tolist(), strict=True):
             assert (own == shown) if match else (own // 2 != shown // 2)
-            assert shown in cell.rows
+            assert shown in cell.pictures
             others[shown] += not match
+            elsewhere += shown not in cell.rows
         assert [toy.read_text(ids)[:2] for ids in batch["token_ids"]] == [f"{row:02}" for row in batch["id"]]
     assert stats.binomtest(sum(matches), len(matches), 0.5).pvalue > 1e-4
     assert set(others) == set(range(40))
+    assert elsewhere, "pictures of texts of another length are negatives, too"
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(0.0, {0}), (1.0, {1}), (0.8, {0, 1})])
@@ -225,7 +227,7 @@ def test_rank_has_other_texts_and_other_regions(toy: SimpleNamespace) -> None:
 
 
 def test_pictures_of_negatives_on_a_map(toy: SimpleNamespace) -> None:
-    regions = toy.regions(features="map", pictures=loader.Pictures(8, True, "fast", 0))
+    regions = toy.regions(features="map", pictures=loader.Pictures(8, True, "fast", 0, True))
     batch = toy.maker(objectives=RANK, recipe=toy.recipe(regions=regions))(0)
     assert batch["image"].shape == (4, 8, 8, 3)
     assert batch["negative_image"].shape == (4, 2, 8, 8, 3)
@@ -346,7 +348,7 @@ def test_hosts_together_make_the_evaluation_batch(toy: SimpleNamespace) -> None:
 
 def test_bad_records_of_an_evaluation_are_reported(toy: SimpleNamespace) -> None:
     maker = _fixed(toy, "itm")
-    pool = Pool(maker.pool.source, maker.pool.texts, np.arange(10, dtype=np.int32), 0)
+    pool = Pool(maker.pool.source, maker.pool.texts, np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32), 0)
     with pytest.raises(loader.BadRecord, match="row 6"):
         [dataclasses.replace(maker, pool=pool)(number) for number in range(3)]
     with pytest.raises(ExampleError, match="no record has both a wanted text in 'ko'"):

@@ -142,7 +142,7 @@ def test_another_objective_on_the_weak_part_is_refused(toy: SimpleNamespace) -> 
     made.require(weak)
     for objective in ("mlm", "mrfr", "mrc"):
         with pytest.raises(schedule.ScheduleError, match=f"weak: its objectives are itm, and '{objective}'"):
-            made.require(schedule.Cell(1, objective, weak.language, weak.shape, weak.rows))
+            made.require(schedule.Cell(1, objective, weak.language, weak.shape, weak.rows, weak.rows))
 
 
 def test_every_epoch_of_a_cell_covers_its_rows_once(toy: SimpleNamespace) -> None:

@@ -43,7 +43,7 @@ class SingleBatches:
 
     def _pool(self, cell: Cell) -> Pool:
         source = self.mixture.parts[cell.part].source
-        return Pool(source, self.mixture.texts(cell), cell.rows, self.mixture.id(cell.part, 0))
+        return Pool(source, self.mixture.texts(cell), cell.rows, cell.pictures, self.mixture.id(cell.part, 0))
 
 
 def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
@@ -51,7 +51,7 @@ def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
     rows = lengths.usable(language).astype(np.int32)
     if not len(rows):
         raise ExampleError(f"{part.source.name}: no record has both a wanted text in {language!r} and a region")
-    return Pool(part.source, in_language(part.texts, language), rows, first_id=0)
+    return Pool(part.source, in_language(part.texts, language), rows, rows, first_id=0)
 
 
 @dataclasses.dataclass(frozen=True)

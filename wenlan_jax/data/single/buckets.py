@@ -51,6 +51,12 @@ def divide(
     return [Bucket(Shape(text_buckets[t], region_buckets[r]), np.sort(pool)) for (t, r), pool in pools.items()]
 
 
+def by_regions(found: Sequence[Bucket]) -> dict[int, Rows]:
+    """The rows of all buckets of a number of regions, ascending, by that number."""
+    sizes = {bucket.shape.regions for bucket in found}
+    return {size: np.sort(np.concatenate([rows for shape, rows in found if shape.regions == size])) for size in sizes}
+
+
 def _smallest(lengths: np.ndarray, buckets: Sequence[int]) -> Int64[np.ndarray, " rows"]:
     """The number of the smallest bucket that each length fits, of the largest for those that fit none."""
     return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)

@@ -74,7 +74,7 @@ class Recipe:
         if objective == "rank" and self.negatives < 1:
             raise ExampleError("objective 'rank' needs negatives, at least one to each side")
         others = {"itm": 1, "rank": self.negatives}.get(objective, 0)
-        if len(pool.rows) <= others:
+        if len(pool.pictures if objective == "itm" else pool.rows) <= others:
             languages = ", ".join(pool.texts.wanted.languages)
             raise ExampleError(
                 f"{pool.source.name}: a bucket of texts in {languages} has {len(pool.rows)} records, and objective "
@@ -92,15 +92,18 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Rows of a source, ascending, of which pairs in one language are made; negatives are drawn from them, too.
+    """Rows of a source, ascending, of which pairs in one language are made.
 
-    A negative thus has the lengths of the positives, which therefore do not tell one from the other.
+    rows: of the pairs; texts of negatives are drawn from them. pictures: pictures of negatives are drawn from these,
+        all that have regions for the shape: where they were those of texts of the same length alone, a negative would
+        be about as many things as its text.
     first_id: the number of row 0; see `Mixture.id`.
     """
 
     source: Source
     texts: TextChoice
     rows: Rows
+    pictures: Rows
     first_id: int
 
     def text(self, row: int, record: records.Record, seed: int, position: int) -> str:
@@ -164,7 +167,11 @@ class Examples:
         if not matches:
             random = self._random("negative", wanted.position)
             replaced |= self._others(
-                picture, 1, random, lambda _, row, record: self._write_regions(row, record, batch, place)
+                self.pool.pictures,
+                picture,
+                1,
+                random,
+                lambda _, row, record: self._write_regions(row, record, batch, place),
             )
         batch[loader.REPLACED][place] = replaced
         return text, picture
@@ -173,21 +180,26 @@ class Examples:
         self.recipe.regions.write(self.pool.source, row, record, batch, place)
 
     def _others(
-        self, picture: str, count: int, random: np.random.Generator, use: Callable[[int, int, records.Record], None]
+        self,
+        rows: Rows,
+        picture: str,
+        count: int,
+        random: np.random.Generator,
+        use: Callable[[int, int, records.Record], None],
     ) -> bool:
-        """Calls `use(number, row, record)` for `count` records drawn evenly from those of other pictures.
+        """Calls `use(number, row, record)` for `count` records drawn evenly from those of `rows` of other pictures.
 
         Returns whether a bad record was passed over. Raises BadRecord when there are too few good ones.
         """
         tried: set[int] = set()
         found, replaced = 0, False
         while found < count:
-            if len(tried) == len(self.pool.rows):
+            if len(tried) == len(rows):
                 raise loader.BadRecord(
                     f"{self.pool.source.name}: of {len(tried)} records, {found} can be negatives for picture "
                     f"{picture!r}, and {count} are needed"
                 )
-            row = int(self.pool.rows[random.integers(len(self.pool.rows))])
+            row = int(rows[random.integers(len(rows))])
             if row in tried:
                 continue
             tried.add(row)
@@ -239,10 +251,12 @@ class Examples:
         def use(_: int, row: int, record: records.Record) -> None:
             texts.append(self.pool.text(row, record, self.recipe.seed, position))
 
-        return self._others(picture, self.recipe.negatives, self._random("negative texts", position), use)
+        random = self._random("negative texts", position)
+        return self._others(self.pool.rows, picture, self.recipe.negatives, random, use)
 
     def _negative_regions(self, position: int, picture: str, batch: Batch) -> bool:
         def use(number: int, row: int, record: records.Record) -> None:
             self._write_regions(row, record, batch, number)
 
-        return self._others(picture, self.recipe.negatives, self._random("negative pictures", position), use)
+        random = self._random("negative pictures", position)
+        return self._others(self.pool.pictures, picture, self.recipe.negatives, random, use)

@@ -104,7 +104,8 @@ class Regions:
             "region_mask": np.zeros((rows, length), bool),
         }
         if self.pictures is not None:
-            batch["image"] = np.zeros((rows, self.pictures.size, self.pictures.size, 3), np.uint8)
+            batch |= self.pictures.empty(rows)
+            batch["image"][:] = 0
         else:
             batch["region_features"] = np.zeros((rows, length, self.width), np.float16)
         if with_classes:

@@ -51,6 +51,8 @@ class Cell:
     shape: Shape
     rows: buckets.Rows = dataclasses.field(repr=False, compare=False)
     """Of the part's source, ascending."""
+    pictures: buckets.Rows = dataclasses.field(repr=False, compare=False)
+    """Rows whose regions fit the shape, whatever the length of their text: those of other pictures are drawn from."""
 
 
 class Schedule:
@@ -152,9 +154,11 @@ class Schedule:
             for language, chance in _languages(part, alpha).items():
                 found = divide(part.lengths, language)
                 usable = sum(len(bucket.rows) for bucket in found)
+                pictures = buckets.by_regions(found)
                 for name, (shape, rows) in itertools.product(allowed, found):
                     share = part_weights[number] / sum(part_weights) * objectives[name] / total
-                    yield Cell(number, name, language, shape, rows), share * chance * len(rows) / usable
+                    cell = Cell(number, name, language, shape, rows, pictures[shape.regions])
+                    yield cell, share * chance * len(rows) / usable
 
     def _use(self, step: int) -> tuple[int, int]:
         """The number of the cell of `step`, and how many steps had it before in the sequence that is not shuffled."""

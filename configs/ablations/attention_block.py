@@ -1,0 +1,33 @@
+"""The Transformer block over the tokens of each tower: its number of layers, none to two.
+
+Tested    Each tower of BriVL ends in four such layers [C]. The block is named among the papers' ablations in our
+          notes, with no tag and no figure: the paper's number is not in our notes.
+Measured  Not yet run.
+
+Without it an embedding is the mean of the tokens, projected. The text tower has one layer of BERT below it in every
+row, the image tower nothing that lets regions see each other.
+"""
+
+from wenlan_jax.sweep.table import Row, Table
+
+
+def get_table() -> Table:
+    """Layers of the block in both towers, and in one."""
+    return Table(
+        title="Self-attention block",
+        base="configs/ablations/base.py",
+        rows=(
+            Row("none", {"model.image.encoder.layers": 0, "model.text.encoder.layers": 0}),
+            Row("image tower alone", {"model.text.encoder.layers": 0}),
+            Row("text tower alone", {"model.image.encoder.layers": 0}),
+            Row("one layer in both"),
+            Row("two layers in both", {"model.image.encoder.layers": 2, "model.text.encoder.layers": 2}),
+        ),
+        seeds=(0, 1, 2),
+        baseline="one layer in both",
+        metrics=(
+            "retrieval/test/text_to_image/recall_at_1",
+            "retrieval/test/image_to_text/recall_at_1",
+            "retrieval/test/mean_recall",
+        ),
+    )

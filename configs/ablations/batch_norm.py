@@ -1,0 +1,32 @@
+"""Whose statistics batch normalisation takes: groups of pictures, the whole batch, or none of them.
+
+Tested    "BN fixed or not" is named among the papers' ablations in our notes, with no tag and no figure: the paper's
+          number is not in our notes. The reference took statistics of each device, 16 pictures a GPU [X].
+Measured  Not yet run.
+
+"Fixed" keeps the statistics of the start for ever. In the papers those come from ImageNet; here they are a mean of 0
+and a variance of 1, so that the row has no normalisation, only scales and offsets that are trained.
+"""
+
+from wenlan_jax.sweep.table import Row, Table
+
+
+def get_table() -> Table:
+    """Statistics over groups of several sizes, and none."""
+    return Table(
+        title="Statistics of batch normalisation",
+        base="configs/ablations/base.py",
+        rows=(
+            Row("groups of 4", {"model.image.batch_norm.group_size": 4}),
+            Row("groups of 16"),
+            Row("the whole batch of 64", {"model.image.batch_norm.mode": "batch"}),
+            Row("fixed", {"model.image.batch_norm.mode": "frozen"}),
+        ),
+        seeds=(0, 1, 2),
+        baseline="groups of 16",
+        metrics=(
+            "retrieval/test/text_to_image/recall_at_1",
+            "retrieval/test/image_to_text/recall_at_1",
+            "retrieval/test/mean_recall",
+        ),
+    )

@@ -1,0 +1,34 @@
+"""Which parts of a picture become tokens: the whole, cells of a grid, cells of several grids, or boxes.
+
+Tested    1.0 has detector boxes and 2.0 a grid [S], each with the whole image as one more region [C]; the video
+          descendant has grids of two sizes [C]. Region kind is named among the papers' ablations in our notes, with
+          no tag and no figure: the paper's number is not in our notes.
+Measured  Not yet run.
+
+Every row has the whole image, too; alone it is the only cell of a grid of 1 x 1. The boxes are those that the scenes
+were drawn with, one or two a picture: what an unerring detector would find, and more than a real one can give.
+"""
+
+from wenlan_jax.sweep.table import Row, Table
+
+
+def get_table() -> Table:
+    """The whole picture, grids, several grids, and boxes."""
+    return Table(
+        title="Kind of regions",
+        base="configs/ablations/base.py",
+        rows=(
+            Row("whole image", {"model.image.regions.grid": (1,), "model.image.regions.whole_image": False}),
+            Row("grid 2x2", {"model.image.regions.grid": (2,)}),
+            Row("grid 4x4"),
+            Row("grids 2x2 and 4x4", {"model.image.regions.grid": (2, 4)}),
+            Row("boxes", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
+        ),
+        seeds=(0, 1, 2),
+        baseline="grid 4x4",
+        metrics=(
+            "retrieval/test/text_to_image/recall_at_1",
+            "retrieval/test/image_to_text/recall_at_1",
+            "retrieval/test/mean_recall",
+        ),
+    )

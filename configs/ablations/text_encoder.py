@@ -1,0 +1,40 @@
+"""Size of the text encoder, in width and in layers.
+
+Tested    "Text encoder base or large" is named among the papers' ablations in our notes, with no tag and no figure:
+          the paper's number is not in our notes. Base: 12 layers, 768 wide; large: 24 layers, 1,024 wide [C].
+Measured  Not yet run.
+
+All start from nothing here, where the papers' encoders were pretrained on text. The block of one layer above BERT is
+as wide as BERT and grows with it.
+"""
+
+from wenlan_jax.sweep.table import Row, Table
+
+
+def get_table() -> Table:
+    """Widths and depths around that of the base."""
+    return Table(
+        title="Size of the text encoder",
+        base="configs/ablations/base.py",
+        rows=(
+            Row("1 layer, 64 wide", {"model.text.bert.width": 64, "model.text.bert.feed_forward": 128}),
+            Row("1 layer, 128 wide"),
+            Row("2 layers, 128 wide", {"model.text.bert.layers": 2}),
+            Row("4 layers, 128 wide", {"model.text.bert.layers": 4}),
+            Row(
+                "2 layers, 256 wide",
+                {
+                    "model.text.bert.width": 256,
+                    "model.text.bert.layers": 2,
+                    "model.text.bert.feed_forward": 512,
+                },
+            ),
+        ),
+        seeds=(0, 1, 2),
+        baseline="1 layer, 128 wide",
+        metrics=(
+            "retrieval/test/text_to_image/recall_at_1",
+            "retrieval/test/image_to_text/recall_at_1",
+            "retrieval/test/mean_recall",
+        ),
+    )

@@ -1,0 +1,1 @@
+"""`wenlan report`: one run as one page that a person reads, made from the files of its work directory alone."""

@@ -1,0 +1,156 @@
+"""The command line of `wenlan sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from wenlan_jax.sweep import folder as folders
+from wenlan_jax.sweep import local, picture, plan, report, slurm, summary, table
+
+DESCRIPTION = """\
+Run the rows of ablation tables, each with every seed, through `wenlan train`, and write the tables.
+
+What is done is skipped, what is half done continues, what failed is tried again. Ctrl-C or SIGTERM has the trainings
+save their state. Several calls, also on several machines, may share OUT and then share the work. OUT receives, of
+every table file, <table>.md, <table>.csv and <table>.png, and the runs in runs/, each in a directory that is named
+after its configuration: the same row in two tables is one run. The exit status is 1 while a run has no result.
+"""
+
+EXAMPLES = """\
+examples:
+  wenlan sweep configs/ablations/queue.py --out=runs/ablations --dry-run
+  wenlan sweep configs/ablations --out=runs/ablations --jobs=2
+  wenlan sweep configs/ablations/queue.py --out=/shared/ablations --backend=slurm --jobs=16 \\
+      --sbatch='--time=4:00:00 --partition=gpu --gpus=1 --cpus-per-task=8' --submit
+  wenlan sweep configs/ablations/queue.py --out=/shared/ablations --table-only
+"""
+
+SCRIPT = "sweep.sbatch"
+"""In OUT: the job array of --backend=slurm."""
+
+
+class SweepError(ValueError):
+    """Arguments of `wenlan sweep` that go together with nothing there is."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `wenlan sweep`."""
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="table files, or folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the runs and the tables")
+    parser.add_argument("--jobs", type=_positive, default=1, help="trainings side by side (default: %(default)s)")
+    parser.add_argument(
+        "--gpus-per-run",
+        type=_positive,
+        metavar="G",
+        help="give each training G GPUs of its own by CUDA_VISIBLE_DEVICES (default: each sees all)",
+    )
+    parser.add_argument("--only", action="append", metavar="ROW", help="run this row alone; may be given several times")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="instead of those of the tables")
+    parser.add_argument("--only-run", metavar="NAME", help="one run by the name of its directory, and no table")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="check the tables and list the runs")
+    what.add_argument("--table-only", action="store_true", help="write the tables of what is there, run nothing")
+    _add_slurm_arguments(parser.add_argument_group("job array"))
+
+
+def _add_slurm_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--backend",
+        choices=("local", "slurm"),
+        default="local",
+        help=f"slurm: write OUT/{SCRIPT}, one job array with a task a run that is not done (default: %(default)s)",
+    )
+    group.add_argument("--submit", action="store_true", help="also give it to sbatch")
+    group.add_argument("--sbatch", default="", metavar="'--A=B ...'", help="options of sbatch for every task")
+    group.add_argument("--setup", type=Path, metavar="FILE", help="a script that each task sources first")
+
+
+def _positive(value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, not {value!r}")
+    return int(value)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `wenlan sweep` with parsed arguments; 0 if every run asked for is done, else 1."""
+    _check(args)
+    files = [file for path in args.files for file in (table.in_folder(path) if path.is_dir() else [path])]
+    planned = plan.make([table.load(file) for file in files], args.seeds)
+    chosen = _chosen(planned, args.only, args.only_run)
+    slots = local.slots(args.jobs, args.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    store = folders.Store(args.out)
+    wanted = [store.folder(run) for run in chosen]
+    if args.dry_run:
+        return _list(wanted, planned)
+    open_runs = [folder for folder in wanted if folder.result() is None]
+    if args.backend == "slurm":
+        return _write_array(args, open_runs)
+    if not args.table_only:
+        print(f"{len(wanted) - len(open_runs)} of {len(wanted)} run(s) are done already", flush=True)
+        local.Pool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
+    if args.only_run is None:
+        _write_tables(planned, store, args.out)
+    return 0 if all(folder.result() is not None for folder in wanted) else 1
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.backend == "local" and (args.submit or args.sbatch or args.setup):
+        raise SweepError("--submit, --sbatch and --setup are for --backend=slurm")
+    if args.backend == "slurm" and (args.table_only or args.gpus_per_run):
+        raise SweepError("--backend=slurm: the tables come from the same command without it; GPUs are asked of sbatch")
+
+
+def _chosen(planned: plan.Plan, only: Sequence[str] | None, only_run: str | None) -> list[plan.Run]:
+    """The runs to make. Raises SweepError for a row or a run that no table has."""
+    if only_run is not None:
+        if only_run not in planned.runs:
+            raise SweepError(
+                f"--only-run: the tables have no run {only_run}; they or their base have changed since it was named"
+            )
+        return [planned.runs[only_run]]
+    rows = sorted({row.name for file in planned.files for row in file.table.rows})
+    for name in only or ():
+        if name not in rows:
+            raise SweepError(f"--only: no row {name!r}; there are {', '.join(map(repr, rows))}")
+    return [run for run in planned.runs.values() if only is None or any(place.row in only for place in run.places)]
+
+
+def _list(wanted: Sequence[folders.Folder], planned: plan.Plan) -> int:
+    for folder in wanted:
+        places = "; ".join(f"{place.table}: {place.row}, seed {place.seed}" for place in folder.run.places)
+        print(f"{folder.path}  {folder.state().text()}\n  {places}")
+        changes = ", ".join(f"{name}={value!r}" for name, value in folder.run.overrides.items())
+        print(f"  {folder.run.base} with {changes}")
+    print(f"{len(wanted)} run(s) for {len(planned.names)} place(s) in {len(planned.files)} table(s)")
+    return 0
+
+
+def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.Folder]) -> int:
+    if not open_runs:
+        print("every run is done; the same command without --backend=slurm writes the tables")
+        return 0
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
+    command = ["wenlan", "sweep", *(str(path.resolve()) for path in args.files), f"--out={out}", *seeds]
+    options, names = shlex.split(args.sbatch), [folder.run.name for folder in open_runs]
+    text = slurm.script(slurm.Request(names, command, args.jobs, options, args.setup, out))
+    path = out / SCRIPT
+    path.write_text(text)
+    print(f"{len(names)} task(s) in {path}")
+    print(slurm.submit(path) if args.submit else f"submit it with: sbatch {path}")
+    return 0
+
+
+def _write_tables(planned: plan.Plan, store: folders.Store, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for file in planned.files:
+        lines = summary.lines(file, planned, store)
+        pages = [*report.write(file, lines, out), picture.draw(file, lines, out)]
+        print(f"\n{report.plain(file, lines)}\n{', '.join(path.name for path in pages)} are in {out}")

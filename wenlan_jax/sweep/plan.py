@@ -1,0 +1,162 @@
+"""From table files to runs: every row with every seed as a checked configuration, equal ones once.
+
+A run is named after the fingerprint of its whole configuration. So the same row in two tables is one run, and a row
+whose configuration has changed is another run than before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wenlan_jax import config as configs
+from wenlan_jax import schema, settings
+from wenlan_jax.sweep.table import Row, TableError, TableFile
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run stands: a row of a table, and a seed."""
+
+    table: str
+    row: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training. places: where it is wanted. base, overrides: what it was made from, for a reader."""
+
+    name: str
+    config: schema.Config
+    base: Path
+    overrides: Mapping[str, Any]
+    places: tuple[Place, ...]
+
+    def label(self) -> str:
+        """The run for a person, by the first place it stands in."""
+        first = self.places[0]
+        return f"{first.table}: {first.row}, seed {first.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All tables of one call. runs: by name, in the order in which they are started."""
+
+    files: tuple[TableFile, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+    runs: Mapping[str, Run]
+    names: Mapping[Place, str]
+
+    def at(self, table: str, row: str, seed: int) -> Run:
+        """The run of a row and a seed."""
+        return self.runs[self.names[Place(table, row, seed)]]
+
+
+def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
+    """Every run of the tables, with `seeds` instead of their own if given; the first seed of all rows comes first.
+
+    Raises TableError listing every fault of every row: fields that do not exist, values of a wrong type, clashes,
+    metrics of splits that are not evaluated, a held-out split that is seen while training.
+    """
+    names = [file.name for file in files]
+    faults = [f"{name}: two tables have this name; rename one file" for name in set(names) if names.count(name) > 1]
+    wanted = {file.name: tuple(seeds) or file.table.seeds for file in files}
+    rows: dict[tuple[str, str], schema.Config] = {}
+    for file in files:
+        for row in file.table.rows:
+            try:
+                rows[file.name, row.name] = _checked(file, row)
+            except configs.ConfigError as error:
+                faults += [f"{file.path}: row {row.name!r}: {line.strip()}" for line in _lines(error)]
+    if faults:
+        raise TableError(f"{len(faults)} fault(s) in the tables, and nothing was started:\n  " + "\n  ".join(faults))
+    runs: dict[str, Run] = {}
+    at: dict[Place, str] = {}
+    for file, row, seed in _in_order(files, wanted):
+        run = _run(file, row, seed, rows[file.name, row.name])
+        known = runs.get(run.name)
+        runs[run.name] = run if known is None else dataclasses.replace(known, places=known.places + run.places)
+        at[run.places[0]] = run.name
+    return Plan(tuple(files), wanted, runs, at)
+
+
+def _lines(error: configs.ConfigError) -> list[str]:
+    """The faults that an error of the configuration lists, or the one that it is."""
+    lines = str(error).splitlines()
+    return lines[1:] or lines
+
+
+def _in_order(files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[TableFile, Row, int]]:
+    for turn in range(max(map(len, seeds.values()), default=0)):
+        for file in files:
+            for row in file.table.rows if turn < len(seeds[file.name]) else ():
+                yield file, row, seeds[file.name][turn]
+
+
+def _run(file: TableFile, row: Row, seed: int, config: schema.Config) -> Run:
+    seeded = dataclasses.replace(config, seed=seed)
+    name = configs.fingerprint(seeded)
+    return Run(name, seeded, file.base(row), {**row.overrides, "seed": seed}, (Place(file.name, row.name, seed),))
+
+
+def _checked(file: TableFile, row: Row) -> schema.Config:
+    """The configuration of a row, with seed 0 of its base. Raises ConfigError listing its faults."""
+    config = with_overrides(configs.load(file.base(row)), row.overrides)
+    faults = list(_held_out_faults(config, file.table.metrics))
+    if faults:
+        raise configs.ConfigError("\n".join(["", *faults]))
+    return config
+
+
+def with_overrides(config: schema.Config, overrides: Mapping[str, Any]) -> schema.Config:
+    """`config` with values set by dotted field. Raises ConfigError listing unknown fields and unfit values."""
+    known = [name for name, _, _ in configs.fields()]
+    faults = [settings.unknown_field(name, known) for name in overrides if name not in known]
+    if faults:
+        raise configs.ConfigError("\n".join(["", *faults]))
+    values = dataclasses.asdict(config)
+    for name, value in overrides.items():
+        *sections, field = name.split(".")
+        section = values
+        for part in sections:
+            section = section[part]
+        section[field] = value
+    return configs.parse(values)
+
+
+def _held_out_faults(config: schema.Config, metrics: Sequence[str]) -> Iterator[str]:
+    """What would let the reported data choose anything, or leave a metric without a value."""
+    shared = sorted(set(config.eval.splits) & set(config.eval.final_splits))
+    if shared and config.eval.every:
+        yield (
+            f"eval.splits and eval.final_splits share {', '.join(shared)}: what is reported must not be looked at "
+            "while training; take another split for one of them"
+        )
+    trained = {config.data.train_split} if not config.data.mixture else set()
+    trained |= {part.split for part in config.data.mixture if part.source == config.data.source}
+    yield from (
+        f"eval.final_splits: {split} is trained on (data.train_split, data.mixture); report held-out data"
+        for split in sorted(trained & set(config.eval.final_splits))
+    )
+    for metric in metrics:
+        if split_of(metric, config.eval.final_splits) is None:
+            yield f"metrics: {metric} is of none of eval.final_splits {config.eval.final_splits}"
+
+
+def split_of(metric: str, splits: Sequence[str]) -> str | None:
+    """The one of `splits` that a metric such as `retrieval/test/mean_recall` is of."""
+    parts = metric.split("/")
+    return next((split for split in splits if split in parts[1:]), None)
+
+
+def curve_metric(metric: str, config: schema.Config) -> str | None:
+    """The metric that stands for `metric` over the steps, of the first of eval.splits; None where there is none."""
+    split = split_of(metric, config.eval.final_splits)
+    if not config.eval.every or not config.eval.splits:
+        return None
+    place = metric.split("/")
+    place[place.index(str(split), 1)] = config.eval.splits[0]
+    return "/".join(place)
