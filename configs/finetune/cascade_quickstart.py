@@ -9,8 +9,8 @@ Metric    text to image among 1,000, BriVL alone and re-ranked: recall@1 51.8 an
           60.9% (30); image to text 52.8 and 77.0% (single run)
 
 Candidates of another model are hard negatives: a tower that was trained against random pictures alone leaves the order
-of BriVL's best five as it is and spoils that of the best thirty. Of 31 random ones the two that score highest are trained
-on here; beyond BriVL's best ten there are still pictures that the tower takes for the right one.
+of BriVL's best five as it is and spoils that of the best thirty. Of 31 random ones the two that score highest are
+trained on here; beyond BriVL's best ten there are still pictures that the tower takes for the right one.
 """
 
 from ml_collections import config_dict
