@@ -32,7 +32,9 @@ def place(root: Path) -> Place:
         data__mixture=PARTS,
         tokenizer__train_size=1000,
         single__vocab_size=0,
+        data__remembered=10,
         single__dropout=0.1,
+        optimizer__name="muon",
         train__steps=16,
         checkpoint__every=4,
         checkpoint__keep=10,
@@ -61,6 +63,7 @@ def test_every_step_trains_one_objective_and_the_log_tells_each_apart(place: Pla
         assert result[f"pretrain/test/{name}/loss"] > 0
         assert result[f"pretrain/test/{name}/constant_loss"] > 0
         assert result[f"pretrain/test/{name}/zh/loss"] > 0
+        assert (f"pretrain/test/{name}/mismatched_loss" in result) == (name != "itm")
 
 
 def test_a_run_that_is_stopped_and_continued_ends_in_the_same_bits(place: Place) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from wenlan_jax.metrics import read as read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Series = dict[int, float]
 """Values by step, in the order of the steps."""
@@ -101,8 +100,9 @@ def plot_curves(metrics_jsonl: Path, out: Path) -> None:
     metrics = read_metrics(metrics_jsonl)
     if not metrics:
         raise CurvesError(f"{metrics_jsonl}: no line with a step and a number; has the run logged yet?")
+    from matplotlib.figure import Figure  # slow to import, and the command line and data workers come by here
+
     figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     for draw, place in zip((_loss, _recall, _learning_rate, _speed), axes.flat, strict=True):
         draw(place, metrics)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ DEAD_PID = 2**22 + 1
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "run" / "claim"
+    return tmp_path / "a-run-of-5f3c" / "claim"
 
 
 def put(path: Path, holder: claims.Holder, age: float = 0.0) -> None:
@@ -62,7 +61,7 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(path: Path) -> None:
 
 
 def test_a_training_that_outlived_its_sweep_keeps_the_claim(path: Path) -> None:
-    words = [sys.executable, "-c", "import time; time.sleep(60)", "--workdir=out/run"]
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "--workdir=out/a-run-of-5f3c"]
     with subprocess.Popen(words) as child:
         try:
             time.sleep(0.2)
@@ -109,24 +108,31 @@ def test_the_lock_of_a_takeover_that_was_killed_is_removed(path: Path) -> None:
     assert claims.take(path) is not None
 
 
-def _race(path: Path, barrier: object, found: object) -> None:
-    signal.alarm(30)
-    barrier.wait()  # type: ignore[attr-defined]
-    found.put(claims.take(path) is not None)  # type: ignore[attr-defined]
-    barrier.wait()  # type: ignore[attr-defined] # nobody dies, and so gives his claim away, before all have tried
+RACER = """\
+import sys, time
+from pathlib import Path
+from wenlan_jax.sweep import claims
+for line in sys.stdin:
+    at, path = line.split()
+    while time.time() < float(at):
+        pass
+    print(claims.take(Path(path)) is not None, flush=True)
+"""
 
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_that_try_at_once_one_wins(path: Path, stale: bool) -> None:
-    context = multiprocessing.get_context("fork")
-    for _ in range(5):
-        path.unlink(missing_ok=True)
-        if stale:
-            put(path, ELSEWHERE, age=claims.STALE_SECONDS + 5)
-        barrier, found = context.Barrier(4), context.SimpleQueue()
-        racers = [context.Process(target=_race, args=(path, barrier, found)) for _ in range(4)]
+    with contextlib.ExitStack() as stack:
+        pipe = subprocess.PIPE
+        words = [sys.executable, "-c", RACER]
+        racers = [stack.enter_context(subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)) for _ in range(4)]
+        for number in range(20):
+            run = path.parent.with_name(str(number)) / path.name
+            if stale:
+                put(run, ELSEWHERE, age=claims.STALE_SECONDS + 5)
+            at = time.time() + 0.02
+            for racer in racers:
+                print(at, run, file=racer.stdin, flush=True)
+            assert sum(racer.stdout.readline() == "True\n" for racer in racers if racer.stdout) == 1
         for racer in racers:
-            racer.start()
-        for racer in racers:
-            racer.join()
-        assert sum(found.get() for _ in racers) == 1
+            racer.communicate(timeout=30)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from wenlan_jax.run_report import page
@@ -30,6 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `wenlan report` with parsed arguments, says where the page is, and returns the exit status."""
-    logging.getLogger("wenlan_jax").setLevel(logging.ERROR)  # what would be warned of stands on the page
-    print(f"{page.write(args.workdir, args.out)} written")
+    with _errors_alone():  # what would be warned of stands on the page
+        written = page.write(args.workdir, args.out)
+    print(f"{written} written")
     return 0
+
+
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    log = logging.getLogger("wenlan_jax")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

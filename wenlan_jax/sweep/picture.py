@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from wenlan_jax.sweep import statistics as stats
 from wenlan_jax.sweep.plan import curve_metric
@@ -15,11 +12,15 @@ from wenlan_jax.sweep.report import is_share, title_of
 from wenlan_jax.sweep.summary import Line
 from wenlan_jax.sweep.table import TableFile
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def draw(file: TableFile, lines: Sequence[Line], out: Path) -> Path:
     """Writes OUT/<table>.png: rows with deviation and single runs, and the mean validation curve of each row."""
+    from matplotlib.figure import Figure  # slow to import, and the command line and data workers come by here
+
     figure = Figure(figsize=(12, max(4.0, 1.5 + 0.45 * len(lines))), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _rows(left, file, lines)
     _curves(right, file, lines)
