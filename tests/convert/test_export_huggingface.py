@@ -79,7 +79,7 @@ def make_model(tiny: Callable[..., schema.Config], kind: str, folder: Path) -> e
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), variables["params"])
     stats = jax.tree.map(lambda x: x + rng.uniform(0, 0.5, x.shape).astype(np.float32), variables["batch_stats"])
     towers = exporting.by_tower(params, stats)
-    return exporting.Model(config, 3, towers.__getitem__, False, tokenizer, {}, {}, "float32")
+    return exporting.Model(config, 3, towers.__getitem__, towers, False, tokenizer, {}, {}, "float32")
 
 
 _done: dict[str, Exported] = {}

@@ -70,7 +70,7 @@ def make_model(tiny: Callable[..., schema.Config], kind: str, folder: Path) -> e
     shapes = jax.eval_shape(Towers(config).init, jax.random.key(0))
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     towers = exporting.by_tower(variables["params"], variables["batch_stats"])
-    return exporting.Model(config, 3, towers.__getitem__, False, tokenizer(kind, folder), {}, {}, "float32")
+    return exporting.Model(config, 3, towers.__getitem__, towers, False, tokenizer(kind, folder), {}, {}, "float32")
 
 
 _done: dict[str, Exported] = {}

@@ -67,7 +67,7 @@ def model(tokenizer: Tokenizer) -> Callable[..., exporting.Model]:
     def make(layout: str, **changes: Any) -> exporting.Model:
         config = config_for(layout, **changes)
         towers = exporting.by_tower(drawn(config), {})
-        return exporting.Model(config, 7, towers.__getitem__, False, tokenizer, {}, {}, "float32")
+        return exporting.Model(config, 7, towers.__getitem__, towers, False, tokenizer, {}, {}, "float32")
 
     return make
 
@@ -250,7 +250,17 @@ def test_a_file_of_theirs_comes_back_bit_for_bit(layout: str, tokenizer: Tokeniz
     template = {TOWER: {"params": jax.eval_shape(Tower(net_config).init, jax.random.key(0))[0][TOWER]}}
     leaves = table(sizes).of_torch(original, template).leaves
     nested: dict[str, Any] = checkpoint.nested({p.removeprefix("single/params/"): v for p, v in leaves.items()})
-    source = exporting.Model(net_config, 0, lambda name: {"params": nested}, False, tokenizer, {}, {}, "float32")
+    source = exporting.Model(
+        net_config,
+        0,
+        lambda name: {"params": nested},
+        {"single": {"params": nested}},
+        False,
+        tokenizer,
+        {},
+        {},
+        "float32",
+    )
     back = export_single.state_of(source, single_layout.LAYOUTS[layout])
     wanted = {key: value for key, value in original.items() if not key.startswith("rank_output")}
     assert set(back) == set(wanted)

@@ -68,7 +68,7 @@ def model(tiny: Make, tokenizer: Tokenizer, variables: dict[schema.Model, Any]) 
         stats = jax.tree.map(lambda leaf: leaf + random.uniform(0, 0.5, leaf.shape).astype("f"), tree["batch_stats"])
         moved = jax.tree.map(lambda leaf: leaf + np.float32(1), tree["params"])
         towers = exporting.by_tower(tree["params"], stats) | exporting.by_tower(moved, stats, MOMENTUM)
-        return exporting.Model(config, 7, towers.__getitem__, True, tokenizer, {}, {}, "float32")
+        return exporting.Model(config, 7, towers.__getitem__, towers, True, tokenizer, {}, {}, "float32")
 
     return make
 
@@ -157,6 +157,7 @@ def test_the_official_fixture_comes_back_bit_for_bit(tiny: Make, tokenizer: Toke
         config=config,
         step=0,
         tower=tree.__getitem__,
+        shapes=tree,
         momentum=False,
         tokenizer=tokenizer,
         result={},

@@ -123,7 +123,7 @@ def random_model(config: schema.Config) -> exporting.Model:
         return drawn
 
     momentum = shapes.momentum is not None
-    return exporting.Model(config, 0, tower, momentum, None, {}, {}, "float32")
+    return exporting.Model(config, 0, tower, towers, momentum, None, {}, {}, "float32")
 
 
 def cost(command: Sequence[str]) -> Cost:

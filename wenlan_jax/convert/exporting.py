@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Model:
 
     tower: reads the `params` and `batch_stats` of a tower, `image`, `text`, their `_momentum` copies, or `single`. It
         reads anew each time, so that an export holds no more than it is working on.
+    shapes: what `tower` gives without its values: by the tower's name, leaves of which shape and type alone are read.
+        Momentum copies are left out.
     momentum: whether there are momentum towers.
     tokenizer: None where none was configured; only formats that hold one ask for it.
     result: the newest `result.json` of the run, empty without one.
@@ -53,6 +55,7 @@ class Model:
     config: schema.Config
     step: int
     tower: Callable[[str], dict[str, Any]]
+    shapes: Mapping[str, Any]
     momentum: bool
     tokenizer: Tokenizer | None
     result: dict[str, float]
@@ -121,12 +124,13 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
     trained = restore.load(workdir, step, ONE_DEVICE, ("mesh.",), jax.devices()[:1])
-    config = trained.current.config
+    config, shapes = trained.current.config, trained.current.shapes
     return Model(
         config=config,
         step=trained.step,
         tower=trained.tower,
-        momentum=trained.current.shapes.momentum is not None,
+        shapes=by_tower(shapes.params, shapes.batch_stats),
+        momentum=shapes.momentum is not None,
         tokenizer=trained.tokenizer,
         result=_result(workdir / "result.json"),
         unused_layers=unused_layers(workdir) or unused_layers(config.init_from),
@@ -158,8 +162,11 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        prove = SingleProof if model.config.task in schema.SINGLE_TASKS else TwoTowerProof
-        proof: Proof = prove(model.config, model.tower)
+        proof: Proof
+        if model.config.task in schema.SINGLE_TASKS:
+            proof = SingleProof(model.config, model.tower)
+        else:
+            proof = TwoTowerProof(model.config, model.tower, model.shapes)
         run_artefact = writer(dataclasses.replace(model, tower=proof.tower), staging)
         host_memory.release_freed_memory()
         findings = proof.compare(run_artefact(proof.batch))

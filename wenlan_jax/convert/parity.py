@@ -78,6 +78,13 @@ def jax_embedding(
 
     variables: its `params` and, for images, `batch_stats`.
     """
+    return compiled_tower(config, side, variables, batch)(variables)
+
+
+def compiled_tower(
+    config: schema.Config, side: str, variables: dict[str, Any], batch: FixedBatch
+) -> Callable[[dict[str, Any]], Float[np.ndarray, "items embedding"]]:
+    """`jax_embedding` for this batch, compiled for variables of these shapes and types, which is all that is read."""
     model = dataclasses.replace(config.model, dtype="float32")
     towers = Towers(dataclasses.replace(config, model=model))
 
@@ -90,8 +97,10 @@ def jax_embedding(
 
     embed = {"image": embed_image, "text": embed_text}[side]
     inputs = {name: jnp.asarray(value) for name, value in batch._asdict().items() if value is not None}
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     with jax.default_matmul_precision("highest"):
-        return np.asarray(jax.jit(embed)(variables, inputs))
+        program = jax.jit(embed).lower(shapes, inputs).compile()
+    return lambda variables: np.asarray(program(variables, inputs))
 
 
 def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement, float]:

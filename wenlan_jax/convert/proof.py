@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -45,31 +46,44 @@ class Proof(Protocol):
 class TwoTowerProof:
     """Embeddings of pictures and of texts, and the ranking by their products."""
 
-    def __init__(self, config: schema.Config, read: ReadTower) -> None:
+    def __init__(self, config: schema.Config, read: ReadTower, shapes: Mapping[str, Any]) -> None:
+        """shapes: of `image` and `text`, as `read` will give them; compiling for them goes on in the background."""
         self.batch = parity.fixed_batch(config)
-        self._config, self._read = config, read
-        self._seen: dict[str, np.ndarray] = {}
+        self._read = read
+        # One thread: first the programs, and then the answers in the order in which towers are read.
+        self._background = ThreadPoolExecutor(1, "proof")
+        self._programs = {
+            name: self._background.submit(parity.compiled_tower, config, name, shapes[name], self.batch)
+            for name in parity.Embeddings._fields
+        }
+        self._answers: dict[str, Future[np.ndarray]] = {}
 
     def tower(self, name: str) -> dict[str, Any]:
-        """What reading a tower gives; a query tower is run on the batch."""
+        """What reading a tower gives; a query tower is also run on the batch, in the background."""
+        wait(list(self._answers.values())[:-1])  # what is not answered yet is held: one tower more than the caller's
         variables = self._read(name)
-        if name in parity.Embeddings._fields and name not in self._seen:
-            self._seen[name] = parity.jax_embedding(self._config, name, variables, self.batch)
-            host_memory.release_freed_memory()
+        if name in self._programs and name not in self._answers:
+            self._answers[name] = self._background.submit(self._answer, name, variables)
         return variables
+
+    def _answer(self, name: str, variables: dict[str, Any]) -> np.ndarray:
+        answer = self._programs[name].result()(variables)
+        host_memory.release_freed_memory()
+        return answer
 
     def compare(self, theirs: parity.Embeddings) -> Findings:
         """Largest difference and cosines of each side. A tower that the writer did not ask for is read now."""
-        for name in set(parity.Embeddings._fields) - set(self._seen):
+        for name in set(parity.Embeddings._fields) - set(self._answers):
             self.tower(name)
-        image, text, ranking = parity.compare(parity.Embeddings(**self._seen), theirs)
+        ours = parity.Embeddings(**{name: answer.result() for name, answer in self._answers.items()})
+        image, text, ranking = parity.compare(ours, theirs)
         sides = {"image": image, "text": text}
         lines = [
             f"{name}: largest difference {side.largest_difference:.1e}, least cosine {min(side.cosine):.7f}"
             for name, side in sides.items()
         ]
         return Findings(
-            items=len(self._seen["image"]),
+            items=len(ours.image),
             figures={name: dataclasses.asdict(side) for name, side in sides.items()} | {"ranking": ranking},
             differences={f"{name}s": side.largest_difference for name, side in sides.items()},
             lines=[*lines, f"ranking agreement {ranking:.4f}"],
