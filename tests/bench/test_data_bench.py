@@ -98,7 +98,7 @@ def test_cpu_seconds_are_those_of_a_process_and_its_children() -> None:
     process.communicate(b"\n", timeout=20)
 
 
-@pytest.mark.parametrize("kind", ["ours", "decoding alone"])
+@pytest.mark.parametrize("kind", ["ours", "decoding alone", "decoding alone, memory kept"])
 def test_a_side_takes_batches_and_ends(job: data_sides.Job, kind: data_sides.Kind) -> None:
     with data_sides.Side(dataclasses.replace(job, kind=kind)) as side:
         side.take(3)
@@ -125,9 +125,12 @@ def test_the_table_compares_round_by_round(
     assert set(figures) == {
         "40x30/16/ours/records_per_cpu_second",
         "40x30/16/decoding alone/records_per_cpu_second",
+        "40x30/16/decoding alone, memory kept/records_per_cpu_second",
         "40x30/16/ours over decoding alone",
+        "40x30/16/ours over decoding alone, memory kept",
         "40x30/16/ours, not enlarged/records_per_cpu_second",
         "40x30/16/ours, not enlarged over decoding alone",
+        "40x30/16/ours, not enlarged over decoding alone, memory kept",
     }
     assert "3 JPEGs of 40 x 30" in capsys.readouterr().out
     rates = {"ours": [10.0, 30.0, 60.0], "decoding alone": [20.0, 40.0, 80.0]}

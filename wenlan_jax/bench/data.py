@@ -27,11 +27,11 @@ STORED = ((468, 401), (1365, 1024))
 
 BATCH = 32
 ROUNDS = 3
-ROUND_BATCHES = 4
+ROUND_BATCHES = 8
 SETTLING_BATCHES = 3
 
 OURS: tuple[Kind, ...] = ("ours", "ours, not enlarged")
-ALONE: tuple[Kind, ...] = (*OURS, "decoding alone")
+ALONE: tuple[Kind, ...] = (*OURS, "decoding alone", "decoding alone, memory kept")
 TORCH: tuple[Kind, ...] = ("DataLoader, same work", "DataLoader, usual transforms")
 
 

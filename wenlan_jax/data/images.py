@@ -170,7 +170,7 @@ def read_square(
 ) -> tuple[int, int]:
     """Decodes `data` and resizes it into `out`, a row of a batch; returns height and width of the stored picture.
 
-    Without `enlarge`, a side that is smaller stays as it is, and the picture fills the upper left of `out` alone.
+    Without `enlarge`, a side that is smaller stays as it is: the picture is in the upper left of `out`, the rest is 0.
     `exact` is `resize(decode(data), ...)`. Otherwise, where `antialias` shrinks, area means come quicker: a JPEG that
     is at least 2, 4 or 8 times as large is decoded at that fraction by libjpeg itself, and the means are those of
     bilinear samples at most `SPACING` apart, a whole number a pixel. Raises `CorruptImage` as `decode` does.
@@ -183,6 +183,8 @@ def read_square(
     if factor == 1:
         height, width = pixels.shape[:2]
     target = out if enlarge else out[:height, :width]
+    out[:height, target.shape[1] :] = 0
+    out[target.shape[0] :] = 0
     if antialias and not exact:
         _average(pixels, width / factor, height / factor, target)
     else:

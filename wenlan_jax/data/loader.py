@@ -99,8 +99,7 @@ class Pictures:
 
     def empty(self, rows: int) -> Batch:
         """The picture fields of a batch, to be written into; pictures may hold what was in memory."""
-        allocate = np.empty if self.enlarge else np.zeros
-        batch: Batch = {"image": allocate((rows, self.size, self.size, 3), np.uint8)}
+        batch: Batch = {"image": np.empty((rows, self.size, self.size, 3), np.uint8)}
         if not self.enlarge:
             batch["image_sides"] = np.full((rows, 2), self.size, np.int32)
         if self.box_limit:
