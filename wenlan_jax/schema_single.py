@@ -128,3 +128,4 @@ class Vqa:
     )
     fingerprint: str = field("", "of the list of answers; a run writes it down and refuses another list")
     languages: tuple[str, ...] = field((), "of the training questions; empty: all")
+    blind: bool = field(False, "show no picture, in training and evaluation: what language alone can answer")

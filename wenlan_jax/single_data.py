@@ -170,6 +170,7 @@ def _question_options(
         "shape": largest(config),
         "batch_size": batch_size,
         "share": share,
+        "blind": config.vqa.blind,
     }
 
 

@@ -50,6 +50,7 @@ def _fields(toy: SimpleNamespace, source: Any, languages: tuple[str, ...] = ("en
         "shape": Shape(12, 4),
         "batch_size": 3,
         "share": (0, 1, 2),
+        "blind": False,
     }
     return {**fields, **changes}
 
@@ -88,6 +89,18 @@ def test_text_regions_and_targets_belong_together(toy: SimpleNamespace, source: 
     assert joined["answers"].tolist() == [mixed, nothing, mixed, three, mixed, nothing, mixed, nothing, nothing]
     assert joined["answers"].dtype == np.float32
     assert joined["token_mask"].any(axis=1).all()
+
+
+def test_a_blind_batch_is_the_same_without_regions(toy: SimpleNamespace, source: Any) -> None:
+    for kind, more in ((questions.QuestionBatches, {"bad_records": "raise"}), (questions.FixedQuestionBatches, {})):
+        seen, blind = (kind(**_fields(toy, source, blind=value), **more)(1) for value in (False, True))
+        assert seen.keys() == blind.keys()
+        assert seen["region_mask"].any()
+        for name in seen:
+            if name.startswith("region_"):
+                assert not blind[name].any()
+            else:
+                assert np.array_equal(seen[name], blind[name])
 
 
 def test_soft_scores_of_the_evaluation_fit(toy: SimpleNamespace, source: Any) -> None:

@@ -88,6 +88,7 @@ class _Targets:
     """What is alike in training and evaluation: how questions and their answers become arrays.
 
     columns: of the answers that can be given. Others have no target, so a row of `answers` may be all zero.
+    blind: whether questions come without regions, for the baseline of language alone.
     """
 
     questions: Questions
@@ -97,6 +98,7 @@ class _Targets:
     shape: Shape
     batch_size: int
     share: tuple[int, ...]
+    blind: bool
 
     def empty(self, rows: int) -> Batch:
         """All fields but those of the text, for so many questions."""
@@ -106,7 +108,8 @@ class _Targets:
     def write(self, number: int, batch: Batch, place: int) -> str:
         """Puts question `number` at `place`, and returns its text."""
         row, record, question = self.questions[number]
-        self.recipe.regions.write(self.questions.source, row, record, batch, place)
+        if not self.blind:
+            self.recipe.regions.write(self.questions.source, row, record, batch, place)
         batch["id"][place] = row
         for answer, score in self.soften(question.answers, question.language).items():
             if answer in self.columns:
