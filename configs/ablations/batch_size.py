@@ -14,6 +14,9 @@ and the evaluations of the curves. The bank keeps K = 1024 whatever the batch, s
 The learning rate goes with the root of the batch up to 64, and is that of the base from there on, in both tasks
 alike. So it was chosen on `validation`, by one run each of CLIP: with a batch of 16 recall@1 of 256 was 32.4% at 1e-3
 and 23.8% at 2e-3; with 256 it was 14.5% at 2e-3 and 2.0% at 4e-3.
+
+One row more, "BriVL, batch 16, no bank", has momentum keys of its own batch and no others, as "no bank" of `queue.py`:
+what is between it and "BriVL, batch 16" is the bank's doing, what is between it and CLIP that of the momentum keys.
 """
 
 from typing import Any
@@ -41,13 +44,14 @@ def of_batch(batch: int) -> dict[str, Any]:
 
 
 def get_table() -> Table:
-    """Both tasks at five batch sizes."""
+    """Both tasks at five batch sizes, and the smallest without a bank."""
     brivl = tuple(Row(f"BriVL, batch {batch}", of_batch(batch)) for batch in BATCHES)
+    no_bank = Row("BriVL, batch 16, no bank", {**of_batch(16), "contrast.bank_from_step": PAIRS // 16})
     clip = tuple(Row(f"CLIP, batch {batch}", {"task": "clip", **of_batch(batch)}) for batch in BATCHES)
     return Table(
         title="Batch size at a fixed bank, at equal pairs",
         base="configs/ablations/base.py",
-        rows=(*brivl, *clip),
+        rows=(*brivl, no_bank, *clip),
         seeds=(0, 1, 2),
         baseline="CLIP, batch 256",
         metrics=(
