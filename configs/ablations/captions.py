@@ -3,7 +3,8 @@
 Tested    WenLan trains on pairs that correlate weakly: search results, news, encyclopaedia, Weibo, WeChat [C] [S],
           with no claim in our notes of how much that costs or gains against descriptions. The paper's number is not
           in our notes.
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds, asked with descriptive captions: descriptive 34.6, half
+          weak 7.4, nine tenths weak 1.4, weak .1%. See RESULTS.md.
 
 Every picture of the scenes has both kinds of text. A weak one names a thing at best ("My favourite: the star.") and
 often nothing ("The waves never get tired."); a descriptive one names all that is there. All rows see as many pairs

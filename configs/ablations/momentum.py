@@ -3,7 +3,8 @@
 Tested    Keys from slowly moving towers are needed for a bank to be of use. Momentum is named among the papers'
           ablations in our notes, with no tag and no figure: the paper's number is not in our notes. The released code
           has m = .99 [C].
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: m = 0 1.2, .9 13.0, .99 34.6, .999 12.4%. Supported; see
+          RESULTS.md.
 
 With m = 0 the keys of a batch come from the present towers, and those in the bank from the towers as they were. A
 coefficient has its time scale, 1/(1-m) steps: in a run of 240 steps .999 keeps the momentum towers near their random

@@ -55,7 +55,9 @@ def _curves(axes: Axes, file: TableFile, lines: Sequence[Line]) -> None:
     for at, line in enumerate(lines):
         if line.curve:
             values = [scale * value for value in line.curve.values()]
-            axes.plot(list(line.curve), values, label=line.row.name, color=f"C{at % 10}", marker="o", markersize=3)
+            dash = "-" if at < 10 else "--"  # there are ten colours
+            color, pairs = f"C{at % 10}", list(line.curve)
+            axes.plot(pairs, values, dash, label=line.row.name, color=color, marker="o", markersize=3)
     name = curve_metric(metric, lines[0].runs[0].folder.run.config)
     axes.set_xlabel("pairs seen")
     if axes.has_data():
