@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from wenlan_jax import checkpoint, host_memory, run, run_answers, run_tokenizer, schema
+from wenlan_jax import checkpoint, run, run_answers, run_tokenizer, schema
 from wenlan_jax import config as configs
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import MOMENTUM, TrainState
@@ -44,7 +44,6 @@ class Trained:
             return found if kind == name else {"momentum": found}
 
         found = self._restore(of(self.current.shapes), of(self.current.shardings))
-        host_memory.release_freed_memory()  # what reading has buffered, as much again
         return {collection: tree[kind] for collection, tree in found.get("momentum", found).items()}
 
     def _restore(self, shapes: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:

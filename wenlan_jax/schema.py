@@ -404,7 +404,7 @@ class Eval:
     folds: int = field(
         1,
         "equal runs of consecutive pictures, each searched alone, whose mean recall is told beside that of the whole; "
-        " 5 of MSCOCO's 5,000 make the papers' 1K test; 1: the whole only",
+        "5 of MSCOCO's 5,000 make the papers' 1K test; 1: the whole only",
         low=1,
         free=True,
     )

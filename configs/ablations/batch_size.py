@@ -20,35 +20,23 @@ One row more, "BriVL, batch 16, no bank", has momentum keys of its own batch and
 what is between it and "BriVL, batch 16" is the bank's doing, what is between it and CLIP that of the momentum keys.
 """
 
-from typing import Any
+from pathlib import Path
 
+from wenlan_jax import config as configs
+from wenlan_jax.sweep.batches import resized
 from wenlan_jax.sweep.table import Row, Table
 
 BATCHES = (16, 32, 64, 128, 256)
-BASE_BATCH, BASE_LEARNING_RATE = 64, 2e-3
-PAIRS, WARM_UP_PAIRS, BANK_FROM_PAIR, EVALUATION_PAIRS = 15_360, 1_280, 5_120, 2_560
-"""Those of base.py."""
-
-
-def of_batch(batch: int) -> dict[str, Any]:
-    """The base at another batch size, for as many pairs."""
-    steps = PAIRS // batch
-    return {
-        "train.batch_size": batch,
-        "train.steps": steps,
-        "checkpoint.every": steps,
-        "eval.every": EVALUATION_PAIRS // batch,
-        "contrast.bank_from_step": BANK_FROM_PAIR // batch,
-        "optimizer.warmup_steps": WARM_UP_PAIRS // batch,
-        "optimizer.learning_rate": BASE_LEARNING_RATE * min(batch / BASE_BATCH, 1.0) ** 0.5,
-    }
 
 
 def get_table() -> Table:
     """Both tasks at five batch sizes, and the smallest without a bank."""
-    brivl = tuple(Row(f"BriVL, batch {batch}", of_batch(batch)) for batch in BATCHES)
-    no_bank = Row("BriVL, batch 16, no bank", {**of_batch(16), "contrast.bank_from_step": PAIRS // 16})
-    clip = tuple(Row(f"CLIP, batch {batch}", {"task": "clip", **of_batch(batch)}) for batch in BATCHES)
+    base = configs.load(Path(__file__).with_name("base.py"))
+    pairs = base.train.steps * base.train.batch_size
+    sizes = {batch: resized(base, batch, pairs) for batch in BATCHES}
+    brivl = tuple(Row(f"BriVL, batch {batch}", size) for batch, size in sizes.items())
+    no_bank = Row("BriVL, batch 16, no bank", {**sizes[16], "contrast.bank_from_step": sizes[16]["train.steps"]})
+    clip = tuple(Row(f"CLIP, batch {batch}", {"task": "clip", **size}) for batch, size in sizes.items())
     return Table(
         title="Batch size at a fixed bank, at equal pairs",
         base="configs/ablations/base.py",

@@ -4,32 +4,31 @@ Tested    The same statement as `batch_size.py`: with the queue a small batch re
           The paper's number is not in our notes.
 Measured  Not yet run.
 
-At equal pairs a larger batch has fewer steps, and a short run lacks steps before it lacks negatives. Here every row has
-the 240 steps of the base, so that rows differ in the negatives of a step and in the pairs seen, which grow with the
-batch: 3,840, 15,360 and 61,440. The learning rate is chosen as there: half of the base's for a batch of 16.
+At 15,360 pairs a larger batch has fewer steps, and a short run lacks steps before it lacks negatives. So here the
+largest batch has the 240 steps of the base, which is 61,440 pairs, and the smaller ones are compared with it twice: at
+as many steps, where pairs grow with the batch (3,840, 15,360 and 61,440), and at as many pairs, where steps grow as the
+batch shrinks (3,840, 960 and 240). What is counted in steps, and the learning rate, is scaled as there.
 """
 
-from typing import Any
+from pathlib import Path
 
+from wenlan_jax import config as configs
+from wenlan_jax.sweep.batches import resized
 from wenlan_jax.sweep.table import Row, Table
 
 BATCHES = (16, 64, 256)
-BASE_BATCH, BASE_LEARNING_RATE = 64, 2e-3
-"""Those of base.py."""
-
-
-def of_batch(batch: int) -> dict[str, Any]:
-    """The base at another batch size, for as many steps."""
-    rate = BASE_LEARNING_RATE * min(batch / BASE_BATCH, 1.0) ** 0.5
-    return {"train.batch_size": batch, "optimizer.learning_rate": rate}
 
 
 def get_table() -> Table:
-    """Both tasks at three batch sizes."""
-    brivl = tuple(Row(f"BriVL, batch {batch}", of_batch(batch)) for batch in BATCHES)
-    clip = tuple(Row(f"CLIP, batch {batch}", {"task": "clip", **of_batch(batch)}) for batch in BATCHES)
+    """Both tasks at three batch sizes for as many steps, and the smaller two for as many pairs as the largest has."""
+    base = configs.load(Path(__file__).with_name("base.py"))
+    most = base.train.steps * max(BATCHES)
+    sizes = {f"batch {batch}": resized(base, batch, base.train.steps * batch) for batch in BATCHES}
+    sizes |= {f"batch {batch}, {most:,} pairs": resized(base, batch, most) for batch in BATCHES[:-1]}
+    brivl = tuple(Row(f"BriVL, {name}", size) for name, size in sizes.items())
+    clip = tuple(Row(f"CLIP, {name}", {"task": "clip", **size}) for name, size in sizes.items())
     return Table(
-        title="Batch size at a fixed bank, at equal steps",
+        title="Batch size at a fixed bank, at equal steps and at the pairs of the largest",
         base="configs/ablations/base.py",
         rows=(*brivl, *clip),
         seeds=(0, 1, 2),

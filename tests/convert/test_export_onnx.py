@@ -98,7 +98,7 @@ def session(folder: Path, tower: str) -> Any:
 def test_graphs_equal_the_jax_towers_at_every_batch_size(exported: Callable[[str], Exported], kind: str):
     model, folder, report = exported(kind)
     assert (report["format"], report["tolerance"], report["ranking"]) == ("onnx", 1e-4, 1.0)
-    batch = parity.fixed_batch(model.config)
+    batch = parity.fixed_batch(model.config, 8)
     ours = parity.jax_embeddings(model.config, model.tower, batch)
     for items in (1, 3, 8):
         rows = parity.FixedBatch(*(None if value is None else value[-items:] for value in batch))

@@ -167,7 +167,7 @@ def test_half_precision_is_written_and_agrees_less(model: Any, tmp_path: Path) -
 
 
 def test_the_fixed_batch_is_the_same_every_time_and_has_padding() -> None:
-    first, second = (proof_single.fixed_batch(config_for("uniter")) for _ in range(2))
+    first, second = (proof_single.fixed_batch(config_for("uniter"), 8) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not first.token_mask[0].all() and first.token_mask[-1].all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from wenlan_jax.convert import (
 )
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table, is_unused_layer
 from wenlan_jax.convert.rules import to_flax, unflatten
+from wenlan_jax.convert.torch_file import TorchFile
 from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
 from wenlan_jax.state import MOMENTUM
@@ -85,11 +87,25 @@ def test_the_official_layout_has_all_towers_and_agrees(model: Any, tmp_path: Pat
     assert all(not state[key].any() for key in state if is_unused_layer(key))
 
 
-def test_without_momentum_towers_the_query_towers_stand_in(model: Any) -> None:
-    source = dataclasses.replace(model(**OFFICIAL), momentum=False)
-    state = export_brivl.official_state(source)
+def test_without_momentum_towers_the_query_towers_stand_in(model: Any, tmp_path: Path) -> None:
+    export_brivl.write_file(dataclasses.replace(model(**OFFICIAL), momentum=False), tmp_path / "brivl.pth")
+    state = weights.read(tmp_path / "brivl.pth")
     for key in (key for key in state if key.startswith("imgencoder.")):
         np.testing.assert_array_equal(state[key], state[key.replace("imgencoder.", "imgencoder_mom.")])
+
+
+def test_a_disk_that_is_full_ends_the_export_and_leaves_nothing(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Towers are written in the background; what fails there must not be lost."""
+
+    def full(self: TorchFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TorchFile, "sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        exporting.export(model(**OFFICIAL), "brivl", export_brivl.write, tmp_path / "out", 1e-4)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_the_official_code_would_compute_otherwise_is_refused(model: Any, tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ def test_the_official_fixture_comes_back_bit_for_bit(tiny: Make, tokenizer: Toke
         unused_layers=exporting.unused_layers(str(tmp_path)),
         dtype="float16",
     )
-    weights.write_torch({"learnable": export_brivl.official_state(source)}, tmp_path / "brivl.pth")
+    export_brivl.write_file(source, tmp_path / "brivl.pth")
     back = torch.load(tmp_path / "brivl.pth", weights_only=True)["learnable"]
     assert {key for key in back if "_mom." not in key} == set(original)
     for key, value in original.items():

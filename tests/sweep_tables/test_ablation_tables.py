@@ -17,8 +17,8 @@ from conftest import CONFIGS
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax import schema, trees
-from wenlan_jax.sweep import plan
-from wenlan_jax.sweep.table import Row, TableFile, load
+from wenlan_jax.sweep import batches, plan
+from wenlan_jax.sweep.table import Row, TableError, TableFile, load
 
 ABLATIONS = CONFIGS / "ablations"
 BASE = ABLATIONS / "base.py"
@@ -31,7 +31,7 @@ VARIED = {
     "attention_block": {"model.image.encoder.layers", "model.text.encoder.layers"},
     "batch_norm": {"model.image.batch_norm.mode", "model.image.batch_norm.group_size"},
     "batch_size": {"task", "train.batch_size", "optimizer.learning_rate", *IN_PAIRS},
-    "batch_size_steps": {"task", "train.batch_size", "optimizer.learning_rate"},
+    "batch_size_steps": {"task", "train.batch_size", "optimizer.learning_rate", *IN_PAIRS},
     "captions": {"data.kinds", "data.kind_choice", "data.kind_weights"},
     "clip": {"task", "contrast.learnable_temperature", "train.steps", "checkpoint.every"},
     "coordinates": {f"{REGIONS}.coordinates", f"{REGIONS}.kind", f"{REGIONS}.boxes"},
@@ -107,25 +107,38 @@ def test_the_base_is_a_row_of_every_table(path: Path) -> None:
     assert configs.fingerprint(base()) in {configs.fingerprint(config_of(row)) for row in table(path).table.rows}
 
 
-def test_rows_of_other_batch_sizes_see_equal_pairs() -> None:
-    """Steps, warm-up, the banks' start and the curve are those of the base in pairs."""
-    for row in table(ABLATIONS / "batch_size.py").table.rows:
+@pytest.mark.parametrize("name", ["batch_size", "batch_size_steps"])
+def test_rows_of_other_batch_sizes_keep_every_share_of_the_run(name: str) -> None:
+    """Warm-up, the banks' start, the curve and the learning rate are those of the base, by pairs and by batch."""
+    for row in table(ABLATIONS / f"{name}.py").table.rows:
         found = config_of(row)
         ratio = found.train.batch_size / base().train.batch_size
-        for name in IN_PAIRS:
-            if name == "contrast.bank_from_step" and row.name.endswith("no bank"):
+        longer = found.train.steps / base().train.steps
+        for field in IN_PAIRS:
+            if field == "contrast.bank_from_step" and row.name.endswith("no bank"):
                 continue  # it never counts, see below
-            assert values(found)[name] * ratio == values(base())[name], (row.name, name)
+            assert values(found)[field] == values(base())[field] * longer, (row.name, field)
         assert found.optimizer.learning_rate == pytest.approx(base().optimizer.learning_rate * min(ratio, 1) ** 0.5)
         assert found.contrast.bank_size == base().contrast.bank_size
 
 
-def test_the_learning_rate_of_a_batch_is_the_same_in_both_tables() -> None:
-    rates = [
-        {row.name: config_of(row).optimizer.learning_rate for row in table(ABLATIONS / f"{name}.py").table.rows}
-        for name in ("batch_size", "batch_size_steps")
-    ]
-    assert {name: rates[0][name] for name in rates[1]} == rates[1]
+def test_rows_of_other_batch_sizes_see_the_pairs_and_steps_that_they_say() -> None:
+    most = 256 * base().train.steps
+    for name in ("batch_size", "batch_size_steps"):
+        for row in table(ABLATIONS / f"{name}.py").table.rows:
+            train = config_of(row).train
+            pairs = train.steps * train.batch_size
+            if name == "batch_size":
+                assert pairs == base().train.steps * base().train.batch_size
+            elif row.name.endswith("pairs"):
+                assert pairs == most and f"{pairs:,} pairs" in row.name
+            else:
+                assert train.steps == base().train.steps
+
+
+def test_a_share_that_is_no_whole_number_of_steps_is_refused() -> None:
+    with pytest.raises(TableError, match=r"train\.steps: its share of 15,360 pairs is no whole number of steps of 7"):
+        batches.resized(base(), 7, 15_360)
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,17 +29,27 @@ from wenlan_jax.convert import export_brivl, exporting, weights
 from wenlan_jax.progress import say
 from wenlan_jax.state import MOMENTUM
 
+ROUNDS = 3
+"""How often each part is measured, in turn; the medians are reported, with the extremes of the ratios."""
+
 _INTERPRETER = "import jax, torch, wenlan_jax.train, wenlan_jax.convert.importing; jax.devices()"
 _MAKE = """
 import sys, pathlib, wenlan_jax.config as config, wenlan_jax.bench.conversion as conversion
 target, path, *fields = sys.argv[1:]
 conversion.write_random(config.load(pathlib.Path(path), fields), pathlib.Path(target))
 """
+_COMPARE = """
+import sys, pathlib, wenlan_jax.bench.conversion as conversion
+sys.exit(not conversion.same(*map(pathlib.Path, sys.argv[1:])))
+"""
 _COPY = """
-import sys, pathlib, numpy, wenlan_jax.convert.weights as weights
-source, target = map(pathlib.Path, sys.argv[1:])
-state = {key: numpy.array(value) for key, value in weights.read(source).items()}
-weights.write_torch({"learnable": state}, target)
+import os, sys, torch
+source, target = sys.argv[1:]
+state = torch.load(source, weights_only=True)
+with open(target, "wb") as file:
+    torch.save(state, file)
+    file.flush()
+    os.fsync(file.fileno())
 """
 
 
@@ -48,6 +60,14 @@ class Cost(NamedTuple):
     peak: int
 
 
+class Round(NamedTuple):
+    """What each part cost in one round."""
+
+    plain_copy: Cost
+    importing: Cost
+    exporting: Cost
+
+
 class ConversionError(RuntimeError):
     """A part of the measurement that failed."""
 
@@ -55,8 +75,9 @@ class ConversionError(RuntimeError):
 def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[str, float]:
     """Measures both directions of the `brivl` layout for the configuration `path` with `fields` set; prints ratios.
 
-    Needs some four times the file's size in the temporary directory. Returns the figures by name; also writes them to
-    `out` if given. Raises ConversionError with the output of a command that fails, and for a single tower.
+    Needs some four times the file's size in the temporary directory. Returns the figures by name, medians of `ROUNDS`;
+    also writes them to `out` if given. Raises ConversionError with the output of a command that fails, and for a single
+    tower.
     """
     config = configs.load(path, fields)
     if config.task in schema.SINGLE_TASKS:
@@ -72,37 +93,48 @@ def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[
 
 
 def _measure(settings: Sequence[str], folder: Path) -> dict[str, float]:
-    source, copy = folder / "official.pth", folder / "copy.pth"
+    source = folder / "official.pth"
     say("making a file of random weights in the official layout ...")
     # In a process of its own: a child's peak starts at what its parent held when it was started.
     cost([sys.executable, "-c", _MAKE, str(source), *settings])
     size = source.stat().st_size
-    say(f"{size:,} bytes; measuring a plain copy, an import and an export of it ...")
+    say(f"{size:,} bytes; measuring a plain copy, an import and an export of it, {ROUNDS} times in turn ...")
     idle = cost([sys.executable, "-c", _INTERPRETER]).peak
+    rounds = [_round(source, settings, folder / str(number)) for number in range(ROUNDS)]
+    figures: dict[str, float] = {"file_bytes": size, "interpreter_peak_bytes": idle}
+    for part in Round._fields:
+        costs = [getattr(one, part) for one in rounds]
+        ratios = [cost.seconds / one.plain_copy.seconds for cost, one in zip(costs, rounds, strict=True)]
+        seconds, ratio = statistics.median(cost.seconds for cost in costs), statistics.median(ratios)
+        share = (max(cost.peak for cost in costs) - idle) / size
+        figures |= {f"{part}_seconds": seconds, f"{part}_peak_share": share, f"{part}_time_ratio": ratio}
+        say(
+            f"{part.replace('_', ' '):<12}{seconds:7.1f} s, {ratio:4.2f} times a plain copy"
+            f" ({min(ratios):.2f} to {max(ratios):.2f}), peak {share:.2f} times the file"
+        )
+    return figures
+
+
+def _round(source: Path, settings: Sequence[str], folder: Path) -> Round:
+    """Copies, imports and exports once, in a folder that is gone afterwards. Raises ConversionError for other bits."""
+    folder.mkdir()
     wenlan = [sys.executable, "-m", "wenlan_jax.cli"]
     given = (f"--config={settings[0]}", *settings[1:])
-    costs = {
-        "plain copy": cost([sys.executable, "-c", _COPY, str(source), str(copy)]),
-        "import": cost([*wenlan, "import", "--format=brivl", f"--from={source}", f"--out={folder / 'in'}", *given]),
-        "export": cost([*wenlan, "export", f"--workdir={folder / 'in'}", "--format=brivl", f"--out={folder / 'out'}"]),
-    }
-    same = _same(source, folder / "out" / export_brivl.FILE)
-    say(f"the exported file holds {'the same bits' if same else 'OTHER NUMBERS'}")
-    if not same:
-        raise ConversionError("an import and an export did not give the file back")
-    figures: dict[str, float] = {"file_bytes": size, "interpreter_peak_bytes": idle}
-    plain = costs["plain copy"].seconds
-    for name, (seconds, peak) in costs.items():
-        key = name.replace(" ", "_")
-        share = (peak - idle) / size
-        figures |= {f"{key}_seconds": seconds, f"{key}_peak_share": share, f"{key}_time_ratio": seconds / plain}
-        say(f"{name:<12}{seconds:7.1f} s, {seconds / plain:4.1f} times a plain copy, peak {share:.2f} times the file")
-    return figures
+    costs = Round(
+        cost([sys.executable, "-c", _COPY, str(source), str(folder / "copy.pth")]),
+        cost([*wenlan, "import", "--format=brivl", f"--from={source}", f"--out={folder / 'in'}", *given]),
+        cost([*wenlan, "export", f"--workdir={folder / 'in'}", "--format=brivl", f"--out={folder / 'out'}"]),
+    )
+    # In a process of its own, for the reason in `_measure`.
+    cost([sys.executable, "-c", _COMPARE, str(source), str(folder / "out" / export_brivl.FILE)])
+    say(f"a copy {costs[0].seconds:.1f} s, in {costs[1].seconds:.1f} s, out {costs[2].seconds:.1f} s, the same bits")
+    shutil.rmtree(folder)
+    return costs
 
 
 def write_random(config: schema.Config, path: Path) -> None:
     """Writes a file of random weights of the configuration's size in the official layout."""
-    weights.write_torch({"learnable": export_brivl.official_state(random_model(config))}, path)
+    export_brivl.write_file(random_model(config), path)
 
 
 def random_model(config: schema.Config) -> exporting.Model:
@@ -141,7 +173,7 @@ def cost(command: Sequence[str]) -> Cost:
     return Cost(seconds, usage.ru_maxrss * per_unit)
 
 
-def _same(one: Path, other: Path) -> bool:
+def same(one: Path, other: Path) -> bool:
     """Whether two files hold the same arrays to the bit; one pair of arrays is compared at a time."""
     first, second = weights.read(one), weights.read(other)
     return first.keys() == second.keys() and all(first[key].tobytes() == second[key].tobytes() for key in first)

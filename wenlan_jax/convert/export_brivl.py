@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from wenlan_jax.convert.brivl import (
 from wenlan_jax.convert.export_torch import tower_state
 from wenlan_jax.convert.exporting import ExportError, Model, Runner
 from wenlan_jax.convert.rules import FlatTree
+from wenlan_jax.convert.torch_file import Stored
 from wenlan_jax.state import MOMENTUM
 
 FILE = "brivl.pth"
@@ -32,8 +36,7 @@ def write(model: Model, folder: Path) -> Runner:
     from wenlan_jax.convert import run_torch
 
     _check(model)
-    state = official_state(model)
-    weights.write_torch({"learnable": state}, folder / FILE)
+    write_file(model, folder / FILE)
     (folder / "README.md").write_text(f"torch.load('{FILE}')['learnable'], checkpoint {model.step}.\n\n{UNUSED}")
 
     def runner(batch: Any) -> Any:
@@ -69,27 +72,48 @@ def _check(model: Model) -> None:
         )
 
 
-def official_state(model: Model) -> FlatTree:
-    """All keys of the official modules. Without momentum towers the query towers stand in for them."""
-    state: FlatTree = {}
-    for prefix, tower in {**QUERY_TOWERS, **MOMENTUM_TOWERS}.items():
+def write_file(model: Model, path: Path) -> None:
+    """Writes all keys of the official modules, nested under `learnable`; a tower is written while the next is read."""
+    state: dict[str, Stored] = {}
+    with weights.torch_file(path) as file, ThreadPoolExecutor(1, "writer") as background:
+
+        def put(tower: FlatTree) -> None:
+            state.update({key: file.put(array) for key, array in tower.items()})
+            file.sync()
+
+        # Takes a second, and is needed at the end.
+        written: Future[Any] = background.submit(importlib.import_module, "torch")
+        for tower in official_towers(model):
+            written.result()  # so that no more than two towers are held
+            written = background.submit(put, tower)
+            del tower
+        written.result()
+        file.finish({"learnable": state})
+
+
+def official_towers(model: Model) -> Iterator[FlatTree]:
+    """The official keys of each tower. Without momentum towers the query towers stand in for them.
+
+    These come last: until then the programs that prove them have been compiled.
+    """
+    for prefix, tower in reversed({**QUERY_TOWERS, **MOMENTUM_TOWERS}.items()):
         source = tower if model.momentum or tower in QUERY_TOWERS.values() else tower.removesuffix(MOMENTUM)
-        state |= tower_state(model, prefix, source)
-    return {**with_batch_counters(state), **_unused_layers(state, model)}
+        state = with_batch_counters(tower_state(model, prefix, source))
+        yield {**state, **_unused_layers(prefix, state, model)}
 
 
-def _unused_layers(state: FlatTree, model: Model) -> FlatTree:
-    """As imported where the run started from an official file, else zeros."""
-    head, width = len(state["imgencoder.backbone.conv_head.weight"]), model.config.model.text.bert.width
+def _unused_layers(prefix: str, state: FlatTree, model: Model) -> FlatTree:
+    """Those of one tower: as imported where the run started from an official file, else zeros."""
+    shapes: dict[str, tuple[int, ...]]
+    if prefix.startswith("img"):
+        head = len(state[f"{prefix}.backbone.conv_head.weight"])
+        shapes = {"classifier.weight": (IMAGENET_CLASSES, head), "classifier.bias": (IMAGENET_CLASSES,)}
+    else:
+        width = model.config.model.text.bert.width
+        shapes = {"bert.pooler.dense.weight": (width, width), "bert.pooler.dense.bias": (width,)}
     layers: FlatTree = {}
-    for prefix in sorted({key.split(".")[0] for key in state}):
-        shapes = (
-            {"classifier.weight": (IMAGENET_CLASSES, head), "classifier.bias": (IMAGENET_CLASSES,)}
-            if prefix.startswith("img")
-            else {"bert.pooler.dense.weight": (width, width), "bert.pooler.dense.bias": (width,)}
-        )
-        for name, shape in shapes.items():
-            key = f"{prefix}.backbone.{name}"
-            kept = model.unused_layers.get(key, model.unused_layers.get(key.replace("_mom.", ".")))
-            layers[key] = np.zeros(shape, model.dtype) if kept is None else kept.astype(model.dtype)
+    for name, shape in shapes.items():
+        key = f"{prefix}.backbone.{name}"
+        kept = model.unused_layers.get(key, model.unused_layers.get(key.replace("_mom.", ".")))
+        layers[key] = np.zeros(shape, model.dtype) if kept is None else kept.astype(model.dtype)
     return layers

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import host_memory
 from wenlan_jax.convert import model_card, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.exporting import Model, Runner
-from wenlan_jax.convert.rules import FlatTree, to_torch
+from wenlan_jax.convert.rules import FlatTree, torch_views
 
 MODULES, WEIGHTS, ARCHITECTURE = "wenlan_torch.py", "model.safetensors", "config.json"
 
@@ -40,11 +39,12 @@ def query_state(model: Model) -> FlatTree:
 
 
 def tower_state(model: Model, prefix: str, tower: str) -> FlatTree:
-    """The keys of one tower under an official prefix, in the dtype of the export; without batch counters."""
-    state = to_torch({tower: model.tower(tower)}, brivl_table({prefix: tower}))
-    converted = {key: value.astype(model.dtype, copy=False) for key, value in state.items()}
-    host_memory.release_freed_memory()
-    return converted
+    """The keys of one tower under an official prefix, in the dtype of the export; without batch counters.
+
+    Arrays are views of what was read where the layout allows: each is made contiguous when it is written.
+    """
+    state = torch_views({tower: model.tower(tower)}, brivl_table({prefix: tower}))
+    return {key: value.astype(model.dtype, copy=False) for key, value in state.items()}
 
 
 def run_folder(folder: Path, batch: Any) -> Any:

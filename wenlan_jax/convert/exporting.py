@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import __version__, host_memory, restore, schema
+from wenlan_jax import __version__, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
@@ -168,7 +168,6 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
         else:
             proof = TwoTowerProof(model.config, model.tower, model.shapes)
         run_artefact = writer(dataclasses.replace(model, tower=proof.tower), staging)
-        host_memory.release_freed_memory()
         findings = proof.compare(run_artefact(proof.batch))
         report = check(model, name, findings, tolerance)
         (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")

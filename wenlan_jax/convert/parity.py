@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from wenlan_jax import schema
 from wenlan_jax.tasks.towers import Towers
 
-ITEMS = 8
+ITEMS = 4
 """Pictures and texts of the fixed batch."""
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}

@@ -173,7 +173,12 @@ def to_flax(
 
 
 def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
-    """Converts a nested or flat Flax tree to a PyTorch state dict of new contiguous arrays.
+    """Converts a nested or flat Flax tree to a PyTorch state dict of contiguous arrays; otherwise as `torch_views`."""
+    return {key: np.ascontiguousarray(array) for key, array in torch_views(tree, table).items()}
+
+
+def torch_views(tree: Mapping[str, Any], table: Table) -> FlatTree:
+    """The PyTorch state dict of a nested or flat Flax tree, as views of its leaves where the layout allows.
 
     Ignored keys are not invented. Raises ConversionError if no rule covers a leaf or a rule finds only some
     of its leaves.
@@ -193,7 +198,7 @@ def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
         if missing:
             faults.append(f"PyTorch key {key} also needs the Flax leaves {', '.join(missing)}")
         elif key not in state:
-            state[key] = np.ascontiguousarray(rule.layout.to_torch([leaves[part] for part in parts]))
+            state[key] = rule.layout.to_torch([leaves[part] for part in parts])
     _raise(faults, "cannot convert the Flax weights to PyTorch")
     return state
 

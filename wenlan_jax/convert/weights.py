@@ -15,13 +15,15 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
+
+from wenlan_jax.convert.torch_file import TorchFile
 
 SAFETENSORS_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -117,15 +119,28 @@ def write_safetensors(state: Mapping[str, np.ndarray], path: Path, metadata: Map
 
 
 def write_torch(state: Mapping[str, Any], path: Path) -> None:
-    """Writes a dictionary, nested as it is, with `torch.save`; arrays become tensors of their type.
+    """Writes a dictionary, nested as it is, as `torch.save` does; arrays become tensors of their type.
 
-    The arrays are not copied, and nothing is left behind on failure. Values that are no arrays are stored as
-    they are. Raises WeightsError if torch is not installed.
+    Values that are no arrays are stored as they are; nothing is left behind on failure. Raises WeightsError if torch
+    is not installed.
     """
-    torch = _torch(path)
-    tensors = _to_tensors(state, torch)
-    with _replacing(path) as file:
-        torch.save(tensors, file)
+    _torch(path)
+    with torch_file(path) as file:
+        file.finish(_put(state, file))
+
+
+@contextlib.contextmanager
+def torch_file(path: Path) -> Iterator[TorchFile]:
+    """A file for `torch.load` to be written array by array; it is there once the block ends well, and not before."""
+    with _replacing(path) as file, contextlib.closing(TorchFile(file)) as archive:
+        yield archive
+
+
+def _put(value: Any, file: TorchFile) -> Any:
+    """`value` with its arrays written and replaced by what stands for them."""
+    if isinstance(value, Mapping):
+        return {key: _put(inner, file) for key, inner in value.items()}
+    return file.put(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _weights_file(path: Path) -> Path:
@@ -281,21 +296,6 @@ def _without_wrappers(state: State) -> State:
         if state and all(key.startswith(prefix) for key in state):
             return _without_wrappers({key.removeprefix(prefix): array for key, array in state.items()})
     return state
-
-
-def _to_tensors(value: Any, torch: ModuleType) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _to_tensors(inner, torch) for key, inner in value.items()}
-    if not isinstance(value, (np.ndarray, np.generic)):
-        return value
-    array = np.asarray(value, order="C")
-    from_numpy: Callable[[np.ndarray], Any] = torch.from_numpy
-    with warnings.catch_warnings():
-        # Mapped arrays are read-only, which torch warns of; saving only reads them.
-        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
-        if array.dtype == DTYPES["BF16"]:
-            return from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return from_numpy(array)
 
 
 def _torch(path: Path) -> ModuleType:

@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOptions) -> None:
+    """Declares the options of how texts are read."""
     group.add_argument("--language", default=usual.language, help="language of texts that name none, e.g. zh")
     group.add_argument("--encoding", default=usual.encoding, help="e.g. gb18030 (default: %(default)s)")
     group.add_argument(
@@ -107,6 +108,7 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.Pictu
 
 
 def add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) -> None:
+    """Declares the options of where in a record each part is."""
     group.add_argument("--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)")
     group.add_argument(
         "--text-field",
@@ -165,6 +167,7 @@ def _regions(args: argparse.Namespace) -> stored.Stored | None:
 
 
 def read_options(args: argparse.Namespace) -> readers.ReadOptions:
+    """What the parsed options of both groups say."""
     fields = readers.Fields(
         image=args.image_field,
         id=args.id_field,

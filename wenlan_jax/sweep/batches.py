@@ -1,0 +1,36 @@
+"""A configuration at another batch size, for tables whose rows differ in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from wenlan_jax import schema
+from wenlan_jax.sweep.table import TableError
+
+COUNTED_IN_STEPS = (
+    "train.steps",
+    "checkpoint.every",
+    "eval.every",
+    "contrast.bank_from_step",
+    "optimizer.warmup_steps",
+)
+
+
+def resized(base: schema.Config, batch: int, pairs: int) -> dict[str, Any]:
+    """Overrides that train `base` on `pairs` with `batch` a step; what it counts in steps keeps its share of the run.
+
+    The learning rate goes with the root of the batch up to the batch of `base`, and is that of `base` from there on.
+    Raises TableError where a share is no whole number of steps.
+    """
+    overrides: dict[str, Any] = {
+        "train.batch_size": batch,
+        "optimizer.learning_rate": base.optimizer.learning_rate * min(batch / base.train.batch_size, 1.0) ** 0.5,
+    }
+    values = dataclasses.asdict(base)
+    for name in COUNTED_IN_STEPS:
+        section, field = name.split(".")
+        overrides[name], rest = divmod(values[section][field] * pairs, base.train.steps * batch)
+        if rest:
+            raise TableError(f"{name}: its share of {pairs:,} pairs is no whole number of steps of {batch}")
+    return overrides
