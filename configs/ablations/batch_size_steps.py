@@ -2,9 +2,9 @@
 
 Tested    The same statement as `batch_size.py`: with the queue a small batch reaches what CLIP needs a large one for.
           The paper's number is not in our notes.
-Measured  text to image recall@1 of 1,000, mean of three seeds, at batches of 16, 64, 256: for 240 steps BriVL 5.8, 34.6,
-          63.0%, CLIP 6.1, 24.5, 66.7%; for 61,440 pairs BriVL 85.2, 88.5, 63.0%, CLIP 68.6, 83.4, 66.7%. Supported at
-          equal pairs; see RESULTS.md.
+Measured  text to image recall@1 of 1,000, mean of three seeds, at batches of 16, 64, 256: for 240 steps BriVL 5.8,
+          34.6, 63.0%, CLIP 6.1, 24.5, 66.7%; for 61,440 pairs BriVL 85.2, 88.5, 63.0%, CLIP 68.6, 83.4, 66.7%.
+          Supported at equal pairs; see RESULTS.md.
 
 At 15,360 pairs a larger batch has fewer steps, and a short run lacks steps before it lacks negatives. So here the
 largest batch has the 240 steps of the base, which is 61,440 pairs, and the smaller ones are compared with it twice: at
