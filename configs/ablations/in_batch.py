@@ -2,7 +2,8 @@
 
 Tested    The released code has negatives from the queue only [C]; another publication reads 2.0 so that those of the
           batch count, too [X]. The paper's number is not in our notes.
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: bank and batch 17.0, bank alone 13.3, batch alone 34.0,
+          bank and batch with the bank from step 80 on 34.6%. See RESULTS.md.
 
 Without negatives of the batch there are none before the bank counts, so that "bank alone" must have its bank from the
 start. The baseline has so, too; the first row is the base of all tables, whose bank counts from step 80 on.
