@@ -2,7 +2,8 @@
 
 Tested    A choice of wenlan_jax; the released code masks nothing, as far as our notes go, and the paper's number is
           not in our notes.
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: K = 1024 masked 34.6, not masked 34.2; K = 4096 31.3 and
+          31.5%. No difference; see RESULTS.md.
 
 A picture comes once an epoch of 96 steps. A bank of 1,024 reaches back 16 steps, and meets it only where two epochs
 join (.00 to .05 masked a query in one run of the base); one of 4,096 reaches back 64 steps and meets it often.
