@@ -1,4 +1,4 @@
-"""The memory of this process: what malloc keeps or hands back, and what a mapped file takes.
+"""The memory of this process: what malloc keeps, and what a mapped file takes.
 
 XLA's CPU backend takes the temporaries of a step from malloc and frees them at its end. glibc maps blocks of that size
 afresh each time, and the kernel clears them page by page. Measured on the backward pass of EfficientNet-B0 (batch 8,
@@ -9,7 +9,6 @@ the memory kept.
 from __future__ import annotations
 
 import ctypes
-import gc
 import mmap
 import sys
 
@@ -32,14 +31,6 @@ def keep_freed_memory() -> bool:
     if mallopt is None:  # musl
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
-
-
-def release_freed_memory() -> None:
-    """Collects garbage and hands what malloc holds of freed memory back to the kernel, where weights come in turn."""
-    gc.collect()  # arrays are held by cycles of futures until then
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    if trim is not None:
-        trim(0)
 
 
 def page_out(array: np.ndarray) -> None:

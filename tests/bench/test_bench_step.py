@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from single_runs import tiny_single
 
+from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax import schema
 from wenlan_jax.bench import command, conversion, measure, single, torch_side_single
 from wenlan_jax.bench.torch_worker import TorchError
+from wenlan_jax.convert import weights
 from wenlan_jax.losses import masked
 
 CHANGES = {"mesh__data": -1, "single__vocab_size": 60, "optimizer__name": "adamw", "optimizer__clip_norm": 1.0}
@@ -158,3 +161,29 @@ def test_a_conversion_of_a_single_tower_is_refused() -> None:
     path = Path(__file__).resolve().parents[2] / "configs" / "bench_single.py"
     with pytest.raises(conversion.ConversionError, match="two towers of BriVL, and .* has task 'mlmm'"):
         conversion.run_conversion(path, [], None)
+
+
+@pytest.mark.slow
+def test_a_conversion_is_measured_and_other_bits_are_refused(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part, in processes of its own, on a small model."""
+    config = tiny(model__image__regions__coordinates="official", model__text__bert__attention_mask=False)
+    path = tmp_path / "config.py"
+    path.write_text(
+        "import json\nfrom ml_collections import config_dict\n\n\ndef get_config():\n"
+        f"    return config_dict.ConfigDict(json.loads({configs.to_json(config)!r}))\n"
+    )
+    monkeypatch.setattr(conversion, "ROUNDS", 2)
+    figures = conversion.run_conversion(path, [], tmp_path / "figures.json")
+    assert json.loads((tmp_path / "figures.json").read_text()) == figures
+    assert figures["plain_copy_time_ratio"] == 1
+    assert figures["file_bytes"] > 0 and figures["importing_seconds"] > 0 and figures["exporting_seconds"] > 0
+
+    one, other = tmp_path / "one.pth", tmp_path / "other.pth"
+    weights.write_torch({"a": np.zeros(2, np.float32)}, one)
+    weights.write_torch({"a": np.array([0, -0.0], np.float32)}, other)  # equal numbers, other bits
+    compare = [sys.executable, "-c", conversion._COMPARE]
+    conversion.cost([*compare, str(one), str(one)])
+    with pytest.raises(conversion.ConversionError, match="gave other bits back"):
+        conversion.cost([*compare, str(one), str(other)])

@@ -40,7 +40,7 @@ conversion.write_random(config.load(pathlib.Path(path), fields), pathlib.Path(ta
 """
 _COMPARE = """
 import sys, pathlib, wenlan_jax.bench.conversion as conversion
-sys.exit(not conversion.same(*map(pathlib.Path, sys.argv[1:])))
+conversion.same(*map(pathlib.Path, sys.argv[1:])) or sys.exit("an import and an export gave other bits back")
 """
 _COPY = """
 import os, sys, torch
