@@ -13,7 +13,7 @@ import logging
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -200,9 +200,8 @@ class Checkpoints:
         `abstract` may be a part of the state, e.g. its parameters alone: then only that is read. Raises
         CheckpointError that names every leaf that is missing or has another shape or dtype, or DamagedError.
         """
-        step, stored = self.stored(step)
+        step = self.check_leaves(abstract, step)
         _, note = self.note(step)
-        self._check_leaves(step, stored, trees.flatten(abstract))
         target = nested(abstract)
         request = ocp.args.PyTreeRestore(
             item=target,
@@ -219,8 +218,10 @@ class Checkpoints:
             raise self._damaged(step, f"{wrong[0]}{more}: another checksum than was written")
         return step, trees.map_named(lambda name, _: leaves[name], abstract)
 
-    def _check_leaves(self, step: int, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """Raises CheckpointError unless every wanted leaf is stored in its shape and dtype."""
+    def check_leaves(self, abstract: Any, step: int | None = None) -> int:
+        """Raises CheckpointError unless every leaf of `abstract` is stored in its shape and dtype; returns the step."""
+        step, stored = self.stored(step)
+        wanted = trees.flatten(abstract)
         faults = [
             f"{name}: {_describe(stored[name]) if name in stored else 'missing'}, {_describe(leaf)} is needed"
             for name, leaf in wanted.items()
@@ -230,8 +231,10 @@ class Checkpoints:
             more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
             raise CheckpointError(
                 f"checkpoint {step} under {self.directory} is of another model:\n  " + "\n  ".join(faults[:20]) + more
-                + "\nUse another --workdir, or set model.*, contrast.bank_size and train.batch_size as they were"
+                + "\nUse another --workdir, set model.*, contrast.bank_size and train.batch_size as they were, or import"
+                " what is missing"
             )  # fmt: skip
+        return step
 
     def _reading(self, step: int, action: Callable[[], Any]) -> Any:
         """What `action` returns; turns what it raises into DamagedError or, where it may pass, CheckpointError."""
@@ -272,3 +275,8 @@ def _state_handler(host_arrays: bool) -> ocp.PyTreeCheckpointHandler:
 def abstract_of(shapes: T, shardings: T) -> T:
     """Shapes with the shardings they are to be restored on."""
     return jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
+
+
+def on_host(shapes: T) -> T:
+    """The same tree for `restore` to give NumPy arrays of these shapes, whatever mesh they were saved from."""
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)

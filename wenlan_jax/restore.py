@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,26 @@ from ml_collections import config_dict
 from wenlan_jax import checkpoint, run, run_answers, run_tokenizer, schema
 from wenlan_jax import config as configs
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.state import MOMENTUM, TrainState
+from wenlan_jax.state import MOMENTUM
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A checkpoint and all that is needed to use it; its arrays are read when they are asked for.
 
-    tokenizer: None for an import that was configured without one.
+    devices: for `current`, all by default. tokenizer: None for an import that was configured without one.
     """
 
     checkpoints: checkpoint.Checkpoints
-    current: run.Run
+    config: schema.Config
+    devices: Sequence[jax.Device] | None
     tokenizer: Tokenizer | None
     step: int
+
+    @functools.cached_property
+    def current(self) -> run.Run:
+        """The run that the checkpoint is of, which takes a second or more to trace."""
+        return run.set_up(self.config, self.devices)
 
     def read(self, *parts: str) -> dict[str, Any]:
         """Parts of the train state by name, such as `params`, where the mesh has them."""
@@ -34,20 +41,56 @@ class Trained:
         return self._restore(shapes, {part: getattr(self.current.shardings, part) for part in parts})
 
     def tower(self, name: str) -> dict[str, Any]:
-        """`params` and, where the tower has some, `batch_stats` of `image`, `text` or a `_momentum` copy."""
-        kind = name.removesuffix(MOMENTUM)
+        """`params` and, where the tower has some, `batch_stats` of `image`, `text` or a `_momentum` copy, in NumPy.
 
-        def of(state: TrainState) -> dict[str, Any]:
-            owner = state if kind == name else state.momentum
-            collections = {"params": owner.params, "batch_stats": owner.batch_stats}  # type: ignore[union-attr]
-            found = {collection: {kind: tree[kind]} for collection, tree in collections.items() if kind in tree}
-            return found if kind == name else {"momentum": found}
+        What is stored is read, whatever the configuration says.
+        """
+        return _nested(self.checkpoints.restore(checkpoint.on_host(self._stored(name)), self.step)[1], name)
 
-        found = self._restore(of(self.current.shapes), of(self.current.shardings))
-        return {collection: tree[kind] for collection, tree in found.get("momentum", found).items()}
+    def shapes(self, name: str) -> dict[str, Any]:
+        """What `tower` gives, without its values."""
+        stored = self._stored(name)
+        return _nested({p: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for p, leaf in stored.items()}, name)
+
+    def has_momentum(self) -> bool:
+        """Whether momentum towers are stored."""
+        return any(path.startswith("momentum/") for path in self.checkpoints.stored(self.step)[1])
+
+    def check(self) -> None:
+        """Raises CheckpointError unless all weights are stored as the configuration has them; traces its model."""
+        shapes = self.current.shapes
+        self.checkpoints.check_leaves({"params": shapes.params, "batch_stats": shapes.batch_stats}, self.step)
+        if self.has_momentum():
+            self.checkpoints.check_leaves({"momentum": shapes.momentum}, self.step)
+
+    def _stored(self, name: str) -> dict[str, Any]:
+        """Shape and type of a tower's leaves by path. Raises CheckpointError if there are none."""
+        _, stored = self.checkpoints.stored(self.step)
+        found = {path: leaf for path, leaf in stored.items() if path.startswith(tuple(_places(name).values()))}
+        if not found:
+            raise checkpoint.CheckpointError(
+                f"checkpoint {self.step} under {self.checkpoints.directory} has no tower {name!r}; import it too"
+            )
+        return found
 
     def _restore(self, shapes: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
         return self.checkpoints.restore(checkpoint.abstract_of(shapes, places), self.step)[1]
+
+
+def _places(name: str) -> dict[str, str]:
+    """Where the train state has the collections of a tower."""
+    kind = name.removesuffix(MOMENTUM)
+    outer = "" if kind == name else "momentum/"
+    return {collection: f"{outer}{collection}/{kind}/" for collection in ("params", "batch_stats")}
+
+
+def _nested(leaves: dict[str, Any], name: str) -> dict[str, Any]:
+    """The leaves of a tower by path, as a tree of each collection that it has."""
+    return {
+        collection: checkpoint.nested({path.removeprefix(place): leaves[path] for path in held})
+        for collection, place in _places(name).items()
+        if (held := [path for path in leaves if path.startswith(place)])
+    }
 
 
 def settings(saved: dict[str, object], overrides: Sequence[str], sections: Sequence[str]) -> schema.Config:
@@ -77,4 +120,4 @@ def load(
     checkpoints = checkpoint.Checkpoints(place, schema.Checkpoint())
     at, note = checkpoints.note(step)
     config = run_answers.settled(settings(note.config, overrides, sections), workdir)
-    return Trained(checkpoints, run.set_up(config, devices), run_tokenizer.saved(config, workdir), at)
+    return Trained(checkpoints, config, devices, run_tokenizer.saved(config, workdir), at)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from wenlan_jax import checkpoint, schema, trees, warm_start
+from wenlan_jax import checkpoint, cli, schema, trees, warm_start
 from wenlan_jax import run as runs
 from wenlan_jax.convert import brivl, weights
 from wenlan_jax.convert.bert import bert_description, bert_table
@@ -394,3 +394,22 @@ def test_the_table_lists_what_was_loaded_ignored_and_left_fresh(
     assert rows(sections[fresh]) == totals(left)
     assert momentum == "momentum towers start as copies of the query towers"
     assert advice.endswith(f"--config.init_from={tmp_path / 'out'}")
+
+
+def test_backbones_alone_are_not_exported(
+    tiny: Make, made: Any, save: Any, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is stored is all that an export reads, so it must say itself what is not."""
+    config = tiny(model__image__regions__coordinates="official", model__text__bert__attention_mask=False)
+    export = ["export", f"--workdir={tmp_path / 'out'}", "--format=brivl", f"--out={tmp_path / 'exported'}"]
+    for name, told in (
+        ("bert", ["checkpoint 0", "has no tower 'image'"]),
+        ("timm", ["params/image/projection/fc1/kernel: missing, float32 (64, 16)", "import what is missing"]),
+    ):
+        assert command(config, save(name, made(name, config), config), LAYOUTS[name].format) == 0
+        capsys.readouterr()
+        assert cli.main(export) == 1
+        message = capsys.readouterr().err
+        assert message.count("wenlan export:") == 1 and "Traceback" not in message
+        assert all(text in message for text in told), message
+        assert not (tmp_path / "exported").exists() and not list(tmp_path.glob(".*"))

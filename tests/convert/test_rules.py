@@ -76,6 +76,20 @@ def test_scanned_layers_are_stacked_in_order_and_unstacked():
         np.testing.assert_array_equal(back[key], value)
 
 
+def test_what_keeps_its_axes_is_not_copied_and_what_was_copied_is_told():
+    table = Table((Rule("kept", ("net/kept",)), *TABLE.rules), TABLE.ignored)
+    state = {"kept": np.ones((3, 2)), **torch_state()}
+    expected = template()
+    expected["net"]["kept"] = np.zeros((3, 2))
+    finished: list[np.ndarray] = []
+    leaves = to_flax(state, table, expected, finished.append).leaves
+    assert leaves["net/kept"] is state["kept"]
+    assert all(leaf.flags.c_contiguous for leaf in leaves.values())
+    for key, array in state.items():
+        parts = sum(part.size for part in finished if np.shares_memory(part, array))
+        assert parts == (0 if key == "kept" else array.size), key
+
+
 def test_more_than_ten_layers_keep_their_numbers():
     state = torch_state(12)
     leaves = to_flax(state, TABLE, template(12)).leaves

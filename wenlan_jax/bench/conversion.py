@@ -42,6 +42,11 @@ _COMPARE = """
 import sys, pathlib, wenlan_jax.bench.conversion as conversion
 conversion.same(*map(pathlib.Path, sys.argv[1:])) or sys.exit("an import and an export gave other bits back")
 """
+_WRITE = """
+import sys, pathlib, wenlan_jax.convert.export_brivl as export_brivl, wenlan_jax.convert.exporting as exporting
+workdir, target = map(pathlib.Path, sys.argv[1:])
+export_brivl.write_file(exporting.load(workdir, None, "float32"), target)
+"""
 _COPY = """
 import os, sys, torch
 source, target = sys.argv[1:]
@@ -61,10 +66,11 @@ class Cost(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What each part cost in one round."""
+    """What each part cost in one round. `writing` is an export without its proof, which no command offers."""
 
     plain_copy: Cost
     importing: Cost
+    writing: Cost
     exporting: Cost
 
 
@@ -75,7 +81,7 @@ class ConversionError(RuntimeError):
 def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[str, float]:
     """Measures both directions of the `brivl` layout for the configuration `path` with `fields` set; prints ratios.
 
-    Needs some four times the file's size in the temporary directory. Returns the figures by name, medians of `ROUNDS`;
+    Needs some five times the file's size in the temporary directory. Returns the figures by name, medians of `ROUNDS`;
     also writes them to `out` if given. Raises ConversionError with the output of a command that fails, and for a single
     tower.
     """
@@ -98,7 +104,10 @@ def _measure(settings: Sequence[str], folder: Path) -> dict[str, float]:
     # In a process of its own: a child's peak starts at what its parent held when it was started.
     cost([sys.executable, "-c", _MAKE, str(source), *settings])
     size = source.stat().st_size
-    say(f"{size:,} bytes; measuring a plain copy, an import and an export of it, {ROUNDS} times in turn ...")
+    say(
+        f"{size:,} bytes; measuring a plain copy, an import and an export of it, this without its proof and whole,"
+        f" {ROUNDS} times in turn ..."
+    )
     idle = cost([sys.executable, "-c", _INTERPRETER]).peak
     rounds = [_round(source, settings, folder / str(number)) for number in range(ROUNDS)]
     figures: dict[str, float] = {"file_bytes": size, "interpreter_peak_bytes": idle}
@@ -123,11 +132,13 @@ def _round(source: Path, settings: Sequence[str], folder: Path) -> Round:
     costs = Round(
         cost([sys.executable, "-c", _COPY, str(source), str(folder / "copy.pth")]),
         cost([*wenlan, "import", "--format=brivl", f"--from={source}", f"--out={folder / 'in'}", *given]),
+        cost([sys.executable, "-c", _WRITE, str(folder / "in"), str(folder / "written.pth")]),
         cost([*wenlan, "export", f"--workdir={folder / 'in'}", "--format=brivl", f"--out={folder / 'out'}"]),
     )
     # In a process of its own, for the reason in `_measure`.
     cost([sys.executable, "-c", _COMPARE, str(source), str(folder / "out" / export_brivl.FILE)])
-    say(f"a copy {costs[0].seconds:.1f} s, in {costs[1].seconds:.1f} s, out {costs[2].seconds:.1f} s, the same bits")
+    copied, taken, written, given_back = (f"{cost.seconds:.1f} s" for cost in costs)
+    say(f"a copy {copied}, in {taken}, out {written} and {given_back} with proof; the same bits")
     shutil.rmtree(folder)
     return costs
 

@@ -94,9 +94,10 @@ def write_file(model: Model, path: Path) -> None:
 def official_towers(model: Model) -> Iterator[FlatTree]:
     """The official keys of each tower. Without momentum towers the query towers stand in for them.
 
-    These come last: until then the programs that prove them have been compiled.
+    These come last: until then the programs that prove them have been compiled. Of them pictures come first, as they
+    take longer to run.
     """
-    for prefix, tower in reversed({**QUERY_TOWERS, **MOMENTUM_TOWERS}.items()):
+    for prefix, tower in {**MOMENTUM_TOWERS, **QUERY_TOWERS}.items():
         source = tower if model.momentum or tower in QUERY_TOWERS.values() else tower.removesuffix(MOMENTUM)
         state = with_batch_counters(tower_state(model, prefix, source))
         yield {**state, **_unused_layers(prefix, state, model)}

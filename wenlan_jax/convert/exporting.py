@@ -18,14 +18,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 
 from wenlan_jax import __version__, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
+from wenlan_jax.convert.rules import ConversionError
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.mesh import AXES
 from wenlan_jax.progress import say
+from wenlan_jax.tasks.single import TOWER
 
 ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
 """An export needs no mesh: checkpoints of any mesh are read onto one device."""
@@ -50,6 +53,7 @@ class Model:
     result: the newest `result.json` of the run, empty without one.
     unused_layers: what an official file that the run started from holds beside BriVL's own weights.
     dtype: of the exported weights, `float32` or `float16`.
+    check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
     """
 
     config: schema.Config
@@ -61,6 +65,7 @@ class Model:
     result: dict[str, float]
     unused_layers: dict[str, np.ndarray]
     dtype: str
+    check: Callable[[], None] = lambda: None
 
     @property
     def words(self) -> Tokenizer:
@@ -124,17 +129,19 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
     trained = restore.load(workdir, step, ONE_DEVICE, ("mesh.",), jax.devices()[:1])
-    config, shapes = trained.current.config, trained.current.shapes
+    config = trained.config
+    towers = (TOWER,) if config.task in schema.SINGLE_TASKS else parity.Embeddings._fields
     return Model(
         config=config,
         step=trained.step,
         tower=trained.tower,
-        shapes=by_tower(shapes.params, shapes.batch_stats),
-        momentum=shapes.momentum is not None,
+        shapes={tower: trained.shapes(tower) for tower in towers},
+        momentum=trained.has_momentum(),
         tokenizer=trained.tokenizer,
         result=_result(workdir / "result.json"),
         unused_layers=unused_layers(workdir) or unused_layers(config.init_from),
         dtype=dtype,
+        check=trained.check,
     )
 
 
@@ -156,7 +163,8 @@ def _result(path: Path) -> dict[str, float]:
 def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float) -> dict[str, Any]:
     """Writes `out` in one format and returns what `parity.json` says.
 
-    Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`.
+    Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`; CheckpointError
+    if towers are not stored whole.
     """
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -172,6 +180,9 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
         report = check(model, name, findings, tolerance)
         (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         staging.rename(out)
+    except (FlaxError, ConversionError):
+        model.check()  # it says more: all that is missing or of another shape, not the first that was asked for
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     for line in findings.lines[:-1]:

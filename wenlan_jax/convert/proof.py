@@ -60,6 +60,9 @@ class TwoTowerProof:
 
     def tower(self, name: str) -> dict[str, Any]:
         """What reading a tower gives; a query tower is also run on the batch, in the background."""
+        for program in self._programs.values():
+            if program.done():
+                program.result()  # raises what compiling did, before more is written
         wait(list(self._answers.values())[:-1])  # what is not answered yet is held: one tower more than the caller's
         variables = self._read(name)
         if name in self._programs and name not in self._answers:

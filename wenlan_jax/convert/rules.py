@@ -16,9 +16,12 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
+
+from wenlan_jax.convert import copying
 
 FlatTree = dict[str, np.ndarray]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -53,7 +56,7 @@ def split_rows(parts: int) -> Layout:
     """A joint weight or bias of `parts` projections, split into one Flax leaf each (weights transposed)."""
     return Layout(
         lambda a: [part.T for part in np.split(a, parts)],
-        lambda leaves: np.concatenate([leaf.T for leaf in leaves]),
+        lambda leaves: copying.stacked([leaf.T for leaf in leaves]).reshape(-1, *leaves[0].T.shape[1:]),
     )
 
 
@@ -147,9 +150,10 @@ def to_flax(
     """Converts a PyTorch state dict to the leaves of `template`, a nested or flat tree of arrays or abstract
     arrays.
 
-    Only shapes are read from the template. Arrays keep their type. `done` is told of each array that was copied and is
-    not needed any more. Raises ConversionError if a PyTorch key
-    has neither a rule nor an `Ignore`, a leaf of the template gets no value, or a shape differs.
+    Only shapes are read from the template. Arrays keep their type, and those whose axes stay as they are are not
+    copied; `done` is told, by several threads, of each array that was and is not needed any more. Raises
+    ConversionError if a PyTorch key has neither a rule nor an `Ignore`, a leaf of the template gets no value, or a
+    shape differs.
     """
     expected = flatten(template)
     wanted = _unrolled_shapes(expected)
@@ -174,7 +178,7 @@ def to_flax(
 
 def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
     """Converts a nested or flat Flax tree to a PyTorch state dict of contiguous arrays; otherwise as `torch_views`."""
-    return {key: np.ascontiguousarray(array) for key, array in torch_views(tree, table).items()}
+    return {key: copying.contiguous(array) for key, array in torch_views(tree, table).items()}
 
 
 def torch_views(tree: Mapping[str, Any], table: Table) -> FlatTree:
@@ -270,14 +274,15 @@ def _unstack(leaves: Mapping[str, Any]) -> FlatTree:
 
 
 def _restack(leaves: FlatTree, template: Iterable[str], done: Callable[[np.ndarray], None]) -> FlatTree:
-    stacked: FlatTree = {}
-    for path in template:
-        layers = _layers(path)
-        if layers is None:
-            # A view of the source: a file that is mapped is then read leaf by leaf, when written.
-            stacked[path] = leaves[path]
-            continue
-        stacked[path] = np.stack([leaves[layer] for layer in layers])
-        for layer in layers:
-            done(leaves[layer])
-    return stacked
+    def restacked(path: str) -> np.ndarray:
+        layers = _layers(path) or [path]
+        parts = [leaves[layer] for layer in layers]
+        leaf = copying.contiguous(parts[0]) if layers == [path] else copying.stacked(parts)
+        if leaf is not parts[0]:
+            for part in parts:
+                done(part)
+        return leaf
+
+    paths = list(template)
+    with ThreadPoolExecutor(copying.THREADS, "copying") as threads:
+        return dict(zip(paths, threads.map(restacked, paths), strict=True))

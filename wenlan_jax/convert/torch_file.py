@@ -22,6 +22,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from wenlan_jax.convert import copying
+
 STORAGES = {
     "float64": "DoubleStorage",
     "float32": "FloatStorage",
@@ -73,6 +75,7 @@ class TorchFile:
         self._file = file
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
         self._count = itertools.count()
+        self._buffer = copying.Buffer()
 
     def put(self, array: np.ndarray) -> Stored:
         """Writes the values of an array, which is not needed any more then.
@@ -82,7 +85,7 @@ class TorchFile:
         if array.dtype.name not in STORAGES:
             raise ValueError(f"a file for torch.load has no type for {array.dtype}; convert the array first")
         storage = _Storage(str(next(self._count)), STORAGES[array.dtype.name], array.size)
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        data = self._buffer.contiguous(array).reshape(-1).view(np.uint8).data
         self._record(f"data/{storage.key}", data)
         return Stored(storage, array.shape)
 
