@@ -230,10 +230,11 @@ class Checkpoints:
         if faults:
             more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
             raise CheckpointError(
-                f"checkpoint {step} under {self.directory} is of another model:\n  " + "\n  ".join(faults[:20]) + more
-                + "\nUse another --workdir, set model.*, contrast.bank_size and train.batch_size as they were, or import"
-                " what is missing"
-            )  # fmt: skip
+                f"checkpoint {step} under {self.directory} is of another model:\n  "
+                + "\n  ".join(faults[:20])
+                + f"{more}\nUse another --workdir, set model.*, contrast.bank_size and train.batch_size as they were, "
+                "or import what is missing"
+            )
         return step
 
     def _reading(self, step: int, action: Callable[[], Any]) -> Any:

@@ -121,6 +121,9 @@ def _measure(settings: Sequence[str], folder: Path) -> dict[str, float]:
             f"{part.replace('_', ' '):<12}{seconds:7.1f} s, {ratio:4.2f} times a plain copy"
             f" ({min(ratios):.2f} to {max(ratios):.2f}), peak {share:.2f} times the file"
         )
+    both = [(one.importing.seconds + one.exporting.seconds) / (2 * one.plain_copy.seconds) for one in rounds]
+    figures["both_ways_time_ratio"] = statistics.median(both)
+    say(f"in and out together {statistics.median(both):.2f} times two copies ({min(both):.2f} to {max(both):.2f})")
     return figures
 
 
