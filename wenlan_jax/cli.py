@@ -38,7 +38,7 @@ Every field of the configuration can be set on the command line: --config.train.
 
 GARBAGE_AFTER = 10_000
 """New objects between two searches for garbage. Python's default, 700, has importing jax and tracing a model walk a
-million objects several times, which takes a quarter of the start and frees nothing; so does a last search at the end."""
+million objects several times, which takes a quarter of the start and frees nothing; so does the last search at exit."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
