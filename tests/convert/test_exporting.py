@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from wenlan_jax import cli, rngs, schema
+from wenlan_jax import checkpoint, cli, rngs, schema
 from wenlan_jax import run as runs
 from wenlan_jax.convert import (
     UNUSED_LAYERS,
@@ -85,6 +85,28 @@ def test_the_official_layout_has_all_towers_and_agrees(model: Any, tmp_path: Pat
     torch.testing.assert_close(state[f"imgencoder_mom.{name}"], state[f"imgencoder.{name}"] + 1)
     assert {tuple(state[key].shape) for key in state if key.endswith("classifier.weight")} == {(1000, 64)}
     assert all(not state[key].any() for key in state if is_unused_layer(key))
+
+
+def test_options_that_xla_does_not_know_are_left_out(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "QUICKLY", {"xla_has_no_such_option": True})
+    report = exporting.export(model(**OFFICIAL), "brivl", export_brivl.write, tmp_path / "out", 1e-5)
+    assert report["ranking"] == 1.0
+
+
+def test_what_a_checkpoint_lacks_is_told_before_what_failed_for_it(model: Any, tmp_path: Path) -> None:
+    def check() -> None:
+        raise checkpoint.CheckpointError("params/image/encoder: missing")
+
+    def broken(source: exporting.Model, folder: Path) -> exporting.Runner:
+        raise RuntimeError("PyTorch wants a key")
+
+    with pytest.raises(checkpoint.CheckpointError, match="missing"):
+        exporting.export(dataclasses.replace(model(), check=check), "torch", broken, tmp_path / "out", 1e-4)
+    with pytest.raises(RuntimeError, match="wants a key"):
+        exporting.export(model(), "torch", broken, tmp_path / "out", 1e-4)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_momentum_towers_the_query_towers_stand_in(model: Any, tmp_path: Path) -> None:

@@ -18,13 +18,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.errors import FlaxError
 
 from wenlan_jax import __version__, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
-from wenlan_jax.convert.rules import ConversionError
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.mesh import AXES
 from wenlan_jax.progress import say
@@ -180,8 +178,9 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
         report = check(model, name, findings, tolerance)
         (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         staging.rename(out)
-    except (FlaxError, ConversionError):
-        model.check()  # it says more: all that is missing or of another shape, not the first that was asked for
+    except Exception:
+        # Weights that are missing or of another shape make anything fail; this names them all.
+        model.check()
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
