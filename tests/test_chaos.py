@@ -116,10 +116,13 @@ class Victim:
         return "restore" if self.said("configuration ") else "start"
 
 
-def strike(victim: Victim, aim: str, rng: random.Random) -> str | None:
-    """Kills the run at a random moment of the phase `aim`; the phase that it turned out to be."""
+def strike(victim: Victim, aim: str, rng: random.Random, start: float) -> str | None:
+    """Kills the run at a random moment of the phase `aim`; the phase that it turned out to be.
+
+    `start` is about how many seconds the first phase takes.
+    """
     if aim == "start":
-        time.sleep(rng.uniform(0.0, 2.0))
+        time.sleep(rng.uniform(0.0, start))
     elif aim == "restore":
         victim.wait_for(lambda: victim.said("configuration "))
         time.sleep(rng.uniform(0.0, 1.0))
@@ -135,14 +138,24 @@ def strike(victim: Victim, aim: str, rng: random.Random) -> str | None:
     return victim.kill()
 
 
+def seconds_of_a_start(place: Place) -> float:
+    """How long a run takes on this machine until it looks at its checkpoints."""
+    victim, began = Victim.start(place, "start"), time.monotonic()
+    victim.wait_for(lambda: victim.said("configuration "))
+    took = time.monotonic() - began
+    victim.kill()
+    return took
+
+
 @functools.cache
 def harried(place: Place) -> Counter[str]:
     """A run that is killed again and again and then left to end; how many kills fell into which phase."""
     straight(place)
     rng = random.Random(0)
+    start = seconds_of_a_start(place)
     phases: Counter[str] = Counter()
     for number in range(KILLS):
-        phase = strike(Victim.start(place, "harried"), PHASES[number % len(PHASES)], rng)
+        phase = strike(Victim.start(place, "harried"), PHASES[number % len(PHASES)], rng, start)
         assert phase is not None, f"the run had ended before kill {number + 1}"
         phases[phase] += 1
     done = place.train("harried")

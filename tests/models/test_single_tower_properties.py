@@ -183,7 +183,7 @@ def test_scanned_layers_give_the_same_states_and_attention(uc2: Sides, remat: bo
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes(scanned))
     first, second = encoder(uc2.net)(uc2.params, *uc2.batch), encoder(scanned)(params, *uc2.batch)
     for mine, other in zip(first, second, strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-6)
+        np.testing.assert_allclose(mine, other, atol=1e-5)  # states of size 2 after three layers
     plain = attention(uc2.net, uc2.params, *uc2.batch)
     np.testing.assert_allclose(attention(scanned, params, *uc2.batch), plain, atol=1e-6)
 
