@@ -83,6 +83,19 @@ def test_micro_batches_give_the_loss_gradient_and_statistics_of_one_batch(
 
 
 @pytest.mark.slow
+def test_a_bank_that_does_not_count_yet_gives_neither_negatives_nor_positives(tiny: Make, make_batch: Batch) -> None:
+    late = {"contrast__in_batch_negatives": True, "contrast__bank_from_step": 1}
+    batch = make_batch(tiny())
+    _, without = one_pass(tiny(**late), batch)
+    _, marking = one_pass(tiny(**late, contrast__multi_label_top_k=20), batch)
+    _, counting = one_pass(tiny(**{**late, "contrast__bank_from_step": 0}), batch)
+    assert marking.metrics["extra_positives"] == 0
+    np.testing.assert_allclose(marking.metrics["loss"], without.metrics["loss"], rtol=1e-6)
+    assert_close(marking.grads, without.grads, rtol=1e-4, atol=1e-6)
+    assert counting.metrics["loss"] > without.metrics["loss"]
+
+
+@pytest.mark.slow
 def test_dropout_is_drawn_alike_in_both_passes_of_clip_accumulation(tiny: Make, make_batch: Batch) -> None:
     """With dropout the micro-batched gradient is still the gradient of the reported loss."""
     config = tiny(task="clip", train__accumulation=2, model__text__encoder__dropout=0.5)

@@ -98,8 +98,8 @@ class BriVL:
             positives = contrastive.mutual_top_k(
                 own.rows["image"],
                 own.rows["text"],
-                state.banks["image"],
-                state.banks["text"],
+                banks["image"],
+                banks["text"],
                 self.contrast.multi_label_top_k,
             )
         directions = {
