@@ -2,7 +2,8 @@
 
 Tested    Each tower of BriVL ends in four such layers [C]. The block is named among the papers' ablations in our
           notes, with no tag and no figure: the paper's number is not in our notes.
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: none 11.2, image tower alone 16.3, text tower alone
+          25.9, one layer in both 34.9, two in both 24.5%. See RESULTS.md.
 
 Without it an embedding is the mean of the tokens, projected. The text tower has one layer of BERT below it in every
 row, the image tower nothing that lets regions see each other.

@@ -2,7 +2,8 @@
 
 Tested    "BN fixed or not" is named among the papers' ablations in our notes, with no tag and no figure: the paper's
           number is not in our notes. The reference took statistics of each device, 16 pictures a GPU [X].
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: groups of 4 13.2, groups of 16 34.9, the whole batch
+          of 64 38.7, fixed 16.3%. See RESULTS.md.
 
 "Fixed" keeps the statistics of the start for ever. In the papers those come from ImageNet; here they are a mean of 0
 and a variance of 1, so that the row has no normalisation, only scales and offsets that are trained.

@@ -2,7 +2,8 @@
 
 Tested    "Text encoder base or large" is named among the papers' ablations in our notes, with no tag and no figure:
           the paper's number is not in our notes. Base: 12 layers, 768 wide; large: 24 layers, 1,024 wide [C].
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: 1 layer, 64 wide 33.9, 128 wide 34.9; 2 layers, 128
+          wide 33.8, 256 wide 26.6; 4 layers, 128 wide 29.6%. See RESULTS.md.
 
 All start from nothing here, where the papers' encoders were pretrained on text. The block of one layer above BERT is
 as wide as BERT and grows with it.

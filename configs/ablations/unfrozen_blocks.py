@@ -3,7 +3,8 @@
 Tested    The released model keeps the stem, blocks 0 to 2 and the head of its pretrained backbone frozen [C]. The
           number of unfrozen blocks is named among the papers' ablations in our notes, with no tag and no figure: the
           paper's number is not in our notes.
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: all trained 34.9, stem frozen 27.8, and block 0 28.7,
+          and block 1 19.7, all of the backbone frozen 10.9%. See RESULTS.md.
 
 **This table cannot test what the paper tests.** The papers freeze weights that ImageNet pretraining gave; here they
 are frozen as they were drawn, as no pretrained backbone of this size exists. It says how much of the backbone must
