@@ -1,7 +1,8 @@
 """Entries of the bank that are among the top k of both key-key similarities as further positives (`multi_label`).
 
 Tested    Present but off in the released code [C]. Raised by the design: the paper's number is not in our notes.
-Measured  Not yet run.
+Measured  text to image recall@1 of 1,000, mean of three seeds: off 34.9, top 1 34.2, top 5 31.2, top 10 26.2%. See
+          RESULTS.md.
 """
 
 from wenlan_jax.sweep.table import Row, Table
