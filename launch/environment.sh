@@ -4,6 +4,15 @@ VENV=${VENV:-$repository/.venv}
 # Large pages for large buffers: a step on a CPU takes about a quarter less time (README, "Speed").
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
+# What the tests compare with. The CPU build of this very version; a range would fetch gigabytes of CUDA libraries.
+TORCH_VERSION=2.13.0
+TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+
+# pip_install ARGUMENTS: into the environment, without its own advertising.
+pip_install() {
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+}
+
 # install_into_environment EXTRAS: the package in development mode with its extras, e.g. "[test]"; nothing if unchanged.
 install_into_environment() {
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -13,10 +22,34 @@ install_into_environment() {
   [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
   local stamp="$VENV/installed$1" wanted
   wanted=$(cksum < "$repository/setup.py")
-  if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
+  if [ "$(cat "$stamp" 2> /dev/null || true)" != "$wanted" ]; then
     echo "Installing into $VENV (a few minutes the first time) ..."
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$repository$1"
+    pip_install --upgrade pip
+    pip_install --editable "$repository$1"
     echo "$wanted" > "$stamp"
+  fi
+}
+
+# install_torch: the CPU build of PyTorch, from where pip looks or from PyTorch's own index. Where neither has one, TORCH
+# decides: `cuda` fetches the build with CUDA, anything else leaves PyTorch out.
+install_torch() {
+  local found
+  found=$("$VENV/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2> /dev/null || true)
+  [ "${found%%+*}" != "$TORCH_VERSION" ] || return 0
+  if [ "$(uname -s)" = Darwin ]; then
+    echo "Installing PyTorch $TORCH_VERSION (about 100 MB) ..."
+    pip_install "torch==$TORCH_VERSION"
+    return
+  fi
+  echo "Installing the CPU build of PyTorch $TORCH_VERSION (about 200 MB) ..."
+  if pip_install "torch==$TORCH_VERSION+cpu" 2> /dev/null; then return; fi
+  echo "  pip has no CPU build where it looks; trying $TORCH_CPU_INDEX"
+  if pip_install --retries 0 --timeout 15 --index-url "$TORCH_CPU_INDEX" "torch==$TORCH_VERSION" 2> /dev/null; then return; fi
+  if [ "${TORCH:-}" = cuda ]; then
+    echo "  fetching the build with CUDA instead, several gigabytes"
+    pip_install "torch==$TORCH_VERSION"
+  else
+    echo "  no answer there. PyTorch is left out and the tests that compare with it are skipped; TORCH=cuda fetches the"
+    echo "  build with CUDA instead, which is several gigabytes"
   fi
 }

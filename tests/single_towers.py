@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from wenlan_jax.convert.rules import unflatten

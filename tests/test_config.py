@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import schema
+from wenlan_jax import rngs, schema
 
 PACKAGE = Path(configs.__file__).parent
 FREE = ("mesh", "eval", "checkpoint", "distributed", "compilation", "telemetry")
@@ -292,3 +293,62 @@ def test_a_configuration_saved_before_a_field_existed_is_read_with_its_default()
     saved["strange"] = 1
     with pytest.raises(configs.ConfigError, match="strange: no such field"):
         configs.parse(configs.completed(saved))
+
+
+HINTS = {path: str(hint) for path, _, hint in configs.fields()}
+BEYOND: dict[str, tuple[float, ...]] = {
+    "float": (float("nan"), float("inf"), -float("inf")),
+    "int": (10**30, -(10**30)),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [(path, number) for path, hint in HINTS.items() for kind in BEYOND if kind in hint for number in BEYOND[kind]],
+)
+def test_no_field_takes_a_number_that_is_none_or_has_no_room(path: str, number: float) -> None:
+    value: Any = number
+    for _ in range(HINTS[path].count("tuple[")):
+        value = (value,)
+    with pytest.raises(configs.ConfigError, match=rf"{re.escape(path)}: "):
+        configs.parse(changed({path: value}))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.image.regions.grid", (0,)),
+        ("model.image.regions.grid", (6, -1)),
+        ("model.image.regions.grid", (65,)),
+        ("model.image.backbone.stages", ((3, 0, 1, 8, 1),)),
+        ("model.image.backbone.stages", ((3, 1, 1, 8, -2),)),
+        ("eval.ks", (0,)),
+        ("eval.ks", (1, -5)),
+        ("seed", 2**32),
+        ("seed", 2**63),
+        ("seed", -1),
+        ("optimizer.eps", 0.0),
+        ("optimizer.b2", 1.0),
+        ("pretrain.text_buckets", (0, 64)),
+    ],
+)
+def test_numbers_within_tuples_and_seeds_have_ranges(path: str, value: Any) -> None:
+    with pytest.raises(configs.ConfigError, match=rf"{re.escape(path)}: at (least|most) "):
+        configs.parse(changed({path: value}))
+
+
+def test_a_seed_is_told_apart_up_to_its_range() -> None:
+    """jax.random.key keeps 32 bits of a seed, so that larger ones would repeat smaller ones."""
+    assert configs.parse(changed({"seed": 2**32 - 1})).seed == 2**32 - 1
+    roots = {tuple(np.asarray(rngs.root(seed))) for seed in (0, 1, 2**31, 2**32 - 1)}
+    assert len(roots) == 4
+
+
+def test_every_field_says_what_it_is_and_every_tag_is_explained() -> None:
+    for path, field in LEAVES.items():
+        text = field.metadata["doc"]
+        tags = re.findall(r"\[([A-Z][A-Z0-9]*)(?::[^\]]*)?\]", text)
+        assert set(tags) - {"CLS", "SEP"} <= schema.SOURCES.keys(), path
+        words = re.sub(r"\[[^\]]*\]", "", text).split()
+        assert len(words) >= 2, f"{path}: {text!r} says too little"
+    assert all(f"[{tag}]" in configs.describe() for tag in schema.SOURCES)

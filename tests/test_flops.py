@@ -6,6 +6,8 @@ The losses below end in a tanh: the forward pass of a linear one is not needed f
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from wenlan_jax import flops, schema
+from wenlan_jax import flops, ledger, programs, progress, schema
+from wenlan_jax import mesh as meshes
+from wenlan_jax import run as runs
 from wenlan_jax.models import depthwise
 
 
@@ -144,3 +148,24 @@ def test_a_text_layer_costs_its_matrices(tiny: Make, make_batch: Batch) -> None:
     matrices = 2 * rows * tokens * (4 * width * width + 2 * width * hidden)
     attention = 2 * 2 * rows * tokens * tokens * width
     assert two - one == 4 * (matrices + attention)
+
+
+def test_a_count_that_fails_is_told_and_ends_nothing(
+    tiny: Callable[..., schema.Config], make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The notation of a traced program differs between versions of JAX."""
+
+    def fails(*arguments: Any) -> float:
+        raise KeyError("num_consts")
+
+    monkeypatch.setattr(flops, "of_step", fails)
+    current = runs.set_up(tiny(), jax.devices()[:1])
+    made = programs.Programs(current)
+    batch = meshes.to_devices(current.mesh, make_batch(current.config))
+    made.compile(batch)
+    assert np.isnan(made[batch].model_flops)
+    assert "could not be counted" in capsys.readouterr().out
+    meter = progress.Meter(current.config, 0, ledger.Ledger(None))
+    line = meter.add(1, {"loss": 1.0, "loss_reference": 2.0}, made[batch].model_flops, SimpleNamespace(replaced=0))
+    assert line is not None
+    assert "model_flops_per_second" not in line and "MFU" not in meter.text(line, 1)

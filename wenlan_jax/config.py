@@ -212,8 +212,9 @@ def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
 
 
 def describe() -> str:
-    """The reference of all fields, for `--help`: name, default, meaning."""
-    return FORM.describe()
+    """The reference of all fields: what the tags mean, then name, default and meaning of each field."""
+    tags = "\n".join(f"  [{tag}]".ljust(8) + meaning for tag, meaning in schema.SOURCES.items())
+    return f"Where values come from:\n{tags}\n\nFields:\n{FORM.describe()}"
 
 
 def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:

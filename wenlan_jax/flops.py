@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,18 @@ def of(function: Any, *arguments: Any) -> float:
     """
     program = jax.make_jaxpr(function)(*arguments).jaxpr
     return _count(program, [True] * len(program.outvars))[0]
+
+
+def counted(count: Callable[[], float]) -> tuple[float, str]:
+    """What `count` gives and an empty reason, or NaN and why there is no count.
+
+    A count reads a traced program, whose notation differs between versions of JAX. It is a figure beside the work, so
+    that no fault in it may end the work.
+    """
+    try:
+        return count(), ""
+    except Exception as error:
+        return math.nan, f"{type(error).__name__}: {error}"
 
 
 def _plain(config: schema.Config) -> schema.Config:
@@ -108,8 +120,8 @@ def _fits(program: core.Jaxpr, equation: core.JaxprEqn) -> bool:
 
 def _scan(equation: core.JaxprEqn, used: list[bool]) -> tuple[float, list[bool]]:
     """A loop of fixed length. What a turn needs of the carry, the turn before it must give."""
-    body, consts = equation.params["jaxpr"].jaxpr, equation.params["num_consts"]
-    carries = equation.params["num_carry"]
+    body = equation.params["jaxpr"].jaxpr
+    consts, carries = _loop_inputs(equation)
     while True:
         flops, inputs = _count(body, used)
         fed_back = inputs[consts : consts + carries]
@@ -117,6 +129,14 @@ def _scan(equation: core.JaxprEqn, used: list[bool]) -> tuple[float, list[bool]]
         if grown == used:
             return flops * equation.params["length"], inputs
         used = grown
+
+
+def _loop_inputs(equation: core.JaxprEqn) -> tuple[int, int]:
+    """How many inputs of a scan are constants, and how many are carried from turn to turn; they come in this order."""
+    if "num_consts" in equation.params:
+        return equation.params["num_consts"], equation.params["num_carry"]
+    consts, carries = equation.params["ft_in"].unpack()[:2]  # from jax 0.11 on
+    return len(consts), len(carries)
 
 
 def _product(equation: core.JaxprEqn) -> float:

@@ -18,7 +18,7 @@ Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Program(NamedTuple):
-    """A compiled step, which consumes its state, and the model FLOPs of one (see `flops.py`)."""
+    """A compiled step, which consumes its state, and the model FLOPs of one (see `flops.py`); NaN if not counted."""
 
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     model_flops: float
@@ -45,7 +45,10 @@ class Programs:
         compiled: Any = run.compile_step(self._current, batch)
         # The collectives of the first step do not wait for a slower compiler.
         distributed.barrier(f"compiled {len(self._compiled)}")
-        self._compiled[signature(batch)] = Program(compiled, flops.of_step(self._current.config, batch))
+        model_flops, reason = flops.counted(lambda: flops.of_step(self._current.config, batch))
+        if reason:
+            say(f"the FLOPs of this step could not be counted, so neither they nor the MFU are told ({reason})")
+        self._compiled[signature(batch)] = Program(compiled, model_flops)
         say(f"compiled in {time.perf_counter() - began:.0f} s")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -84,7 +85,9 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _utilisation(flops_per_second: float) -> dict[str, float]:
-    """Model FLOP/s of a device, and their share of its datasheet's dense bfloat16 peak where that is known."""
+    """Model FLOP/s of a device, and their share of its datasheet's dense bfloat16 peak, where these are known."""
+    if math.isnan(flops_per_second):
+        return {}
     rate = flops_per_second / jax.device_count()
     device = devices.find(jax.local_devices()[0].device_kind)
     return {"model_flops_per_second": rate} | ({} if device is None else {"mfu": rate / device.flops})

@@ -1,7 +1,6 @@
 """The schema of a configuration: every field with its default, unit or choices, and where the value comes from.
 
-Provenance tags in the field texts: [C] the official code, [S] the two source documents, [X] another publication
-quoting the papers, [R] recalled and not verified, [W] a choice of wenlan_jax, [U] ChenRocks/UNITER.
+Tags such as [C] at the end of a field's text say where its value comes from; `SOURCES` explains them.
 """
 
 from __future__ import annotations
@@ -10,6 +9,17 @@ import dataclasses
 
 from wenlan_jax.schema_single import Pretrain, Rank, SingleTower, Vqa
 from wenlan_jax.settings import field, section
+
+SOURCES = {
+    "C": "the official code of BriVL (BAAI-WuDao/BriVL, neilfei/brivl-nmi) or its released weights",
+    "S": "the published descriptions of WenLan: the announcement of 2021 and the journal paper of 2022 (ZTE)",
+    "X": "another publication that quotes the papers",
+    "R": "recalled from the papers and not verified: no citation",
+    "U": "the code of UNITER (ChenRocks/UNITER)",
+    "UC2": "the code of UC2 (zmykevin/UC2)",
+    "W": "a choice of wenlan_jax",
+}
+"""What the tags in the texts of fields mean. What follows a colon, as in [W: as JAX], says more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +174,15 @@ class Backbone:
     """EfficientNet as a feature extractor; B5 is width 1.6 and depth 2.2."""
 
     stages: tuple[tuple[int, ...], ...] = field(
-        (), "(kernel, stride, expansion, width, repeats) of each stage before scaling; empty: those of B0"
+        (),
+        "(kernel, stride, expansion, width, repeats) of each stage before scaling; empty: those of B0",
+        low=1,
+        high=2**16,
     )
     stem: int = field(32, "channels of the first convolution before scaling [C]", low=1)
     head: int = field(1280, "channels of the map before scaling [C]", low=1)
-    width_multiplier: float = field(1.6, "scales all channels [C: B5]", low=0.05)
-    depth_multiplier: float = field(2.2, "scales all repeats [C: B5]", low=0.1)
+    width_multiplier: float = field(1.6, "scales all channels [C: B5]", low=0.05, high=16)
+    depth_multiplier: float = field(2.2, "scales all repeats [C: B5]", low=0.1, high=16)
     depthwise: str = field(
         "auto",
         "how depthwise convolutions are computed, with equal results; auto: shift on CPU, conv elsewhere",
@@ -191,7 +204,7 @@ class BatchNorm:
     )
     group_size: int = field(16, "examples in a group; the papers' per-GPU batch is 16 [X]", low=1)
     momentum: float = field(0.1, "weight of the new statistics in the running ones (PyTorch's sense)", low=0, high=1)
-    eps: float = field(1e-3, "tf_ variants of EfficientNet [C]", low=0)
+    eps: float = field(1e-3, "added to the variance; that of the tf_ variants of EfficientNet [C]", low=1e-20)
     official_frozen_drift: bool = field(
         False,
         "frozen layers normalise by, and store, batch statistics all the same, as the released code does [C]",
@@ -203,7 +216,7 @@ class Regions:
     """Which parts of a picture become tokens."""
 
     kind: str = field("grid", "fixed grid (2.0) or detector boxes (1.0) [S]", choices=("grid", "boxes"))
-    grid: tuple[int, ...] = field((6,), "sides of the grids; (1, 5) is multi-scale; 6x6 in 2.0 [C]")
+    grid: tuple[int, ...] = field((6,), "sides of the grids; (1, 5) is multi-scale; 6x6 in 2.0 [C]", low=1, high=64)
     boxes: int = field(36, "detector boxes used, the first ones [C]", low=1)
     whole_image: bool = field(True, "the whole picture is one more region, the last [C]")
     samples: int = field(4, "bilinear samples along each side of a region [C]", low=1)
@@ -219,10 +232,12 @@ class Regions:
 class Encoder:
     """The Transformer block over tokens."""
 
-    layers: int = field(4, "[C]", low=0)
-    heads: int = field(4, "[C]", low=1)
-    feed_forward: int = field(2048, "[C]", low=1)
-    dropout: float = field(0.1, "[C]", low=0, high=0.99)
+    layers: int = field(4, "Transformer layers; 0: tokens are averaged as they come [C]", low=0)
+    heads: int = field(4, "attention heads of a layer; they divide the width of its tokens [C]", low=1)
+    feed_forward: int = field(2048, "width of the hidden layer of the feed-forward network [C]", low=1)
+    dropout: float = field(
+        0.1, "share of hidden states and attention weights that training drops [C]", low=0, high=0.99
+    )
     remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
     scan: bool = field(False, "compile one layer and loop over stacked parameters")
 
@@ -242,20 +257,22 @@ class Bert:
     """BERT or RoBERTa; the sizes of the base model."""
 
     vocab_size: int = field(21128, "rows of the word table [C]; 0: as many as the tokenizer has pieces", low=0)
-    width: int = field(768, "[C]", low=1)
-    layers: int = field(12, "[C]", low=1)
-    heads: int = field(12, "[C]", low=1)
-    feed_forward: int = field(3072, "[C]", low=1)
+    width: int = field(768, "of hidden states; 768 in base, 1024 in large models [C]", low=1)
+    layers: int = field(12, "Transformer layers; 12 in base, 24 in large models [C]", low=1)
+    heads: int = field(12, "attention heads of a layer; they divide width [C]", low=1)
+    feed_forward: int = field(3072, "width of the hidden layer of the feed-forward network [C]", low=1)
     positions: int = field(512, "rows of the position table [C]", low=3)
     types: int = field(2, "rows of the segment table [C]", low=1)
-    dropout: float = field(0.1, "of hidden states and attention [C]", low=0, high=0.99)
-    eps: float = field(1e-12, "of its LayerNorms [C]", low=0)
+    dropout: float = field(
+        0.1, "share of hidden states and attention weights that training drops [C]", low=0, high=0.99
+    )
+    eps: float = field(1e-12, "added to the variance by its LayerNorms [C]", low=1e-20)
     attention_mask: bool = field(
         True,
         "padding is not attended to; the released code passes no mask, so its embeddings depend on padding [C]",
     )
     scan_segments: tuple[int, ...] = field(
-        (), "compile one layer per segment and loop; lengths sum to layers, frozen and trained layers apart"
+        (), "compile one layer per segment and loop; lengths sum to layers, frozen and trained layers apart", low=0
     )
     remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
 
@@ -327,10 +344,16 @@ class Optimizer:
     schedule: str = field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
     warmup_steps: int = field(0, "linear from 0 to the peak", low=0)
     final_fraction: float = field(0.0, "of the peak, where cosine and linear end", low=0, high=1)
-    b1: float = field(0.9, "Adam's", low=0, high=1)
-    b2: float = field(0.999, "Adam's", low=0, high=1)
-    eps: float = field(1e-8, "Adam's", low=0)
-    sgd_momentum: float = field(0.0, "of sgd", low=0, high=1)
+    b1: float = field(
+        0.9, "decay of the first moment of adam, adamw and muon's Adam (Kingma and Ba 2015)", low=0, high=0.999999
+    )
+    b2: float = field(
+        0.999, "decay of the second moment of adam, adamw and muon's Adam (Kingma and Ba 2015)", low=0, high=0.999999
+    )
+    eps: float = field(
+        1e-8, "added to the root of the second moment of adam, adamw and muon's Adam, PyTorch's default", low=1e-20
+    )
+    sgd_momentum: float = field(0.0, "of sgd's velocity; 0: plain gradient descent", low=0, high=1)
     muon_momentum: float = field(0.95, "of muon's matrices, Nesterov's", low=0, high=0.999)
     weight_decay: float = field(
         1e-5, "adam and sgd add it to the gradient, adamw and muon to the step; not on biases and norms [R]", low=0
@@ -387,7 +410,7 @@ class Eval:
     one_text_per_image: bool = field(
         False, "one text a record, languages taking turns, instead of all its texts", free=True
     )
-    ks: tuple[int, ...] = field((1, 5, 10), "recall at these", free=True)
+    ks: tuple[int, ...] = field((1, 5, 10), "recall at these", low=1, free=True)
     batches: int = field(
         0, "batches of each objective that the single tower's pretraining is evaluated on; 0: all", low=0, free=True
     )
@@ -493,7 +516,12 @@ class Config:
         "pretraining, fine-tuned for retrieval or for questions",
         choices=("brivl", "clip", *SINGLE_TASKS),
     )
-    seed: int = field(0, "of initialisation, data order, caption choice, dropout and jitter", low=0)
+    seed: int = field(
+        0,
+        "of initialisation, data order, caption choice, dropout and jitter; 32 bits tell them apart",
+        low=0,
+        high=2**32 - 1,
+    )
     init_from: str = field(
         "",
         "start from these weights: a directory made by `wenlan import`, or the work directory of another run; empty: "

@@ -1,7 +1,6 @@
 """The fields of the single tower (MLMM, UNITER, UC2), of its pretraining and of its fine-tuning.
 
-Provenance tags as in `schema.py`; also [U] ChenRocks/UNITER and [UC2] zmykevin/UC2, whose values stand where the
-description of MLMM [S] says nothing.
+Values of UNITER [U] and UC2 [UC2] stand where the description of MLMM says nothing; `schema.SOURCES` explains all tags.
 """
 
 from __future__ import annotations
@@ -51,19 +50,21 @@ class SingleTower:
     """One Transformer over the tokens of a text and the regions of a picture; MLMM's sizes are not stated [S]."""
 
     vocab_size: int = field(250002, "rows of the word table [UC2]; 0: as many as the tokenizer has pieces", low=0)
-    width: int = field(768, "[U]", low=1)
-    layers: int = field(12, "[U]", low=1)
-    heads: int = field(12, "[U]", low=1)
-    feed_forward: int = field(3072, "[U]", low=1)
+    width: int = field(768, "of hidden states; 768 in base, 1024 in large models [U]", low=1)
+    layers: int = field(12, "Transformer layers; 12 in base, 24 in large models [U]", low=1)
+    heads: int = field(12, "attention heads of a layer; they divide width [U]", low=1)
+    feed_forward: int = field(3072, "width of the hidden layer of the feed-forward network [U]", low=1)
     positions: int = field(514, "rows of the position table [UC2]; 512 in UNITER [U]", low=3)
     position_offset: int = field(2, "row of the first token [UC2]; 0 in UNITER [U]", low=0)
-    eps: float = field(1e-12, "of the LayerNorms of layers, regions and their heads [U]", low=0)
-    text_eps: float = field(1e-5, "of those of words, of their head and of answers [UC2]; 1e-12 in UNITER [U]", low=0)
+    eps: float = field(1e-12, "of the LayerNorms of layers, regions and their heads [U]", low=1e-20)
+    text_eps: float = field(
+        1e-5, "of those of words, of their head and of answers [UC2]; 1e-12 in UNITER [U]", low=1e-20
+    )
     dropout: float = field(0.1, "of hidden states and attention [U]", low=0, high=0.99)
     initial_deviation: float = field(
         0.02, "of fresh kernels and tables [U]; a narrow tower that starts from nothing needs more [W]", low=1e-4
     )
-    scan_segments: tuple[int, ...] = field((), "compile one layer per segment and loop; lengths sum to layers")
+    scan_segments: tuple[int, ...] = field((), "compile one layer per segment and loop; lengths sum to layers", low=0)
     remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
     regions: SingleRegions = section(SingleRegions)
 
@@ -77,8 +78,8 @@ class Pretrain:
     mask_probability: float = field(0.15, "of a word piece and of a region [U]", low=0, high=1)
     masked_words: int = field(16, "masked pieces of a text at most: the head for words runs for these only [W]", low=1)
     match_probability: float = field(0.5, "share of matching pairs in itm [U]", low=0, high=1)
-    text_buckets: tuple[int, ...] = field((16, 32, 64), "lengths that texts are padded to, ascending [W]")
-    region_buckets: tuple[int, ...] = field((36, 64, 100), "numbers of regions that pictures are padded to [W]")
+    text_buckets: tuple[int, ...] = field((16, 32, 64), "lengths that texts are padded to, ascending [W]", low=1)
+    region_buckets: tuple[int, ...] = field((36, 64, 100), "numbers of regions that pictures are padded to [W]", low=1)
     language_alpha: float = field(
         1.0, "a step's language is drawn in proportion to the number of its texts to this power; 0: alike", low=0,
         high=1,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import math
 import runpy
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +20,10 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 T = TypeVar("T")
+
+
+LARGEST_WHOLE = 2**31 - 1
+"""Of a whole number whose field gives no limit: steps, rows and sizes are counted in 32 bits on accelerators."""
 
 
 class ConfigError(ValueError):
@@ -33,7 +39,11 @@ def field(
     high: float | None = None,
     free: bool = False,
 ) -> T:
-    """A schema field. `free` marks fields that may change on resume, as they do not change the result."""
+    """A schema field. `free` marks fields that may change on resume, as they do not change the result.
+
+    low, high: the range of the number, or of every number where the field is a tuple. Whole numbers go up to
+    `LARGEST_WHOLE` unless `high` says otherwise; what is not finite is refused everywhere.
+    """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -193,11 +203,38 @@ def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults:
         return value
     if metadata["choices"] and value not in metadata["choices"]:
         faults.append(f"{path}: one of {', '.join(metadata['choices'])} is needed, not {value!r}")
-    if metadata["low"] is not None and value < metadata["low"]:
-        faults.append(f"{path}: at least {metadata['low']:g} is needed, not {value!r}")
-    if metadata["high"] is not None and value > metadata["high"]:
-        faults.append(f"{path}: at most {metadata['high']:g} is needed, not {value!r}")
+    within = f" in {value!r}" if isinstance(value, tuple) else ""
+    faults += [
+        f"{path}: {fault}{within}" for fault in map(functools.partial(_range_fault, metadata), _numbers(value)) if fault
+    ]
     return value
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers of a value, which may be a tuple of tuples."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _range_fault(metadata: Mapping[str, Any], number: int | float) -> str:
+    """What is wrong with the size of a number; '' if nothing."""
+    if not math.isfinite(number):
+        return f"a finite number is needed, not {number!r}"
+    low, high = metadata["low"], metadata["high"]
+    if isinstance(number, int):
+        low, high = (-LARGEST_WHOLE if low is None else low), (LARGEST_WHOLE if high is None else high)
+    if low is not None and number < low:
+        return f"at least {low:g} is needed, not {number!r}"
+    if high is not None and number > high:
+        return f"at most {_limit(high)} is needed, not {number!r}"
+    return ""
+
+
+def _limit(number: int | float) -> str:
+    return f"{number:,}" if isinstance(number, int) and number >= 10**6 else f"{number:g}"
 
 
 def _type_name(hint: Any) -> str:

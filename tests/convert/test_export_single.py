@@ -12,6 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from single_runs import tiny_single
 from single_towers import LAYOUTS as SIZES

@@ -12,6 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from wenlan_jax import checkpoint, cli, rngs, schema

@@ -12,6 +12,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from wenlan_jax import checkpoint, cli, schema, trees, warm_start

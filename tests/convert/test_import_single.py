@@ -11,6 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
 import torch
 from single_runs import tiny_single
 from single_towers import UC2, UNITER, arrays, table, torch_model

@@ -18,6 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from torch.nn import functional as F  # noqa: N812, the usual name
 

@@ -8,6 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
 import torch
 from single_towers import LAYOUTS, UC2, UNITER, arrays, inputs, table, template, torch_inputs, torch_model, tower
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel

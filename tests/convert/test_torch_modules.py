@@ -13,6 +13,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.torch
+
+pytest.importorskip("torch")
+
 import torch
 from PIL import Image
 

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
+
+pytest.importorskip("torch")
+
 import torch
 
 from wenlan_jax.convert import weights

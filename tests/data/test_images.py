@@ -7,6 +7,9 @@ import io
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from PIL import Image
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from torch.nn import functional as F  # noqa: N812, the usual name
 

@@ -54,6 +54,7 @@ class Plan:
     memory: of a device; None if the compiler refused the program, as it does not fit.
     needed, available: bytes of a device. parameters: numbers of them, by what is counted.
     model_flops: what the mathematics of a step needs, over all devices. flops: the same with what is computed again.
+    Both are NaN, and there are no costs, where this version of JAX cannot be counted.
     """
 
     topology: str
@@ -107,7 +108,9 @@ def make(config: schema.Config, topology: Topology, shares: roofline.Shares) -> 
     memory = None if compiled is None else accounting.of_program(current, batch, compiled.memory_analysis())
     available = topology.device.memory * (GPU_SHARE if topology.device.platform == "gpu" else 1.0)
     needed, available = too_large or (memory.total if memory else 0.0, available)
-    computed = computed_flops(config)
+    computed, reason = flops.counted(lambda: computed_flops(config))
+    model_flops, _ = flops.counted(lambda: flops.of_step(config, batch))
+    uncounted = [f"FLOPs could not be counted, and no time be estimated ({reason})"] if reason else []
     return Plan(
         topology=str(topology),
         devices=topology.size,
@@ -120,11 +123,11 @@ def make(config: schema.Config, topology: Topology, shares: roofline.Shares) -> 
         memory=memory,
         needed=needed,
         available=available,
-        model_flops=flops.of_step(config, batch),
+        model_flops=model_flops,
         flops=computed,
-        costs=None if compiled is None else _costs(compiled, current, topology, shares, computed),
+        costs=None if compiled is None or uncounted else _costs(compiled, current, topology, shares, computed),
         compile_seconds=seconds,
-        notes=tuple(notes(current, simulated)),
+        notes=(*notes(current, simulated), *uncounted),
     )
 
 

@@ -124,17 +124,15 @@ def table_row(name: str, plan: planner.Plan, recomputed: str, pairs: float) -> s
     batch = f"{plan.batch_size:,}" + (f" in {plan.accumulation}" if plan.accumulation > 1 else "")
     state = f"{sum(plan.state.values()) / GIB:.2f}"
     cells = [name, plan.topology + (" (CPU program)" if plan.simulated else ""), mesh, batch, recomputed, state]
-    if plan.memory is None or plan.costs is None:
+    if plan.memory is None:
         return "| " + " | ".join([*cells, "", f"{plan.needed / GIB:.1f}", _room(plan), "does not fit", ""]) + " |"
+    memory = [f"{plan.memory.temporaries / GIB:.2f}", f"{plan.needed / GIB:.2f}"]
+    memory.append(_room(plan) + ("" if plan.fits else ": does not fit"))
+    if plan.costs is None:
+        return "| " + " | ".join([*cells, *memory, "not counted", ""]) + " |"
     expected, best = plan.costs.estimate.sequence, plan.costs.bound.bound
     hours = [f"{roofline.hours(pairs, plan.batch_size, seconds):,.0f}" for seconds in (expected, best)]
-    cells += [
-        f"{plan.memory.temporaries / GIB:.2f}",
-        f"{plan.needed / GIB:.2f}",
-        _room(plan) + ("" if plan.fits else ": does not fit"),
-        f"{expected:.2f} s",
-        f"{hours[0]} (at best {hours[1]})",
-    ]
+    cells += [*memory, f"{expected:.2f} s", f"{hours[0]} (at best {hours[1]})"]
     return "| " + " | ".join(cells) + " |"
 
 
