@@ -140,7 +140,7 @@ class Data:
     )
     text_length: int = field(80, "word pieces a text is cut or padded to, with [CLS] and [SEP] [C]", low=3)
     workers: int = field(0, "data processes; 0: threads of this process", low=0, free=True)
-    prefetch: int = field(4, "batches made ahead", low=1, free=True)
+    prefetch: int = field(4, "batches that are made ahead of the step", low=1, free=True)
     remembered: int = field(
         0,
         "records of each source that a data process keeps in memory once it has read them, some 15 KB each besides the "
@@ -181,8 +181,8 @@ class Backbone:
     )
     stem: int = field(32, "channels of the first convolution before scaling [C]", low=1)
     head: int = field(1280, "channels of the map before scaling [C]", low=1)
-    width_multiplier: float = field(1.6, "scales all channels [C: B5]", low=0.05, high=16)
-    depth_multiplier: float = field(2.2, "scales all repeats [C: B5]", low=0.1, high=16)
+    width_multiplier: float = field(1.6, "scales all channels; 1.6 makes a B5, 2.0 a B7 [C]", low=0.05, high=16)
+    depth_multiplier: float = field(2.2, "scales all repeats; 2.2 makes a B5, 3.1 a B7 [C]", low=0.1, high=16)
     depthwise: str = field(
         "auto",
         "how depthwise convolutions are computed, with equal results; auto: shift on CPU, conv elsewhere",
@@ -340,7 +340,7 @@ class Optimizer:
         "leaves tables, vectors and convolutions to Adam with Nesterov's momentum, as Optax has it [W]",
         choices=("adam", "adamw", "muon", "sgd"),
     )
-    learning_rate: float = field(1e-4, "peak [R]", low=0)
+    learning_rate: float = field(1e-4, "the highest, reached at the end of the warm-up [R]", low=0)
     schedule: str = field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
     warmup_steps: int = field(0, "linear from 0 to the peak", low=0)
     final_fraction: float = field(0.0, "of the peak, where cosine and linear end", low=0, high=1)
@@ -371,7 +371,7 @@ class Optimizer:
 class Train:
     """The length and the size of a run."""
 
-    steps: int = field(100_000, "optimiser steps", low=1)
+    steps: int = field(100_000, "optimiser steps of the whole run", low=1)
     batch_size: int = field(2688, "pairs of one optimiser step, over all devices [R]", low=1)
     accumulation: int = field(1, "micro-batches a step is computed in, with the same result", low=1)
     non_finite: str = field(
@@ -410,7 +410,7 @@ class Eval:
     one_text_per_image: bool = field(
         False, "one text a record, languages taking turns, instead of all its texts", free=True
     )
-    ks: tuple[int, ...] = field((1, 5, 10), "recall at these", low=1, free=True)
+    ks: tuple[int, ...] = field((1, 5, 10), "recall is told for these numbers of results", low=1, free=True)
     batches: int = field(
         0, "batches of each objective that the single tower's pretraining is evaluated on; 0: all", low=0, free=True
     )
@@ -440,7 +440,7 @@ class Checkpoint:
     """What is kept."""
 
     every: int = field(1000, "steps between checkpoints; the last step is always kept", low=1, free=True)
-    keep: int = field(3, "newest checkpoints kept", low=1, free=True)
+    keep: int = field(3, "newest checkpoints that are kept; older ones are removed", low=1, free=True)
     accept_changes: bool = field(False, "resume although the configuration differs from the saved one", free=True)
 
 
