@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import runpy
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
-import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,7 +20,10 @@ def asked() -> dict[str, Any]:
     """The arguments of setup()."""
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setuptools, "setup", found.update)
+        setuptools = types.SimpleNamespace(
+            setup=lambda **arguments: found.update(arguments), find_packages=lambda **_: []
+        )
+        patch.setitem(sys.modules, "setuptools", setuptools)  # which newer Pythons do not bring
         runpy.run_path(str(ROOT / "setup.py"))
     return found
 

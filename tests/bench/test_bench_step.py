@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from single_runs import tiny_single
 
+pytest.importorskip("torch")
+
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax import schema

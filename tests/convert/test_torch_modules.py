@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
 
 pytest.importorskip("torch")
+
+import safetensors.torch
 
 import torch
 from PIL import Image

@@ -13,10 +13,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
-import safetensors.torch
 
 pytest.importorskip("torch")
+
+import safetensors.numpy
+import safetensors.torch
 
 import torch
 
