@@ -38,7 +38,7 @@ def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
     c.data.source, c.data.image_size, c.data.text_length = "wenlan_scenes/tiny", 16, 12
     c.tokenizer.train_size = 600
     c.model.dtype, c.model.embedding = "float32", 16
-    c.model.freeze = (r"image/backbone/(conv_stem|bn1)/",)
+    c.model.freeze, c.model.random_frozen = (r"image/backbone/(conv_stem|bn1)/",), True
     image, bert = c.model.image, c.model.text.bert
     image.backbone.stages = ((3, 2, 1, 8, 1), (3, 2, 2, 8, 1))
     image.backbone.width_multiplier, image.backbone.depth_multiplier = 0.0125 * 4, 1.0

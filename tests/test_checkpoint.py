@@ -340,3 +340,41 @@ def test_of_writes_beside_a_failed_one_nothing_is_told_but_of_all_else() -> None
     told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "Event loop is closed" not in told
     assert "ZeroDivisionError" in told
+
+
+# --- places, and whether what was written is there --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lr[1e-3]", "a[b", "a]b", "a\\b", "a*b", "a?b", "gs:", os.fsdecode(b"a\xffb")])
+def test_a_path_from_under_which_nothing_is_read_back_is_refused(tmp_path: Path, name: str) -> None:
+    """TensorStore takes brackets for a pattern: all is written without a fault, and nothing is found."""
+    for place in (tmp_path / name, tmp_path / name / "below"):
+        with pytest.raises(CheckpointError, match="cannot be read back"):
+            checkpoint.check_place(place)
+        with pytest.raises(CheckpointError, match="cannot be read back"):
+            Checkpoints(place, KEEP)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a#b", "a%20b", "a{b}", "文澜", "é", "a:b", "-a", "~a", "a'b\"", "a&b;c", ".a"]
+)
+def test_any_other_path_serves(tiny: Make, tmp_path: Path, name: str) -> None:
+    small = {"bank": np.arange(6, dtype=np.float32), "step": np.array(3, np.int32)}
+    with Checkpoints(tmp_path / name, KEEP, host_arrays=True) as checkpoints:
+        checkpoints.save(3, small, tiny(), "")
+    with Checkpoints(tmp_path / name, KEEP) as checkpoints:
+        _, found = checkpoints.restore(checkpoint.on_host(small))
+    np.testing.assert_array_equal(found["bank"], small["bank"])
+
+
+@pytest.mark.parametrize("gone", ["state/d", "state/manifest.ocdbt", "state", "."])
+def test_what_is_not_there_after_a_save_is_told(tiny: Make, tmp_path: Path, gone: str) -> None:
+    small = {"bank": np.arange(6, dtype=np.float32), "step": np.array(3, np.int32)}
+    with Checkpoints(tmp_path, KEEP, host_arrays=True) as checkpoints:
+        checkpoints.save(3, small, tiny(), "")
+        checkpoints._manager.wait_until_finished()
+        place = tmp_path / "3" / gone
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        with pytest.raises(CheckpointError, match="checkpoint 3 .* bank and 1 more cannot be found there"):
+            checkpoints.wait()
+        checkpoints.wait()  # told once

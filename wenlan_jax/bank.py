@@ -10,8 +10,11 @@ oldest slot counts only in part, so that exactly the K newest keys are negatives
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -70,6 +73,34 @@ def ranks(bank: Bank) -> Int[Array, "slots batch"]:
 def valid(bank: Bank) -> Bool[Array, "slots batch"]:
     """Which entries count as negatives."""
     return ranks(bank) < bank.fill
+
+
+def relaid(bank: Bank, capacity: int, batch: int) -> Bank:
+    """The newest keys of `bank` in a ring for another capacity or batch, on the host; the oldest that do not fit go.
+
+    Entries keep their order, so that exactly the keys that counted as negatives still do, as far as `capacity` allows.
+    A slot of the new ring may hold keys of several steps; the oldest of them is noted.
+    """
+    slots, old = -(-capacity // batch), np.asarray(ranks(bank))
+    kept = min(int(bank.fill), capacity, old.size)
+    where = np.argsort(old, axis=None)[:kept]  # from the newest to the oldest
+    into = slots * batch - 1 - np.arange(kept)  # the last place of the last slot is the newest: the cursor is at 0
+    steps = np.broadcast_to(np.asarray(bank.pushed_at)[:, None], old.shape)
+    none = np.iinfo(np.int32).max
+    keys = np.zeros((slots * batch, bank.keys.shape[-1]), np.float32)
+    ids, pushed = np.full(slots * batch, NO_ID, np.int32), np.full(slots * batch, none, np.int32)
+    keys[into] = np.asarray(bank.keys).reshape(-1, keys.shape[-1])[where]
+    ids[into] = np.asarray(bank.ids).ravel()[where]
+    pushed[into] = np.where(steps.ravel()[where] >= 0, steps.ravel()[where], none)
+    oldest = pushed.reshape(slots, batch).min(axis=1)
+    fields: dict[str, Any] = {
+        "keys": keys.reshape(slots, batch, -1),
+        "ids": ids.reshape(slots, batch),
+        "pushed_at": np.where(oldest == none, -1, oldest).astype(np.int32),
+        "cursor": np.zeros((), np.int32),
+        "fill": np.asarray(kept, np.int32),
+    }
+    return Bank(**fields, capacity=capacity)
 
 
 def oldest_age(bank: Bank, step: Int[Array, ""]) -> Int[Array, ""]:

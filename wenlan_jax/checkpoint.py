@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import sys
 import zlib
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from flax import traverse_util
 
 from wenlan_jax import __version__, checksums, config, distributed, schema, trees
@@ -75,6 +77,31 @@ class Note:
         return dataclasses.replace(self, own_checksum=zlib.crc32(json.dumps(fields, sort_keys=True).encode()))
 
 
+UNREADABLE = {
+    r"\[": "[",
+    r"\]": "]",
+    r"\*": "*",
+    r"\?": "?",
+    r"\\": "a backslash",
+    r":(/|$)": "a name that ends with :",
+}
+"""What a path of checkpoints must not hold, as patterns with names. TensorStore and Orbax take it for a pattern or the
+scheme of an address: they write without a fault what they do not find again."""
+
+
+def check_place(directory: Path) -> None:
+    """Raises CheckpointError for a directory under which checkpoints could be written but not read again."""
+    path = str(directory.absolute())
+    found = [name for pattern, name in UNREADABLE.items() if re.search(pattern, path)]
+    if any("\udc80" <= letter <= "\udcff" for letter in path):
+        found.append("bytes that are not UTF-8")
+    if found:
+        raise CheckpointError(
+            f"{ascii(path)}: checkpoints cannot be read back from under a path with {' or '.join(found)} in it; choose "
+            "another name, e.g. lr_1e-3 for lr[1e-3]"
+        )
+
+
 def nested(tree: Any) -> dict[str, Any]:
     """The leaves of any tree as nested dicts by path name, so that what is stored does not depend on its classes."""
     return traverse_util.unflatten_dict(trees.flatten(tree), sep="/")
@@ -88,11 +115,13 @@ class Checkpoints:
 
     def __init__(self, directory: Path, settings: schema.Checkpoint, host_arrays: bool = False) -> None:
         self.directory = directory.absolute()
+        check_place(self.directory)
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True)
         # Named here so that a manager that has not saved yet can read the metadata of what an earlier process saved.
         handlers = {"state": _state_handler(host_arrays), "note": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         self._stored: dict[int, dict[str, Any]] = {}
+        self._unverified: dict[int, frozenset[str]] = {}
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -142,10 +171,27 @@ class Checkpoints:
             note=ocp.args.JsonSave(dataclasses.asdict(note)),
         )
         self._writing(lambda: self._manager.save(step, args=args, force=True))
+        self._unverified[step] = frozenset(trees.flatten(state))
 
     def wait(self) -> None:
-        """Waits until every started write is complete; raises CheckpointError if one failed."""
+        """Waits until every started write is complete; raises CheckpointError if one failed or left nothing behind."""
         self._writing(self._manager.wait_until_finished)
+        self._verify()
+
+    def _verify(self) -> None:
+        """Looks for what was committed: a write that raised nothing may still have left nothing that can be read."""
+        written, self._unverified = self._unverified, {}
+        if not written or jax.process_index() != 0:
+            return
+        step = max(written)  # earlier ones may have been removed since, as `keep` says
+        missing = sorted(written[step] - _leaves_on_disk(self.directory / str(step)))
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise CheckpointError(
+                f"checkpoint {step} was written under {self.directory} without a fault, but {missing[0]}{more} cannot "
+                "be found there. Earlier checkpoints are as they were. See whether the file system is full, read-only "
+                "or was unmounted, and whether something removes files there, or choose another --workdir"
+            )
 
     def check(self) -> None:
         """Raises CheckpointError if a write in the background has failed; does not wait for one that goes on."""
@@ -258,6 +304,21 @@ class Checkpoints:
             step,
             reason,
         )
+
+
+def _leaves_on_disk(checkpoint: Path) -> set[str]:
+    """The names of the leaves whose arrays lie in a checkpoint, as TensorStore lists them; none where it cannot."""
+    place = checkpoint / "state"
+    if not place.is_dir():
+        return set()
+    base = {"driver": "file", "path": f"{place}/"}
+    try:
+        keys = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result().list().result()
+    except (ValueError, OSError):
+        return set()
+    ends = [b"/.zarray", b"/zarr.json"]
+    found = {key.removesuffix(end) for key in keys for end in ends if key.endswith(end)}
+    return {name.decode().replace(".", "/") for name in found}
 
 
 def _describe(leaf: Any) -> str:

@@ -47,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
+    return _end(_status_of(parser, parsed, rest))
+
+
+def _status_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> int:
+    """Runs the command and explains its fault; the exit status."""
     strangers = [argument for argument in rest if not argument.startswith("--config.")]
     if strangers or (rest and not parsed.takes_fields):
         parser.error(f"unknown argument: {(strangers or rest)[0]}; see `wenlan {parsed.command} --help`")
@@ -78,6 +83,16 @@ def _in_a_job() -> bool:
     """Whether this is one of several processes; the module is imported only by commands that may join a job."""
     distributed = sys.modules.get("wenlan_jax.distributed")
     return distributed is not None and bool(distributed.in_a_job())
+
+
+def _end(status: int) -> int:
+    """Returns `status`, unless a call was left behind that the normal way out would wait for, or fall over."""
+    waiting = sys.modules.get("wenlan_jax.waiting")
+    if waiting is None or not waiting.abandoned():
+        return status
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _leave(status: int) -> int:

@@ -88,6 +88,31 @@ def require_vocabulary(c: Config, what: str) -> None:
         raise ConfigError(f"{field}: {what} has no tokenizer; give a number of rows")
 
 
+def require_data(c: Config) -> None:
+    """Raises ConfigError unless a data set is named: what a model learns from has no default."""
+    if not c.data.source:
+        raise ConfigError(
+            "data.source: name a data set, e.g. --config.data.source=DIR that `wenlan pack` wrote, one of `wenlan data "
+            "list`, or the drawn scenes, wenlan_scenes/s64"
+        )
+
+
+def with_length(c: Config, records: int) -> Config:
+    """The configuration with what it counts in epochs worked out in steps, for so many training records.
+
+    Raises ConfigError where the result clashes.
+    """
+    train, optimizer, evaluation = c.train, c.optimizer, c.eval
+    of_epoch = records / train.batch_size
+    if train.epochs:
+        train = dataclasses.replace(train, steps=max(1, round(train.epochs * of_epoch)))
+    if optimizer.warmup_fraction:
+        optimizer = dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_fraction * train.steps))
+    if evaluation.every_epochs:
+        evaluation = dataclasses.replace(evaluation, every=max(1, round(evaluation.every_epochs * of_epoch)))
+    return parse(dataclasses.asdict(dataclasses.replace(c, train=train, optimizer=optimizer, eval=evaluation)))
+
+
 def _clashes(c: Config) -> list[str]:
     """Faults that concern several fields together."""
     faults: list[str] = []
@@ -102,7 +127,11 @@ def _clashes(c: Config) -> list[str]:
         "train.accumulation: must divide train.batch_size",
     )
     faults += config_single.clashes(c) if c.task in schema.SINGLE_TASKS else _two_tower_clashes(c)
-    check(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps: must be less than train.steps")
+    settled = not (c.train.epochs or c.optimizer.warmup_fraction)  # otherwise both are worked out later
+    check(
+        not settled or c.optimizer.warmup_steps < c.train.steps,
+        "optimizer.warmup_steps: must be less than train.steps",
+    )
     check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
     check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
     axes = (c.mesh.replica, c.mesh.data, c.mesh.fsdp, c.mesh.tensor)

@@ -57,6 +57,7 @@ def start(settings: schema.Distributed, started_with: Mapping[str, Any]) -> None
     if found is None or found.place.processes == 1 or in_a_job():
         return
     versions = {"version of wenlan_jax": __version__, "version of jax": jax.__version__}
+    _spare_the_proxy(found.place.host)
     roll_call.hold(found.place, {**versions, **started_with}, settings.timeout)
     # Signals are agreed on by stopping.Agreement: JAX's own service would take SIGTERM's handler for itself.
     jax.config.update("jax_enable_preemption_service", False)
@@ -69,6 +70,23 @@ def start(settings: schema.Distributed, started_with: Mapping[str, Any]) -> None
         initialization_timeout=settings.timeout,
         heartbeat_timeout_seconds=settings.heartbeat,
     )
+
+
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+NO_PROXIES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+"""Environment variables. gRPC, by which JAX's processes talk, reads the first of each that is set, in lower case."""
+
+
+def _spare_the_proxy(host: str) -> None:
+    """Has connections to `host`, process 0 of this job, not go through a proxy for the web, which would refuse them."""
+    if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
+        return
+    exceptions = next((os.environ[name] for name in NO_PROXIES if os.environ.get(name)), "")
+    if host not in exceptions.split(","):
+        exceptions = ",".join(filter(None, [exceptions, host]))
+    for name in NO_PROXIES:
+        if name != NO_PROXIES[0] or name in os.environ:
+            os.environ[name] = exceptions
 
 
 def _explicit(settings: schema.Distributed) -> _Found | None:

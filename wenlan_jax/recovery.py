@@ -7,8 +7,11 @@ no whole checkpoint at all where there were some, stop the run with a message, a
 
 from __future__ import annotations
 
-from wenlan_jax import checkpoint, run
+import jax
+
+from wenlan_jax import bank, checkpoint, run
 from wenlan_jax import config as configs
+from wenlan_jax import mesh as meshes
 from wenlan_jax.progress import say
 from wenlan_jax.state import TrainState
 
@@ -23,7 +26,8 @@ def resume(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer: str
     while (at := checkpoints.latest()) is not None:
         try:
             check_same(checkpoints, current, tokenizer)
-            return checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings), at)[1]
+            say(f"reading checkpoint {at} ...")
+            return _restored(current, checkpoints, at)
         except checkpoint.DamagedError as error:
             place = checkpoints.set_aside(error.step)
             say(f"checkpoint {error.step} is damaged ({error.reason}): set aside as {place.name}, using the one before")
@@ -34,6 +38,38 @@ def resume(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer: str
             "use another --workdir, or remove them to start this run from its beginning"
         )
     return None
+
+
+def _restored(current: run.Run, checkpoints: checkpoint.Checkpoints, at: int) -> TrainState:
+    """The state of checkpoint `at`; its banks are laid out anew if their sizes were changed and that is accepted."""
+    abstract = checkpoint.abstract_of(current.shapes, current.shardings)
+    before = _banks_before(current, checkpoints, at)
+    if before is None:
+        return checkpoints.restore(abstract, at)[1]
+    state: TrainState = checkpoints.restore(abstract.replace(banks=before), at)[1]
+    size, batch = current.config.contrast.bank_size, current.config.train.batch_size
+    say(
+        f"the banks are laid out anew, for {size} keys and batches of {batch}; data go on at step {at} of these batches"
+    )
+    anew = {name: bank.relaid(jax.device_get(one), size, batch) for name, one in state.banks.items()}
+    return state.replace(banks=jax.device_put(anew, current.shardings.banks))
+
+
+def _banks_before(current: run.Run, checkpoints: checkpoint.Checkpoints, at: int) -> dict[str, bank.Bank] | None:
+    """The banks of a checkpoint, abstract, whole on every device, where their size is not that of the run."""
+    if not current.config.checkpoint.accept_changes or not current.shapes.banks:
+        return None
+    saved = configs.parse(configs.completed(checkpoints.note(at)[1].config))
+    sizes = saved.contrast.bank_size, saved.train.batch_size
+    if sizes == (current.config.contrast.bank_size, current.config.train.batch_size):
+        return None
+    whole = meshes.replicated(current.mesh)
+
+    def before(one: bank.Bank) -> bank.Bank:
+        shapes = jax.eval_shape(lambda: bank.create(*sizes, one.keys.shape[-1]))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+
+    return {name: before(one) for name, one in current.shapes.banks.items()}
 
 
 def check_same(checkpoints: checkpoint.Checkpoints, current: run.Run, tokenizer: str) -> None:

@@ -112,7 +112,7 @@ def load(
 ) -> Trained:
     """Checkpoint `step` (the newest by default) of a training run or an import, on `devices` (all by default).
 
-    Raises CheckpointError if there is no such checkpoint.
+    Raises CheckpointError if there is no such checkpoint, or its tokenizer's file is not the one it was trained with.
     """
     place = workdir / "checkpoints"
     if not place.is_dir():
@@ -120,4 +120,4 @@ def load(
     checkpoints = checkpoint.Checkpoints(place, schema.Checkpoint())
     at, note = checkpoints.note(step)
     config = run_answers.settled(settings(note.config, overrides, sections), workdir)
-    return Trained(checkpoints, config, devices, run_tokenizer.saved(config, workdir), at)
+    return Trained(checkpoints, config, devices, run_tokenizer.saved(config, workdir, note.tokenizer), at)

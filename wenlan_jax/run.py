@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from wenlan_jax import config as configs
-from wenlan_jax import host_memory, partition, rngs, schema, step
+from wenlan_jax import host_memory, partition, rngs, schema, step, waiting
 from wenlan_jax import mesh as meshes
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import TrainState
@@ -43,7 +43,7 @@ def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -
 def fresh_state(run: Run) -> TrainState:
     """The state before the first step, made where it is to lie."""
     make = jax.jit(functools.partial(step.init_state, run.recipe), out_shardings=run.shardings)
-    return make(rngs.root(run.config.seed))
+    return waiting.aloud("initialising the model", lambda: jax.block_until_ready(make(rngs.root(run.config.seed))))
 
 
 def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
@@ -60,7 +60,7 @@ def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
         out_shardings=(run.shardings, meshes.replicated(run.mesh)),
         donate_argnums=0,
     )
-    return whole.lower(abstract, batch).compile()
+    return waiting.aloud("compiling the training step", lambda: whole.lower(abstract, batch).compile())
 
 
 def with_vocabulary(config: schema.Config, tokenizer: Tokenizer) -> schema.Config:

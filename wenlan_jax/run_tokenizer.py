@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -9,32 +11,73 @@ import jax
 from wenlan_jax import config as configs
 from wenlan_jax import distributed, schema, training_data
 from wenlan_jax.data import text, vocab
+from wenlan_jax.faults import CheckpointError
 from wenlan_jax.progress import say
 
-FILE = "tokenizer.model"
+FILE = text.SentencePiece.file_name
 """In the work directory: the vocabulary trained for a run that was configured without one."""
+
+KEPT = (text.WordPiece.file_name, FILE, text.XlmRoberta.file_name)
+"""What the copy of a run's tokenizer may be called."""
 
 
 def prepare(config: schema.Config, workdir: Path) -> text.Tokenizer:
-    """The tokenizer of the configuration, or one that the first process trains on the training texts into `workdir`."""
-    if jax.process_index() == 0 and saved(config, workdir) is None:
+    """The tokenizer of the configuration, or one that the first process trains on the training texts into `workdir`.
+
+    Where the configured file is gone, the copy that an earlier start has kept in `workdir` stands in for it.
+    """
+    if jax.process_index() == 0 and not _candidates(config, workdir):
         train(config, workdir / FILE)
     distributed.barrier("tokenizer")
-    tokenizer = saved(config, workdir)
-    if tokenizer is None:
+    found = _candidates(config, workdir)
+    if not found:
         raise configs.ConfigError(
             f"{workdir}: process {jax.process_index()} does not find {FILE}, which process 0 made; the work "
             "directory of a job must lie on a file system that all its processes share"
         )
-    return tokenizer
+    return text.load_tokenizer(found[0], config.tokenizer.lower_case)
 
 
-def saved(config: schema.Config, workdir: Path) -> text.Tokenizer | None:
-    """The tokenizer of the configuration, or the one that a run has trained and left in `workdir`, if there is one."""
-    settings = config.tokenizer
-    if settings.path:
-        return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case)
-    return text.load_tokenizer(workdir / FILE) if (workdir / FILE).exists() else None
+def keep(tokenizer: text.Tokenizer, workdir: Path) -> None:
+    """Leaves a copy of the tokenizer's file in `workdir`, so that the run's ids mean the same pieces ever after."""
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=workdir) as folder:
+        os.replace(tokenizer.save(Path(folder)), workdir / tokenizer.file_name)
+    for name in KEPT:
+        if name != tokenizer.file_name:
+            (workdir / name).unlink(missing_ok=True)
+
+
+def saved(config: schema.Config, workdir: Path, fingerprint: str = "") -> text.Tokenizer | None:
+    """The tokenizer with which the model in `workdir` was trained; None if it has none.
+
+    fingerprint: of that tokenizer, as the checkpoint notes it; '' where that is not known. Raises CheckpointError
+    where only other tokenizers are found, since its ids would mean other pieces.
+    """
+    found = _candidates(config, workdir)[::-1]  # the copy in the work directory goes before the file it was made from
+    loaded = [text.load_tokenizer(file, config.tokenizer.lower_case) for file in found]
+    right = [one for one in loaded if fingerprint in ("", one.fingerprint)]
+    if loaded and not right:
+        raise CheckpointError(
+            f"{' and '.join(map(str, found))}: not the tokenizer that this model was trained with (its checkpoint notes "
+            f"{fingerprint}, this is {loaded[0].fingerprint}), so that ids would mean other pieces of text. Put the "
+            f"right file there, or into {workdir} as {' or '.join(KEPT)}"
+        )
+    if not loaded and config.tokenizer.path and fingerprint:
+        raise CheckpointError(
+            f"tokenizer.path: {config.tokenizer.path} is gone, and {workdir} holds no copy of it; put the file there, or "
+            f"into {workdir} as {' or '.join(KEPT)}"
+        )
+    return right[0] if right else None
+
+
+def _candidates(config: schema.Config, workdir: Path) -> list[Path]:
+    """Where the tokenizer may lie, the configured place first."""
+    path = config.tokenizer.path
+    places = [Path(path).expanduser()] if path else []
+    kept = [workdir / name for name in KEPT if (workdir / name).is_file()]
+    if places and not places[0].exists() and not kept:
+        return places  # for the message that it is not there
+    return [place for place in places if place.exists()] + kept
 
 
 def train(config: schema.Config, path: Path) -> None:

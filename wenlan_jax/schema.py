@@ -97,8 +97,8 @@ class Data:
     """Where pairs come from and how they are drawn."""
 
     source: str = field(
-        "wenlan_scenes/s64",
-        "a name such as wenlan_scenes/s64 or one of `wenlan data list`, or a directory made by `wenlan pack`",
+        "",
+        "what to train and evaluate on: a name such as wenlan_scenes/s64 or one of `wenlan data list`, or a directory made by `wenlan pack`",
     )
     dir: str = field("~/tensorflow_datasets", "where TFDS data sets are built and looked for", free=True)
     train_split: str = field("train", "split to train on")
@@ -299,6 +299,11 @@ class Model:
         ),
         "patterns of parameter paths that are not trained [C]",
     )
+    random_frozen: bool = field(
+        False,
+        "allow frozen parameters that no import gives: they stay as they are drawn, which is for measuring speed [W]",
+        free=True,
+    )
     dtype: str = field("bfloat16", "of the computation; the state is float32 [W]", choices=("float32", "bfloat16"))
 
 
@@ -342,7 +347,11 @@ class Optimizer:
     )
     learning_rate: float = field(1e-4, "the highest, reached at the end of the warm-up [R]", low=0)
     schedule: str = field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
-    warmup_steps: int = field(0, "linear from 0 to the peak", low=0)
+    warmup_steps: int = field(0, "in which the learning rate rises linearly from 0 to the highest", low=0)
+    warmup_fraction: float = field(
+        0.0, "of train.steps, in place of warmup_steps where train.epochs says how long a run is; 0: warmup_steps counts",
+        low=0, high=0.9,
+    )  # fmt: skip
     final_fraction: float = field(0.0, "of the peak, where cosine and linear end", low=0, high=1)
     b1: float = field(
         0.9, "decay of the first moment of adam, adamw and muon's Adam (Kingma and Ba 2015)", low=0, high=0.999999
@@ -372,6 +381,9 @@ class Train:
     """The length and the size of a run."""
 
     steps: int = field(100_000, "optimiser steps of the whole run", low=1)
+    epochs: float = field(
+        0.0, "passes over the training records; from their number a start works out train.steps. 0: steps counts", low=0
+    )
     batch_size: int = field(2688, "pairs of one optimiser step, over all devices [R]", low=1)
     accumulation: int = field(1, "micro-batches a step is computed in, with the same result", low=1)
     non_finite: str = field(
@@ -404,6 +416,10 @@ class Eval:
     splits: tuple[str, ...] = field(("validation",), "splits evaluated while training", free=True)
     final_splits: tuple[str, ...] = field(("test",), "splits evaluated at the end and by `wenlan eval`", free=True)
     every: int = field(0, "steps between evaluations while training; 0: only at the end", low=0, free=True)
+    every_epochs: float = field(
+        0.0, "passes over the training records between evaluations, in place of eval.every; 0: eval.every counts",
+        low=0, free=True,
+    )  # fmt: skip
     batch_size: int = field(256, "images or texts embedded at once", low=1, free=True)
     kinds: tuple[str, ...] = field((), "kinds of text that are queries; empty: all", free=True)
     languages: tuple[str, ...] = field((), "languages of the queries; empty: all", free=True)

@@ -29,6 +29,7 @@ class StopSignal:
         self.number = 0
 
     def __enter__(self) -> StopSignal:
+        _entered.append(self)
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -47,6 +48,20 @@ class StopSignal:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        _entered.remove(self)
+
+
+_entered: list[StopSignal] = []  # signals are of the process, and so is who catches them
+
+
+def asked() -> int:
+    """The number of the signal that was caught and asks to stop, or 0."""
+    return max((stop.number for stop in _entered), default=0)
+
+
+def name(number: int) -> str:
+    """A signal's name, such as SIGTERM."""
+    return signal.Signals(number).name
 
 
 class Agreement:

@@ -19,11 +19,13 @@ or resumed ends in the same bits as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,12 +57,15 @@ from wenlan_jax import (
 )
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax.data import loader, text
+from wenlan_jax.data import loader, places, text
 from wenlan_jax.eval import evaluations
 from wenlan_jax.in_flight import InFlight
 from wenlan_jax.progress import Meter, say
 from wenlan_jax.state import TrainState
 from wenlan_jax.stopping import Agreement, Stopped, StopSignal
+
+LOCK_SECONDS = 60.0
+"""How long a start waits for another job to leave the work directory."""
 
 LEDGER = "ledger.jsonl"
 """In the work directory: where the time of all starts went."""
@@ -77,15 +82,37 @@ def train(config: schema.Config, workdir: Path, began: float | None = None) -> d
     Stopped after a signal, NonFiniteError, CheckpointError, and the errors of configuration and data.
     """
     clock = ledger.Ledger(began)
+    configs.require_data(config)
+    checkpoint.check_place(workdir)
     telemetry.check(config.telemetry)
     same = distributed.comparable(dataclasses.asdict(config))
     distributed.start(config.distributed, {"--workdir": str(workdir), **same})
     print(distributed.introduction(meshes.create(config.mesh)), flush=True)
     compilation.use_cache(config.compilation)
     workdir.mkdir(parents=True, exist_ok=True)
+    with _alone(workdir):
+        return _train_in(config, workdir, clock)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Holds the work directory against other jobs, which would remove what this one is writing.
+
+    A job that was put back into a queue may start before its predecessor has ended.
+    """
+    with places.holding(workdir, LOCK_SECONDS) if jax.process_index() == 0 else contextlib.nullcontext():
+        distributed.barrier("alone")
+        yield
+
+
+def _train_in(config: schema.Config, workdir: Path, clock: ledger.Ledger) -> dict[str, float]:
+    """`train` in a work directory that no other job uses."""
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
     tokenizer = run_tokenizer.prepare(config, workdir)
     config = run_answers.prepare(run.with_vocabulary(config, tokenizer), workdir)
+    if config.train.epochs or config.optimizer.warmup_fraction or config.eval.every_epochs:
+        config = configs.with_length(config, training_data.records(config.data))
+    evaluations.check(config)
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
     if jax.process_index() == 0:
         start_note.write(workdir, config)
@@ -97,6 +124,8 @@ def train(config: schema.Config, workdir: Path, began: float | None = None) -> d
         StopSignal() as stop,
     ):
         state = start_state(current, checkpoints, tokenizer)
+        if jax.process_index() == 0:
+            run_tokenizer.keep(tokenizer, workdir)
         clock.go_on(int(state.step), workdir / LEDGER if jax.process_index() == 0 else None)
         recipe = dataclasses.replace(current.recipe, skipped_before=int(state.skipped))
         current = dataclasses.replace(current, recipe=recipe)
@@ -112,6 +141,7 @@ def start_state(current: run.Run, checkpoints: checkpoint.Checkpoints, tokenizer
     say(f"a new run: {describe_parameters(current)}")
     if current.config.init_from:
         return warm_start.load(current, tokenizer.fingerprint)
+    warm_start.check_frozen(current, ())
     return run.fresh_state(current)
 
 

@@ -45,6 +45,11 @@ def mixture(data: schema.Data, seed: int) -> Mixture:
     return Mixture(opened(data), seed)
 
 
+def records(data: schema.Data) -> int:
+    """How many training records there are, over all parts; a split that two parts read counts twice."""
+    return sum(len(part.source) for part in opened(data))
+
+
 def texts(data: schema.Data) -> Iterator[str]:
     """Every text that training may use, part by part."""
     for part in opened(data):

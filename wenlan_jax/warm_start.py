@@ -9,7 +9,7 @@ the query tower.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from wenlan_jax import checkpoint, run, schema, trees
+from wenlan_jax import config as configs
 from wenlan_jax.progress import say
 from wenlan_jax.state import TrainState
 
@@ -45,6 +46,7 @@ def load(current: run.Run, tokenizer: str) -> TrainState:
         step, stored = checkpoints.stored()
         wanted = matching(current.shapes, stored, source)
         _check_tokenizer(checkpoints.note(step)[1].tokenizer, tokenizer, wanted, current)
+        check_frozen(current, wanted)
         places = trees.flatten(current.shardings)
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name]) for name, leaf in wanted.items()
@@ -53,6 +55,25 @@ def load(current: run.Run, tokenizer: str) -> TrainState:
     state = _overlay(current, trees.flatten(tree))
     say(f"starts from checkpoint {step} of {source}: {_describe(wanted, current.shapes)}")
     return state
+
+
+def check_frozen(current: run.Run, taken: Collection[str]) -> None:
+    """Raises ConfigError if frozen parameters would stay as they are drawn at random; `taken` are leaves that will not.
+
+    A head of another task, which nothing reads, may be as it is.
+    """
+    if current.config.model.random_frozen:
+        return
+    single = current.config.task in schema.SINGLE_TASKS
+    names = [f"params/{name}" for name in trees.flatten(current.shapes.params) if not current.recipe.is_trained(name)]
+    fresh = [name for name in names if name not in taken and not (single and LEFT_OUT.match(name))]
+    if fresh:
+        parts = ", ".join(dict.fromkeys(part_of(name).removeprefix("params/") for name in fresh))
+        raise configs.ConfigError(
+            f"model.freeze: {len(fresh)} frozen parameters of {parts} would keep their random start. Begin with trained "
+            "ones (--config.init_from=DIR, where `wenlan import` or `wenlan train` wrote them), train all with "
+            "--config.model.freeze='()', or allow it with --config.model.random_frozen=true"
+        )
 
 
 def is_whole(stored: Iterable[str]) -> bool:

@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("torch")
 
 import safetensors.torch
-
 import torch
 from PIL import Image
 

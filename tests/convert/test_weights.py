@@ -18,7 +18,6 @@ pytest.importorskip("torch")
 
 import safetensors.numpy
 import safetensors.torch
-
 import torch
 
 from wenlan_jax.convert import weights

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -157,3 +160,39 @@ def test_a_foreign_schema_and_a_damaged_directory_are_explained(data_dir: Path, 
     tfds.core.SequentialWriter(description, 10, file_format="array_record").close_all()
     with pytest.raises(sources.SourceError, match="lacks .*texts"):
         sources.open_source("other", "train", tmp_path)
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from wenlan_jax.data import sources
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+source = sources.open_source(sys.argv[1], "train", Path("."))
+for turn in range(2):
+    assert [source[row].id for row in range(len(source))] == [f"{row}" for row in range(len(source))]
+print("read", len(source))
+"""
+
+
+def test_more_shards_than_a_process_may_open_are_read(tmp_path: Path) -> None:
+    """Readers that were not used for long are closed."""
+    written = []
+    for number in range(300):
+        shard = parts.PartWriter(tmp_path / "many", number)
+        shard.add("train", dataclasses.replace(RECORDS[0], id=f"{number}"))
+        written.append(shard.close())
+    parts.assemble(tmp_path / "many", written, "test")
+    command = [sys.executable, "-c", MANY, str(tmp_path / "many")]
+    done = subprocess.run([*command, "260"], capture_output=True, text=True)
+    assert done.stdout == "read 300\n", done.stderr
+    few = subprocess.run([*command, "40"], capture_output=True, text=True)
+    assert "Too many open files" in few.stderr
+    assert "damaged" not in few.stderr
+
+
+def test_a_shard_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    for turn in range(2):
+        shutil.rmtree(tmp_path / "toy", ignore_errors=True)
+        parts.write(tmp_path / "toy", {"train": RECORDS[turn : turn + 1]}, "test")
+        assert sources.open_source(str(tmp_path / "toy"), "train", tmp_path)[0] == RECORDS[turn]

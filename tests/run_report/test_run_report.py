@@ -161,7 +161,7 @@ def test_the_configuration_is_shown_by_its_differences_first(shown: Page) -> Non
     differing = {name for name, value in tiny.items() if default[name] != value}
     rows = shown.table("field", "value", "default", "meaning")
     assert rows.keys() == differing
-    assert rows["train.steps"] == ["6", "100000", "optimiser steps"]
+    assert rows["train.steps"] == ["6", "100000", "optimiser steps of the whole run"]
     every = shown.tables[shown.tables.index(shown.rows("field", "value", "default")) + 1]
     assert {name: json.loads(value) for name, value in every[1:]} == {n: as_json(v) for n, v in tiny.items()}
 

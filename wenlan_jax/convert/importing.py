@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import checkpoint, run, schema, warm_start
+from wenlan_jax import checkpoint, run, run_tokenizer, schema, warm_start
 from wenlan_jax import config as configs
 from wenlan_jax.convert import UNUSED_LAYERS, weights
 from wenlan_jax.convert.brivl import is_unused_layer
@@ -62,7 +62,7 @@ def run_import(config: schema.Config, request: Request) -> None:
     del state
     stored = _stored(request.out, target)
     merged = _merge(stored, found.leaves, request)
-    _write(request.out, merged, unused, config, tokenizer.fingerprint if tokenizer else "")
+    _write(request.out, merged, unused, config, tokenizer)
     say(summary(found, target.shapes, merged))
     say(f"start from it with: wenlan train --config=... --config.init_from={request.out}")
 
@@ -170,8 +170,10 @@ def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:
     return {**kept, **new}
 
 
-def _write(out: Path, leaves: FlatTree, unused: FlatTree, config: schema.Config, fingerprint: str) -> None:
-    """Writes the next checkpoint of `out`; it holds all that the earlier ones do, so they go."""
+def _write(
+    out: Path, leaves: FlatTree, unused: FlatTree, config: schema.Config, tokenizer: text.Tokenizer | None
+) -> None:
+    """Writes the next checkpoint of `out`, and its tokenizer; it holds all that the earlier ones do, so they go."""
     with (
         _directory(out) as folder,
         checkpoint.Checkpoints(
@@ -181,6 +183,9 @@ def _write(out: Path, leaves: FlatTree, unused: FlatTree, config: schema.Config,
         if unused:
             weights.write_safetensors(unused, folder / UNUSED_LAYERS, {})
         latest = checkpoints.latest()
+        if tokenizer is not None:
+            run_tokenizer.keep(tokenizer, folder)
+        fingerprint = tokenizer.fingerprint if tokenizer else ""
         checkpoints.save(0 if latest is None else latest + 1, unflatten(leaves), config, fingerprint)
 
 

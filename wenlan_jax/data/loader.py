@@ -26,6 +26,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
@@ -52,6 +53,17 @@ MAX_REPLACEMENTS = 1000
 
 class BadRecord(ValueError):  # noqa: N818
     """A record that cannot become an example: its image is damaged, or none of its texts is wanted."""
+
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Through which data processes hand over their batches."""
+
+PLENTY = 2**33
+"""Bytes of shared memory that are enough without a look at the batch."""
+
+
+class SharedMemoryError(ValueError):
+    """Batches of the configured data processes do not fit into shared memory."""
 
 
 class Maker(Protocol):
@@ -337,8 +349,32 @@ def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int)
         return iter(numbers.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
     ahead = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     each = math.ceil(prefetch / workers)
+    _check_shared_memory(maker, start, workers, each)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
     return iter(ahead.mp_prefetch(processes, worker_init_fn=_start_worker))
+
+
+def _check_shared_memory(maker: Maker, number: int, workers: int, each: int) -> None:
+    """Raises SharedMemoryError where batches that travel from data processes do not fit.
+
+    A process that writes to shared memory beyond its size is killed without a word (SIGBUS). `each` batches of a
+    process wait, and one more is being made by it and one read here.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return
+    state = os.statvfs(SHARED_MEMORY)
+    free = state.f_bavail * state.f_frsize
+    if free >= PLENTY:
+        return
+    needed = sum(array.nbytes for array in maker(number).values()) * workers * (each + 2)
+    if needed > free:
+        mib = 2**20
+        least = -(-needed // mib)
+        raise SharedMemoryError(
+            f"data.workers: {workers} processes need {least} MiB of shared memory for batches, and {SHARED_MEMORY} has "
+            f"{free // mib} MiB free. Enlarge it (docker run --shm-size={2 * least}m, in Kubernetes an emptyDir of "
+            "medium Memory), or set --config.data.workers=0, which makes batches in threads"
+        )
 
 
 def train_batches(maker: TrainMaker, start_step: int, workers: int, prefetch: int) -> Batches:

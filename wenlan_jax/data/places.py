@@ -7,9 +7,11 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 class BusyError(ValueError):
@@ -107,3 +109,48 @@ def _move(directory: Path, place: Path) -> None:
         place.rename(old)
     directory.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def holding(directory: Path, patience: float = 0.0) -> Iterator[None]:
+    """Holds `directory`, which exists, against other processes that would hold it; its file `.lock` says who does.
+
+    patience: seconds to wait for another holder to end. Raises BusyError that names it. The system drops the lock when
+    the process ends, however it ends. Where the file system has no locks, nothing is held.
+    """
+    with open(directory / LOCK, "a+", encoding="utf-8", errors="replace") as handle:
+        _lock(handle, directory, patience)
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.truncate(0)
+
+
+LOCK = ".lock"
+"""In a directory that `holding` holds."""
+
+
+def _lock(handle: TextIO, directory: Path, patience: float) -> None:
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "another process"
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    f"{directory}: {holder} is at work there; wait for it, end it, or choose another directory"
+                ) from error
+            if not told:
+                print(
+                    f"{directory}: {holder} is at work there; waiting up to {patience:.0f} s for it to end", flush=True
+                )
+                told = True
+            time.sleep(0.2)
+        except OSError:  # some network file systems have none
+            return

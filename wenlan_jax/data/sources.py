@@ -7,11 +7,12 @@ This file is the one reader of TFDS directories.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from wenlan_jax.data import records
+from wenlan_jax.data import places, records
 from wenlan_jax.data.builders import registry
 
 EMBEDDED = "wenlan_scenes"
@@ -51,11 +52,13 @@ class TfdsSource:
         if not info.num_examples:
             raise SourceError(f"{directory}: split {split!r} is empty; it has {_split_names(builder)}")
         self._length = int(info.num_examples)
-        self._pieces = [(str(piece.filename), int(piece.skip)) for piece in info.file_instructions]
-        self._ends = list(itertools.accumulate(_rows_of(piece) for piece in info.file_instructions))
         for piece in info.file_instructions:
             _check_shard(Path(piece.filename), piece.examples_in_shard)
-        self._opened: dict[str, Any] = {}
+        self._pieces = [
+            (_Shard(str(piece.filename), tuple(places.stamp(piece.filename))), int(piece.skip))
+            for piece in info.file_instructions
+        ]
+        self._ends = list(itertools.accumulate(_rows_of(piece) for piece in info.file_instructions))
 
     def __len__(self) -> int:
         return self._length
@@ -64,24 +67,16 @@ class TfdsSource:
         if not 0 <= row < self._length:
             raise IndexError(f"row {row} of {self.name}, which has {self._length} records")
         piece = bisect.bisect_right(self._ends, row)
-        filename, skip = self._pieces[piece]
+        shard, skip = self._pieces[piece]
         before = self._ends[piece - 1] if piece else 0
         try:
-            return records.from_example(_parse(self._reader(filename).read([int(row) - before + skip])[0]))
+            return records.from_example(_parse(_reader(shard).read([int(row) - before + skip])[0]))
         except _DAMAGE as error:
+            _check_opens(shard.filename)
             raise SourceError(
                 f"{self._directory}: row {row} of split {self._split!r} cannot be read ({error}); "
-                f"the shard {Path(filename).name} is damaged: copy or pack the data again"
+                f"the shard {Path(shard.filename).name} is damaged: copy or pack the data again"
             ) from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}
-
-    def _reader(self, filename: str) -> Any:
-        reader = self._opened.get(filename)
-        if reader is None:  # threads that race here open it twice, which does no harm
-            reader = self._opened[filename] = _open_shard(filename)
-        return reader
 
 
 class Remembered:
@@ -123,11 +118,32 @@ _DAMAGE = (RuntimeError, ValueError, KeyError, IndexError)
 """What array_record and the parsing of what it gives raise where bytes are wrong."""
 
 
-def _open_shard(filename: str) -> Any:
-    """A reader for single records at random, which does not read ahead."""
+class _Shard(NamedTuple):
+    """A file of records as it was when its source was opened; `stamp` is its size and time of change."""
+
+    filename: str
+    stamp: tuple[int, ...]
+
+
+MOST_OPEN = 200
+"""Shards that a process holds open, over all its sources; a usual limit of the system is 1,024 files."""
+
+
+@functools.lru_cache(maxsize=MOST_OPEN)
+def _reader(shard: _Shard) -> Any:
+    """A reader for single records at random, which does not read ahead. Those used last stay open.
+
+    A reader that leaves here closes its file when the last thread that reads by it is done.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
 
-    return ArrayRecordReader(filename, options="readahead_buffer_size:0")
+    return ArrayRecordReader(shard.filename, options="readahead_buffer_size:0")
+
+
+def _check_opens(filename: str | Path) -> None:
+    """Raises the system's error, such as too many open files or a lack of rights, if that is what is wrong."""
+    with open(filename, "rb"):
+        pass
 
 
 def _parse(serialised: bytes) -> dict[str, Any]:
@@ -159,6 +175,10 @@ def open_source(spec: str, split: str, data_dir: Path) -> Source:
     named one such as `wenlan_emoji/noto` (as `wenlan data build` makes it), or a directory in our schema, such as
     `wenlan pack` writes: its path, or its path below `data_dir`.
     """
+    if not spec:
+        raise SourceError(
+            "data.source: names no data set; give --config.data.source=DIR or a name of `wenlan data list`"
+        )
     name = spec if _is_embedded(spec) or registry.is_named(spec) else Path(spec).name
     return TfdsSource(_prepared_directory(spec, Path(data_dir)), split, name)
 
@@ -225,6 +245,7 @@ def _check_shard(path: Path, expected: int) -> None:
 
     if not path.is_file():
         raise SourceError(f"{path}: this shard is missing; copy or pack the data again")
+    _check_opens(path)
     reader = ArrayRecordReader(str(path))
     if not reader.ok():  # the footer is read on opening, and a file cut short has lost it
         size = path.stat().st_size

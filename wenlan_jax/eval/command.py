@@ -24,6 +24,7 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
     compilation.use_cache(trained.current.config.compilation)
     if trained.tokenizer is None:
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
+    evaluations.check(trained.current.config)
     config, state = trained.current.config, trained.read("params", "batch_stats")
     say(f"checkpoint {trained.step} of {workdir}: {trees.size(state['params']):,} parameters")
     evaluation = evaluations.create(trained.current, trained.tokenizer)

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from jaxtyping import PyTree
 
+from wenlan_jax import config as configs
 from wenlan_jax import schema
+from wenlan_jax.data import sources
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.eval import evaluate, ranks, report
-from wenlan_jax.run import Run
+from wenlan_jax.run import Run, data_dir
 
 
 class Evaluation(Protocol):
@@ -63,6 +65,39 @@ class Retrieval:
         for one in found:
             ranks.write(out, one.split, one.ranks)
         report.write_gallery(out, self._config, [one.embedded for one in found])
+
+
+def check(config: schema.Config) -> None:
+    """Raises ConfigError for a split, language or kind of text that the data do not have; for before a training."""
+    named = {"eval.final_splits": config.eval.final_splits}
+    if config.eval.every:
+        named["eval.splits"] = config.eval.splits
+    for field, splits in named.items():
+        for split in splits:
+            try:
+                source = sources.open_source(config.data.source, split, data_dir(config))
+            except sources.SourceError as error:
+                raise configs.ConfigError(f"{field}: {error}") from error
+            if config.task != "vqa":  # whose texts are questions
+                _check_texts(config.eval, source)
+
+
+def _check_texts(wanted: schema.Eval, source: sources.Source) -> None:
+    """Reads records until every language and kind that is wanted was seen; those that follow need not be read."""
+    sought = {"eval.languages": set(wanted.languages), "eval.kinds": set(wanted.kinds)}
+    seen: dict[str, set[str]] = {field: set() for field in sought}
+    for row in range(len(source)):
+        for text in source[row].texts:
+            seen["eval.languages"].add(text.language)
+            seen["eval.kinds"].add(text.kind)
+        if all(values <= seen[field] for field, values in sought.items()):
+            return
+    for field, values in sought.items():
+        if missing := sorted(values - seen[field]):
+            has = ", ".join(map(repr, sorted(seen[field]))) or "none"
+            raise configs.ConfigError(
+                f"{field}: {source.name} has no text of {', '.join(map(repr, missing))}, but {has}"
+            )
 
 
 def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
