@@ -100,7 +100,7 @@ def require_data(c: Config) -> None:
 def with_length(c: Config, records: int) -> Config:
     """The configuration with what it counts in epochs worked out in steps, for so many training records.
 
-    Raises ConfigError where the result clashes.
+    Raises ConfigError where nothing is left after the warm-up.
     """
     train, optimizer, evaluation = c.train, c.optimizer, c.eval
     of_epoch = records / train.batch_size
@@ -110,7 +110,12 @@ def with_length(c: Config, records: int) -> Config:
         optimizer = dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_fraction * train.steps))
     if evaluation.every_epochs:
         evaluation = dataclasses.replace(evaluation, every=max(1, round(evaluation.every_epochs * of_epoch)))
-    return parse(dataclasses.asdict(dataclasses.replace(c, train=train, optimizer=optimizer, eval=evaluation)))
+    if optimizer.warmup_steps >= train.steps:
+        raise ConfigError(
+            f"optimizer.warmup_steps: {optimizer.warmup_steps} in a run of {train.steps} steps; give "
+            "optimizer.warmup_fraction instead"
+        )
+    return dataclasses.replace(c, train=train, optimizer=optimizer, eval=evaluation)
 
 
 def _clashes(c: Config) -> list[str]:

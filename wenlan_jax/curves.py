@@ -33,7 +33,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
 
 
 def _draw(axes: Axes, series: Series, label: str, **style: Any) -> None:
-    style = {"marker": "o" if len(series) < 30 else None, "markersize": 3, **style}
+    style = {"marker": "o" if len(series) < 30 else None, "markersize": 3 if len(series) > 1 else 7, **style}
     axes.plot(list(series), list(series.values()), label=label, **style)
 
 
@@ -100,11 +100,13 @@ def plot_curves(metrics_jsonl: Path, out: Path) -> None:
     metrics = read_metrics(metrics_jsonl)
     if not metrics:
         raise CurvesError(f"{metrics_jsonl}: no line with a step and a number; has the run logged yet?")
-    from matplotlib.figure import Figure  # slow to import, and the command line and data workers come by here
+    from matplotlib import rc_context  # slow to import, and the command line and data workers come by here
+    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    for draw, place in zip((_loss, _recall, _learning_rate, _speed), axes.flat, strict=True):
-        draw(place, metrics)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
+    with rc_context({"text.parse_math": False}):  # names of splits may hold a $
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        axes = figure.subplots(2, 2)
+        for draw, place in zip((_loss, _recall, _learning_rate, _speed), axes.flat, strict=True):
+            draw(place, metrics)
+        figure.savefig(out, dpi=130)

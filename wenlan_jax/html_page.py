@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
+from html.parser import HTMLParser
 
 _SIGNATURES = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 
@@ -30,6 +32,77 @@ figcaption, .score { font-size: .8rem; font-variant-numeric: tabular-nums; }
 """
 
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What a browser may do for a page of ours: show what is inside it. Whatever got in runs nothing and loads nothing."""
+
+_TAGS = frozenset(["section", "h2", "h3", "p", "ul", "ol", "li", "figure", "figcaption", "div", "span", "img"])
+_ATTRIBUTES = {
+    "class": re.compile(r"[\w -]*"),
+    "lang": re.compile(r"[\w-]*"),
+    "dir": re.compile(r"auto"),
+    "alt": re.compile(r".*", re.DOTALL),
+    "src": re.compile(r"data:image/(jpeg|png|webp|gif);base64,[A-Za-z0-9+/=]*"),
+}
+"""What the parts of a gallery are made of; `src` belongs to `img` alone."""
+
+
+class _Gallery(HTMLParser):
+    """Writes what it reads anew, and notes what no gallery of ours holds."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.foreign: list[str] = []
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = tag in _TAGS and all(
+            name in _ATTRIBUTES and _ATTRIBUTES[name].fullmatch(value or "") and (name != "src" or tag == "img")
+            for name, value in attrs
+        )
+        if not known:
+            self.foreign.append(tag)
+            return
+        said = "".join(f' {name}="{html.escape(value or "")}"' for name, value in attrs)
+        self.parts.append(f"<{tag}{said}>")
+        if tag != "img":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self._open or self._open.pop() != tag:
+            self.foreign.append(f"/{tag}")
+            return
+        self.parts.append(f"</{tag}>")
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(html.escape(data))
+
+    def handle_comment(self, data: str) -> None:
+        self.foreign.append("comment")
+
+    def handle_decl(self, decl: str) -> None:
+        self.foreign.append("declaration")
+
+    def handle_pi(self, data: str) -> None:
+        self.foreign.append("instruction")
+
+    def unknown_decl(self, data: str) -> None:
+        self.foreign.append("declaration")
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was read belongs to a gallery, and every element was closed."""
+        return not self.foreign and not self._open
+
+
+def gallery_parts(body: str) -> str | None:
+    """The parts of a gallery of ours, written anew; None where anything else stands among them."""
+    found = _Gallery()
+    found.feed(body)
+    found.close()
+    return "".join(found.parts) if found.whole else None
+
+
 def image(data: bytes, label: str) -> str:
     """An encoded picture as an element. Raises ValueError for a kind that browsers do not show."""
     kinds = [kind for start, kind in _SIGNATURES.items() if data.startswith(start)]
@@ -53,7 +126,8 @@ def code(text: str) -> str:
 def document(title: str, note: str, parts: Sequence[str]) -> str:
     """The page of `parts`; `note` stands below the title."""
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
     )
     body = "\n".join([f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>', *parts])

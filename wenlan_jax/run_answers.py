@@ -9,6 +9,7 @@ import jax
 
 from wenlan_jax import config as configs
 from wenlan_jax import distributed, schema, single_data
+from wenlan_jax.data import places
 from wenlan_jax.eval.vqa import Answers, VqaError
 from wenlan_jax.progress import say
 
@@ -25,7 +26,7 @@ def prepare(config: schema.Config, workdir: Path) -> schema.Config:
         return config
     place = workdir / FILE
     if jax.process_index() == 0 and not place.exists():
-        place.write_text(_given(config).to_json(), encoding="utf-8")
+        places.write(place, _given(config).to_json().encode("utf-8"))
     distributed.barrier("answers")
     return settled(config, workdir)
 

@@ -26,16 +26,17 @@ def prepare(config: schema.Config, workdir: Path) -> text.Tokenizer:
 
     Where the configured file is gone, the copy that an earlier start has kept in `workdir` stands in for it.
     """
-    if jax.process_index() == 0 and not _candidates(config, workdir):
+    path = Path(config.tokenizer.path).expanduser()
+    if jax.process_index() == 0 and not config.tokenizer.path and not _places(config, workdir):
         train(config, workdir / FILE)
     distributed.barrier("tokenizer")
-    found = _candidates(config, workdir)
-    if not found:
+    found = _places(config, workdir)
+    if not found and not config.tokenizer.path:
         raise configs.ConfigError(
             f"{workdir}: process {jax.process_index()} does not find {FILE}, which process 0 made; the work "
             "directory of a job must lie on a file system that all its processes share"
         )
-    return text.load_tokenizer(found[0], config.tokenizer.lower_case)
+    return text.load_tokenizer(found[0] if found else path, config.tokenizer.lower_case)
 
 
 def keep(tokenizer: text.Tokenizer, workdir: Path) -> None:
@@ -53,31 +54,26 @@ def saved(config: schema.Config, workdir: Path, fingerprint: str = "") -> text.T
     fingerprint: of that tokenizer, as the checkpoint notes it; '' where that is not known. Raises CheckpointError
     where only other tokenizers are found, since its ids would mean other pieces.
     """
-    found = _candidates(config, workdir)[::-1]  # the copy in the work directory goes before the file it was made from
+    found = _places(config, workdir)[::-1]  # the copy in the work directory goes before the file it was made from
     loaded = [text.load_tokenizer(file, config.tokenizer.lower_case) for file in found]
     right = [one for one in loaded if fingerprint in ("", one.fingerprint)]
-    if loaded and not right:
+    if right:
+        return right[0]
+    remedy = f"put the right file there, or into {workdir} as {' or '.join(KEPT)}"
+    if loaded:
         raise CheckpointError(
-            f"{' and '.join(map(str, found))}: not the tokenizer that this model was trained with (its checkpoint notes "
-            f"{fingerprint}, this is {loaded[0].fingerprint}), so that ids would mean other pieces of text. Put the "
-            f"right file there, or into {workdir} as {' or '.join(KEPT)}"
+            f"{' and '.join(map(str, found))}: not the tokenizer that this model was trained with, so that ids would "
+            f"mean other pieces of text ({loaded[0].fingerprint}, its checkpoint notes {fingerprint}); {remedy}"
         )
-    if not loaded and config.tokenizer.path and fingerprint:
-        raise CheckpointError(
-            f"tokenizer.path: {config.tokenizer.path} is gone, and {workdir} holds no copy of it; put the file there, or "
-            f"into {workdir} as {' or '.join(KEPT)}"
-        )
-    return right[0] if right else None
+    if config.tokenizer.path:
+        raise CheckpointError(f"tokenizer.path: {config.tokenizer.path} is gone; {remedy}")
+    return None
 
 
-def _candidates(config: schema.Config, workdir: Path) -> list[Path]:
-    """Where the tokenizer may lie, the configured place first."""
-    path = config.tokenizer.path
-    places = [Path(path).expanduser()] if path else []
-    kept = [workdir / name for name in KEPT if (workdir / name).is_file()]
-    if places and not places[0].exists() and not kept:
-        return places  # for the message that it is not there
-    return [place for place in places if place.exists()] + kept
+def _places(config: schema.Config, workdir: Path) -> list[Path]:
+    """Where a tokenizer lies, the configured place before the copies in the work directory."""
+    configured = [Path(config.tokenizer.path).expanduser()] if config.tokenizer.path else []
+    return [place for place in [*configured, *(workdir / name for name in KEPT)] if place.exists()]
 
 
 def train(config: schema.Config, path: Path) -> None:

@@ -98,7 +98,8 @@ class Data:
 
     source: str = field(
         "",
-        "what to train and evaluate on: a name such as wenlan_scenes/s64 or one of `wenlan data list`, or a directory made by `wenlan pack`",
+        "what to train and evaluate on: a name such as wenlan_scenes/s64 or one of `wenlan data list`, or a directory "
+        "made by `wenlan pack`",
     )
     dir: str = field("~/tensorflow_datasets", "where TFDS data sets are built and looked for", free=True)
     train_split: str = field("train", "split to train on")
@@ -349,7 +350,7 @@ class Optimizer:
     schedule: str = field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
     warmup_steps: int = field(0, "in which the learning rate rises linearly from 0 to the highest", low=0)
     warmup_fraction: float = field(
-        0.0, "of train.steps, in place of warmup_steps where train.epochs says how long a run is; 0: warmup_steps counts",
+        0.0, "of train.steps, in place of warmup_steps, as where train.epochs gives the length; 0: warmup_steps counts",
         low=0, high=0.9,
     )  # fmt: skip
     final_fraction: float = field(0.0, "of the peak, where cosine and linear end", low=0, high=1)

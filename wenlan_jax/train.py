@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -357,7 +356,7 @@ class Loop:
             **metrics.memory_gib(),
         }
         if jax.process_index() == 0:
-            (self.workdir / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+            places.write_json(self.workdir / "result.json", dict(sorted(result.items())))
             curves.plot_curves(self.workdir / "metrics.jsonl", self.workdir / "curves.png")
             self.evaluation.write_pages(self.workdir, shown)
             say(f"time: {spent.text()}")

@@ -1,7 +1,7 @@
 """Long calls into compiled code, which say what they do and in which Ctrl-C is heard.
 
-Python handles signals between the instructions of its main thread, and a compiler or an initialisation keeps that thread
-for minutes. So such a call runs in a thread of its own, and the main thread waits for it.
+Python handles signals between the instructions of its main thread, and a compiler keeps that thread for minutes. So
+such a call runs in a thread of its own, and the main thread waits for it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _abandoned = False
 
 
 def aloud(what: str, action: Callable[[], T]) -> T:
-    """What `action` returns or raises, run in a thread of its own, with a line every half minute: `what` is its subject.
+    """What `action` returns or raises, run in a thread of its own, with a line about `what` every half minute.
 
-    Raises KeyboardInterrupt or, where a run catches signals, `stopping.Stopped`, and leaves the call behind: it cannot be
-    ended, so that the process must be left by `os._exit` then (see `abandoned`). In a job of several processes, which
-    have to stop together, a caught signal waits for the end of the call.
+    Raises KeyboardInterrupt or, where a run catches signals, `stopping.Stopped`, and leaves the call behind: it cannot
+    be ended, so that the process must be left by `os._exit` then (see `abandoned`). In a job of several processes,
+    which have to stop together, a caught signal waits for the end of the call.
     """
     call = _Call(action)
     began = said = time.monotonic()

@@ -70,8 +70,8 @@ def check_frozen(current: run.Run, taken: Collection[str]) -> None:
     if fresh:
         parts = ", ".join(dict.fromkeys(part_of(name).removeprefix("params/") for name in fresh))
         raise configs.ConfigError(
-            f"model.freeze: {len(fresh)} frozen parameters of {parts} would keep their random start. Begin with trained "
-            "ones (--config.init_from=DIR, where `wenlan import` or `wenlan train` wrote them), train all with "
+            f"model.freeze: {len(fresh)} frozen parameters of {parts} would keep their random start. Begin with "
+            "trained ones (--config.init_from=DIR, where `wenlan import` or `wenlan train` wrote them), train all with "
             "--config.model.freeze='()', or allow it with --config.model.random_frozen=true"
         )
 

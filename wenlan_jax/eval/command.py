@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import jax
 
 from wenlan_jax import compilation, distributed, restore, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.data import places
 from wenlan_jax.eval import evaluations
 from wenlan_jax.eval.trained import SECTIONS
 from wenlan_jax.progress import say
@@ -37,7 +37,7 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
         found.append(what)
     if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+        places.write_json(out / "result.json", dict(sorted(result.items())))
         evaluation.write_pages(out, found)
     say(evaluation.table(result, config.eval.final_splits))
     return result

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     state = trained.read("params", "batch_stats")
     evaluator = evaluate.Evaluator(current, trained.tokenizer)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, {"workdir": str(workdir.resolve()), "step": trained.step, "source": config.data.source})
+    _claim(out, _made_by(trained, config))
     for split in splits or sources.split_sizes(config.data.source, data_dir(config)):
         for name, parts in evaluator.parts(state["params"], state["batch_stats"], split).items():
             file = out / f"{split}.{name}.npy"
@@ -56,28 +58,70 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
             _write(file, parts.rows, config.model.embedding, iter(parts))
 
 
+def _made_by(trained: restore.Trained, config: schema.Config) -> dict[str, object]:
+    """What the arrays depend on: the model with its weights and tokenizer, and the data with how they are read."""
+    _, note = trained.checkpoints.note(trained.step)
+    assert trained.tokenizer is not None
+    data = {name: getattr(config.data, name) for name in OF_DATA}
+    return {
+        "step": trained.step,
+        "model": note.fingerprint,
+        "weights": note.own_checksum,
+        "tokenizer": trained.tokenizer.fingerprint,
+        "data": data | {"files": sources.identity(config.data.source, data_dir(config))},
+    }
+
+
+OF_DATA = ("source", "image_size", "antialias", "averaging", "enlarge", "text_length")
+"""Fields of `data` that change embeddings."""
+
+
 def _claim(out: Path, made_by: dict[str, object]) -> None:
     """Notes what the arrays in `out` are made by. Raises EmbedError if others are there."""
     file = out / NOTE
-    if file.is_file() and (found := json.loads(file.read_text("utf-8"))) != made_by:
-        raise EmbedError(f"{out}: holds embeddings of {found}, not of {made_by}; choose another --out or remove it")
+    if file.is_file() and (differing := _differing(_read_note(file), json.loads(json.dumps(made_by)))):
+        raise EmbedError(
+            f"{out}: holds embeddings of another {' and '.join(differing)}; choose another --out, or remove it"
+        )
     if jax.process_index() == 0:
         places.write_json(file, made_by)
+
+
+def _read_note(file: Path) -> object:
+    """The note of earlier embeddings; None where it is damaged, so that it equals no other."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _differing(found: object, wanted: dict[str, object]) -> list[str]:
+    """In which respects two notes differ."""
+    if not isinstance(found, dict):
+        return [f"origin, as {NOTE} is damaged"]
+    names = [name for name in wanted if found.get(name) != wanted[name]]
+    return names or ([] if found.keys() == wanted.keys() else ["version of wenlan"])
 
 
 def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray, "part dim"]]) -> None:
     """Writes `parts` below each other; all processes compute, the first one writes."""
     partial = file.with_suffix(".partial")
     first = jax.process_index() == 0
-    array = np.lib.format.open_memmap(partial, "w+", np.float32, (rows, width)) if first else None
     beat, done = pulse.Pulse(), 0
-    for part in parts:
-        if array is not None:
-            array[done : done + len(part)] = part
-        done += len(part)
-        if beat.due():
-            say(f"{file.name}: {done} of {rows}, {done / beat.seconds:.0f}/s")
-    if array is not None:
-        array.flush()
+    # Plain writes: with a mapped file, a full disk ends the process by a bus error.
+    with partial.open("wb") if first else contextlib.nullcontext() as out:
+        if out is not None:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+            np.lib.format.write_array_header_1_0(out, header)
+        for part in parts:
+            if out is not None:
+                out.write(np.ascontiguousarray(part, "<f4").data)
+            done += len(part)
+            if beat.due():
+                say(f"{file.name}: {done} of {rows}, {done / beat.seconds:.0f}/s")
+        if out is not None:
+            out.flush()
+            os.fsync(out.fileno())
+    if first:
         partial.replace(file)
     say(f"{file}: {rows} rows")

@@ -29,12 +29,14 @@ def table(scores: Mapping[str, float], splits: Sequence[str], ks: Sequence[int])
     """Recall at each k both ways, beside chance, one block of lines a split."""
     lines = []
     for split in splits:
-        lines.append(f"{split:<28}" + "".join(f"{f'recall@{k}':>12}" for k in ks))
+        lines.append(f"{split:<42}" + "".join(f"{f'recall@{k}':>12}" for k in ks))
         for way in ("text_to_image", "image_to_text"):
             at = f"retrieval/{split}/{way}"
-            title = f"{way.replace('_', ' ')} ({scores[f'{at}/queries']:.0f} of {scores[f'{at}/candidates']:.0f})"
-            lines.append(f"{title:<28}" + "".join(f"{scores[f'{at}/recall_at_{k}']:>12.1%}" for k in ks))
-            lines.append(f"{'  by chance':<28}" + "".join(f"{scores[f'{at}/chance_recall_at_{k}']:>12.1%}" for k in ks))
+            asked, among = (f"{scores[f'{at}/{name}']:,.0f}" for name in ("queries", "candidates"))
+            query, answer = way.split("_to_")
+            title = f"{query} to {answer}: {asked} {query}s, {among} {answer}s"
+            lines.append(f"{title:<42}" + "".join(f"{scores[f'{at}/recall_at_{k}']:>12.1%}" for k in ks))
+            lines.append(f"{'  by chance':<42}" + "".join(f"{scores[f'{at}/chance_recall_at_{k}']:>12.1%}" for k in ks))
     return "\n".join(lines)
 
 

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser, advice: str) -> None:
         "  wenlan plan --config=configs/brivl_10b.py --topology=v5p:4x4x4 --config.mesh.preset=slice --explain"
     )
     parser.add_argument("--config", type=Path, help="a configuration file")
-    parser.add_argument("--topology", nargs="+", default=[], metavar="DEVICES", help="one or several, e.g. v5p:4x4x4")
+    parser.add_argument(
+        "--topology", nargs="+", action="extend", default=[], metavar="DEVICES", help="one or several, e.g. v5p:4x4x4"
+    )
     parser.add_argument("--batch", type=int, help="instead of the configuration's train.batch_size")
     parser.add_argument("--pairs", type=float, default=PAIRS, help="training pairs that hours are for (%(default)g)")
     parser.add_argument("--search", action="store_true", help="the cheapest recomputation and largest batch that fit")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import curves, ledger, metrics, start_note
+from wenlan_jax import curves, html_page, ledger, metrics, start_note
 from wenlan_jax.eval import ranks
 
 CHECKPOINTS, METRICS, LEDGER, RESULT, GALLERY = (
@@ -174,15 +174,16 @@ def _ranks(workdir: Path, remarks: list[str]) -> dict[str, ranks.Ranks]:
 
 
 def _gallery(path: Path, remarks: list[str]) -> str | None:
-    """What stands in the body of a gallery of ours below its title. A page with scripts is none."""
+    """What stands in the body of a gallery of ours below its title; a work directory may hold anything by that name."""
     if not path.exists():
         return None
     _, found, rest = path.read_text(encoding="utf-8", errors="replace").partition("</h1>")
     body, end, _ = rest.rpartition("</body>")
-    if not found or not end or "<script" in body.lower():
+    parts = html_page.gallery_parts(body) if found and end else None
+    if parts is None:
         remarks.append(f"{path.name} is not a whole gallery of `wenlan train` and is left out.")
         return None
-    return body
+    return parts
 
 
 def _in_short(error: Exception) -> str:

@@ -1,0 +1,324 @@
+"""What a start refuses before it costs anything, what it works out, and what it spares."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from saved_models import TWO_TOWERS, save
+
+from wenlan_jax import cli, distributed, restore, run_tokenizer, schema, training_data, warm_start
+from wenlan_jax import config as configs
+from wenlan_jax import run as runs
+from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.data import loader, places, sources
+from wenlan_jax.eval import evaluations
+
+Make = Callable[..., schema.Config]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("data"))
+
+
+# --- frozen parameters ------------------------------------------------------------------------------------------------
+
+
+def names_of(current: runs.Run) -> set[str]:
+    return set(warm_start.initial_leaves(current.shapes))
+
+
+def test_frozen_parameters_that_would_stay_random_are_refused(tiny: Make) -> None:
+    current = runs.set_up(tiny(model__random_frozen=False), jax.devices()[:1])
+    with pytest.raises(configs.ConfigError, match=r"model\.freeze: 3 frozen parameters of image/backbone would keep"):
+        warm_start.check_frozen(current, ())
+    warm_start.check_frozen(current, names_of(current))
+    some = {name for name in names_of(current) if "bn1" not in name}
+    with pytest.raises(configs.ConfigError, match=r"model\.freeze: 2 frozen parameters"):
+        warm_start.check_frozen(current, some)
+    warm_start.check_frozen(runs.set_up(tiny(), jax.devices()[:1]), ())
+    warm_start.check_frozen(runs.set_up(tiny(model__freeze=(), model__random_frozen=False), jax.devices()[:1]), ())
+
+
+def test_a_run_of_frozen_random_layers_does_not_start(tiny: Make, tmp_path: Path, capsys: Any) -> None:
+    config = tmp_path / "config.py"
+    text = configs.to_json(tiny(**TWO_TOWERS, model__random_frozen=False, data__dir=str(tmp_path)))
+    config.write_text(
+        "import dataclasses\nfrom ml_collections import config_dict\nfrom wenlan_jax import config\n"
+        f"def get_config():\n    return config_dict.ConfigDict(dataclasses.asdict(config.from_json({text!r})))\n"
+    )
+    assert cli.main(["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 1
+    assert (
+        "model.freeze: 3 frozen parameters of image/backbone would keep their random start" in capsys.readouterr().err
+    )
+
+
+# --- data and evaluation ----------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_must_be_named(tiny: Make) -> None:
+    with pytest.raises(configs.ConfigError, match=r"data\.source: name a data set"):
+        configs.require_data(tiny(data__source=""))
+    with pytest.raises(sources.SourceError, match=r"data\.source: names no data set"):
+        sources.open_source("", "train", Path())
+    assert configs.default().data.source == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval__final_splits": ("tset",)}, r"eval\.final_splits: .*no split 'tset'; it has"),
+        ({"eval__every": 2, "eval__splits": ("valid",)}, r"eval\.splits: .*no split 'valid'"),
+        ({"eval__languages": ("zh", "xx")}, r"eval\.languages: wenlan_scenes/tiny/test has no text of 'xx', but 'cs'"),
+        ({"eval__kinds": ("title",)}, r"eval\.kinds: wenlan_scenes/tiny/test has no text of 'title', but"),
+    ],
+)
+def test_what_an_evaluation_would_miss_is_told_before(
+    tiny: Make, data_dir: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(configs.ConfigError, match=message):
+        evaluations.check(tiny(data__dir=data_dir, **changes))
+
+
+def test_splits_that_are_not_evaluated_need_not_be_there(tiny: Make, data_dir: str) -> None:
+    evaluations.check(tiny(data__dir=data_dir, eval__every=0, eval__splits=("valid",), eval__languages=("zh", "cs")))
+
+
+# --- length -----------------------------------------------------------------------------------------------------------
+
+
+def test_epochs_are_worked_out_in_steps(tiny: Make, data_dir: str) -> None:
+    config = tiny(data__dir=data_dir, train__epochs=2.5, optimizer__warmup_fraction=0.1, eval__every_epochs=0.5)
+    assert training_data.records(config.data) == 64
+    found = configs.with_length(config, 64)  # 8 pairs a step: 8 steps an epoch
+    assert (found.train.steps, found.optimizer.warmup_steps, found.eval.every) == (20, 2, 4)
+    assert configs.with_length(found, 64) == found
+    assert configs.with_length(tiny(), 10**6) == tiny()
+    with pytest.raises(configs.ConfigError, match="warmup_steps"):
+        configs.with_length(tiny(train__epochs=0.5, train__steps=100, optimizer__warmup_steps=50), 64)
+
+
+def test_a_run_of_epochs_has_their_steps(tiny: Make, data_dir: str, tmp_path: Path) -> None:
+    from wenlan_jax import train
+
+    config = tiny(
+        data__dir=data_dir, tokenizer__train_size=1000, model__text__bert__vocab_size=0, train__epochs=0.25,
+        train__steps=100, eval__final_splits=(), mesh__data=8,
+    )  # fmt: skip
+    assert train.train(config, tmp_path / "run")["train/steps"] == 2
+    assert train.train(config, tmp_path / "run")["train/steps"] == 2  # and goes on as itself
+
+
+# --- tokenizer --------------------------------------------------------------------------------------------------------
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "circle", "red", "left"]
+
+
+@pytest.fixture
+def with_vocabulary(tiny: Make, data_dir: str, tmp_path: Path) -> tuple[schema.Config, Path, Path]:
+    """A configuration with a vocab.txt, that file, and a work directory that was trained with it."""
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(PIECES) + "\n")
+    config = tiny(**TWO_TOWERS, data__dir=data_dir, tokenizer__path=str(vocab))
+    workdir = save(config, tmp_path / "run")
+    run_tokenizer.keep(run_tokenizer.prepare(config, workdir), workdir)
+    return config, vocab, workdir
+
+
+def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[schema.Config, Path, Path]) -> None:
+    """Also when the file it was made from changes or goes."""
+    _, vocab, workdir = with_vocabulary
+    assert (workdir / "vocab.txt").read_bytes() == vocab.read_bytes()
+    before = restore.load(workdir, None, (), ()).tokenizer
+    assert before is not None
+    vocab.write_text("\n".join([*PIECES[:5], *PIECES[:4:-1]]) + "\n")
+    changed = restore.load(workdir, None, (), ()).tokenizer
+    vocab.unlink()
+    gone = restore.load(workdir, None, (), ()).tokenizer
+    assert changed is not None and gone is not None
+    assert before.fingerprint == changed.fingerprint == gone.fingerprint
+
+
+@pytest.mark.parametrize("command", ["eval", "embed", "export"])
+def test_every_command_refuses_another_tokenizer(
+    with_vocabulary: tuple[schema.Config, Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    _, vocab, workdir = with_vocabulary
+    other = "\n".join([*PIECES[:5], *PIECES[:4:-1]]) + "\n"
+    vocab.write_text(other)
+    (workdir / "vocab.txt").write_text(other)
+    rest = ["--format=torch"] if command == "export" else []
+    assert cli.main([command, f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *rest]) == 1
+    assert "not the tokenizer that this model was trained with" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "result.json").exists()
+    vocab.unlink()
+    (workdir / "vocab.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.path: .* is gone; put the right file there, or into"):
+        restore.load(workdir, None, (), ())
+
+
+def test_only_one_tokenizer_is_kept(
+    with_vocabulary: tuple[schema.Config, Path, Path], tiny: Make, data_dir: str
+) -> None:
+    config, _, workdir = with_vocabulary
+    own = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=""))
+    (workdir / "vocab.txt").unlink()
+    run_tokenizer.keep(run_tokenizer.prepare(own, workdir), workdir)
+    assert [name for name in run_tokenizer.KEPT if (workdir / name).exists()] == ["tokenizer.model"]
+    assert not list(workdir.glob(".tokenizer-*"))
+
+
+# --- one job a directory ----------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from wenlan_jax.data import places
+
+with places.holding(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(place: Path, seconds: float) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(place), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_directory_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+    first = holder(tmp_path, 600)
+    with (
+        pytest.raises(places.BusyError, match=rf"process {first.pid} on .* is at work there; wait for it"),
+        places.holding(tmp_path),
+    ):
+        pass
+    first.kill()
+    first.wait()
+    with places.holding(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / places.LOCK).read_text()
+
+
+def test_a_successor_waits_for_its_predecessor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = holder(tmp_path, 1)
+    with places.holding(tmp_path, patience=60):
+        assert first.wait() == 0
+    assert f"process {first.pid} on" in capsys.readouterr().out
+
+
+def test_a_second_training_does_not_touch_the_first(
+    tiny: Make, data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wenlan_jax import train
+
+    monkeypatch.setattr(train, "LOCK_SECONDS", 0.0)
+    unfinished = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp"
+    unfinished.mkdir(parents=True)
+    first = holder(tmp_path, 600)
+    try:
+        with pytest.raises(places.BusyError, match="is at work there"):
+            train.train(tiny(data__dir=data_dir, mesh__data=8), tmp_path)
+    finally:
+        first.kill()
+        first.wait()
+    assert unfinished.is_dir()
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+def test_batches_that_do_not_fit_into_shared_memory_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process that writes beyond the size of /dev/shm is killed without a word."""
+
+    def maker(number: int) -> dict[str, np.ndarray]:
+        return {"image": np.zeros((16, 1024, 1024), np.uint8)}  # 16 MiB
+
+    monkeypatch.setattr(loader, "SHARED_MEMORY", tmp_path)
+    free = types.SimpleNamespace(f_bavail=100, f_frsize=2**20)
+    monkeypatch.setattr(os, "statvfs", lambda place: free)
+    with pytest.raises(
+        loader.SharedMemoryError, match=r"data\.workers: 2 processes need 128 MiB .* has 100 MiB free.*"
+    ):
+        loader._check_shared_memory(maker, 0, workers=2, each=2)
+    free.f_bavail = 128
+    loader._check_shared_memory(maker, 0, workers=2, each=2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"http_proxy": "http://proxy:1"}, "node07"),
+        ({"HTTPS_PROXY": "http://proxy:1", "no_proxy": "localhost,.local"}, "localhost,.local,node07"),
+        ({"grpc_proxy": "http://proxy:1", "no_proxy": "node07"}, "node07"),
+        ({"no_proxy": "localhost"}, "localhost"),
+        ({}, None),
+    ],
+)
+def test_the_coordinator_is_not_looked_for_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str | None
+) -> None:
+    for name in (*distributed.PROXIES, *distributed.NO_PROXIES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in distributed.NO_PROXIES:  # so that what is set is taken back
+        monkeypatch.setenv(name, os.environ[name]) if name in os.environ else monkeypatch.delenv(name, raising=False)
+    distributed._spare_the_proxy("node07")
+    assert os.environ.get("no_proxy") == expected
+    for name in distributed.NO_PROXIES:
+        os.environ.pop(name, None)
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_of_something_else_are_not_kept(
+    tiny: Make, data_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(**TWO_TOWERS, data__dir=data_dir)
+    workdir, out = save(config, tmp_path / "run"), tmp_path / "out"
+    command = ["embed", f"--workdir={workdir}", f"--out={out}", "--splits", "test"]
+    assert cli.main(command) == 0
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert np.load(out / "test.pictures.npy").shape == (16, 16)
+    np.testing.assert_allclose(np.linalg.norm(np.load(out / "test.texts.npy"), axis=1), 1, atol=1e-5)
+    assert cli.main(command) == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+    for changes, word in (
+        (["--config.data.image_size=24"], "data"),
+        (["--config.data.text_length=6"], "data"),
+        (["--config.data.antialias=false"], "data"),
+    ):
+        assert cli.main([*command, *changes]) == 1
+        assert f"holds embeddings of another {word}; choose another --out" in capsys.readouterr().err
+    shutil.rmtree(workdir)
+    save(dataclasses.replace(config, seed=1), workdir)
+    assert cli.main(command) == 1
+    assert "holds embeddings of another model and weights" in capsys.readouterr().err
+    (out / "embeddings.json").write_text("[1")
+    assert cli.main(command) == 1
+    assert "embeddings.json is damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_path_that_cannot_be_read_back_is_refused_at_once(tiny: Make, tmp_path: Path) -> None:
+    from wenlan_jax import train
+
+    with pytest.raises(CheckpointError, match="cannot be read back"):
+        train.train(tiny(), tmp_path / "lr[1e-3]")
+    assert not (tmp_path / "lr[1e-3]").exists()
