@@ -287,6 +287,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="largest allowed difference of a coordinate (default: 1e-4 in float32, more in float16 for its rounding)",
     )
+    parser.add_argument(
+        "--license",
+        default="",
+        metavar="NAME",
+        help="of the exported model, for its card, by Hugging Face's name such as apache-2.0 (default: unknown)",
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
