@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import io
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
-import sentencepiece  # noqa: E402
+from vocabularies import tokenizer  # noqa: E402
 
 from wenlan_jax import rngs, schema  # noqa: E402
 from wenlan_jax.convert import (  # noqa: E402
@@ -33,31 +32,9 @@ from wenlan_jax.convert import (  # noqa: E402
     torch_modules,
 )
 from wenlan_jax.data import images, pictures  # noqa: E402
-from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece, XlmRoberta  # noqa: E402
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
-PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"一只黑白猫的Aabcdefghijkln坐[]", "##n", "##e", "red")
 KINDS = ("cased", "lower", "pieces", "other_ids", "xlm_roberta")
-
-
-def tokenizer(kind: str, folder: Path) -> Tokenizer:
-    """One of every kind that the training reads, also with the special pieces at unusual ids."""
-    if kind in ("cased", "lower"):
-        # The special pieces are not the first: an example that counts on their places reads wrongly.
-        path = folder / "vocab.txt"
-        path.write_text("".join(f"{piece}\n" for piece in (*PIECES[4:], *PIECES[:4])), "utf-8")
-        return WordPiece(path, lower_case=kind == "lower")
-    ids = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
-    if kind == "other_ids":
-        ids = {"pad_id": 3, "unk_id": 2, "bos_id": 1, "eos_id": 0}
-    if kind == "xlm_roberta":
-        ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
-    model, limits = io.BytesIO(), {"vocab_size": 110, "hard_vocab_limit": False, "minloglevel": 2}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(list(sample.TEXTS[:7]) * 9), model_writer=model, model_type="unigram", **limits, **ids
-    )
-    (folder / "any.model").write_bytes(model.getvalue())
-    return XlmRoberta(folder / "any.model") if kind == "xlm_roberta" else SentencePiece(folder / "any.model")
 
 
 @pytest.fixture

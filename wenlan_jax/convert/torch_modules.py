@@ -679,9 +679,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path}: not a whole safetensors file")
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
+        tensors, place = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             begin, end = entry["data_offsets"]
+            if begin != place or not begin <= end <= size - 8 - length:
+                raise ValueError(f"{path}: {name} does not follow the tensor before it, or ends outside the file")
+            place = end
             file.seek(8 + length + begin)
             data = bytearray(end - begin)
             if file.readinto(data) != len(data):
