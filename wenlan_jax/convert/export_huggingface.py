@@ -90,6 +90,7 @@ def _write_model(model: Model, state: FlatTree, folder: Path) -> None:
         "logit_scale": model.scale,
         "model_type": "wenlan",
         "pad_token_id": model.words.pad_id,
+        "sep_token_id": model.words.description()["sep"],
         # Older pipelines load a tokenizer only where the model's own configuration names one.
         "tokenizer_class": WORDS_CLASS if isinstance(model.words, WordPiece) else PIECES_CLASS,
         "torch_dtype": model.dtype,

@@ -63,7 +63,7 @@ def read_xlm_roberta(
     prefix = bert.detect(state)
     if _type_rows(state, prefix) != 1:
         raise ConversionError(f"not an XLM-R: {prefix}{_TYPES} has more than one row; choose --format=bert")
-    _check(config, source, offset=bert.ROBERTA_PAD_ID + 1)
+    _check(config, source, offset=bert.ROBERTA_PAD_ID + 1, prefix=prefix)
     return _converted(single_tower.xlm_roberta_table(config.pretrain.uc2_start, prefix), state, template)
 
 
@@ -72,7 +72,7 @@ def read_bert(state: weights.State, config: schema.Config, template: dict[str, o
     prefix = bert.detect(state)
     if _type_rows(state, prefix) == 1:
         raise ConversionError(f"not a BERT: {prefix}{_TYPES} has one row, as XLM-R's; choose --format=xlm_roberta")
-    _check(config, source, offset=0)
+    _check(config, source, offset=0, prefix=prefix)
     return _converted(single_tower.bert_table(prefix), state, template)
 
 
@@ -85,7 +85,7 @@ def _converted(table: single_tower.TiedTable, state: weights.State, template: di
     return table.of_torch(state, template, host_memory.page_out)
 
 
-def _check(config: schema.Config, source: Path, offset: int) -> None:
+def _check(config: schema.Config, source: Path, offset: int, prefix: str = "") -> None:
     """Raises ConversionError for what no weight's shape tells: where positions start, heads, eps, activation."""
     single = config.single
     faults = []
@@ -101,8 +101,6 @@ def _check(config: schema.Config, source: Path, offset: int) -> None:
         for theirs, ours in FIELDS.items()
         if theirs in description and description[theirs] != getattr(single, ours)
     ]
-    activation = description.get("hidden_act", bert.ACTIVATION)
-    if activation != bert.ACTIVATION:
-        faults.append(f"{bert.DESCRIPTION} says hidden_act={activation}; the tower computes {bert.ACTIVATION} only")
+    faults += bert.computed_otherwise(description, prefix, "the tower")
     if faults:
         raise ConversionError("\n  ".join(faults))

@@ -23,7 +23,7 @@ from wenlan_jax import checkpoint, run, schema, warm_start
 from wenlan_jax import config as configs
 from wenlan_jax.convert import UNUSED_LAYERS, weights
 from wenlan_jax.convert.brivl import is_unused_layer
-from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Found, ImportingError, Target
+from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Format, Found, ImportingError, Target
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.data import text
 from wenlan_jax.progress import say
@@ -130,11 +130,21 @@ def _read(state: weights.State, target: Target, request: Request) -> Found:
     try:
         return chosen.read(state, target, request.source)
     except ConversionError as error:
-        sizes = "single.*" if TOWER in target.towers else chosen.sizes
         raise ImportingError(
-            f"{request.source} does not fit the configuration:\n  {error}\n"
-            f"Set {sizes} to the sizes of this model, or give a file that holds all of the configured one."
+            f"{request.source} does not fit the configuration:\n  {error}\n{_remedy(str(error), target, chosen)}"
         ) from error
+
+
+def _remedy(faults: str, target: Target, chosen: Format) -> str:
+    """What helps: where shapes differ other sizes do; a fault that names its own remedy needs no second one."""
+    of_sizes = (" has shape ", " has no PyTorch key ", " the Flax model does not have", "; set ")
+    if not any(sign in faults for sign in of_sizes):
+        return "No size in the configuration changes that; give the weights of another model."
+    sizes = "single.*" if TOWER in target.towers else chosen.sizes
+    return (
+        f"Set {sizes} to the sizes of this model, which `wenlan import --write-config FILE` writes for you, or give a "
+        "file that holds all of the configured one."
+    )
 
 
 def _stored(out: Path, target: Target) -> FlatTree:
@@ -205,6 +215,7 @@ def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) 
     lines = [f"{'loaded':<34}{'leaves':>8}{'numbers':>16}"]
     lines += _rows(found.leaves)
     lines += _ignored_lines(found.ignored)
+    lines += [f"not checked: {what}" for what in found.unchecked]
     initial = warm_start.initial_leaves(shapes)
     fresh = {name: leaf for name, leaf in initial.items() if name not in stored and not name.startswith("momentum/")}
     if fresh:

@@ -62,11 +62,17 @@ class WenLanModel(PreTrainedModel):
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Embeddings of texts, (batch, embedding), rows of length 1; without a mask nothing is padding.
 
-        With `config.text["bert"]["attention_mask"]` false, padding takes part in the text backbone: shorter texts are
-        padded to `config.text["length"]`, as in training.
+        Longer texts are cut to `config.text["length"]`, as in training, which pipelines leave to the model. With
+        `config.text["bert"]["attention_mask"]` false, padding takes part in the text backbone, so shorter ones are
+        padded to it.
         """
+        length = self.config.text["length"]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        missing = self.config.text["length"] - input_ids.shape[1]
+        if input_ids.shape[1] > length:
+            goes_on, mask = mask[:, length].bool(), mask[:, :length]
+            last = input_ids[:, length - 1].masked_fill(goes_on, self.config.sep_token_id)
+            input_ids = torch.cat([input_ids[:, : length - 1], last[:, None]], 1)
+        missing = length - input_ids.shape[1]
         if missing > 0 and not self.config.text["bert"]["attention_mask"]:
             input_ids = F.pad(input_ids, (0, missing), value=self.config.pad_token_id)
             mask = F.pad(mask, (0, missing))
