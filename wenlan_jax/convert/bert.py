@@ -8,7 +8,7 @@ the position table that the first token takes, see `position_offset`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ UNCHECKED = f"heads, epsilon of LayerNorms, activation: no {DESCRIPTION} beside 
 
 _COMPUTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": (ACTIVATION, "gelu_python"),
-    "model_type": (*BERT_FAMILY, ""),
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
     "add_cross_attention": (False,),
@@ -128,14 +127,17 @@ def implied_description(state: Mapping[str, np.ndarray], prefix: str) -> dict[st
     return {"model_type": prefix.removesuffix(".")}
 
 
-def computed_otherwise(description: Mapping[str, Any], prefix: str, what: str) -> list[str]:
+def computed_otherwise(
+    description: Mapping[str, Any], prefix: str, what: str, families: Sequence[str] = BERT_FAMILY
+) -> list[str]:
     """What a `config.json` asks of a model that `what`, ours, does not compute.
 
-    prefix: of the keys, which for a model with a head names the family too.
+    prefix: of the keys, which for a model with a head names the family too. families: values of `model_type` that are
+    computed alike.
     """
     faults = [
         f"{DESCRIPTION} says {field}={description[field]}; {what} computes {allowed[0]} only"
-        for field, allowed in _COMPUTED.items()
+        for field, allowed in {**_COMPUTED, "model_type": (*families, "")}.items()
         if description.get(field) is not None and description[field] not in allowed
     ]
     family = description.get("model_type")

@@ -12,6 +12,9 @@ from wenlan_jax.convert.rules import ConversionError, Imported
 PICTURES = "img_embeddings.img_linear.weight"
 """Ends a key that only towers with regions have."""
 
+_FAMILIES = (*bert.BERT_FAMILY, "uniter", "uc2")
+"""Values of `model_type` in config.json; the last two are in our exports."""
+
 _UC2_TYPES = "roberta.embeddings.new_token_type_embeddings.weight"
 
 _TYPES = "embeddings.token_type_embeddings.weight"
@@ -101,6 +104,6 @@ def _check(config: schema.Config, source: Path, offset: int, prefix: str = "") -
         for theirs, ours in FIELDS.items()
         if theirs in description and description[theirs] != getattr(single, ours)
     ]
-    faults += bert.computed_otherwise(description, prefix, "the tower")
+    faults += bert.computed_otherwise(description, prefix, "the tower", _FAMILIES)
     if faults:
         raise ConversionError("\n  ".join(faults))

@@ -7,6 +7,7 @@ against the configuration's shapes before anything is written.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -21,7 +22,7 @@ import numpy as np
 
 from wenlan_jax import checkpoint, run, schema, warm_start
 from wenlan_jax import config as configs
-from wenlan_jax.convert import UNUSED_LAYERS, weights
+from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
 from wenlan_jax.convert.brivl import is_unused_layer
 from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Format, Found, ImportingError, Target
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
@@ -46,6 +47,25 @@ class Request:
     tower: str
     trust_pickle: bool
     replace: bool
+
+
+def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
+    """Runs `wenlan import` with parsed arguments and fields of the configuration; returns the exit status."""
+    wanted = arguments.write_config
+    if (arguments.config is None or arguments.out is None) and wanted is None:
+        raise ImportingError("give --config and --out, or --write-config alone for a file of the weights' sizes")
+    config = None
+    if arguments.config is not None:
+        config = configs.load(arguments.config, fields)
+    elif fields:
+        config = configs.override(configs.default(), fields)
+    if wanted is not None:
+        config = source_sizes.write(config, arguments.format, arguments.source, arguments.trust_pickle, wanted)
+        say(f"{wanted} has the sizes of {arguments.source}; read them, and use the file as --config")
+    if arguments.out is not None and config is not None:
+        given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Request)}
+        run_import(config, Request(**given))
+    return 0
 
 
 def run_import(config: schema.Config, request: Request) -> None:
