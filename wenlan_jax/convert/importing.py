@@ -13,9 +13,9 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -82,7 +82,16 @@ def run_import(config: schema.Config, request: Request) -> None:
     del state
     stored = _stored(request.out, target)
     merged = _merge(stored, found.leaves, request)
-    _write(request.out, merged, unused, config, tokenizer.fingerprint if tokenizer else "")
+    kept = _words_of(request.out, stored.keys() - found.leaves.keys())
+    if kept is not None and tokenizer is not None and kept.fingerprint != tokenizer.fingerprint:
+        raise ImportingError(
+            f"{request.out} has words of another tokenizer than {config.tokenizer.path}; give that one with "
+            "--config.tokenizer.path, import the text side again with --replace, or choose another --out"
+        )
+    if kept is not None and tokenizer is None:
+        config = dataclasses.replace(config, tokenizer=kept.settings)
+    fingerprint = tokenizer.fingerprint if tokenizer else kept.fingerprint if kept else ""
+    _write(request.out, merged, unused, config, fingerprint)
     say(summary(found, target.shapes, merged))
     say(f"start from it with: wenlan train --config=... --config.init_from={request.out}")
 
@@ -183,6 +192,23 @@ def _stored(out: Path, target: Target) -> FlatTree:
         placed = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in abstract.items()}
         _, tree = checkpoints.restore(unflatten(placed))
     return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
+
+
+class _Words(NamedTuple):
+    """The tokenizer of an earlier import."""
+
+    settings: schema.Tokenizer
+    fingerprint: str
+
+
+def _words_of(out: Path, kept: Iterable[str]) -> _Words | None:
+    """The tokenizer that the word table in `out` was imported with, if it is among the kept leaves and known."""
+    if not any(warm_start.is_word_table(name) for name in kept):
+        return None
+    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+        _, note = checkpoints.note()
+    settings = configs.parse(configs.completed(note.config)).tokenizer
+    return _Words(settings, note.tokenizer) if note.tokenizer else None
 
 
 def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:

@@ -29,8 +29,8 @@ HEAD_WIDTH = 64
 _TEMPLATE = '''\
 """Sizes of imported weights, written by `wenlan import --write-config` of wenlan_jax {version}.
 
-Only what differs from the default configuration is here: the sizes below are those of the weights, all else is to be
-chosen, such as data, batch, schedule and model.freeze, whose patterns count layers.
+The sizes below are those of the weights; what else is here differs from the default configuration. All that is not
+here is to be chosen, such as data, batch, schedule and model.freeze, whose patterns count layers.
 """
 
 from ml_collections import config_dict
@@ -61,7 +61,9 @@ def write(base: schema.Config | None, form: str, source: Path, trust_pickle: boo
     except ConversionError as error:
         raise ImportingError(f"{source}: {error}") from error
     config = _with(base, fields)
-    lines = [f"    c.{name} = {value!r}" for name, value in _changed(config).items()]
+    values = _paths(dataclasses.asdict(config))
+    named = {*fields, *_changed(values)}
+    lines = [f"    c.{name} = {value!r}" for name, value in values.items() if name in named]
     text = _TEMPLATE.format(version=__version__, format=form, source=repr(str(source)), lines="\n".join(lines))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -205,10 +207,10 @@ def _with(base: schema.Config | None, fields: Fields) -> schema.Config:
     return configs.parse(start)
 
 
-def _changed(config: schema.Config) -> Fields:
-    """The fields that differ from the default, by path."""
+def _changed(values: Fields) -> set[str]:
+    """The fields that differ from the default."""
     usual = _paths(dataclasses.asdict(configs.parse(configs.default())))
-    return {name: value for name, value in _paths(dataclasses.asdict(config)).items() if usual[name] != value}
+    return {name for name, value in values.items() if usual[name] != value}
 
 
 def _paths(tree: Mapping[str, Any]) -> Fields:
