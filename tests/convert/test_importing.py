@@ -162,7 +162,9 @@ def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path:
     folder = tmp_path / "roberta"
     folder.mkdir()
     weights.write_safetensors(state, folder / "model.safetensors", {})
-    (folder / "config.json").write_text(json.dumps({"model_type": "roberta", "pad_token_id": 1}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "roberta", "pad_token_id": 1, "num_attention_heads": 2})
+    )
     request = importing.Request("bert", folder, tmp_path / "out", "both", False, False)
     importing.run_import(config, request)
     found = started(config, tmp_path / "out")["params/text/backbone/embeddings/position/embedding"]

@@ -13,10 +13,10 @@ import pytest
 
 from wenlan_jax import cli, schema
 from wenlan_jax import config as configs
-from wenlan_jax.convert import brivl, single_layout, source_sizes, weights
+from wenlan_jax.convert import brivl, importing, single_layout, source_sizes, weights
 from wenlan_jax.convert.bert import bert_description, bert_table
 from wenlan_jax.convert.efficientnet import KeyLayout, efficientnet_table
-from wenlan_jax.convert.import_formats import ImportingError
+from wenlan_jax.convert.import_formats import FORMATS, ImportingError
 from wenlan_jax.convert.rules import ConversionError, torch_views
 from wenlan_jax.run import set_up
 from wenlan_jax.tasks.towers import image_tower
@@ -135,3 +135,19 @@ def test_weights_of_another_format_are_told(tmp_path: Path) -> None:
     with pytest.raises(ImportingError, match="not those of --format=brivl"):
         source_sizes.write(None, "brivl", tmp_path, False, tmp_path / "c.py")
     assert not (tmp_path / "c.py").exists()
+
+
+def test_the_commands_of_the_table_of_weights_name_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is one that the command line takes, with a configuration of this repository that has the format's towers."""
+    text = (CONFIGS / "WEIGHTS.md").read_text("utf-8").replace("\\\n", " ")
+    commands = [line.split()[1:] for line in text.splitlines() if line.startswith("wenlan import")]
+    seen: list[importing.Request] = []
+
+    def record(config: schema.Config, request: importing.Request) -> None:
+        assert importing._towers(request, config)
+        seen.append(request)
+
+    monkeypatch.setattr(importing, "run_import", record)
+    monkeypatch.chdir(CONFIGS.parent)
+    assert [cli.main(command) for command in commands] == [0] * len(commands)
+    assert {request.format for request in seen} == set(FORMATS)
