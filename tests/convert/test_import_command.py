@@ -474,6 +474,22 @@ def test_metadata_name_an_image_network(tiny: Make, made: Any, refused: Refused,
     assert "its name says efficientnet_b0" in refused(config, tmp_path / "x.safetensors", "efficientnet")
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"hidden_act": "gelu_new"}, "hidden_act=gelu_new"),
+        ({"model_type": "nezha"}, "model_type=nezha"),
+        ({"position_embedding_type": "relative_key_query"}, "computes absolute only"),
+    ],
+)
+def test_metadata_stand_in_for_a_description(
+    said: dict[str, str], told: str, tiny: Make, made: Any, refused: Refused, tmp_path: Path
+) -> None:
+    config = tiny()
+    weights.write_safetensors(made("bert", config), tmp_path / "x.safetensors", said)
+    assert told in refused(config, tmp_path / "x.safetensors", "bert")
+
+
 def test_what_could_not_be_checked_is_said(
     tiny: Make, made: Any, save: Any, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -523,6 +539,21 @@ def test_what_a_description_leaves_out_has_the_value_of_transformers(
     (source / "config.json").write_text(json.dumps(fields))
     told = "set model.text.bert.heads=12" if left_out == "num_attention_heads" else "set model.text.bert.eps=1e-12"
     assert told in refused(config, source, "bert")
+
+
+def test_a_tokenizer_that_is_larger_than_the_table_sends_to_the_sizes_of_the_weights(
+    tiny: Make, made: Any, save: Any, refused: Refused, tmp_path: Path
+) -> None:
+    """More rows would only be refused next, as the weights have others."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(700))]
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), "utf-8")
+    config, larger = tiny(), tiny(model__text__bert__vocab_size=704)
+    source = save("bert", made("bert", larger), larger)
+    message = refused(config, source, "bert", f"--config.tokenizer.path={tmp_path / 'vocab.txt'}")
+    assert "model.text.bert.vocab_size is 600" in message
+    assert "704 pieces" in message
+    assert "--write-config" in message
+    assert "at least" not in message
 
 
 def test_a_padded_vocabulary_is_imported_with_its_rows(

@@ -32,13 +32,15 @@ BERT_FAMILY = ("bert", *ROBERTA_FAMILY)
 that normalise first."""
 UNCHECKED = f"heads, epsilon of LayerNorms, activation: no {DESCRIPTION} beside the weights"
 
-_COMPUTED: dict[str, tuple[Any, ...]] = {
+COMPUTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": (ACTIVATION, "gelu_python"),
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
     "add_cross_attention": (False,),
 }
 """Fields of transformers' `BertConfig` that change what is computed, and the values for which `BertEncoder` does it."""
+SAID = ("hidden_act", "model_type", "position_embedding_type")
+"""Of these, what the metadata of a file may say where there is no config.json."""
 DEFAULTS = {"num_attention_heads": 12, "layer_norm_eps": 1e-12}
 """What such a file means when it leaves out what no weight's shape tells."""
 
@@ -137,7 +139,7 @@ def computed_otherwise(
     """
     faults = [
         f"{DESCRIPTION} says {field}={description[field]}; {what} computes {allowed[0]} only"
-        for field, allowed in {**_COMPUTED, "model_type": (*families, "")}.items()
+        for field, allowed in {**COMPUTED, "model_type": (*families, "")}.items()
         if description.get(field) is not None and description[field] not in allowed
     ]
     family = description.get("model_type")

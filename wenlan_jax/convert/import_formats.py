@@ -110,7 +110,11 @@ def read_bert(state: weights.State, target: Target, source: Path) -> Found:
         return _of_single(import_single.read_bert)(state, target, source)
     prefix = bert.detect(state)
     described = bert.read_description(source)
-    description = {**bert.DEFAULTS, **described} if described else bert.implied_description(state, prefix)
+    if described:
+        description = {**bert.DEFAULTS, **described}
+    else:
+        said = {name: value for name, value in weights.metadata(source).items() if name in bert.SAID}
+        description = said if "model_type" in said else {**bert.implied_description(state, prefix), **said}
     faults = bert.differences(target.config.model.text.bert, description, prefix)
     if faults:
         raise ConversionError("\n  ".join(faults))

@@ -110,6 +110,12 @@ def _tokenizer(config: schema.Config) -> text.Tokenizer | None:
 def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
     wanted = _towers(request, config)
     field, rows = configs.vocabulary(config)
+    if tokenizer is not None and 0 < rows < tokenizer.size:
+        raise ImportingError(
+            f"{field} is {rows}, and the tokenizer {config.tokenizer.path} has {tokenizer.size} pieces: both must be "
+            "those of the weights. `wenlan import --write-config FILE` writes a configuration of the weights' sizes; if "
+            "it is right, give the weights' own tokenizer"
+        )
     if tokenizer is not None:
         config = run.with_vocabulary(config, tokenizer)
     elif rows == 0 and list(wanted) == ["image"]:
