@@ -113,8 +113,8 @@ def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer |
     if tokenizer is not None and 0 < rows < tokenizer.size:
         raise ImportingError(
             f"{field} is {rows}, and the tokenizer {config.tokenizer.path} has {tokenizer.size} pieces: both must be "
-            "those of the weights. `wenlan import --write-config FILE` writes a configuration of the weights' sizes; if "
-            "it is right, give the weights' own tokenizer"
+            "those of the weights. `wenlan import --write-config FILE` writes a configuration of the weights' sizes; "
+            "if it is right, give the weights' own tokenizer"
         )
     if tokenizer is not None:
         config = run.with_vocabulary(config, tokenizer)
