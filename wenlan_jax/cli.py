@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import dataclasses
 import gc
 import importlib
 import multiprocessing
@@ -254,13 +253,20 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
         f"{known}\n\n{ADVICE}"
     )
     parser.epilog = (
-        "example:\n  wenlan import --format=bert --from=chinese-roberta-wwm-ext --config=configs/brivl_2.py "
-        "--out=weights/start"
+        "examples:\n  wenlan import --format=bert --from=chinese-roberta-wwm-ext --config=configs/brivl_2_released.py "
+        "--out=weights/start\n  wenlan import --format=bert --from=xlm-roberta-base --write-config=mine.py"
     )
     parser.add_argument("--format", choices=tuple(IMPORT_FORMATS), required=True)
     parser.add_argument("--from", dest="source", type=Path, required=True, help="a file or directory of weights")
-    parser.add_argument("--config", type=Path, required=True, help="the configuration that will be trained")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write or to add to")
+    parser.add_argument("--config", type=Path, help="the configuration that will be trained")
+    parser.add_argument("--out", type=Path, help="directory to write or to add to")
+    parser.add_argument(
+        "--write-config",
+        type=Path,
+        metavar="FILE",
+        help="write --config (the default one without it) with the sizes of these weights, for --config; with --out "
+        "they are also imported into it",
+    )
     parser.add_argument(
         "--tower",
         choices=("image", "text", "both"),
@@ -272,12 +278,9 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(arguments: argparse.Namespace, rest: list[str]) -> int:
-    config = _read_config(arguments.config, rest)
     from wenlan_jax.convert import importing
 
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(importing.Request)}
-    importing.run_import(config, importing.Request(**given))
-    return 0
+    return importing.run_command(arguments, rest)
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -301,6 +304,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         help="largest allowed difference of a coordinate (default: 1e-4 in float32, more in float16 for its rounding)",
+    )
+    parser.add_argument(
+        "--license",
+        default="",
+        metavar="NAME",
+        help="of the exported model, for its card, by Hugging Face's name such as apache-2.0 (default: unknown)",
     )
 
 

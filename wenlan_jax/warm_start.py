@@ -134,9 +134,14 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dic
     return needed
 
 
+def is_word_table(name: str) -> bool:
+    """Whether a leaf's meaning depends on the tokenizer."""
+    return "/text/backbone/embeddings/" in name or "/single/embeddings/" in name
+
+
 def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: run.Run) -> None:
     """Word embeddings mean the pieces they were trained with; nothing is known where `theirs` is empty."""
-    words = any("/text/backbone/embeddings/" in name or "/single/embeddings/" in name for name in wanted)
+    words = any(map(is_word_table, wanted))
     if words and theirs and theirs != ours and not current.config.checkpoint.accept_changes:
         raise checkpoint.CheckpointError(
             "init_from: its words were made for another tokenizer; set --config.tokenizer.path to that one, or "

@@ -157,9 +157,8 @@ def test_the_example_prints_the_similarity_of_the_jax_towers(exported: Callable[
     noise = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8), (50, 41))
     cv2.imwrite(str(folder / "picture.jpg"), noise)
     done = subprocess.run([sys.executable, "example.py"], cwd=folder, capture_output=True, text=True, check=True)
-    picture = images.resize(
-        images.decode((folder / "picture.jpg").read_bytes()), side, antialias=model.config.data.antialias
-    )
+    data, picture = model.config.data, np.empty((side, side, 3), np.uint8)
+    images.read_square((folder / "picture.jpg").read_bytes(), data.antialias, data.averaging == "exact", picture)
     ids, mask = model.words.encode(["一只猫"], length)
     boxes = (np.array([[[0.1, 0.2, 0.6, 0.9]]], np.float32), np.ones((1, 1), bool)) if kind == "boxes" else (None, None)
     batch = parity.FixedBatch(picture[None], ids, mask, *boxes)

@@ -98,6 +98,20 @@ def test_options_that_xla_does_not_know_are_left_out(
     assert report["ranking"] == 1.0
 
 
+@pytest.mark.parametrize("unknown", [{}, {"xla_has_no_such_option": True}, {"xla_cpu_was_renamed": "1", "xla_x": "2"}])
+def test_each_option_that_xla_knows_is_kept(monkeypatch: pytest.MonkeyPatch, unknown: dict[str, Any]) -> None:
+    known = {"xla_backend_optimization_level": "1"}
+    monkeypatch.setattr(parity, "QUICKLY", {**unknown, **known})
+    given = []
+
+    class Lowered:
+        def compile(self, compiler_options: dict[str, Any]) -> None:
+            given.append(compiler_options)
+
+    parity._quickly(Lowered())  # type: ignore[arg-type]
+    assert given == [known]
+
+
 def test_what_a_checkpoint_lacks_is_told_before_what_failed_for_it(model: Any, tmp_path: Path) -> None:
     def check() -> None:
         raise checkpoint.CheckpointError("params/image/encoder: missing")
@@ -257,8 +271,6 @@ def test_the_fixed_batch_is_the_same_every_time_and_has_padding(tiny: Make) -> N
 
 def test_a_run_is_exported_from_the_command_line(tiny: Make, tokenizer: Tokenizer, tmp_path: Path) -> None:
     """Saved on eight devices by the loop's own checkpoints, exported on one."""
-    from wenlan_jax import checkpoint
-
     tokenizer.save(tmp_path)
     config = tiny(mesh__fsdp=2, mesh__data=2, mesh__tensor=2, **OFFICIAL)
     current = runs.set_up(config)
@@ -278,6 +290,27 @@ def test_a_run_is_exported_from_the_command_line(tiny: Make, tokenizer: Tokenize
         written["textencoder.learnable.textFC.fc2.bias"].numpy(), state.params["text"]["projection"]["fc2"]["bias"]
     )
     assert architecture.architecture_of(config)
+
+
+@pytest.mark.parametrize(("learnt", "scale"), [(False, 1 / 0.05), (True, 12.0)])
+def test_the_scale_of_similarities_is_the_learnt_one(
+    tiny: Make, tokenizer: Tokenizer, tmp_path: Path, learnt: bool, scale: float
+) -> None:
+    path = tokenizer.save(tmp_path)
+    config = tiny(
+        task="clip",
+        tokenizer__path=str(path),
+        contrast__temperature=0.05,
+        contrast__learnable_temperature=learnt,
+        model__text__bert__vocab_size=tokenizer.size,
+    )
+    current = runs.set_up(config, jax.devices()[:1])
+    state = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), current.shapes)
+    if learnt:
+        state.params[exporting.LOGIT_SCALE] = np.array(np.log(scale), np.float32)
+    with checkpoint.Checkpoints(tmp_path / "checkpoints", config.checkpoint, host_arrays=True) as checkpoints:
+        checkpoints.save(3, state, config, tokenizer.fingerprint)
+    assert exporting.load(tmp_path, None, "float32").scale == pytest.approx(scale)
 
 
 def test_an_import_is_exported_as_it_was(

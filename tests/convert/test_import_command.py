@@ -210,7 +210,7 @@ def test_one_wrong_key(name: str, change: Any, told: str, tiny: Make, made: Any,
     assert f"{source} does not fit the configuration" in message
     assert "1 fault(s)" in message
     assert told.format(key=layout.key) in message
-    assert "Set model." in message
+    assert ("Set model." in message) == (change is not _with_adapter)
 
 
 @pytest.mark.parametrize("key", ["embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"])
@@ -380,7 +380,8 @@ def test_the_table_lists_what_was_loaded_ignored_and_left_fresh(
     lines = capsys.readouterr().out.splitlines()
     heads = [number for number, line in enumerate(lines) if line and not line.startswith(" ")]
     sections = {lines[a]: lines[a + 1 : b] for a, b in zip(heads, [*heads[1:], len(lines)], strict=True)}
-    loaded, counters, classifier, fresh, momentum, advice = sections
+    loaded, counters, classifier, unchecked, fresh, momentum, advice = sections
+    assert unchecked.startswith("not checked: padding")
     assert loaded.split() == ["loaded", "leaves", "numbers"]
     assert rows(sections[loaded]) == totals(part(expected(config), "timm"))
     assert counters == "ignored: 7 key(s), BN's batch counter; unused with a fixed momentum"
@@ -416,3 +417,151 @@ def test_backbones_alone_are_not_exported(
         assert message.count("wenlan export:") == 1 and "Traceback" not in message
         assert all(text in message for text in told), message
         assert not (tmp_path / "exported").exists() and not list(tmp_path.glob(".*"))
+
+
+TIMM = {"architecture": "tf_efficientnet_b5", "pretrained_cfg": {"mean": [0.485, 0.456, 0.406], "tag": "ns_jft_in1k"}}
+
+
+def described(source: Path, layout: str, tmp_path: Path, **changes: Any) -> None:
+    """Writes what timm or transformers say of a network beside it."""
+    folder = source if source.is_dir() else tmp_path
+    (folder / "config.json").write_text(json.dumps({**(TIMM if layout == "timm" else {}), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "told"),
+    [
+        (
+            "timm",
+            {"architecture": "efficientnet_b0"},
+            "efficientnet_b0, not tf_efficientnet_b0: other padding and",
+        ),
+        ("timm", {"architecture": "efficientnet_b5"}, "BN epsilon (1e-5, not 0.001)"),
+        ("timm", {"architecture": "tf_efficientnetv2_b0"}, "tf_efficientnet_b0 to b8 only"),
+        ("timm", {"architecture": "tf_efficientnet_lite0"}, "tf_efficientnet_b0 to b8 only"),
+        ("timm", {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}, "normalised by mean=(0.5, 0.5, 0.5); set augment.mean"),
+        ("timm", {"pretrained_cfg": {"std": [0.5, 0.5, 0.5]}}, "set augment.std so"),
+        ("huggingface", {"batch_norm_eps": 1e-5}, "set model.image.batch_norm.eps=1e-05"),
+        ("huggingface", {"hidden_act": "relu"}, "hidden_act=relu; the image backbone computes swish only"),
+        ("huggingface", {"squeeze_expansion_ratio": 0.5}, "squeeze_expansion_ratio=0.5"),
+    ],
+)
+def test_an_image_network_that_computes_otherwise(
+    layout: str, changes: dict[str, Any], told: str, tiny: Make, made: Any, save: Any, refused: Refused, tmp_path: Path
+) -> None:
+    config = tiny()
+    source = save(layout, made(layout, config), config)
+    described(source, layout, tmp_path, **changes)
+    assert told in refused(config, source, "efficientnet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["efficientnet_b0_ra-3dd342df.pth", "efficientnet_b5.pth", "efficientnet_b5/model.pth", "efficientnet_em.pth"],
+)
+def test_an_image_network_is_known_by_its_name(
+    name: str, tiny: Make, made: Any, refused: Refused, command: Command, tmp_path: Path
+) -> None:
+    config, place = tiny(), tmp_path / "weights" / name
+    place.parent.mkdir(parents=True)
+    weights.write_torch(made("timm", config), place)
+    assert "its name says " in refused(config, place, "efficientnet")
+    good = tmp_path / "weights" / "tf_efficientnet_b5_ns-6f26d0cf.pth"
+    place.rename(good)
+    assert command(config, good, "efficientnet") == 0
+
+
+def test_metadata_name_an_image_network(tiny: Make, made: Any, refused: Refused, tmp_path: Path) -> None:
+    config = tiny()
+    weights.write_safetensors(made("timm", config), tmp_path / "x.safetensors", {"architecture": "efficientnet_b0"})
+    assert "its name says efficientnet_b0" in refused(config, tmp_path / "x.safetensors", "efficientnet")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"hidden_act": "gelu_new"}, "hidden_act=gelu_new"),
+        ({"model_type": "nezha"}, "model_type=nezha"),
+        ({"position_embedding_type": "relative_key_query"}, "computes absolute only"),
+    ],
+)
+def test_metadata_stand_in_for_a_description(
+    said: dict[str, str], told: str, tiny: Make, made: Any, refused: Refused, tmp_path: Path
+) -> None:
+    config = tiny()
+    weights.write_safetensors(made("bert", config), tmp_path / "x.safetensors", said)
+    assert told in refused(config, tmp_path / "x.safetensors", "bert")
+
+
+def test_what_could_not_be_checked_is_said(
+    tiny: Make, made: Any, save: Any, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny()
+    assert command(config, save("timm", made("timm", config), config), "efficientnet") == 0
+    assert "not checked: padding, BN epsilon" in capsys.readouterr().out
+    source = save("bert", made("bert", config), config)
+    (source / "config.json").unlink()
+    assert command(config, source, "bert") == 0
+    assert "not checked: heads, epsilon of LayerNorms, activation" in capsys.readouterr().out
+    (source / "config.json").write_text(json.dumps(describe("bert", config)))
+    assert command(config, source, "bert", "--replace") == 0
+    assert "not checked" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "told"),
+    [
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
+        ("bert", {"model_type": "megatron-bert"}, "model_type=megatron-bert; the text backbone computes bert only"),
+        ("bert", {"model_type": "roberta-prelayernorm"}, "model_type=roberta-prelayernorm"),
+        ("bert", {"is_decoder": True}, "is_decoder=True"),
+        ("bert", {"hidden_act": "relu"}, "hidden_act=relu"),
+        ("bert", {"vocab_size": 640}, "config.json says 640; set model.text.bert.vocab_size=640, which is 600"),
+        ("bert", {"layer_norm_eps": 1e-5}, "set model.text.bert.eps=1e-05, which is 1e-12"),
+        ("bert_bin", {"model_type": "roberta"}, "says model_type=roberta, and keys begin with bert.: where positions"),
+        ("xlm_roberta", {"model_type": "bert"}, "says model_type=bert, and keys begin with roberta."),
+        ("xlm_roberta", {"pad_token_id": 0}, "set model.text.bert.positions=17, which is 16"),
+    ],
+)
+def test_a_text_encoder_that_computes_otherwise(
+    layout: str, changes: dict[str, Any], told: str, tiny: Make, made: Any, save: Any, refused: Refused
+) -> None:
+    config = tiny()
+    source = save(layout, made(layout, config), config)
+    (source / "config.json").write_text(json.dumps({**describe(layout, config), **changes}))
+    assert told in refused(config, source, "bert")
+
+
+@pytest.mark.parametrize("left_out", ["num_attention_heads", "layer_norm_eps"])
+def test_what_a_description_leaves_out_has_the_value_of_transformers(
+    left_out: str, tiny: Make, made: Any, save: Any, refused: Refused
+) -> None:
+    config = tiny(model__text__bert__eps=1e-5)
+    source = save("bert", made("bert", config), config)
+    fields = {name: value for name, value in describe("bert", config).items() if name != left_out}
+    (source / "config.json").write_text(json.dumps(fields))
+    told = "set model.text.bert.heads=12" if left_out == "num_attention_heads" else "set model.text.bert.eps=1e-12"
+    assert told in refused(config, source, "bert")
+
+
+def test_a_tokenizer_that_is_larger_than_the_table_sends_to_the_sizes_of_the_weights(
+    tiny: Make, made: Any, save: Any, refused: Refused, tmp_path: Path
+) -> None:
+    """More rows would only be refused next, as the weights have others."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(700))]
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), "utf-8")
+    config, larger = tiny(), tiny(model__text__bert__vocab_size=704)
+    source = save("bert", made("bert", larger), larger)
+    message = refused(config, source, "bert", f"--config.tokenizer.path={tmp_path / 'vocab.txt'}")
+    assert "model.text.bert.vocab_size is 600" in message
+    assert "704 pieces" in message
+    assert "--write-config" in message
+    assert "at least" not in message
+
+
+def test_a_padded_vocabulary_is_imported_with_its_rows(
+    tiny: Make, made: Any, save: Any, command: Command, tmp_path: Path
+) -> None:
+    config = tiny(model__text__bert__vocab_size=640)
+    assert command(config, save("bert", made("bert", config), config), "bert") == 0
+    assert written(tmp_path / "out")["params/text/backbone/embeddings/word/embedding"].shape[0] == 640

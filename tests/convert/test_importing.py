@@ -162,7 +162,9 @@ def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path:
     folder = tmp_path / "roberta"
     folder.mkdir()
     weights.write_safetensors(state, folder / "model.safetensors", {})
-    (folder / "config.json").write_text(json.dumps({"model_type": "roberta", "pad_token_id": 1}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "roberta", "pad_token_id": 1, "num_attention_heads": 2})
+    )
     request = importing.Request("bert", folder, tmp_path / "out", "both", False, False)
     importing.run_import(config, request)
     found = started(config, tmp_path / "out")["params/text/backbone/embeddings/position/embedding"]
@@ -305,6 +307,33 @@ def test_word_embeddings_of_another_tokenizer_are_refused(tiny: Make, tmp_path: 
     accepted = started(tiny(checkpoint__accept_changes=True), tmp_path / "run", "other tokens")
     name = "params/text/projection/fc1/kernel"
     np.testing.assert_array_equal(accepted[name], saved[name])
+
+
+def vocabulary(path: Path, last: str) -> str:
+    """A vocabulary of as many pieces as the tiny word table has rows."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(595)), last]
+    path.write_text("".join(f"{piece}\n" for piece in pieces), "utf-8")
+    return str(path)
+
+
+def test_a_second_import_keeps_the_tokenizer_of_the_words(
+    tiny: Make, import_file: Callable[..., Path], official: Made, tmp_path: Path
+) -> None:
+    """The image side needs none, and other words are refused while the table of the first is kept."""
+    own, other = (vocabulary(tmp_path / f"{name}.txt", name) for name in ("own", "other"))
+    named = tiny(tokenizer__path=own)
+    out = import_file(named, official(named), tower="text")
+    import_file(tiny(), official(tiny()), tower="image")
+    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+        _, note = checkpoints.note()
+    assert note.tokenizer.startswith("wordpiece:lower:")
+    assert note.config["tokenizer"]["path"] == own
+    with pytest.raises(checkpoint.CheckpointError, match="made for another tokenizer"):
+        started(tiny(), out, "other tokens")
+    strange = tiny(tokenizer__path=other)
+    with pytest.raises(importing.ImportingError, match="words of another tokenizer than .*other.txt"):
+        import_file(strange, official(strange), tower="image", replace=True)
+    import_file(strange, official(strange), tower="text", replace=True)
 
 
 def test_a_training_run_is_no_place_for_an_import(

@@ -20,7 +20,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from wenlan_jax.convert import weights
+from wenlan_jax.convert import torch_modules, weights
 from wenlan_jax.convert.weights import WeightsError
 
 State = dict[str, np.ndarray]
@@ -371,3 +371,111 @@ def test_without_torch_only_pickles_are_out_of_reach(tmp_path: Path, state: Stat
     assert_same(weights.read(tmp_path / "x.safetensors"), state)
     with pytest.raises(WeightsError, match=r"wenlan_jax\[torch\]"):
         weights.read(tmp_path / "x.pt")
+
+
+def stored(header: str | dict, data: int) -> bytes:
+    """A safetensors file with this header and so many bytes of data."""
+    text = (json.dumps(header) if isinstance(header, dict) else header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data)
+
+
+def entry(begin: int, end: int, **changes: Any) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end], **changes}
+
+
+ONE = json.dumps(entry(0, 8))
+WIDE = f'{{"a":{ONE}}}'.encode("utf-16")
+LIES = {
+    "overlap": (stored({"a": entry(0, 8), "b": entry(4, 12)}, 12), "b, at bytes 4 to 12, overlaps"),
+    "same place": (stored({"a": entry(0, 8), "b": entry(0, 8)}, 8), "overlaps"),
+    "within": (stored({"a": entry(0, 12), "b": entry(4, 8)}, 12), "overlaps"),
+    "gap": (stored({"a": entry(0, 8), "b": entry(12, 16)}, 16), "b, at bytes 12 to 16, does not follow"),
+    "gap at the start": (stored({"a": entry(4, 12)}, 12), "does not follow"),
+    "more data": (stored({"a": entry(0, 8)}, 12), "promises 8 bytes of data, but it has 12"),
+    "less data": (stored({"a": entry(0, 8)}, 4), "promises 8"),
+    "negative": (stored({"a": entry(-8, 0, shape=[2])}, 0), "not all whole numbers"),
+    "backwards": (stored({"a": entry(8, 0, shape=[-2])}, 8), "not all whole numbers"),
+    "fractions": (stored({"a": entry(0, 8, data_offsets=[0.0, 8.0])}, 8), "not all whole numbers"),
+    "truth": (stored({"a": entry(0, 4, shape=[True])}, 4), "not all whole numbers"),
+    "key twice": (stored(f'{{"a": {ONE}, "a": {ONE}}}', 8), "'a' comes twice"),
+    "metadata twice": (stored(f'{{"__metadata__": {{"x": "1", "x": "2"}}, "a": {ONE}}}', 8), "'x' comes twice"),
+    "offsets twice": (stored('{"a": {"dtype": "F32", "shape": [2], "shape": [1]}}', 8), "'shape' comes twice"),
+    "nested": (stored({"a": {"b": entry(0, 8)}}, 8), "an entry has b"),
+    "deep": (stored('{"a":' * 100_000 + "1" + "}" * 100_000, 0), "header cannot be read"),
+    "more fields": (stored({"a": entry(0, 8, more=1)}, 8), "an entry has data_offsets, dtype, more"),
+    "three offsets": (stored({"a": entry(0, 8, data_offsets=[0, 4, 8])}, 8), "header cannot be read"),
+    "list": (stored("[]", 0), "header cannot be read"),
+    "metadata of numbers": (stored({"__metadata__": {"step": 7}, "a": entry(0, 8)}, 8), "must give texts"),
+    "UTF-16": (len(WIDE).to_bytes(8, "little") + WIDE + bytes(8), "header cannot be read"),
+    "shape": (stored({"a": entry(0, 8, shape=[3])}, 8), "8 bytes for shape"),
+    "type": (stored({"a": entry(0, 8, dtype="F64", shape=[2])}, 8), "8 bytes for shape"),
+    "product beyond 64 bits": (stored({"a": entry(0, 0, shape=[2**40, 2**40])}, 0), "0 bytes for shape"),
+    "too many axes": (stored({"a": entry(0, 4, shape=[1] * 99)}, 4), "a has shape"),
+    "huge header": ((2**62).to_bytes(8, "little") + b"{}", "header is incomplete"),
+    "header beyond the limit": ((100_000_001).to_bytes(8, "little") + b"{}", "header is incomplete"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_safetensors_that_lie_are_refused(tmp_path: Path, lie: str):
+    content, message = LIES[lie]
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        weights.read(tmp_path / "x.safetensors")
+
+
+def test_shipped_code_refuses_overlaps_gaps_and_ends_outside(tmp_path: Path):
+    for lie in ("overlap", "same place", "gap", "gap at the start", "less data", "negative"):
+        (tmp_path / "x.safetensors").write_bytes(LIES[lie][0])
+        with pytest.raises(ValueError, match="does not follow"):
+            torch_modules.read_safetensors(tmp_path / "x.safetensors")
+
+
+def index_of(folder: Path, **places: Any) -> Path:
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {key.replace("__", "."): place for key, place in places.items()}}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "in/x.safetensors", "..", ".", ""])
+def test_shards_lie_beside_their_index(tmp_path: Path, state: State, name: str):
+    weights.write_safetensors(state, tmp_path / "x.safetensors", {})
+    with pytest.raises(WeightsError, match="must lie beside the index"):
+        weights.read(index_of(tmp_path, a=name))
+
+
+@pytest.mark.parametrize("place", [7, None, ["x.safetensors"], {"file": "x.safetensors"}])
+def test_an_index_names_files(tmp_path: Path, place: Any):
+    with pytest.raises(WeightsError, match="a file's name"):
+        weights.read(index_of(tmp_path, a=place))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{" * 9, "[" * 200_000])
+def test_an_index_that_is_none_is_told(tmp_path: Path, text: str):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsError, match="not an index of a sharded model"):
+        weights.read(tmp_path)
+
+
+def test_an_index_with_a_key_twice_is_refused(tmp_path: Path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x", "a": "y"}}')
+    with pytest.raises(WeightsError, match="'a' comes twice"):
+        weights.read(tmp_path)
+
+
+@pytest.mark.parametrize(("present", "told"), [((1, 3), "00002-of"), ((1, 2), "00003-of"), ((2, 3), "00001-of")])
+def test_an_index_that_leaves_out_a_shard_is_refused(tmp_path: Path, state: State, present: tuple, told: str):
+    for number in (1, 2, 3):
+        weights.write_safetensors({f"k{number}": state["layer.weight"]}, shard(tmp_path, number), {})
+    with pytest.raises(WeightsError, match=f"missing shard.*model-{told}.*not named"):
+        weights.read(index_of(tmp_path, **{f"k{number}": shard(tmp_path, number).name for number in present}))
+
+
+def shard(folder: Path, number: int) -> Path:
+    return folder / f"model-{number:05}-of-00003.safetensors"
+
+
+def test_an_index_that_leaves_out_a_key_is_refused(tmp_path: Path, state: State):
+    weights.write_safetensors({"a": state["layer.weight"], "b": state["layer.weight"]}, tmp_path / "x.safetensors", {})
+    with pytest.raises(WeightsError, match="does not name b of x.safetensors"):
+        weights.read(index_of(tmp_path, a="x.safetensors"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from wenlan_jax import schema
 from wenlan_jax.models.transformer import TransformerEncoder
@@ -30,11 +30,23 @@ def architecture_of(config: schema.Config) -> torch_modules.Architecture:
     }
 
 
+def picture_settings(config: schema.Config) -> dict[str, Any]:
+    """How pictures are prepared, under the names of transformers' preprocessor_config.json."""
+    return {
+        "size": {"height": config.data.image_size, "width": config.data.image_size},
+        "antialias": config.data.antialias,
+        "averaging": config.data.averaging,
+        "image_mean": list(config.augment.mean),
+        "image_std": list(config.augment.std),
+    }
+
+
 def _image(config: schema.Config, tower: ImageTower) -> torch_modules.Image:
     backbone = tower.backbone
     return {
         "size": config.data.image_size,
         "antialias": config.data.antialias,
+        "averaging": cast(Literal["fast", "exact"], config.data.averaging),
         "mean": list(config.augment.mean),
         "std": list(config.augment.std),
         "stem": backbone.stem_width,

@@ -8,7 +8,7 @@ the position table that the first token takes, see `position_offset`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,22 @@ DESCRIPTION = "config.json"
 """Beside the weights of Hugging Face: family and sizes of the model."""
 ACTIVATION = "gelu"
 """The exact one, the only one that `BertEncoder` computes."""
+BERT_FAMILY = ("bert", *ROBERTA_FAMILY)
+"""Values of `model_type` whose models compute what `BertEncoder` does; others name their leaves alike, such as those
+that normalise first."""
+UNCHECKED = f"heads, epsilon of LayerNorms, activation: no {DESCRIPTION} beside the weights"
+
+COMPUTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": (ACTIVATION, "gelu_python"),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+"""Fields of transformers' `BertConfig` that change what is computed, and the values for which `BertEncoder` does it."""
+SAID = ("hidden_act", "model_type", "position_embedding_type")
+"""Of these, what the metadata of a file may say where there is no config.json."""
+DEFAULTS = {"num_attention_heads": 12, "layer_norm_eps": 1e-12}
+"""What such a file means when it leaves out what no weight's shape tells."""
 
 _DROPOUT = "dropout"
 _FIELDS = {
@@ -113,7 +129,29 @@ def implied_description(state: Mapping[str, np.ndarray], prefix: str) -> dict[st
     return {"model_type": prefix.removesuffix(".")}
 
 
-def differences(bert: schema.Bert, description: Mapping[str, Any]) -> list[str]:
+def computed_otherwise(
+    description: Mapping[str, Any], prefix: str, what: str, families: Sequence[str] = BERT_FAMILY
+) -> list[str]:
+    """What a `config.json` asks of a model that `what`, ours, does not compute.
+
+    prefix: of the keys, which for a model with a head names the family too. families: values of `model_type` that are
+    computed alike.
+    """
+    faults = [
+        f"{DESCRIPTION} says {field}={description[field]}; {what} computes {allowed[0]} only"
+        for field, allowed in {**COMPUTED, "model_type": (*families, "")}.items()
+        if description.get(field) is not None and description[field] not in allowed
+    ]
+    family = description.get("model_type")
+    if family and prefix in ("bert.", "roberta.") and (family in ROBERTA_FAMILY) != (prefix == "roberta."):
+        faults.append(
+            f"{DESCRIPTION} says model_type={family}, and keys begin with {prefix}: where positions start is unclear; "
+            "give the file and the description of one model"
+        )
+    return faults
+
+
+def differences(bert: schema.Bert, description: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What the configuration and a `config.json` disagree on, with the remedy.
 
     Heads and eps are in no weight's shape: with others than the model's, all would load and compute something else.
@@ -128,10 +166,7 @@ def differences(bert: schema.Bert, description: Mapping[str, Any]) -> list[str]:
         for field, value in described.items()
         if getattr(bert, field) != value
     ]
-    activation = description.get("hidden_act", ACTIVATION)
-    if activation != ACTIVATION:
-        faults.append(f"{DESCRIPTION} says hidden_act={activation}; the text backbone computes {ACTIVATION} only")
-    return faults
+    return faults + computed_otherwise(description, prefix, "the text backbone")
 
 
 def _old_norms(rules: Iterable[Rule]) -> list[Rule]:

@@ -9,15 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from wenlan_jax.convert.brivl import image_rules
 from wenlan_jax.convert.rules import ConversionError, Ignore, Rule, Table
-from wenlan_jax.models.efficientnet import Stage
+from wenlan_jax.models.efficientnet import SQUEEZE_RATIO, Stage
 
 TOWER = "image"
 Family = Literal["timm", "huggingface"]
+
+TF_EPS = 1e-3
+"""Of batch normalisation in weights that came from TensorFlow, the only ones whose padding `EfficientNet` has."""
+_NAME = re.compile(r"(tf_)?(efficientnet(v2)?_[a-z0-9]+)(_[a-z0-9_]+)?")
+_PLAIN = re.compile(r"efficientnet_b\d")
+_TF_NAME = re.compile(r"tf_efficientnet_b\d(_[a-z0-9_]+)?([.-].*)?")
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation by channel."""
+
+UNCHECKED = (
+    "padding, BN epsilon and normalisation of pictures: neither config.json, metadata nor a name says which "
+    "EfficientNet this is; taken for timm's tf_efficientnet"
+)
 
 _STEMS: dict[Family, str] = {"timm": "conv_stem.weight", "huggingface": "embeddings.convolution.weight"}
 """The key by which a layout is known, after the prefix."""
@@ -70,6 +85,68 @@ def detect(keys: Iterable[str]) -> KeyLayout:
         places = ", ".join(sorted(layout.prefix or "the top level" for layout in found))
         raise ConversionError(f"several image networks, under {places}: give a file with one of them")
     return found[0]
+
+
+def names_of(description: Mapping[str, Any], said: Mapping[str, str], source: Path) -> str:
+    """What a network is called: by its config.json, by the metadata of its file, or by the names of file and folder.
+
+    Empty where none of them names an EfficientNet.
+    """
+    inner = description.get("pretrained_cfg")
+    described = [description.get("architecture"), inner.get("architecture") if isinstance(inner, Mapping) else None]
+    candidates = [*described, *said.values(), source.name, source.absolute().parent.name]
+    found = (_NAME.search(candidate) for candidate in candidates if isinstance(candidate, str))
+    return next((match[0] for match in found if match), "")
+
+
+def differences(
+    family: Family, name: str, description: Mapping[str, Any], eps: float, normalisation: Normalisation
+) -> list[str]:
+    """What weights of this name and config.json would be computed with otherwise than `EfficientNet` does.
+
+    name: see `names_of`. eps: `model.image.batch_norm.eps`. normalisation: `augment.mean` and `augment.std`. Padding,
+    eps and normalisation are in no weight's shape: with others than the model's, all would load and compute something
+    else.
+    """
+    faults = _of_timm(name, description, normalisation) if family == "timm" else _of_huggingface(description)
+    known = description.get("batch_norm_eps", TF_EPS)
+    if known != eps:
+        faults.append(f"these weights have a BN epsilon of {known:g}; set model.image.batch_norm.eps={known:g}")
+    return faults
+
+
+def _of_timm(name: str, description: Mapping[str, Any], normalisation: Normalisation) -> list[str]:
+    called = str(description.get("architecture") or name)
+    if called and not _TF_NAME.fullmatch(called):
+        where = "config.json" if "architecture" in description else "its name"
+        plain = _PLAIN.match(called)
+        if plain is None:
+            return [f"{where} says {called}; the image backbone computes tf_efficientnet_b0 to b8 only"]
+        return [
+            f"{where} says {called}, not tf_{plain[0]}: other padding and BN epsilon (1e-5, not {TF_EPS:g}); take the "
+            "weights that timm names with tf_"
+        ]
+    inner = description.get("pretrained_cfg")
+    return [
+        f"config.json says that pictures are normalised by {field}={tuple(inner[field])}; set augment.{field} so, "
+        f"which is {tuple(ours)}"
+        for field, ours in (("mean", normalisation[0]), ("std", normalisation[1]))
+        if isinstance(inner, Mapping) and isinstance(inner.get(field), list) and inner[field] != list(ours)
+    ]
+
+
+def _of_huggingface(description: Mapping[str, Any]) -> list[str]:
+    computed = {
+        "model_type": ("efficientnet",),
+        "hidden_act": ("swish", "silu"),
+        "squeeze_expansion_ratio": (SQUEEZE_RATIO,),
+        "num_channels": (3,),
+    }
+    return [
+        f"config.json says {field}={description[field]}; the image backbone computes {values[0]} only"
+        for field, values in computed.items()
+        if field in description and description[field] not in values
+    ]
 
 
 def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> Table:

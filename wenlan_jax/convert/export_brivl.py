@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax.convert import weights
+from wenlan_jax.convert import model_card, weights
 from wenlan_jax.convert.brivl import (
     MOMENTUM_TOWERS,
     QUERY_TOWERS,
@@ -36,7 +36,8 @@ def write(model: Model, folder: Path) -> Runner:
 
     _check(model)
     write_file(model, folder / FILE)
-    (folder / "README.md").write_text(f"torch.load('{FILE}')['learnable'], checkpoint {model.step}.\n\n{UNUSED}")
+    head = model_card.metadata(model, "pytorch", model_card.PIPELINE)
+    (folder / "README.md").write_text(f"{head}torch.load('{FILE}')['learnable'], checkpoint {model.step}.\n\n{UNUSED}")
 
     def runner(batch: Any) -> Any:
         stored = weights.read(folder / FILE)

@@ -15,49 +15,53 @@ import numpy as np
 
 from wenlan_jax import config as configs
 from wenlan_jax import schema
-from wenlan_jax.convert import model_card, parity, torch_modules, weights
-from wenlan_jax.convert.architecture import architecture_of
+from wenlan_jax.convert import example, model_card, parity, torch_modules, weights
+from wenlan_jax.convert.architecture import architecture_of, picture_settings
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.export_torch import ARCHITECTURE, MODULES, WEIGHTS, query_state
 from wenlan_jax.convert.exporting import ExportError, Model, Runner
 from wenlan_jax.convert.rules import FlatTree
-from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, WordPiece
+from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, Tokenizer, WordPiece
 
 CODE = Path(__file__).parent / "huggingface"
 BACKBONE = "text_backbone"
 _BACKBONE_KEYS = "textencoder.backbone.bert."
 
 _CARD = """\
----
-library_name: transformers
-tags: [image-text-retrieval, brivl, wenlan]
----
 # WenLan (BriVL) with transformers
 
-```python
-{imports}from PIL import Image
-from transformers import AutoModel, AutoProcessor
+`pip install -r {requirements}`, then, as in `{example_file}`,
 
-folder = "wenlan"  # this one; older versions of transformers want a name without dots
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-inputs = processor(images=Image.open("picture.jpg"), text=["一只猫", "a dog"])
-{boxes}print(model(**inputs).similarity_per_image)
-```
+```python
+{example}```
 
 `trust_remote_code` lets transformers run the Python files of this folder. `get_image_features` and `get_text_features`
-give unit embeddings. The text backbone alone is
+give unit embeddings, and the model called with pictures, texts or both has them as `image_embeds` and `text_embeds`;
+`similarity_per_image` are their products, `logits_per_image` these times {scale:.4g}, as in training. `processor` takes
+paths of files, which it reads as the training did, or open pictures, which it averages over areas.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model="wenlan", trust_remote_code=True)  # "wenlan": this folder
+classify("picture.jpg", candidate_labels={labels}, hypothesis_template="{{}}")
+embed = pipeline("image-feature-extraction", model="wenlan", trust_remote_code=True)
+```
+
+Pipelines open files themselves, and turn them by EXIF.{boxes} The text backbone alone is
 `BertModel.from_pretrained(folder + "/{backbone}", add_pooling_layer=False)`{mask}
 
 """
 
-_BOXES = """\
-inputs["boxes"] = torch.tensor([[[0.1, 0.2, 0.6, 0.9]]])  # of each picture; x1, y1, x2, y2 as fractions of its sides
-inputs["box_mask"] = torch.ones(1, 1, dtype=torch.bool)  # False for boxes that fill up a row
-"""
+_BOXES = " They know no boxes, and this model's regions are boxes: call the model with `boxes` and `box_mask`."
 
 _UNMASKED = """;
 it was trained on texts padded to {length} pieces without an attention mask, so call it that way."""
+
+WORDS_CLASS, PIECES_CLASS = "PreTrainedTokenizerFast", "WenLanTokenizer"
+
+PIECES = "tokenizer.model"
+"""The name under which `tokenization_wenlan.py` looks for a SentencePiece model."""
 
 
 def write(model: Model, folder: Path) -> Runner:
@@ -65,9 +69,10 @@ def write(model: Model, folder: Path) -> Runner:
     state = query_state(model)
     _write_model(model, state, folder)
     _write_backbone(model, state, folder / BACKBONE)
-    vocabulary = _write_processor(model, folder)
+    _write_processor(model, folder)
     (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
-    (folder / "README.md").write_text(_card(model) + model_card.write(model, vocabulary.name))
+    (folder / "README.md").write_text(_card(model), encoding="utf-8")
+    example.write(model, "huggingface", folder)
     return lambda batch: run_folder(folder, batch)
 
 
@@ -80,8 +85,14 @@ def _write_model(model: Model, state: FlatTree, folder: Path) -> None:
         "auto_map": {
             "AutoConfig": _code("configuration_wenlan", "WenLanConfig", folder),
             "AutoModel": _code("modeling_wenlan", "WenLanModel", folder),
+            "AutoModelForZeroShotImageClassification": "modeling_wenlan.WenLanModel",
         },
+        "logit_scale": model.scale,
         "model_type": "wenlan",
+        "pad_token_id": model.words.pad_id,
+        "sep_token_id": model.words.description()["sep"],
+        # Older pipelines load a tokenizer only where the model's own configuration names one.
+        "tokenizer_class": WORDS_CLASS if isinstance(model.words, WordPiece) else PIECES_CLASS,
         "torch_dtype": model.dtype,
     }
     _write_json(config, folder / ARCHITECTURE)
@@ -105,18 +116,15 @@ def _bert_config(bert: schema.Bert, model: Model) -> dict[str, Any]:
     }
 
 
-def _write_processor(model: Model, folder: Path) -> Path:
-    """Writes image processor, tokenizer and the processor that holds both; returns the vocabulary's path."""
-    config, side = model.config, model.config.data.image_size
+def _write_processor(model: Model, folder: Path) -> None:
+    """Writes image processor, tokenizer and the processor that holds both."""
+    config = model.config
     processor = {"AutoProcessor": _code("processing_wenlan", "WenLanProcessor", folder)}
     pictures = {
         "auto_map": {**processor, "AutoImageProcessor": _code("processing_wenlan", "WenLanImageProcessor", folder)},
         "image_processor_type": "WenLanImageProcessor",
         "processor_class": "WenLanProcessor",
-        "size": {"height": side, "width": side},
-        "antialias": config.data.antialias,
-        "image_mean": config.augment.mean,
-        "image_std": config.augment.std,
+        **picture_settings(config),
     }
     _write_json(pictures, folder / "preprocessor_config.json")
     _write_json({"auto_map": processor, "processor_class": "WenLanProcessor"}, folder / "processor_config.json")
@@ -124,7 +132,7 @@ def _write_processor(model: Model, folder: Path) -> Path:
     if isinstance(model.words, WordPiece):
         own = _word_pieces(model.words, config.tokenizer.lower_case, folder)
     else:
-        own = _sentence_pieces(folder)
+        own = _sentence_pieces(model.words, vocabulary)
     # A text never yields a special token, as in training.
     shared = {
         "model_max_length": config.data.text_length,
@@ -132,7 +140,6 @@ def _write_processor(model: Model, folder: Path) -> Path:
         "processor_class": "WenLanProcessor",
     }
     _write_json({**own, **shared}, folder / "tokenizer_config.json")
-    return vocabulary
 
 
 def _word_pieces(tokenizer: WordPiece, lower_case: bool, folder: Path) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _word_pieces(tokenizer: WordPiece, lower_case: bool, folder: Path) -> dict[s
     pipeline = BertWordPieceTokenizer(tokenizer._vocab, lowercase=lower_case, strip_accents=None)
     pipeline.save(str(folder / "tokenizer.json"))
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": WORDS_CLASS,
         "do_lower_case": lower_case,
         "clean_up_tokenization_spaces": True,
         "model_input_names": ["input_ids", "attention_mask"],
@@ -154,10 +161,13 @@ def _word_pieces(tokenizer: WordPiece, lower_case: bool, folder: Path) -> dict[s
     }
 
 
-def _sentence_pieces(folder: Path) -> dict[str, Any]:
+def _sentence_pieces(tokenizer: Tokenizer, vocabulary: Path) -> dict[str, Any]:
+    folder = vocabulary.parent
+    vocabulary.rename(folder / PIECES)
     return {
-        "auto_map": {"AutoTokenizer": [_code("tokenization_wenlan", "WenLanTokenizer", folder), None]},
-        "tokenizer_class": "WenLanTokenizer",
+        "auto_map": {"AutoTokenizer": [_code("tokenization_wenlan", PIECES_CLASS, folder), None]},
+        "tokenizer_class": PIECES_CLASS,
+        "fairseq_ids": bool(tokenizer.description()["shift"]),
     }
 
 
@@ -174,12 +184,17 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 def _card(model: Model) -> str:
     boxes = model.config.model.image.regions.kind == "boxes"
     masked = model.config.model.text.bert.attention_mask
-    return _CARD.format(
-        imports="import torch\n" if boxes else "",
+    use = _CARD.format(
+        requirements=example.REQUIREMENTS,
+        example_file=example.FILE,
+        example=example.source(model, "huggingface"),
+        scale=model.scale,
+        labels='["一只猫", "a dog"]',
         boxes=_BOXES if boxes else "",
         backbone=BACKBONE,
         mask="." if masked else _UNMASKED.format(length=model.config.data.text_length),
     )
+    return model_card.metadata(model, "transformers", model_card.PIPELINE) + use + model_card.training(model)
 
 
 def run_folder(folder: Path, batch: parity.FixedBatch) -> parity.Embeddings:

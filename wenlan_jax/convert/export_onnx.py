@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +20,9 @@ import numpy as np
 
 from wenlan_jax import __version__, schema
 from wenlan_jax import config as configs
-from wenlan_jax.convert import model_card, parity
+from wenlan_jax.convert import example, model_card, parity, picture_modules
+from wenlan_jax.convert.architecture import picture_settings
 from wenlan_jax.convert.exporting import ExportError, Model, Runner
-from wenlan_jax.data.text import MODEL_SUFFIX
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,8 @@ OPSET = 20
 
 LARGEST_FILE = 2_000_000_000
 """Bytes of weights kept in the graph's own file, which protobuf limits to 2 GiB; more go into a second one."""
+
+PICTURES = "wenlan_pictures.py"
 
 CHECKED_BATCHES = (1, 3)
 """Batch sizes compared with PyTorch, besides that of the parity batch: a graph must not remember the size it was
@@ -56,10 +60,13 @@ Axes given by name may have any size{longest}. Keep a `.onnx.data` file, where t
   to which longer texts were cut in training
 - `attention_mask`: 1 for all but padding. {padding}
 
+`pip install -r {requirements}`, then, as in `{example_file}`,
+
 ```python
 {example}```
 
-## Training
+`wenlan_pictures.py` and `wenlan_text.py` read picture files and texts as the training did.
+
 """
 
 _REGIONS = """\
@@ -68,51 +75,6 @@ _REGIONS = """\
 
 _ANY_LENGTH = "Padding does not change an embedding."
 _FIXED_LENGTH = "Pad to the full length: as in the released BriVL code, the text backbone sees padding."
-
-_EXAMPLE = """\
-import cv2
-import numpy as np
-import onnxruntime
-{tokenizing}
-picture = cv2.imread("picture.jpg", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-{shrinking}picture = cv2.resize(picture, ({side}, {side}), interpolation=cv2.INTER_LINEAR)
-pixels = (picture[:, :, ::-1].astype(np.float32) / 255 - {mean}) / {std}
-picture_inputs = {{"pixel_values": pixels.transpose(2, 0, 1)[None].astype(np.float32)}}
-{boxes}text_inputs = {{"input_ids": np.array([ids], np.int64), "attention_mask": np.array([mask], np.int64)}}
-
-image = onnxruntime.InferenceSession("image_tower.onnx").run(None, picture_inputs)[0]
-text = onnxruntime.InferenceSession("text_tower.onnx").run(None, text_inputs)[0]
-print("similarity", (image @ text.T).item())
-"""
-
-_SHRINKING = """\
-height, width = picture.shape[:2]
-picture = cv2.resize(picture, (min(width, {side}), min(height, {side})), interpolation=cv2.INTER_AREA)
-"""
-
-_BOXES = """\
-picture_inputs["boxes"] = np.array([[[0.1, 0.2, 0.6, 0.9]]], np.float32)  # of your detector
-picture_inputs["box_mask"] = np.ones((1, 1), np.int64)
-"""
-
-_SENTENCEPIECE = """\
-from sentencepiece import SentencePieceProcessor
-
-tokenizer = SentencePieceProcessor(model_file="{file}")
-ids = [tokenizer.bos_id(), *tokenizer.encode("{text}")[: {length} - 2], tokenizer.eos_id()]
-mask = [1] * len(ids) + [0] * ({length} - len(ids))
-ids += [tokenizer.pad_id()] * ({length} - len(ids))
-"""
-
-_WORDPIECE = """\
-from tokenizers import BertWordPieceTokenizer
-
-tokenizer = BertWordPieceTokenizer("{file}", lowercase={lower_case})
-tokenizer.enable_truncation({length})
-tokenizer.enable_padding(length={length}, pad_id={pad})
-encoded = tokenizer.encode("{text}")
-ids, mask = encoded.ids, encoded.attention_mask
-"""
 
 Feeds = dict[str, np.ndarray]
 Shape = tuple[str | int, ...]
@@ -146,10 +108,20 @@ def write(model: Model, folder: Path) -> Runner:
             raise ExportError(f"{graph.file}: not a valid ONNX model ({error})") from error
         check_batches(tower, graph, path, model.config)
     (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
-    tokenizer = model.words.save(folder)
-    (folder / "README.md").write_text(card(model, tokenizer.name))
-    (folder / "example.py").write_text(example(model, tokenizer.name))
+    write_inputs(model, folder)
+    (folder / "README.md").write_text(card(model), encoding="utf-8")
+    example.write(model, "onnx", folder)
     return lambda batch: run(folder, model.config, batch)
+
+
+def write_inputs(model: Model, folder: Path) -> None:
+    """Writes what reads picture files and texts: code, settings and the tokenizer's file."""
+    from wenlan_jax.convert import export_torch
+
+    export_torch.write_tokenizer(model, folder)
+    shutil.copyfile(picture_modules.__file__, folder / PICTURES)
+    settings = json.dumps(picture_settings(model.config), indent=1)
+    (folder / picture_modules.SETTINGS).write_text(settings + "\n")
 
 
 def graphs(config: schema.Config) -> tuple[Graph, Graph]:
@@ -317,11 +289,10 @@ def feeds_of(batch: parity.FixedBatch, graph: Graph, config: schema.Config) -> F
     return {name: np.asarray(values[name], dtype(name)) for name in graph.inputs}
 
 
-def card(model: Model, tokenizer_file: str) -> str:
+def card(model: Model) -> str:
     """README.md: inputs and outputs, how to prepare them, an example, and how the model was trained."""
     config = model.config
     masked = config.model.text.bert.attention_mask
-    _, _, training = model_card.write(model, tokenizer_file).partition("## Training\n")
     use = _CARD.format(
         step=model.step,
         embedding=config.model.embedding,
@@ -333,13 +304,15 @@ def card(model: Model, tokenizer_file: str) -> str:
         mean=config.augment.mean,
         std=config.augment.std,
         regions=_REGIONS if config.model.image.regions.kind == "boxes" else "",
-        tokenizer=tokenizer_file,
+        tokenizer=model.words.file_name,
         pad=model.words.pad_id,
         length=config.data.text_length,
         padding=_ANY_LENGTH if masked else _FIXED_LENGTH,
-        example=example(model, tokenizer_file),
+        requirements=example.REQUIREMENTS,
+        example_file=example.FILE,
+        example=example.source(model, "onnx"),
     )
-    return use + training
+    return model_card.metadata(model, "onnx", model_card.PIPELINE) + use + model_card.training(model)
 
 
 def _rows(model: Model) -> Iterator[str]:
@@ -348,24 +321,3 @@ def _rows(model: Model) -> Iterator[str]:
         for name, shape in (*graph.inputs.items(), *outputs.items()):
             kind = "float32" if name == graph.output else dtype(name)
             yield f"| `{graph.file}` | `{name}` | ({', '.join(map(str, shape))}) | {kind} |"
-
-
-def example(model: Model, tokenizer_file: str) -> str:
-    """A script that compares one picture with one text; needs onnxruntime, OpenCV and the tokenizer's library."""
-    data, regions = model.config.data, model.config.model.image.regions
-    template = _SENTENCEPIECE if tokenizer_file.endswith(MODEL_SUFFIX) else _WORDPIECE
-    tokenizing = template.format(
-        file=tokenizer_file,
-        text="一只猫" if "zh" in data.languages or not data.languages else "a cat",
-        length=data.text_length,
-        lower_case=model.config.tokenizer.lower_case,
-        pad=model.words.pad_id,
-    )
-    return _EXAMPLE.format(
-        tokenizing=tokenizing,
-        shrinking=_SHRINKING.format(side=data.image_size) if data.antialias else "",
-        side=data.image_size,
-        mean=model.config.augment.mean,
-        std=model.config.augment.std,
-        boxes=_BOXES if regions.kind == "boxes" else "",
-    )

@@ -106,7 +106,8 @@ def _copy_answers(model: Model, folder: Path) -> bool:
 
 def _card(model: Model, layout: Layout, tokenizer: str, keys: list[str], answers: bool) -> str:
     config, single = model.config, model.config.single
-    return _CARD.format(
+    pipeline = "visual-question-answering" if config.task == "vqa" else ""
+    return model_card.metadata(model, "pytorch", pipeline) + _CARD.format(
         code=layout.code,
         step=model.step,
         task=config.task,

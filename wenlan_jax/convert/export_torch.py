@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax.convert import model_card, torch_modules, weights
+from wenlan_jax.convert import example, model_card, text_modules, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.exporting import Model, Runner
 from wenlan_jax.convert.rules import FlatTree, torch_views
 
 MODULES, WEIGHTS, ARCHITECTURE = "wenlan_torch.py", "model.safetensors", "config.json"
+TEXTS = "wenlan_text.py"
 
 
 def write(model: Model, folder: Path) -> Runner:
@@ -24,10 +25,18 @@ def write(model: Model, folder: Path) -> Runner:
     architecture = architecture_of(model.config)
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1) + "\n")
     (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
-    tokenizer = model.words.save(folder)
-    (folder / "README.md").write_text(model_card.write(model, tokenizer.name))
-    (folder / "example.py").write_text(model_card.example(model))
+    write_tokenizer(model, folder)
+    (folder / "README.md").write_text(model_card.write(model), encoding="utf-8")
+    example.write(model, "torch", folder)
     return lambda batch: run_folder(folder, batch)
+
+
+def write_tokenizer(model: Model, folder: Path) -> None:
+    """Writes the tokenizer's file, and the code and settings that read texts with it."""
+    model.words.save(folder)
+    shutil.copyfile(text_modules.__file__, folder / TEXTS)
+    settings = {**model.words.description(), "length": model.config.data.text_length}
+    (folder / text_modules.SETTINGS).write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def query_state(model: Model) -> FlatTree:

@@ -19,19 +19,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import __version__, restore, schema
+from wenlan_jax import __version__, checkpoint, restore, schema
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.mesh import AXES
 from wenlan_jax.progress import say
+from wenlan_jax.tasks.contrast import read_scale
 from wenlan_jax.tasks.single import TOWER
 
 ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
 """An export needs no mesh: checkpoints of any mesh are read onto one device."""
 
 REPORT = "parity.json"
+LOGIT_SCALE = "logit_scale"
+"""The parameter of a learnable temperature."""
 
 
 class ExportError(RuntimeError):
@@ -51,6 +54,8 @@ class Model:
     result: the newest `result.json` of the run, empty without one.
     unused_layers: what an official file that the run started from holds beside BriVL's own weights.
     dtype: of the exported weights, `float32` or `float16`.
+    scale: what the loss multiplies similarities by, one over the temperature.
+    license: of the exported model, by the name that Hugging Face has for it; empty where nobody said.
     check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
     """
 
@@ -63,6 +68,8 @@ class Model:
     result: dict[str, float]
     unused_layers: dict[str, np.ndarray]
     dtype: str
+    scale: float = 1.0
+    license: str = ""
     check: Callable[[], None] = lambda: None
 
     @property
@@ -95,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExportError(f"{arguments.out} exists; remove it or choose another --out")
     module, function = form.writer.split(":")
     writer = getattr(importlib.import_module(f"wenlan_jax.convert.{module}"), function)
-    model = load(arguments.workdir, arguments.step, arguments.dtype)
+    model = dataclasses.replace(load(arguments.workdir, arguments.step, arguments.dtype), license=arguments.license)
     _check_kind(arguments.format, model.config.task)
     if form.tokenizer:
         _ = model.words
@@ -139,8 +146,20 @@ def load(workdir: Path, step: int | None, dtype: str) -> Model:
         result=_result(workdir / "result.json"),
         unused_layers=unused_layers(workdir) or unused_layers(config.init_from),
         dtype=dtype,
+        scale=_scale(trained),
         check=trained.check,
     )
+
+
+def _scale(trained: restore.Trained) -> float:
+    """What similarities are multiplied by: the learnt factor where one is stored, else the configuration's."""
+    _, stored = trained.checkpoints.stored(trained.step)
+    learnt = {path: stored[path] for path in (f"params/{LOGIT_SCALE}",) if path in stored}
+    if not (learnt and trained.config.contrast.learnable_temperature):
+        return 1.0 / trained.config.contrast.temperature
+    _, leaves = trained.checkpoints.restore(checkpoint.on_host(learnt), trained.step)
+    (leaf,) = leaves.values()
+    return float(read_scale({LOGIT_SCALE: leaf}, trained.config.contrast))
 
 
 def unused_layers(place: Path | str) -> dict[str, np.ndarray]:
@@ -164,6 +183,8 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`; CheckpointError
     if towers are not stored whole.
     """
+    from wenlan_jax.convert import example, example_proof  # which know `Model`
+
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -174,8 +195,11 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
         else:
             proof = TwoTowerProof(model.config, model.tower, model.shapes)
         run_artefact = writer(dataclasses.replace(model, tower=proof.tower), staging)
-        findings = proof.compare(run_artefact(proof.batch))
+        theirs = run_artefact(proof.batch)
+        findings = proof.compare(theirs)
         report = check(model, name, findings, tolerance)
+        if isinstance(proof.batch, parity.FixedBatch) and (staging / example.FILE).is_file():
+            report["example"] = example_proof.check(model, staging, proof.batch, theirs)
         (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         staging.rename(out)
     except Exception:

@@ -30,10 +30,14 @@ class ImportingError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Leaves by their path in the train state, and the keys of the file left out, with the reason."""
+    """Leaves by their path in the train state, and the keys of the file left out, with the reason.
+
+    unchecked: what no shape tells and nothing beside the weights said, in words.
+    """
 
     leaves: FlatTree
     ignored: dict[str, str]
+    unchecked: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,22 +109,34 @@ def read_bert(state: weights.State, target: Target, source: Path) -> Found:
     if TOWER in target.towers:
         return _of_single(import_single.read_bert)(state, target, source)
     prefix = bert.detect(state)
-    description = bert.read_description(source) or bert.implied_description(state, prefix)
-    faults = bert.differences(target.config.model.text.bert, description)
+    described = bert.read_description(source)
+    if described:
+        description = {**bert.DEFAULTS, **described}
+    else:
+        said = {name: value for name, value in weights.metadata(source).items() if name in bert.SAID}
+        description = said if "model_type" in said else {**bert.implied_description(state, prefix), **said}
+    faults = bert.differences(target.config.model.text.bert, description, prefix)
     if faults:
         raise ConversionError("\n  ".join(faults))
     key, offset = f"{prefix}embeddings.position_embeddings.weight", bert.position_offset(description)
     if key in state and state[key].ndim:
         state = {**state, key: state[key][offset:]}
-    return _convert(state, bert.bert_table(prefix), {"text": target.template("text", "backbone")})
+    found = _convert(state, bert.bert_table(prefix), {"text": target.template("text", "backbone")})
+    return found if described else dataclasses.replace(found, unchecked=(bert.UNCHECKED,))
 
 
 def read_efficientnet(state: weights.State, target: Target, source: Path) -> Found:
     """An EfficientNet of timm or Hugging Face."""
-    table = efficientnet.efficientnet_table(
-        efficientnet.detect(state), image_tower(target.config.model).backbone.stages
-    )
-    return _convert(state, table, {"image": target.template("image", "backbone")})
+    layout, config = efficientnet.detect(state), target.config
+    description, said = bert.read_description(source), weights.metadata(source)
+    name = efficientnet.names_of(description, said, source)
+    normalisation = (config.augment.mean, config.augment.std)
+    eps = config.model.image.batch_norm.eps
+    faults = efficientnet.differences(layout.family, name, description, eps, normalisation)
+    table = efficientnet.efficientnet_table(layout, image_tower(config.model).backbone.stages)
+    found = _convert(state, table, {"image": target.template("image", "backbone")}, faults)
+    told = description if layout.family == "huggingface" else name
+    return found if told else dataclasses.replace(found, unchecked=(efficientnet.UNCHECKED,))
 
 
 def _of_single(read: Callable[..., Imported]) -> Callable[[weights.State, Target, Path], Found]:

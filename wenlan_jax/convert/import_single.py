@@ -12,6 +12,9 @@ from wenlan_jax.convert.rules import ConversionError, Imported
 PICTURES = "img_embeddings.img_linear.weight"
 """Ends a key that only towers with regions have."""
 
+_FAMILIES = (*bert.BERT_FAMILY, "uniter", "uc2")
+"""Values of `model_type` in config.json; the last two are in our exports."""
+
 _UC2_TYPES = "roberta.embeddings.new_token_type_embeddings.weight"
 
 _TYPES = "embeddings.token_type_embeddings.weight"
@@ -63,7 +66,7 @@ def read_xlm_roberta(
     prefix = bert.detect(state)
     if _type_rows(state, prefix) != 1:
         raise ConversionError(f"not an XLM-R: {prefix}{_TYPES} has more than one row; choose --format=bert")
-    _check(config, source, offset=bert.ROBERTA_PAD_ID + 1)
+    _check(config, source, offset=bert.ROBERTA_PAD_ID + 1, prefix=prefix)
     return _converted(single_tower.xlm_roberta_table(config.pretrain.uc2_start, prefix), state, template)
 
 
@@ -72,7 +75,7 @@ def read_bert(state: weights.State, config: schema.Config, template: dict[str, o
     prefix = bert.detect(state)
     if _type_rows(state, prefix) == 1:
         raise ConversionError(f"not a BERT: {prefix}{_TYPES} has one row, as XLM-R's; choose --format=xlm_roberta")
-    _check(config, source, offset=0)
+    _check(config, source, offset=0, prefix=prefix)
     return _converted(single_tower.bert_table(prefix), state, template)
 
 
@@ -85,7 +88,7 @@ def _converted(table: single_tower.TiedTable, state: weights.State, template: di
     return table.of_torch(state, template, host_memory.page_out)
 
 
-def _check(config: schema.Config, source: Path, offset: int) -> None:
+def _check(config: schema.Config, source: Path, offset: int, prefix: str = "") -> None:
     """Raises ConversionError for what no weight's shape tells: where positions start, heads, eps, activation."""
     single = config.single
     faults = []
@@ -101,8 +104,6 @@ def _check(config: schema.Config, source: Path, offset: int) -> None:
         for theirs, ours in FIELDS.items()
         if theirs in description and description[theirs] != getattr(single, ours)
     ]
-    activation = description.get("hidden_act", bert.ACTIVATION)
-    if activation != bert.ACTIVATION:
-        faults.append(f"{bert.DESCRIPTION} says hidden_act={activation}; the tower computes {bert.ACTIVATION} only")
+    faults += bert.computed_otherwise(description, prefix, "the tower", _FAMILIES)
     if faults:
         raise ConversionError("\n  ".join(faults))

@@ -7,23 +7,24 @@ against the configuration's shapes before anything is written.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from wenlan_jax import checkpoint, run, run_tokenizer, schema, warm_start
 from wenlan_jax import config as configs
-from wenlan_jax.convert import UNUSED_LAYERS, weights
+from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
 from wenlan_jax.convert.brivl import is_unused_layer
-from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Found, ImportingError, Target
+from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Format, Found, ImportingError, Target
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.data import text
 from wenlan_jax.progress import say
@@ -48,6 +49,25 @@ class Request:
     replace: bool
 
 
+def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
+    """Runs `wenlan import` with parsed arguments and fields of the configuration; returns the exit status."""
+    wanted = arguments.write_config
+    if (arguments.config is None or arguments.out is None) and wanted is None:
+        raise ImportingError("give --config and --out, or --write-config alone for a file of the weights' sizes")
+    config = None
+    if arguments.config is not None:
+        config = configs.load(arguments.config, fields)
+    elif fields:
+        config = configs.override(configs.default(), fields)
+    if wanted is not None:
+        config = source_sizes.write(config, arguments.format, arguments.source, arguments.trust_pickle, wanted)
+        say(f"{wanted} has the sizes of {arguments.source}; read them, and use the file as --config")
+    if arguments.out is not None and config is not None:
+        given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Request)}
+        run_import(config, Request(**given))
+    return 0
+
+
 def run_import(config: schema.Config, request: Request) -> None:
     """Reads a file, checks it against the configuration, writes the checkpoint and prints what came from where.
 
@@ -62,7 +82,16 @@ def run_import(config: schema.Config, request: Request) -> None:
     del state
     stored = _stored(request.out, target)
     merged = _merge(stored, found.leaves, request)
-    _write(request.out, merged, unused, config, tokenizer)
+    kept = _words_of(request.out, stored.keys() - found.leaves.keys())
+    if kept is not None and tokenizer is not None and kept.fingerprint != tokenizer.fingerprint:
+        raise ImportingError(
+            f"{request.out} has words of another tokenizer than {config.tokenizer.path}; give that one with "
+            "--config.tokenizer.path, import the text side again with --replace, or choose another --out"
+        )
+    if kept is not None and tokenizer is None:
+        config = dataclasses.replace(config, tokenizer=kept.settings)
+    fingerprint = tokenizer.fingerprint if tokenizer else kept.fingerprint if kept else ""
+    _write(request.out, merged, unused, config, tokenizer, fingerprint)
     say(summary(found, target.shapes, merged))
     say(f"start from it with: wenlan train --config=... --config.init_from={request.out}")
 
@@ -81,6 +110,12 @@ def _tokenizer(config: schema.Config) -> text.Tokenizer | None:
 def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
     wanted = _towers(request, config)
     field, rows = configs.vocabulary(config)
+    if tokenizer is not None and 0 < rows < tokenizer.size:
+        raise ImportingError(
+            f"{field} is {rows}, and the tokenizer {config.tokenizer.path} has {tokenizer.size} pieces: both must be "
+            "those of the weights. `wenlan import --write-config FILE` writes a configuration of the weights' sizes; "
+            "if it is right, give the weights' own tokenizer"
+        )
     if tokenizer is not None:
         config = run.with_vocabulary(config, tokenizer)
     elif rows == 0 and list(wanted) == ["image"]:
@@ -130,11 +165,21 @@ def _read(state: weights.State, target: Target, request: Request) -> Found:
     try:
         return chosen.read(state, target, request.source)
     except ConversionError as error:
-        sizes = "single.*" if TOWER in target.towers else chosen.sizes
         raise ImportingError(
-            f"{request.source} does not fit the configuration:\n  {error}\n"
-            f"Set {sizes} to the sizes of this model, or give a file that holds all of the configured one."
+            f"{request.source} does not fit the configuration:\n  {error}\n{_remedy(str(error), target, chosen)}"
         ) from error
+
+
+def _remedy(faults: str, target: Target, chosen: Format) -> str:
+    """What helps: where shapes differ other sizes do; a fault that names its own remedy needs no second one."""
+    of_sizes = (" has shape ", " has no PyTorch key ", " the Flax model does not have", "; set ")
+    if not any(sign in faults for sign in of_sizes):
+        return "No size in the configuration changes that; give the weights of another model."
+    sizes = "single.*" if TOWER in target.towers else chosen.sizes
+    return (
+        f"Set {sizes} to the sizes of this model, which `wenlan import --write-config FILE` writes for you, or give a "
+        "file that holds all of the configured one."
+    )
 
 
 def _stored(out: Path, target: Target) -> FlatTree:
@@ -155,6 +200,23 @@ def _stored(out: Path, target: Target) -> FlatTree:
     return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
 
 
+class _Words(NamedTuple):
+    """The tokenizer of an earlier import."""
+
+    settings: schema.Tokenizer
+    fingerprint: str
+
+
+def _words_of(out: Path, kept: Iterable[str]) -> _Words | None:
+    """The tokenizer that the word table in `out` was imported with, if it is among the kept leaves and known."""
+    if not any(warm_start.is_word_table(name) for name in kept):
+        return None
+    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+        _, note = checkpoints.note()
+    settings = configs.parse(configs.completed(note.config)).tokenizer
+    return _Words(settings, note.tokenizer) if note.tokenizer else None
+
+
 def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:
     """The earlier leaves and the new ones. Replaced leaves take their momentum copies and the banks with them."""
     again = stored.keys() & new.keys()
@@ -171,9 +233,17 @@ def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:
 
 
 def _write(
-    out: Path, leaves: FlatTree, unused: FlatTree, config: schema.Config, tokenizer: text.Tokenizer | None
+    out: Path,
+    leaves: FlatTree,
+    unused: FlatTree,
+    config: schema.Config,
+    tokenizer: text.Tokenizer | None,
+    fingerprint: str,
 ) -> None:
-    """Writes the next checkpoint of `out`, and its tokenizer; it holds all that the earlier ones do, so they go."""
+    """Writes the next checkpoint of `out`, which holds all that the earlier ones do, so that they go.
+
+    tokenizer: kept beside it; None leaves what is there. fingerprint: of the one that the words are of.
+    """
     with (
         _directory(out) as folder,
         checkpoint.Checkpoints(
@@ -185,7 +255,6 @@ def _write(
         latest = checkpoints.latest()
         if tokenizer is not None:
             run_tokenizer.keep(tokenizer, folder)
-        fingerprint = tokenizer.fingerprint if tokenizer else ""
         checkpoints.save(0 if latest is None else latest + 1, unflatten(leaves), config, fingerprint)
 
 
@@ -210,6 +279,7 @@ def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) 
     lines = [f"{'loaded':<34}{'leaves':>8}{'numbers':>16}"]
     lines += _rows(found.leaves)
     lines += _ignored_lines(found.ignored)
+    lines += [f"not checked: {what}" for what in found.unchecked]
     initial = warm_start.initial_leaves(shapes)
     fresh = {name: leaf for name, leaf in initial.items() if name not in stored and not name.startswith("momentum/")}
     if fresh:

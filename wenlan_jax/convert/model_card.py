@@ -1,9 +1,13 @@
-"""The text files of an export: what the model is, where it comes from, how to use it."""
+"""The model cards of exports: what the model is, where it comes from, how to use it."""
 
 from __future__ import annotations
 
-from wenlan_jax import __version__
+import json
+from typing import Any
+
+from wenlan_jax import __version__, schema
 from wenlan_jax import config as configs
+from wenlan_jax.convert import example
 from wenlan_jax.convert.exporting import Model
 
 _CARD = """\
@@ -14,15 +18,22 @@ Exported by wenlan_jax {version}; `parity.json` says how far these files are fro
 
 ## Use
 
+`pip install -r {requirements}`, then, as in `{example_file}`,
+
 ```python
 {example}```
 
-`wenlan_torch.py` needs PyTorch alone. {tokenizer_note}
+`wenlan_torch.py` needs PyTorch, and Pillow to read files; `wenlan_text.py` reads `{tokenizer}` with {library}.
 
 - pictures: RGB, {side} x {side}, resized without cropping (bilinear; sides that shrink are averaged if `antialias`),
-  scaled to [0, 1], then (x - {mean}) / {std}
+  scaled to [0, 1], then (x - {mean}) / {std}. `model.read` takes a file as the training did
+  (`averaging`: {averaging}); `model.preprocess` takes a picture that is open already, and averages over areas. The
+  EXIF orientation is ignored, as `wenlan pack` does unless told otherwise
 - texts: at most {length} pieces, [CLS] and [SEP] included
 
+"""
+
+_TRAINING = """\
 ## Training
 
 - data: `{source}`, split `{split}`, texts of kinds {kinds}, languages {languages}
@@ -34,55 +45,36 @@ Exported by wenlan_jax {version}; `parity.json` says how far these files are fro
 {results}
 """
 
-_SENTENCEPIECE = """\
-import sentencepiece
-pieces = sentencepiece.SentencePieceProcessor(model_file="{file}").encode("{text}")
-tokens = [2, *pieces[:{room}], 3]  # [CLS] pieces [SEP]
-"""
-
-_WORDPIECE = """\
-from transformers import BertTokenizerFast
-tokenizer = BertTokenizerFast("{file}")  # lower-cases; see training_config.json, tokenizer.lower_case
-tokens = tokenizer("{text}", truncation=True, max_length={length})["input_ids"]
-"""
-
-_EXAMPLE = """\
-import torch
-import wenlan_torch
-from PIL import Image
-{tokenizing}
-ids = torch.tensor([tokens + [0] * ({length} - len(tokens))])  # padded as in training
-model = wenlan_torch.load(".").eval()
-with torch.no_grad():
-    image = model.encode_image(model.preprocess(Image.open("picture.jpg")))
-    text = model.encode_text(ids, ids != 0)
-print("similarity", (image @ text.T).item())
-"""
+PIPELINE = "zero-shot-image-classification"
+"""Hugging Face's name of what two towers do."""
 
 
-def example(model: Model) -> str:
-    """A script that compares one picture with one text."""
-    template = _SENTENCEPIECE if model.words.file_name.endswith(".model") else _WORDPIECE
-    length = model.config.data.text_length
-    text = "一只猫" if "zh" in model.config.data.languages or not model.config.data.languages else "a cat"
-    tokenizing = template.format(file=model.words.file_name, text=text, room=length - 2, length=length)
-    return _EXAMPLE.format(tokenizing=tokenizing.rstrip(), length=length)
-
-
-def write(model: Model, tokenizer_file: str) -> str:
-    """The model card, in Markdown."""
+def write(model: Model) -> str:
+    """The model card of the PyTorch export, in Markdown."""
     config = model.config
-    wordpiece = not tokenizer_file.endswith(".model")
-    return _CARD.format(
+    use = _CARD.format(
         step=model.step,
         embedding=config.model.embedding,
         version=__version__,
-        example=example(model),
-        tokenizer_note=f"`{tokenizer_file}` is read with {'transformers' if wordpiece else 'sentencepiece'}.",
+        requirements=example.REQUIREMENTS,
+        example_file=example.FILE,
+        example=example.source(model, "torch"),
+        tokenizer=model.words.file_name,
+        library=example.libraries(model, "torch")[-1].partition(">")[0],
         side=config.data.image_size,
         mean=config.augment.mean,
         std=config.augment.std,
+        averaging=config.data.averaging,
         length=config.data.text_length,
+    )
+    return metadata(model, "pytorch", PIPELINE) + use + training(model)
+
+
+def training(model: Model) -> str:
+    """The end of every card: data, recipe and results."""
+    config = model.config
+    return _TRAINING.format(
+        step=model.step,
         source=config.data.source,
         split=config.data.train_split,
         kinds=", ".join(config.data.kinds) or "all",
@@ -94,6 +86,33 @@ def write(model: Model, tokenizer_file: str) -> str:
         fingerprint=configs.fingerprint(config),
         results=results_table(model.result),
     )
+
+
+def metadata(model: Model, library: str, pipeline: str) -> str:
+    """The head of a card that Hugging Face reads, in YAML: licence, languages, task, library and tags.
+
+    The licence is what the user said; only who owns data and weights knows it.
+    """
+    fields: dict[str, Any] = {
+        "license": model.license or "unknown",
+        "language": languages(model.config),
+        "pipeline_tag": pipeline,
+        "library_name": library,
+        "tags": [
+            "image-text-retrieval",
+            "brivl" if model.config.task not in schema.SINGLE_TASKS else "uniter",
+            "wenlan",
+        ],
+    }
+    # JSON is YAML; what is empty would be a claim.
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items() if value]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def languages(config: schema.Config) -> list[str]:
+    """Those that the configuration names for training, else for evaluation; none where it takes all of the data's."""
+    of_parts = [language for part in config.data.mixture for language in part.languages]
+    return list(dict.fromkeys(of_parts or config.data.languages or config.eval.languages))
 
 
 def results_table(result: dict[str, float]) -> str:

@@ -1,9 +1,9 @@
-"""BriVL's image and text towers in PyTorch. This file is complete: it needs torch 2.1 or newer and nothing else.
+"""BriVL's image and text towers in PyTorch. This file is complete: it needs torch 2.1 or newer, and Pillow for files.
 
     import wenlan_torch  # this file, which an export of wenlan_jax holds under that name
 
     model = wenlan_torch.load("folder")                    # reads config.json and model.safetensors
-    picture = model.preprocess(PIL.Image.open("photo.jpg"))
+    picture = model.read("photo.jpg")                      # or model.preprocess(a picture that is open already)
     images = model.encode_image(picture)                   # (batch, embedding), rows of length 1
     texts = model.encode_text(ids, mask)                   # word piece ids, and which of them are no padding
     similarity = images @ texts.T                          # cosines
@@ -24,6 +24,7 @@ Shapes: B batch, R regions, T word pieces, C channels, H heads, W width, h and w
 from __future__ import annotations
 
 import functools
+import io
 import json
 import math
 from collections.abc import Callable
@@ -68,6 +69,7 @@ class Image(TypedDict):
 
     size: int  # side of the square input, pixels
     antialias: bool  # average when shrinking
+    averaging: Literal["fast", "exact"]  # how, of files: by samples of a JPEG decoded at a fraction, or over areas
     mean: list[float]  # of each channel, pixels in [0, 1]
     std: list[float]
     stem: int  # channels after the first convolution
@@ -259,7 +261,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        nn.init.xavier_uniform_(self.in_proj_weight)  # returns None under transformers' lazy initialisation
+        nn.init.xavier_uniform_(self.in_proj_weight)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
@@ -333,8 +335,9 @@ def embedding(rows: int, width: int) -> nn.Embedding:
 
     Uniform: on the meta device, drawing from a normal distribution imports torch's compiler and, with it, NumPy.
     """
-    limit = 0.02 * math.sqrt(3.0)
-    return nn.Embedding.from_pretrained(nn.init.uniform_(torch.empty(rows, width), -limit, limit), freeze=False)
+    limit, table = 0.02 * math.sqrt(3.0), torch.empty(rows, width)
+    nn.init.uniform_(table, -limit, limit)  # returns None under transformers' lazy initialisation
+    return nn.Embedding.from_pretrained(table, freeze=False)
 
 
 class BertModel(nn.Module):
@@ -476,13 +479,21 @@ class WenLan(nn.Module):
         self.architecture = architecture
         self.imgencoder, self.textencoder = ImageTower(architecture), TextTower(architecture)
 
+    def read(self, file: Any) -> Tensor:
+        """A picture file (its path, or a binary file) as a normalised batch of one image (1, 3, S, S); needs Pillow.
+
+        Decoded and resized as the training code does, up to rounding: see `read_square`.
+        """
+        sizes = self.architecture["image"]
+        return self.normalise(read_square(file, sizes["size"], sizes["antialias"], sizes["averaging"])[None])
+
     def preprocess(self, picture: Any) -> Tensor:
         """A PIL picture, or uint8 RGB pixels (H, W, 3), as a normalised batch of one image (1, 3, S, S).
 
-        Equal to the training code's up to rounding: see `resize`.
+        Means over areas where the picture shrinks, see `resize`; `read` also follows the training's `averaging`.
         """
         sizes = self.architecture["image"]
-        return self.normalise(resize(_pixels(picture), sizes["size"], sizes["antialias"])[None])
+        return self.normalise(resize(pixels_of(picture), sizes["size"], sizes["antialias"])[None])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """RGB of 0 to 255 (..., S, S, 3) as normalised images (..., 3, S, S), float32."""
@@ -523,14 +534,106 @@ def resize(pixels: Tensor, size: int, antialias: bool) -> Tensor:
     return planes.permute(1, 2, 0)
 
 
-def _pixels(picture: Any) -> Tensor:
-    """The pixels (H, W, 3) of a PIL picture, laid on white where it is transparent; its EXIF orientation is ignored."""
+def read_square(file: Any, size: int, antialias: bool, averaging: str) -> Tensor:
+    """RGB of 0 to 255 (size, size, 3) of a picture file, decoded and resized as the training code does.
+
+    With `fast` averaging a JPEG that is at least 2, 4 or 8 times as large is decoded at that fraction, and sides that
+    shrink are means of bilinear samples at most `SPACING` pixels apart. `exact` is `resize` of the whole picture.
+    """
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        if not (antialias and averaging == "fast"):
+            return resize(pixels_of(picture), size, antialias)
+        if picture.mode == "CMYK":
+            picture = stored_rgb(picture)
+        whole_width, whole_height = picture.size
+        if picture.format in JPEG_FORMATS and min(picture.size) >= 2 * size:
+            picture.draft(None, (size, size))
+        factor = 2 ** round(math.log2(whole_width / picture.width))  # sides of a fraction are rounded up
+        return average(pixels_of(picture), whole_height / factor, whole_width / factor, size)
+
+
+SPACING = 1.5
+"""Stored pixels between the samples of a fast average at most."""
+
+
+def average(pixels: Tensor, height: float, width: float, size: int) -> Tensor:
+    """Square means (size, size, 3) of bilinear samples over the height by width that `pixels` (H, W, 3) cover."""
+    rows, columns = (max(1, math.ceil(side / size / SPACING)) for side in (height, width))
+    if rows == columns == 1 and pixels.shape[:2] == (height, width):
+        return resize(pixels, size, False)
+    planes = pixels.permute(2, 0, 1).float()
+    down = _samples(planes.shape[1], height / (rows * size), rows * size, planes)
+    across = _samples(planes.shape[2], width / (columns * size), columns * size, planes)
+    samples = (down @ planes @ across.T).round()
+    return samples.unflatten(2, (size, columns)).unflatten(1, (size, rows)).mean((2, 4)).round().permute(1, 2, 0)
+
+
+def _samples(inputs: int, spacing: float, outputs: int, like: Tensor) -> Tensor:
+    """Share of each old place in bilinear samples so far apart, (outputs, inputs); the first is half of it inside."""
+    at = (((torch.arange(outputs, dtype=torch.float64) + 0.5) * spacing) - 0.5).clamp(0, inputs - 1)
+    distance = (at[:, None] - torch.arange(inputs, dtype=torch.float64)).abs()
+    return (1.0 - distance).clamp(min=0.0).to(like)
+
+
+JPEG_FORMATS = ("JPEG", "MPO")
+
+EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+"""PIL's modes that convert to RGB in one way."""
+
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+"""PIL's modes of grey pictures with 16 bits."""
+
+
+def pixels_of(picture: Any) -> Tensor:
+    """The pixels (H, W, 3) of a PIL picture of 8 or 16 bits a channel; its EXIF orientation is ignored.
+
+    Transparent pictures are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it. Raises ValueError
+    for modes without a range, such as I and F.
+    """
     if isinstance(picture, Tensor):
         return picture
-    flat = torch.frombuffer(bytearray(picture.convert("RGBA").tobytes()), dtype=torch.uint8)
-    pixels = flat.view(picture.height, picture.width, 4).int()
+    # Before version 11 Pillow opened PNG files of 16 bits as I.
+    if picture.mode in SIXTEEN_BITS or (picture.mode == "I" and getattr(picture, "format", None) == "PNG"):
+        return _eight_bits(picture)
+    if picture.mode not in EIGHT_BITS:
+        raise ValueError(
+            f"a picture of mode {picture.mode!r} cannot be taken as it is: its values have no known range or meaning; "
+            "convert it to 'RGB' or, from 0 to 255, to 'L'"
+        )
+    if picture.mode == "CMYK":
+        picture = stored_rgb(picture)
+    # OpenCV, which the training reads with, does not know a transparent level of grey.
+    clear = picture.mode.upper() in ("RGBA", "LA", "PA") or (
+        picture.mode in ("P", "RGB") and "transparency" in picture.info
+    )
+    mode = "RGBA" if clear else "RGB"
+    flat = torch.frombuffer(bytearray(picture.convert(mode).tobytes()), dtype=torch.uint8)
+    pixels = flat.view(picture.height, picture.width, len(mode)).int()
+    if not clear:
+        return pixels
     colour, alpha = pixels[..., :3], pixels[..., 3:]
     return (colour * alpha + 255 * (255 - alpha) + 127) // 255
+
+
+def stored_rgb(picture: Any) -> Any:
+    """A CMYK picture of PIL as the training data has it: in RGB and, of a JPEG, once more a JPEG, of quality 95."""
+    from PIL import Image
+
+    rgb = picture.convert("RGB")
+    if getattr(picture, "format", None) not in JPEG_FORMATS:
+        return rgb
+    stored = io.BytesIO()
+    rgb.save(stored, "JPEG", quality=95, subsampling="4:2:0")
+    return Image.open(stored)
+
+
+def _eight_bits(picture: Any) -> Tensor:
+    """A grey PIL picture of 16 bits in three equal channels of 8."""
+    wide = torch.frombuffer(bytearray(picture.convert("I").tobytes()), dtype=torch.int32)
+    grey = (wide.view(picture.height, picture.width, 1) + 128) // 257
+    return grey.expand(-1, -1, 3)
 
 
 def _coverage(inputs: int, outputs: int, like: Tensor) -> Tensor:
@@ -576,9 +679,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path}: not a whole safetensors file")
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
+        tensors, place = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             begin, end = entry["data_offsets"]
+            if begin != place or not begin <= end <= size - 8 - length:
+                raise ValueError(f"{path}: {name} does not follow the tensor before it, or ends outside the file")
+            place = end
             file.seek(8 + length + begin)
             data = bytearray(end - begin)
             if file.readinto(data) != len(data):

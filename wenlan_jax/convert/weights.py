@@ -67,6 +67,8 @@ _HALF = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _HEADER_LENGTH = 8
 _MAXIMAL_HEADER = 100_000_000
 """Bytes; the format's own limit, which keeps damaged lengths from being believed."""
+_NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<total>\d+)(?P<after>.*)")
+"""The name of a shard by the usual scheme."""
 _ZIP = b"PK\x03\x04"
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -172,52 +174,133 @@ def _read_file(path: Path, trust_pickle: bool) -> State:
 
 def _read_shards(index: Path, trust_pickle: bool) -> State:
     """All arrays that an index names, from the files beside it."""
-    try:
-        places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{index}: not an index of a sharded model: no `weight_map` in it.") from error
+    places = _weight_map(index)
     names = sorted(set(places.values()))
-    outside = [name for name in names if Path(name).name != name]
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise WeightsError(f"{index}: shards must lie beside the index, not at {', '.join(outside)}.")
+    missing = [name for name in names if not (index.parent / name).is_file()] + _left_out(names)
     if missing:
-        raise WeightsError(f"{index}: missing shard(s) {', '.join(missing)}; download all {len(names)} files.")
+        raise WeightsError(f"{index}: missing shard(s) {', '.join(missing)}; download all of the model's files.")
     shards = {name: _read_file(index.parent / name, trust_pickle) for name in names}
     absent = sorted(key for key, name in places.items() if key not in shards[name])
     if absent:
         raise WeightsError(f"{index}: {', '.join(absent)} not in the shard that the index names; download it again.")
+    beside = sorted(f"{key} of {name}" for name, shard in shards.items() for key in shard if places.get(key) != name)
+    if beside:
+        raise WeightsError(f"{index}: does not name {', '.join(beside[:5])}; index and shards are of different models.")
     return {key: shards[name][key] for key, name in places.items()}
 
 
-def _read_safetensors(path: Path) -> State:
-    size = path.stat().st_size
-    data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
-    length = int.from_bytes(data[:_HEADER_LENGTH].tobytes(), "little")
-    start = _HEADER_LENGTH + length
-    if size < _HEADER_LENGTH or length > _MAXIMAL_HEADER or start > size:
-        raise _damaged(path, "its header is incomplete")
+def _weight_map(index: Path) -> dict[str, str]:
+    """File by key. Raises WeightsError where the index is not one."""
     try:
-        header = json.loads(data[_HEADER_LENGTH:start].tobytes())
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if start + end != size:
-            raise _damaged(path, f"its header promises {start + end} bytes, but it has {size}")
-        return {key: _stored_array(path, key, entry, data[start:]) for key, entry in header.items()}
-    except WeightsError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _damaged(path, "its header cannot be read") from error
+        places = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{index}: not an index of a sharded model: no `weight_map` in it ({error}).") from error
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise WeightsError(f"{index}: not an index of a sharded model: `weight_map` must give each key a file's name.")
+    return places
 
 
-def _stored_array(path: Path, key: str, entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:
+def _left_out(names: list[str]) -> list[str]:
+    """Shards whose number no name has, though others of their series have `N-of-M`."""
+    numbered = [match for match in map(_NUMBERED.fullmatch, names) if match]
+    left_out = []
+    for before, total, after in sorted({(m["before"], m["total"], m["after"]) for m in numbered}):
+        found = {int(m["number"]) for m in numbered if (m["before"], m["total"], m["after"]) == (before, total, after)}
+        # Names that agree on a total far beyond their number are told by the first that is missing.
+        gap = next((n for n in range(1, min(int(total), len(found) + 1) + 1) if n not in found), None)
+        if gap is not None:
+            left_out.append(f"{before}{gap:0{len(total)}}-of-{total}{after} (not named)")
+    return left_out
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that comes twice, readers would take different values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return found
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself in its header; empty for other files. Raises WeightsError as `read`."""
+    file = _weights_file(Path(path))
+    return _header(file)[1] if file.suffix == SAFETENSORS_SUFFIX else {}
+
+
+def _read_safetensors(path: Path) -> State:
+    entries, _, start = _header(path)
+    empty = start == path.stat().st_size  # which cannot be mapped
+    data = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r", start)
+    return {key: _stored_array(path, key, entry, data) for key, entry in entries.items()}
+
+
+Entry = tuple[str, tuple[int, ...], int, int]
+"""Type, shape, and where the data begin and end."""
+
+
+def _header(path: Path) -> tuple[dict[str, Entry], dict[str, str], int]:
+    """Entries and metadata of a safetensors file, and where its data start.
+
+    Raises WeightsError for a header that the format does not allow: its arrays must fill the data one after another.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_HEADER_LENGTH), "little")
+        start = _HEADER_LENGTH + length
+        if size < _HEADER_LENGTH or length > _MAXIMAL_HEADER or start > size:
+            raise _damaged(path, "its header is incomplete")
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_key_twice)
+        said = header.pop("__metadata__", {})
+        entries = {key: _entry(entry) for key, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"its header cannot be read: {error}") from error
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        raise _damaged(path, "its header cannot be read: `__metadata__` must give texts")
+    _check_layout(path, entries, size - start)
+    return entries, said, start
+
+
+def _entry(entry: Any) -> Entry:
+    """An entry of the header. Raises ValueError, TypeError or KeyError for anything but type, shape and offsets."""
+    if set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"an entry has {', '.join(sorted(entry))}")
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    numbers = [*shape, begin, end]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"{numbers} are not all whole numbers from 0")
+    return str(entry["dtype"]), tuple(shape), begin, end
+
+
+def _check_layout(path: Path, entries: Mapping[str, Entry], size: int) -> None:
+    """Raises WeightsError unless the arrays lie one after another, without gap or overlap, and fill the data."""
+    place = 0
+    for key, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != place or end < begin:
+            what = "overlaps another array" if begin < place else "does not follow the array before it"
+            raise _damaged(path, f"{key}, at bytes {begin} to {end}, {what}")
+        place = end
+    if place != size:
+        raise _damaged(path, f"its header promises {place} bytes of data, but it has {size}")
+
+
+def _stored_array(path: Path, key: str, entry: Entry, data: np.ndarray) -> np.ndarray:
     """One array of a safetensors file, a view of `data` if its type needs no change."""
-    if entry["dtype"] not in DTYPES:
-        raise WeightsError(f"{path}: {key} has type {entry['dtype']}, which is not supported; convert it to float32.")
-    dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+    name, shape, begin, end = entry
+    if name not in DTYPES:
+        raise WeightsError(f"{path}: {key} has type {name}, which is not supported; convert it to float32.")
+    dtype = DTYPES[name]
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise _damaged(path, f"{key} has {end - begin} bytes for shape {shape}")
-    array = np.asarray(data[begin:end]).view(dtype).reshape(shape)
+    try:
+        array = np.asarray(data[begin:end]).view(dtype).reshape(shape)
+    except ValueError as error:
+        raise _damaged(path, f"{key} has shape {shape}: {error}") from error
     return _widened(array if array.flags.aligned else array.copy())
 
 

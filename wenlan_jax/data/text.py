@@ -57,6 +57,9 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> Path:
         """Writes the tokenizer's file into `folder` under its usual name and returns its path."""
 
+    def description(self) -> dict[str, Any]:
+        """What `encode` does besides the file's part, in JSON's types, for code that has nothing of ours."""
+
     def encode(self, texts: Sequence[str], length: int) -> tuple[TokenIds, TokenMask]:
         """Ids and mask of each text, at most `length` >= 2 tokens a row; the mask is True on every real token."""
 
@@ -84,6 +87,10 @@ class _FileTokenizer:
         path = folder / self.file_name
         path.write_bytes(self._content)
         return path
+
+    def description(self) -> dict[str, Any]:
+        """Kind, file and special ids, in JSON's types."""
+        return {"file": self.file_name, "pad": self.pad_id, "cls": self._cls_id, "sep": self._sep_id}
 
     @functools.cached_property
     def _library(self) -> Any:
@@ -149,6 +156,10 @@ class WordPiece(_FileTokenizer):
         self._cls_id, self._sep_id = self._vocab[CLS], self._vocab[SEP]
         self.fingerprint = f"wordpiece:{'lower' if lower_case else 'cased'}:{_sha256(self._content)}"
 
+    def description(self) -> dict[str, Any]:
+        """Also whether texts are lower-cased, under the name that `tokenizer_config.json` has for it."""
+        return {"kind": "wordpiece", **super().description(), "do_lower_case": self._lower_case}
+
     @functools.cached_property
     def _library(self) -> Any:
         from tokenizers import Tokenizer as Pipeline
@@ -196,6 +207,10 @@ class SentencePiece(_FileTokenizer):
         self.mask_id = mask if processor.id_to_piece(mask) == MASK else None
         self.fingerprint = f"sentencepiece:{_sha256(self._content)}"
 
+    def description(self) -> dict[str, Any]:
+        """Also where ids lie to those of the file: a piece is `shift` further, an unknown one has an id of its own."""
+        return {"kind": "sentencepiece", **super().description(), "unknown": self._library.unk_id(), "shift": 0}
+
     @functools.cached_property
     def _library(self) -> Any:
         return _processor(self._content)
@@ -230,6 +245,11 @@ class XlmRoberta(_FileTokenizer):
         self.size = self._library.get_piece_size() + 2
         self.mask_id = self.size - 1
         self.fingerprint = f"xlm-roberta:{_sha256(self._content)}"
+
+    def description(self) -> dict[str, Any]:
+        """As `SentencePiece.description`, with fairseq's ids."""
+        ids = {"unknown": self._UNKNOWN, "shift": self._SHIFT}
+        return {"kind": "sentencepiece", **super().description(), **ids}
 
     @staticmethod
     def made(processor: Any) -> bool:

@@ -11,6 +11,7 @@ class WenLanConfig(PretrainedConfig):
     """Everything the towers are built from: the fields of `wenlan_torch.Architecture`.
 
     embedding: width of the common space. image, text: sizes and switches of each tower, as described there.
+    logit_scale: what similarities are multiplied by before a softmax, one over the temperature of the training.
     """
 
     model_type = "wenlan"
@@ -21,10 +22,12 @@ class WenLanConfig(PretrainedConfig):
         embedding: int = 0,
         image: dict[str, Any] | None = None,
         text: dict[str, Any] | None = None,
+        logit_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.embedding, self.image, self.text = embedding, image or {}, text or {}
+        self.logit_scale = logit_scale
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+import transformers
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the usual name
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -17,14 +19,17 @@ from .wenlan_torch import ImageTower, TextTower  # type: ignore[import-not-found
 class WenLanOutput(ModelOutput):
     """Embeddings are rows of length 1; the similarities are their products, cosines from -1 to 1.
 
-    similarity_per_image: (images, texts). similarity_per_text: its transpose.
-    image_embeds, text_embeds: (items, embedding).
+    image_embeds, text_embeds: (items, embedding), of the side or sides that were given.
+    logits_per_image: (images, texts), similarities times `config.logit_scale`, for a softmax. logits_per_text: its
+    transpose. similarity_per_image, similarity_per_text: the similarities themselves.
     """
 
-    similarity_per_image: Tensor | None = None
-    similarity_per_text: Tensor | None = None
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    similarity_per_image: Tensor | None = None
+    similarity_per_text: Tensor | None = None
 
 
 class WenLanModel(PreTrainedModel):
@@ -57,27 +62,57 @@ class WenLanModel(PreTrainedModel):
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Embeddings of texts, (batch, embedding), rows of length 1; without a mask nothing is padding.
 
-        With `config.text["bert"]["attention_mask"]` false, padding takes part in the text backbone: pad to
-        `config.text["length"]`, as the processor does, to get what the model was trained with.
+        Longer texts are cut to `config.text["length"]`, as in training, which pipelines leave to the model. With
+        `config.text["bert"]["attention_mask"]` false, padding takes part in the text backbone, so shorter ones are
+        padded to it.
         """
-        return self.textencoder(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
+        length = self.config.text["length"]
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if input_ids.shape[1] > length:
+            goes_on, mask = mask[:, length].bool(), mask[:, :length]
+            last = input_ids[:, length - 1].masked_fill(goes_on, self.config.sep_token_id)
+            input_ids = torch.cat([input_ids[:, : length - 1], last[:, None]], 1)
+        missing = length - input_ids.shape[1]
+        if missing > 0 and not self.config.text["bert"]["attention_mask"]:
+            input_ids = F.pad(input_ids, (0, missing), value=self.config.pad_token_id)
+            mask = F.pad(mask, (0, missing))
+        return self.textencoder(input_ids, mask)
 
     def forward(
         self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         boxes: Tensor | None = None,
         box_mask: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> WenLanOutput | tuple[Tensor, ...]:
-        """Similarity of every picture with every text; see the methods for the inputs."""
-        image = self.get_image_features(pixel_values, boxes, box_mask)
-        text = self.get_text_features(input_ids, attention_mask)
-        similarity = image @ text.T
-        output = WenLanOutput(similarity, similarity.T, image, text)
+        """Embeddings of pictures, texts or both, and the similarity of every picture with every text.
+
+        See the methods for the inputs.
+        """
+        if pixel_values is None and input_ids is None:
+            raise ValueError("give pixel_values, input_ids or both")
+        output = WenLanOutput()
+        if pixel_values is not None:
+            output["image_embeds"] = self.get_image_features(pixel_values, boxes, box_mask)
+        if input_ids is not None:
+            output["text_embeds"] = self.get_text_features(input_ids, attention_mask)
+        if pixel_values is not None and input_ids is not None:
+            similarity = output["image_embeds"] @ output["text_embeds"].T
+            logits = similarity * self.config.logit_scale
+            output["logits_per_image"], output["logits_per_text"] = logits, logits.T
+            output["similarity_per_image"], output["similarity_per_text"] = similarity, similarity.T
         return output.to_tuple() if return_dict is False else output
 
 
 # Transformers 4.50 does not do this itself, and `save_pretrained` would then leave this file out.
 WenLanModel.register_for_auto_class("AutoModel")
+
+if int(transformers.__version__.split(".")[0]) < 5:
+    # Older pipelines ask whether there is an image processor for a configuration, not for a folder.
+    from .processing_wenlan import WenLanImageProcessor
+
+    transformers.AutoImageProcessor.register(
+        WenLanConfig, slow_image_processor_class=WenLanImageProcessor, exist_ok=True
+    )

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .wenlan_torch import resize  # type: ignore[import-not-found]
+from .wenlan_torch import pixels_of, read_square, resize  # type: ignore[import-not-found]
 
 
 class WenLanImageProcessor(BaseImageProcessor):
     """Resizes to a square without keeping the aspect ratio, scales to [0, 1] and normalises.
 
-    size: {"height", "width"}, equal. antialias: average over the area when shrinking. image_mean, image_std: of each
-    channel, red first. Pixels are those of the training code up to one level of 255, see `wenlan_torch.resize`.
+    size: {"height", "width"}, equal. antialias: average when shrinking. image_mean, image_std: of each channel, red
+    first. averaging: how, of files, `fast` or `exact`; open pictures are averaged over areas. See
+    `wenlan_torch.read_square` and `wenlan_torch.resize`.
     """
 
     model_input_names = ["pixel_values"]
@@ -31,10 +32,11 @@ class WenLanImageProcessor(BaseImageProcessor):
         antialias: bool = True,
         image_mean: Sequence[float] = (),
         image_std: Sequence[float] = (),
+        averaging: str = "exact",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.size, self.antialias = size or {}, antialias
+        self.size, self.antialias, self.averaging = size or {}, antialias, averaging
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
@@ -44,29 +46,33 @@ class WenLanImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str = "pt", **kwargs: Any) -> BatchFeature:
         """`pixel_values` of one picture or a list of them, float32 (pictures, 3, side, side).
 
-        images: PIL pictures of any mode, uint8 arrays (height, width, 3), red first, or (height, width) grey ones,
-        or uint8 tensors (3, height, width).
+        images: paths of files, which are read as the training did; or PIL pictures of 8 or 16 bits, uint8 arrays
+        (height, width, 3), red first, or (height, width) grey ones, or uint8 tensors (3, height, width).
         """
         listed = list(images) if _is_many(images) else [images]
         pixels = torch.stack([self._pixels(picture) for picture in listed])
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def _pixels(self, picture: Any) -> torch.Tensor:
-        square = resize(_rgb(picture), self.size["height"], self.antialias)
+        side = self.size["height"]
+        if isinstance(picture, (str, Path)):
+            square = read_square(picture, side, self.antialias, self.averaging)
+        else:
+            square = resize(_rgb(picture), side, self.antialias)
         mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
         return ((square / 255.0 - mean) / std).permute(2, 0, 1).contiguous()
 
 
 def _rgb(picture: Any) -> torch.Tensor:
-    """Pixels (height, width, 3); transparent pictures are laid on white, the EXIF orientation is ignored."""
+    """Pixels (height, width, 3) of a picture, an array or a tensor."""
+    if isinstance(picture, Image.Image):
+        return pixels_of(picture)
     kind = str(getattr(picture, "dtype", "uint8")).removeprefix("torch.")
     if kind != "uint8":
         raise ValueError(f"pictures must be uint8 from 0 to 255, not {kind}")
     if isinstance(picture, torch.Tensor):
         return picture.permute(1, 2, 0)
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    white = Image.new("RGBA", picture.size, "white")
-    return torch.from_numpy(np.array(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")))
+    return pixels_of(Image.fromarray(picture))
 
 
 def _is_many(images: Any) -> bool:

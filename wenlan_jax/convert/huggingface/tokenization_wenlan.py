@@ -13,16 +13,25 @@ from transformers import PreTrainedTokenizer
 class WenLanTokenizer(PreTrainedTokenizer):
     """Sub-words from a SentencePiece model; its begin and end pieces stand for `[CLS]` and `[SEP]`.
 
+    fairseq_ids: those of XLM-R, in which `<s>`, `<pad>`, `</s>`, `<unk>` are 0 to 3, every other piece is one further
+    than in the file, and `<mask>` is the last.
+
     A text never yields a special token: `[SEP]` written in it is read as its characters. Lone surrogates are dropped.
     """
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, vocab_file: str, **kwargs: Any) -> None:
+    def __init__(self, vocab_file: str, fairseq_ids: bool = False, **kwargs: Any) -> None:
         self.vocab_file = vocab_file
         self.pieces = SentencePieceProcessor(model_file=str(vocab_file))
-        super().__init__(**{"split_special_tokens": True, **self._special_tokens(), **kwargs})
+        self.spelled = [self.pieces.id_to_piece(index) for index in range(self.pieces.get_piece_size())]
+        special = self._special_tokens()
+        if fairseq_ids:
+            special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
+            self.spelled = [*special.values(), *self.spelled[3:], "<mask>"]
+        self.numbers = {piece: index for index, piece in enumerate(self.spelled)}
+        super().__init__(**{"split_special_tokens": True, **special, "fairseq_ids": fairseq_ids, **kwargs})
 
     def _special_tokens(self) -> dict[str, str]:
         pieces = self.pieces
@@ -32,7 +41,7 @@ class WenLanTokenizer(PreTrainedTokenizer):
             "cls_token": pieces.bos_id(),
             "sep_token": pieces.eos_id(),
         }
-        return {name: pieces.id_to_piece(index) for name, index in ids.items()}
+        return {name: pieces.id_to_piece(index) for name, index in ids.items() if index >= 0}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "pieces": self.pieces.serialized_model_proto()}
@@ -43,11 +52,11 @@ class WenLanTokenizer(PreTrainedTokenizer):
     @property
     def vocab_size(self) -> int:
         """Number of pieces."""
-        return self.pieces.get_piece_size()
+        return len(self.spelled)
 
     def get_vocab(self) -> dict[str, int]:
         """Ids by piece."""
-        return {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)}
+        return dict(self.numbers)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         # By way of ids: as a string, an unknown run of characters could be read as a special piece.
@@ -55,10 +64,10 @@ class WenLanTokenizer(PreTrainedTokenizer):
         return [self.pieces.id_to_piece(index) for index in self.pieces.encode(clean)]
 
     def _convert_token_to_id(self, token: str) -> int:
-        return self.pieces.piece_to_id(token)
+        return self.numbers.get(token, self.numbers[str(self.unk_token)])
 
     def _convert_id_to_token(self, index: int) -> str:
-        return self.pieces.id_to_piece(index)
+        return self.spelled[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """The text that pieces spell."""

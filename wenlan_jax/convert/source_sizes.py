@@ -1,0 +1,217 @@
+"""`wenlan import --write-config`: a configuration of the sizes of weights, read off them and their config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import config_dict
+
+from wenlan_jax import __version__, schema
+from wenlan_jax import config as configs
+from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
+from wenlan_jax.convert.brivl import QUERY_TOWERS
+from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, ImportingError
+from wenlan_jax.convert.rules import ConversionError, flatten
+from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, efficientnet_sizes
+from wenlan_jax.tasks.single import TOWER
+
+Fields = dict[str, Any]
+"""Values by dotted path of the configuration."""
+
+HEAD_WIDTH = 64
+"""Of one attention head in every published BERT, where no config.json gives their number."""
+
+_TEMPLATE = '''\
+"""Sizes of imported weights, written by `wenlan import --write-config` of wenlan_jax {version}.
+
+The sizes below are those of the weights; what else is here differs from the default configuration. All that is not
+here is to be chosen, such as data, batch, schedule and model.freeze, whose patterns count layers.
+"""
+
+from ml_collections import config_dict
+
+from wenlan_jax import config as configs
+
+# --format={format} --from={source}
+
+
+def get_config() -> config_dict.ConfigDict:
+    c = configs.default()
+{lines}
+    return c
+'''
+
+
+def write(base: schema.Config | None, form: str, source: Path, trust_pickle: bool, path: Path) -> schema.Config:
+    """Writes the file `path`, which `--config` takes; returns its configuration: `base` with the sizes of `source`.
+
+    base: None for the default one. Raises ImportingError where the sizes are none that a configuration can have, or
+    the file exists.
+    """
+    if path.exists():
+        raise ImportingError(f"{path} exists; remove it or choose another --write-config")
+    state = weights.read(source, trust_pickle)
+    try:
+        fields = sizes(form, state, source, base)
+    except ConversionError as error:
+        raise ImportingError(f"{source}: {error}") from error
+    config = _with(base, fields)
+    values = _paths(dataclasses.asdict(config))
+    named = {*fields, *_changed(values)}
+    lines = [f"    c.{name} = {value!r}" for name, value in values.items() if name in named]
+    text = _TEMPLATE.format(version=__version__, format=form, source=repr(str(source)), lines="\n".join(lines))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return config
+
+
+def sizes(form: str, state: weights.State, source: Path, base: schema.Config | None) -> Fields:
+    """The fields that weights of a format settle. Raises ConversionError for weights of another format."""
+    if not FORMATS[form].knows(state):
+        raise ConversionError(f"its keys are not those of --format={form}")
+    description = bert.read_description(source)
+    of_single = base is not None and base.task in schema.SINGLE_TASKS
+    if form == "brivl":
+        return _brivl({key.removeprefix(WHOLE_MODEL): array for key, array in state.items()})
+    if form == "efficientnet":
+        layout = efficientnet.detect(state)
+        return _backbone(state, layout.prefix, layout.family)
+    if form == "bert" and not of_single:
+        return {
+            f"model.text.bert.{name}": value for name, value in _bert(state, bert.detect(state), description).items()
+        }
+    return _single(form, state, description)
+
+
+def _rows(state: Mapping[str, np.ndarray], key: str, axis: int = 0) -> int:
+    if key not in state or state[key].ndim <= axis:
+        raise ConversionError(f"no sizes in it: no key {key}, or without its axes")
+    return state[key].shape[axis]
+
+
+def _count(keys: Iterable[str], before: str) -> int:
+    """How many different numbers follow `before` in keys."""
+    pattern = re.compile(re.escape(before) + r"(\d+)\.")
+    return len({match[1] for match in map(pattern.match, keys) if match})
+
+
+def _encoder(state: weights.State, prefix: str, description: Mapping[str, Any]) -> Fields:
+    """What the text encoder of two towers and the single tower have in common; `positions` are all rows."""
+    words = f"{prefix}embeddings.word_embeddings.weight"
+    usual = bert.DEFAULTS["num_attention_heads"] if description else _rows(state, words, 1) // HEAD_WIDTH
+    return {
+        "vocab_size": _rows(state, words),
+        "width": _rows(state, words, 1),
+        "layers": _count(state, f"{prefix}encoder.layer."),
+        "heads": description.get("num_attention_heads", max(1, usual)),
+        "feed_forward": _rows(state, f"{prefix}encoder.layer.0.intermediate.dense.weight"),
+        "positions": _rows(state, f"{prefix}embeddings.position_embeddings.weight"),
+    }
+
+
+def _bert(state: weights.State, prefix: str, description: Mapping[str, Any]) -> Fields:
+    """The fields of `schema.Bert`."""
+    known = {**bert.DEFAULTS, **(description or bert.implied_description(state, prefix))}
+    found = _encoder(state, prefix, description)
+    return {
+        **found,
+        "positions": found["positions"] - bert.position_offset(known),
+        "types": _rows(state, f"{prefix}embeddings.token_type_embeddings.weight"),
+        "eps": known["layer_norm_eps"],
+    }
+
+
+def _backbone(state: weights.State, prefix: str, family: str) -> Fields:
+    """The multipliers of the EfficientNet whose stem, head and number of blocks these are."""
+    stem, head = ("conv_stem", "conv_head") if family == "timm" else ("embeddings.convolution", "encoder.top_conv")
+    blocks = sum(_ends_block(key.removeprefix(prefix)) for key in state if key.startswith(prefix))
+    found = _rows(state, f"{prefix}{stem}.weight"), _rows(state, f"{prefix}{head}.weight"), blocks
+    for width, depth in COMPOUND_COEFFICIENTS.values():
+        made = efficientnet_sizes(width, depth)
+        if (made.stem_width, made.head_width, sum(stage.repeats for stage in made.stages)) == found:
+            backbone = "model.image.backbone."
+            return {f"{backbone}width_multiplier": width, f"{backbone}depth_multiplier": depth}
+    raise ConversionError(
+        f"an EfficientNet of {found[0]} channels after the stem, {found[1]} after the head and {found[2]} blocks is "
+        f"none of {', '.join(COMPOUND_COEFFICIENTS)}; set model.image.backbone.* yourself"
+    )
+
+
+def _ends_block(key: str) -> bool:
+    """Whether a key is the depthwise kernel of a block, of which each has one."""
+    return key.endswith((".conv_dw.weight", ".depthwise_conv.depthwise_conv.weight"))
+
+
+def _brivl(state: weights.State) -> Fields:
+    """Both towers of the official layout, as the released code computes them."""
+    image, text = QUERY_TOWERS
+    fields: Fields = {
+        "model.embedding": _rows(state, f"{image}.learnable.imgFC.fc2.weight"),
+        "model.image.regions.project": any(key.startswith(f"{image}.learnable.max_pool.") for key in state),
+        "model.image.regions.coordinates": "official",
+        "model.text.bert.attention_mask": False,
+        **_backbone(state, f"{image}.backbone.", "timm"),
+    }
+    fields |= {f"model.text.bert.{name}": value for name, value in _bert(state, f"{text}.backbone.bert.", {}).items()}
+    for tower, block in (("image", f"{image}.learnable.imgAtt."), ("text", f"{text}.learnable.textAtt.")):
+        fields[f"model.{tower}.encoder.layers"] = _count(state, f"{block}layers.")
+        fields[f"model.{tower}.encoder.feed_forward"] = _rows(state, f"{block}layers.0.linear1.weight")
+    queue = next((state[name] for name in queues.NAMES["image"] if name in state), None)
+    if queue is not None:
+        fields["contrast.bank_size"] = next((n for n in queue.shape if n != fields["model.embedding"]), queue.shape[0])
+    return fields
+
+
+def _single(form: str, state: weights.State, description: Mapping[str, Any]) -> Fields:
+    """The fields of `schema.SingleTower`."""
+    beginnings = (f"{name}." for name in ("uniter", "roberta", "bert"))
+    prefix = next((name for name in beginnings if any(key.startswith(name) for key in state)), "")
+    of_roberta = form in ("uc2", "xlm_roberta")
+    fields: Fields = {
+        **_encoder(state, prefix, description),
+        "position_offset": bert.ROBERTA_PAD_ID + 1 if of_roberta else 0,
+        "text_eps": description.get("layer_norm_eps", 1e-5 if of_roberta else 1e-12),
+        "eps": description.get("encoder_layer_norm_eps", 1e-12),
+    }
+    pictures = f"{prefix}{import_single.PICTURES}"
+    if pictures in state:
+        fields["regions.width"] = _rows(state, pictures, 1)
+    if _CLASSES in state:
+        fields["regions.classes"] = _rows(state, _CLASSES)
+    return {"task": "mlmm"} | {f"single.{name}": value for name, value in fields.items()}
+
+
+_CLASSES = "region_classifier.net.3.weight"
+"""The key of UNITER's head for classes of regions, whose rows are the classes."""
+
+
+def _with(base: schema.Config | None, fields: Fields) -> schema.Config:
+    """The configuration with fields set, and without loops over numbers of layers that are no more."""
+    start = configs.default() if base is None else config_dict.ConfigDict(dataclasses.asdict(base))
+    if base is not None and "task" in fields and base.task in schema.SINGLE_TASKS:
+        fields = {name: value for name, value in fields.items() if name != "task"}
+    for name, value in fields.items():
+        *sections, leaf = name.split(".")
+        section = start
+        for part in sections:
+            section = section[part]
+        section[leaf] = value
+    for tower in (start.model.text.bert, start[TOWER]):
+        if sum(tower.scan_segments) not in (0, tower.layers):
+            tower.scan_segments = ()
+    return configs.parse(start)
+
+
+def _changed(values: Fields) -> set[str]:
+    """The fields that differ from the default."""
+    usual = _paths(dataclasses.asdict(configs.parse(configs.default())))
+    return {name for name, value in values.items() if usual[name] != value}
+
+
+def _paths(tree: Mapping[str, Any]) -> Fields:
+    return {path.replace("/", "."): value for path, value in flatten(tree).items()}
