@@ -128,8 +128,8 @@ def test_texts_may_be_strings_lists_or_by_language(folder: Path) -> None:
         ("descriptive", "zh", "猫"),
         ("descriptive", "en", "cat"),
         ("descriptive", "en", "kitty"),
-        ("weak", "zh-cn", "x"),
-        ("title", "zh-cn", "plain"),
+        ("weak", "zh", "x"),
+        ("title", "zh", "plain"),
     ]
     assert report.fixes == {"text_empty_dropped": 1}
 

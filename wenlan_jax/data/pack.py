@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.data import packing, parts, pictures, places, readers, units
+from wenlan_jax.data import languages, packing, parts, pictures, places, readers, roots, units
 from wenlan_jax.data.formats import files, registry
 from wenlan_jax.data.packing import PackError
 from wenlan_jax.data.regions.stored import Stored
@@ -33,6 +33,7 @@ class PackOptions:
 
     inputs: files, URLs, patterns of either, or folders, all in one format; `file_format` None is found from the first.
     images: folder or URL that images are named in; the folder of the first input when None.
+    allow_remote: data may name images by address (`roots.REMOTE`); allow_links: by links that lead out of that folder.
     source: of records which name none; the name of `out` when "".
     split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
     regions: boxes and features of a detector, which take the place of the boxes of the inputs.
@@ -44,6 +45,8 @@ class PackOptions:
     inputs: tuple[str, ...]
     out: Path
     images: str | None = None
+    allow_remote: bool = False
+    allow_links: bool = False
     file_format: str | None = None
     read: readers.ReadOptions = dataclasses.field(default_factory=readers.ReadOptions)
     pictures: pictures.PictureOptions = dataclasses.field(default_factory=pictures.PictureOptions)
@@ -131,7 +134,7 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
     target = packing.Target(
         directory=directory,
-        root=options.image_root,
+        root=roots.Root(options.image_root, options.allow_remote, options.allow_links),
         source=options.source or options.out.resolve().name,
         split_shares=options.split_shares,
         pictures=options.pictures,
@@ -218,6 +221,8 @@ def _check(options: PackOptions) -> None:
             raise PackError(f"{place}: no such captions file")
     if not files.is_url(options.image_root) and not os.path.isdir(options.image_root):
         raise PackError(f"{options.image_root}: no such image directory; set --images")
+    if readers.printable(str(options.out)) != str(options.out):
+        raise PackError(f"{readers.printable(str(options.out))}: a name that is not UTF-8; choose another for --out")
     if places.is_taken(options.out, REPORT_NAME):
         raise PackError(f"{options.out}: exists and was not made by `wenlan pack`; choose another place or remove it")
     _check_shares(options.split_shares)
@@ -255,9 +260,12 @@ def _check_choices(options: PackOptions) -> None:
         if value not in known:
             raise PackError(f"{name} {value}: must be one of {', '.join(filter(None, known))}")
     try:
-        "a".encode(options.read.encoding)
-    except LookupError as error:
-        raise PackError(f"--encoding {options.read.encoding}: no such encoding; e.g. utf-8 or gb18030") from error
+        files.encoding_of(options.read.encoding)
+        languages.code(options.read.language)
+    except readers.ReadError as error:
+        raise PackError(str(error)) from error
+    except ValueError as error:
+        raise PackError(f"--language {error}") from error
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> collections.Counter[str]:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from wenlan_jax.data import pack, packing, pictures, readers
+from wenlan_jax.data import pack, packing, pictures, readers, roots
 from wenlan_jax.data.formats import registry
 from wenlan_jax.data.regions import stored
 
@@ -99,11 +99,24 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.Pictu
         default=usual.exif,
         help="whether to turn pictures, and boxes with them, as EXIF says (default: %(default)s)",
     )
+    add_trust_arguments(group)
     group.add_argument(
         "--image-name",
         default=readers.ReadOptions().image_name,
         metavar="TEMPLATE",
         help="name of the image of a line that gives a URL, by {number} and {url} (default: %(default)s)",
+    )
+
+
+def add_trust_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declares how far names of images in data are followed."""
+    group.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help=f"fetch images that data names by address ({', '.join(roots.REMOTE)})",
+    )
+    group.add_argument(
+        "--allow-links", action="store_true", help="follow links that lead out of the directory of the images"
     )
 
 
@@ -143,6 +156,8 @@ def run(args: argparse.Namespace) -> int:
         inputs=tuple(args.inputs),
         out=args.out,
         images=args.images,
+        allow_remote=args.allow_remote,
+        allow_links=args.allow_links,
         file_format=args.format,
         read=read_options(args),
         pictures=pictures.PictureOptions(max_side=args.max_side, max_pixels=args.max_pixels, exif=args.exif),

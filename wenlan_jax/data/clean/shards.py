@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.data import records, sources
+from wenlan_jax.data import readers, records, sources
 from wenlan_jax.data.clean import signatures
 from wenlan_jax.data.clean.options import Options
+from wenlan_jax.data.pictures import MAX_BYTES
+from wenlan_jax.data.roots import Root
 
 LISTED_LINES = 4096
 """Lines of an evaluation list in one unit."""
@@ -96,13 +98,13 @@ def _item(path: Path, number: int, line: str) -> records.Record:
     where = f"{path}: line {number}"
     try:
         value = json.loads(line)
-        image = (path.parent / value["image"]).read_bytes() if value.get("image") else b""
+        image = Root(str(path.parent)).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
         said = value.get("texts", [])
         said = ([said] if isinstance(said, str) else list(said)) + ([value["caption"]] if "caption" in value else [])
     except (ValueError, AttributeError, TypeError) as error:
         raise CleanError(f"{where}: an object with `image` and `caption` or `texts` is needed ({error})") from error
-    except OSError as error:
-        raise CleanError(f"{where}: {value['image']}: {error.strerror}; correct the list") from error
+    except (readers.ReadError, readers.Rejected) as error:
+        raise CleanError(f"{where}: {error}; correct the list") from error
     if not all(isinstance(text, str) for text in said):
         raise CleanError(f"{where}: `texts` must be strings")
     language = str(value.get("language", ""))

@@ -1,22 +1,39 @@
-"""Files of raw data: on this machine, or under any URL that fsspec opens; braces and globs; text lines and JSON."""
+"""Files of raw data: on this machine, or under any URL that fsspec opens; braces and globs; text lines and JSON.
+
+The places here are those that a user typed; `roots` looks up what data names.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import codecs
 import contextlib
 import glob
 import gzip
 import io
+import itertools
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from wenlan_jax.data.readers import ReadError, Reason, Rejected, check_unicode
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_EXPANSION_LIMIT = 1_000_000  # files that one pattern may mean
 _LINE_LIMIT = 1 << 27  # characters: a damaged file without line ends must not fill the memory
+_DOCUMENT_LIMIT = 1 << 32  # bytes of one JSON document, which is held in memory
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def is_url(place: str) -> bool:
@@ -25,31 +42,40 @@ def is_url(place: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that a path or URL with `{00..09}`, `{a,b}`, `*` or `?` means, in order. Raises ReadError for none."""
-    places = [found for one in _braces(pattern) for found in _glob(one)]
+    """The files that a path or URL with `{00..09}`, `{a,b}`, `*` or `?` means, in order.
+
+    A path that is there is meant as it is. Raises ReadError for none, and for more than a job can have.
+    """
+    if not is_url(pattern) and os.path.lexists(pattern):
+        return [pattern]
+    spelled = list(itertools.islice(_braces(pattern), _EXPANSION_LIMIT + 1))
+    if len(spelled) > _EXPANSION_LIMIT:
+        raise ReadError(f"{pattern}: means more than {_EXPANSION_LIMIT:,} files; correct the braces")
+    places = [found for one in spelled for found in _glob(one)]
     if not places:
         raise ReadError(f"{pattern}: no such file, or nothing matches; check the path")
     return places
 
 
-def _braces(pattern: str) -> list[str]:
+def _braces(pattern: str) -> Iterator[str]:
     found = _BRACES.search(pattern)
     if found is None:
-        return [pattern]
+        yield pattern
+        return
     ends = _RANGE.fullmatch(found[1])
+    parts: Iterator[str] = iter(found[1].split(","))
     if ends:
-        first, last = ends[1], ends[2]
-        parts = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        parts = found[1].split(",")
-    return [whole for part in parts for whole in _braces(pattern[: found.start()] + part + pattern[found.end() :])]
+        width, first, last = len(ends[1]), int(ends[1]), int(ends[2])
+        parts = (f"{number:0{width}d}" for number in range(first, last + 1))
+    for part in parts:
+        yield from _braces(pattern[: found.start()] + part + pattern[found.end() :])
 
 
 def _glob(pattern: str) -> list[str]:
     if not any(character in pattern for character in "*?["):
         return [pattern]
     if not is_url(pattern):
-        return sorted(glob.glob(pattern, recursive=True))
+        return [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
     with reading(pattern):
         import fsspec
 
@@ -88,10 +114,28 @@ def open_stored(place: str) -> IO[bytes]:
 
 def _open(place: str) -> IO[bytes]:
     if not is_url(place):
-        return open(place, "rb")
+        return _open_local(place)
     import fsspec
 
     return cast(IO[bytes], fsspec.open(place, "rb").open())
+
+
+def _open_local(place: str) -> IO[bytes]:
+    """A regular file; whatever else might wait for ever, or never end, is refused unopened."""
+    _check_regular(place, os.stat(place))
+    handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(place, os.fstat(handle))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(place: str, state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        what = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+        raise ReadError(f"{place}: {what}, not a regular file; copy the data to a file")
 
 
 def read_bytes(place: str, limit: int) -> bytes:
@@ -100,31 +144,112 @@ def read_bytes(place: str, limit: int) -> bytes:
         return stream.read(limit)
 
 
+def read_local(path: str, limit: int) -> bytes:
+    """The first `limit` bytes of a file of this machine, whatever its name looks like. Raises ReadError."""
+    with reading(path), _open_local(path) as stream:
+        return stream.read(limit)
+
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (b"\x84\x31\x95\x33", "gb18030"),
+)
+# GB18030 reads all that its forerunners write.
+_OTHER_SPELLINGS = {
+    **dict.fromkeys(("utf8bom", "utf8withbom", "utf8sig"), "utf-8"),
+    **dict.fromkeys(("gb", "gb2312", "gb18030", "gb180302000", "gbk", "cp936", "ms936", "windows936"), "gb18030"),
+    **dict.fromkeys(("utf16", "utf16bom", "unicode", "ucs2"), "utf-16"),
+}
+_STAND_IN = "wenlan_stand_in"
+
+
+def encoding_of(name: str) -> str:
+    """The codec of a text encoding by any of its spellings. Raises ReadError."""
+    squeezed = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = _OTHER_SPELLINGS.get(squeezed, name.strip())
+    for one in (known, squeezed, re.sub(r"^(euc|iso|utf)", r"\1-", squeezed)):
+        with contextlib.suppress(LookupError, UnicodeError):
+            "a".encode(one).decode(one)
+            return one
+    raise ReadError(f"--encoding {name}: no such encoding; e.g. utf-8 or gb18030")
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    """Undecodable bytes as lone surrogates, whatever the encoding; `check_unicode` finds them."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_STAND_IN, _stand_in)
+
+
+def _marked(start: bytes, encoding: str) -> tuple[int, str]:
+    """The length of the byte order mark that a text begins with, and the encoding that it tells, or else `encoding`."""
+    for mark, told in _BOMS:
+        if start.startswith(mark):
+            return len(mark), told
+    return 0, encoding_of(encoding)
+
+
 def lines(place: str, encoding: str) -> Iterator[str]:
     """The lines of a text file, line ends included; undecodable bytes come through as surrogates.
 
-    So one line is lost to them, not the file. Raises ReadError, also in the middle, when the file cannot be read.
+    So one line is lost to them, not the file. A byte order mark tells more than `encoding`. Raises ReadError, also in
+    the middle, when the file cannot be read.
     """
     with open_bytes(place) as stream, reading(place):
-        text = io.TextIOWrapper(stream, "utf-8-sig" if encoding == "utf-8" else encoding, "surrogateescape", newline="")
+        whole = io.BufferedReader(cast(io.RawIOBase, stream))
+        mark, encoding = _marked(whole.peek(4)[:4], encoding)
+        whole.read(mark)
+        text = io.TextIOWrapper(whole, encoding, _STAND_IN, newline="")
         while line := text.readline(_LINE_LIMIT):
             if len(line) == _LINE_LIMIT:
                 raise ReadError(f"{place}: a line of more than {_LINE_LIMIT} characters; is this a text file?")
             yield line
 
 
-def head(place: str, size: int = 1 << 16) -> str:
+def head(place: str, encoding: str, size: int = 1 << 16) -> str:
     """The beginning of a file as text, to tell its format by. Raises ReadError."""
     with open_bytes(place) as stream, reading(place):
-        return stream.read(size).decode("utf-8-sig", "replace")
+        data = stream.read(size)
+    mark, encoding = _marked(data, encoding)
+    return data[mark:].decode(encoding, "replace")
 
 
 def text_of(data: bytes, encoding: str) -> str:
-    """A short text in its bytes; what is not of the encoding comes through as surrogates, or is refused here."""
+    """A text in its bytes; what is not of the encoding comes through as surrogates."""
+    mark, encoding = _marked(data, encoding)
+    return data[mark:].decode(encoding, _STAND_IN)
+
+
+_DATA_URL = re.compile(r"data:[^,]{0,200},")
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes that base64 stands for, in either alphabet, with or without padding, behind `data:...;base64,` or not.
+
+    Raises Rejected for what is none.
+    """
+    if head := _DATA_URL.match(text):
+        text = text[head.end() :]
+    text = re.sub(r"\s+", "", text).rstrip("=").translate(_STANDARD_ALPHABET)
     try:
-        return data.decode(encoding, "surrogateescape")
-    except UnicodeDecodeError as error:  # encodings of two bytes a character know no surrogates for a single one
-        raise Rejected(Reason.WRONG_ENCODING, f"{error}; see --encoding") from error
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Rejected(Reason.CORRUPT_IMAGE, f"not base64: {error}") from error
+
+
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+
+
+def is_data_url(value: str) -> bool:
+    """Whether a text is not the place of something but the thing itself, as in `data:image/png;base64,...`."""
+    return bool(_DATA_URL.match(value))
 
 
 def json_lines(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
@@ -151,9 +276,11 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
 def json_document(place: str, encoding: str) -> Any:
     """A whole JSON file. Raises ReadError."""
     with open_bytes(place) as stream, reading(place):
-        text = stream.read().decode("utf-8-sig" if encoding == "utf-8" else encoding, "surrogateescape")
+        data = stream.read(_DOCUMENT_LIMIT + 1)
+    if len(data) > _DOCUMENT_LIMIT:
+        raise ReadError(f"{place}: more than {_DOCUMENT_LIMIT:,} bytes in one JSON document; write JSON lines instead")
     try:
-        return json.loads(text)
+        return json.loads(text_of(data, encoding))
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
 

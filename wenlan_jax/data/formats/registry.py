@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from wenlan_jax.data import readers
 from wenlan_jax.data.formats import aligned, brivl, coco, conceptual, files, muge, questions, tables, tokens, webdataset
 from wenlan_jax.data.readers import ReadError, ReadOptions, Shard
 
 _COMPRESSED = re.compile(r"\.gz$")
+_CAPTIONS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".token", ".txt")
+_NO_CAPTIONS = ("_stats.json", "dataset_info.json", "features.json", "metadata.json", "package.json", "config.json")
+"""Files beside captions: of img2dataset, of prepared directories, of programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +47,28 @@ def _json(*keys: str, start: str = "") -> Callable[[str, str], bool]:
         return name.endswith(".json") and head.lstrip().startswith(start) and known
 
     return detects
+
+
+def _array_of(*keys: str, without: str = "") -> Callable[[str, str], bool]:
+    """A JSON array whose first object has all of `keys`, and not `without`."""
+
+    def detects(name: str, head: str) -> bool:
+        first = _first_object(head) if name.endswith(".json") else {}
+        return bool(first) and all(key in first for key in keys) and without not in first
+
+    return detects
+
+
+def _first_object(head: str) -> dict[str, Any]:
+    """The first object of the JSON array that a file begins with; empty where it begins with none."""
+    text = head.lstrip()
+    if not text.startswith("["):
+        return {}
+    try:
+        first, _ = json.JSONDecoder().raw_decode(text[1:].lstrip())
+    except (ValueError, RecursionError):
+        return {}
+    return first if isinstance(first, dict) else {}
 
 
 def _jsonl(*keys: str) -> Callable[[str, str], bool]:
@@ -77,9 +104,10 @@ _NAMED_SETS = (
     Format("token", tokens.read, lambda name, head: bool(tokens.LINE.fullmatch(head.split("\n")[0]))),
     Format("stair", coco.read_coco, _json("images", "annotations", "tokenized_caption"), language="ja"),
     Format("karpathy", coco.read_karpathy, _json("images", "sentences", start="{"), language="en"),
-    Format("vqa", questions.read_vqa, _json("question_id"), group=questions.group_vqa, language="en"),
+    Format("vqa", questions.read_vqa, _json("question_id", start="{"), group=questions.group_vqa, language="en"),
     Format("vg_qa", questions.read_vg, _json("qas", start="[")),
-    Format("aic_icc", coco.read_aic, _json("image_id", "caption", start="["), language="zh"),
+    # Arrays with a field `image` are those of ALBEF and BLIP, whose `image_id` is not the name of a file.
+    Format("aic_icc", coco.read_aic, _array_of("image_id", "caption", without="image"), language="zh"),
     Format("coco", coco.read_coco, _json("file_name", start="{"), language="en"),
     Format("brivl", brivl.read, _jsonl(brivl.IMAGE, brivl.SENTENCES)),
 )
@@ -98,9 +126,9 @@ def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tup
     Inputs are files, URLs, patterns of either, or folders. Raises ReadError.
     """
     places = [place for one in inputs for place in files.expand(one)]
-    name = name or detect(places[0])
+    name = name or detect(places[0], options)
     one = FORMATS[name]
-    groups = one.group([file for place in places for file in _inside(place, one)])
+    groups = one.group([file for place in places for file in _inside(place, one, options)])
     options = dataclasses.replace(options, language=options.language or one.language)
     return name, [
         Shard(label, group, one.reader, options)
@@ -108,31 +136,67 @@ def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tup
     ]
 
 
-def detect(place: str) -> str:
+def detect(place: str, options: ReadOptions) -> str:
     """The format of a file or folder, by its name and its beginning. Raises ReadError."""
     if os.path.isdir(place):
-        return _detect_folder(place)
-    name = _COMPRESSED.sub("", files.name_of(place).lower())
-    binary = name.endswith((".tar", ".tgz", ".parquet"))
-    head = "" if binary else files.head(place)
-    for one in FORMATS.values():
-        if one.detects(name, head):
-            return one.name
+        return _detect_folder(place, options)
+    if (found := _detected(place, options)) is not None:
+        return found.name
     raise ReadError(f"{place}: neither its name nor its content tells the format; choose --format {'|'.join(FORMATS)}")
 
 
-def _detect_folder(place: str) -> str:
+def _detected(place: str, options: ReadOptions) -> Format | None:
+    name = _COMPRESSED.sub("", files.name_of(place).lower())
+    binary = name.endswith((".tar", ".tgz", ".parquet"))
+    head = "" if binary else files.head(place, options.encoding)
+    return next((one for one in FORMATS.values() if one.detects(name, head)), None)
+
+
+def _detect_folder(place: str, options: ReadOptions) -> str:
+    """The format that a folder is laid out in, or else that of the one captions file in it."""
+    captions = _captions(place, options)
     for one in FORMATS.values():
         if one.inside and all(_found(place, pattern) for pattern in one.inside[:1]):
+            # Tables beside archives of pictures; img2dataset's own lie beside its shards under the same names.
+            others = [file for file, of in captions.items() if one.name == "webdataset" and not of.inside]
+            if others:
+                raise ReadError(f"{place}: has {', '.join(one.inside[:1])} and {_names(others)}; name what to pack")
             return one.name
-    raise ReadError(f"{place}: no file in this folder tells the format; name the file, or choose --format")
+    if not captions:
+        raise ReadError(f"{place}: no file in this folder tells the format; name the file, or choose --format")
+    return _only(place, captions).name
 
 
-def _inside(place: str, one: Format) -> list[str]:
+def _captions(place: str, options: ReadOptions) -> dict[str, Format]:
+    """The captions files that lie in a folder, each with its format."""
+    found: dict[str, Format] = {}
+    for file in _found(place, "*"):
+        is_text = _COMPRESSED.sub("", file.lower()).endswith(_CAPTIONS) and not file.endswith(_NO_CAPTIONS)
+        if is_text and os.path.isfile(file) and (one := _detected(file, options)) is not None:
+            found[file] = one
+    return found
+
+
+def _only(place: str, captions: Mapping[str, Format]) -> Format:
+    formats = {one.name for one in captions.values()}
+    if len(captions) > 1 and formats != {"vqa"}:  # which is a pair of files
+        raise ReadError(f"{place}: several files in this folder may be meant; name one of {_names(captions)}")
+    return next(iter(captions.values()))
+
+
+def _names(places: Iterable[str]) -> str:
+    names = [readers.printable(files.name_of(file)) for file in places]
+    return ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])
+
+
+def _inside(place: str, one: Format, options: ReadOptions) -> list[str]:
     """The files of a format in a folder, or the file itself."""
     if not os.path.isdir(place):
         return [place]
     found = [file for pattern in one.inside for file in _found(place, pattern)]
+    if not found:
+        captions = {file: of for file, of in _captions(place, options).items() if of is one}
+        found = list(captions) if captions and _only(place, captions) else []
     if not found:
         raise ReadError(f"{place}: a folder without {' or '.join(one.inside) or 'a file of its own'}; name the file")
     return found
@@ -148,7 +212,7 @@ def _labels(places: Sequence[str]) -> list[str]:
     """The shortest names that tell files apart: stems, or else as much of the paths as it takes."""
     parts = [place.replace("\\", "/").rstrip("/").split("/") for place in places]
     for depth in range(1, max(map(len, parts), default=1) + 1):
-        labels = ["/".join([*part[-depth:-1], files.stem_of(part[-1])]) for part in parts]
+        labels = [readers.printable("/".join([*part[-depth:-1], files.stem_of(part[-1])])) for part in parts]
         if len(set(labels)) == len(labels):
             return labels
     return [f"{label}#{index}" for index, label in enumerate(labels)]

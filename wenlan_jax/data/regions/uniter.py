@@ -21,6 +21,7 @@ from wenlan_jax.data import places
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.regions import npz
 from wenlan_jax.data.regions.detections import UNIT, DetectionError, Detections
+from wenlan_jax.data.roots import forms
 
 BOXES, FEATURES, SCORES, CLASSES = "norm_bb", "features", "conf", "soft_labels"
 
@@ -36,7 +37,8 @@ class Lmdb:
     def get(self, key: str) -> Detections | None:
         """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged entry."""
         with _environment(self.place).begin(buffers=False) as transaction:
-            entry = transaction.get(key.encode("utf-8"))
+            found = (transaction.get(form.encode("utf-8", "surrogatepass")) for form in forms(key) if form)
+            entry = next((one for one in found if one is not None), None)
         if entry is None:
             return None
         where = f"{self.place}: {key}"
