@@ -1,4 +1,4 @@
-"""Workers end with the process that started them, in whatever way that ended, so that none writes beside a successor."""
+"""Workers end with the process that started them, however that ended, so that none writes beside a successor."""
 
 from __future__ import annotations
 
