@@ -32,9 +32,13 @@ def field(
     low: float | None = None,
     high: float | None = None,
     free: bool = False,
+    each: Callable[[str], str] | None = None,
 ) -> T:
-    """A schema field. `free` marks fields that may change on resume, as they do not change the result."""
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free}
+    """A schema field. `free` marks fields that may change on resume, as they do not change the result.
+
+    each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
+    """
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free, "each": each}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -197,6 +201,11 @@ def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults:
         faults.append(f"{path}: at least {metadata['low']:g} is needed, not {value!r}")
     if metadata["high"] is not None and value > metadata["high"]:
         faults.append(f"{path}: at most {metadata['high']:g} is needed, not {value!r}")
+    if metadata["each"] is not None:
+        try:
+            value = tuple(dict.fromkeys(map(metadata["each"], value)))
+        except ValueError as error:
+            faults.append(f"{path}: {error}")
     return value
 
 

@@ -20,7 +20,8 @@ import pytest
 from array_record.python import array_record_module
 
 from wenlan_jax.data import images, ingest, pack, pack_command, pictures, places, readers, sources
-from wenlan_jax.data.records import LANGUAGES, Record
+from wenlan_jax.data.languages import LANGUAGES
+from wenlan_jax.data.records import Record
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 

@@ -82,7 +82,7 @@ class Grouping:
         if item.data is not None:
             draft = self._start(item.image, item)
         else:
-            key = item.image if "://" in item.image else posixpath.normpath(item.image)
+            key = key_of(item.image)
             if key not in self._drafts:
                 self._drafts[key] = self._start(key, item)
             draft = self._drafts[key]
@@ -111,6 +111,11 @@ class Grouping:
             self._brought.add(identity)
         source = item.source or self._source
         return Draft(image, item.data, self._prefix + identity, split, source, item.box_file, {}, [], (), [])
+
+
+def key_of(image: str) -> str:
+    """What the names of one image have in common."""
+    return image if "://" in image else posixpath.normpath(image)
 
 
 def split_of(identity: str, shares: Mapping[str, float]) -> str:

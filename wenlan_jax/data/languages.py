@@ -6,10 +6,12 @@ Any other language keeps its code, in lower case with hyphens.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
-from wenlan_jax.data.records import LANGUAGES
+LANGUAGES = ("zh", "en", "de", "fr", "cs", "ja", "ko")
+"""The seven languages of the WenLan papers; records may hold others, as any lower-case code."""
 
 _CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
 _LOCALE = re.compile(r"[.@].*")  # as in en_US.UTF-8 and de_DE@euro
@@ -43,6 +45,7 @@ def _folded(spelling: str) -> str:
 _CODES = {_folded(word): code for code, words in _SPELLINGS.items() for word in words.split()}
 
 
+@functools.lru_cache(maxsize=4096)
 def code(spelling: str) -> str:
     """The code of a language by any of its spellings; "" for "". Raises ValueError with what to write instead."""
     folded = _LOCALE.sub("", _folded(spelling))
@@ -53,6 +56,7 @@ def code(spelling: str) -> str:
     return folded
 
 
+@functools.lru_cache(maxsize=4096)
 def known_code(spelling: str) -> str:
     """The code of one of the seven languages by any of its spellings; "" for whatever else."""
     folded = _LOCALE.sub("", _folded(spelling))

@@ -14,11 +14,11 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.data import languages, packing, parts, pictures, places, readers, roots, units
+from wenlan_jax.data import ingest, languages, packing, parts, pictures, places, pulse, readers, roots, units
 from wenlan_jax.data.formats import files, registry
 from wenlan_jax.data.packing import PackError
 from wenlan_jax.data.regions.stored import Stored
@@ -132,6 +132,7 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
     workers = options.workers
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
+    stored = options.regions and options.regions.knowing(_pictures(shards))
     target = packing.Target(
         directory=directory,
         root=roots.Root(options.image_root, options.allow_remote, options.allow_links),
@@ -141,7 +142,7 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
         threads=max(1, options.threads // max(1, workers)),
         on_bad=options.on_bad,
         sole=len(shards) == 1,
-        regions=options.regions,
+        regions=stored,
     )
     identity = {**options.identity(), "shards": [shard.files for shard in shards]}
     if options.regions is not None:
@@ -156,6 +157,19 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
             f"remove {directory} and pack again"
         )
     return reports
+
+
+def _pictures(shards: Sequence[readers.Shard]) -> Iterator[tuple[str, str, str]]:
+    """Id, name and identity of every picture of a pack: two names are two pictures, and so are two that are brought."""
+    beat = pulse.Pulse()
+    for shard in shards:
+        for item in shard.read_up_to_damage(must_begin=False):
+            if beat.due():
+                pulse.say(f"{_JOB}: which pictures take which regions; {shard.name}, line {item.number}")
+            if isinstance(item, readers.Item):
+                brought = item.data is not None
+                identity = f"{shard.name}:{item.number}" if brought else ingest.key_of(item.image)
+                yield item.id or item.image, item.image, identity
 
 
 def _report(options: PackOptions, reports: Sequence[Mapping[str, Any]], seconds: float) -> PackReport:

@@ -14,7 +14,7 @@ import pytest
 from wenlan_jax.data import ingest, sources
 from wenlan_jax.data.builders import cldr, emoji, emoji_pictures, packages, registry, stamps
 from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.records import LANGUAGES
+from wenlan_jax.data.languages import LANGUAGES
 
 CAT, FLAG, TONE, NAMELESS = "\U0001f408", "\U0001f1e8\U0001f1ff", "\U0001f44d\U0001f3fd", "\U0001f9ff"
 GEM = "usr/share/rubygems-integration/all/gems/gemojione-3.3.0"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.data import readers, records, sources
+from wenlan_jax.data import languages, readers, records, sources
 from wenlan_jax.data.clean import signatures
 from wenlan_jax.data.clean.options import Options
 from wenlan_jax.data.pictures import MAX_BYTES
@@ -101,12 +101,15 @@ def _item(path: Path, number: int, line: str) -> records.Record:
         image = Root(str(path.parent)).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
         said = value.get("texts", [])
         said = ([said] if isinstance(said, str) else list(said)) + ([value["caption"]] if "caption" in value else [])
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CleanError(f"{where}: an object with `image` and `caption` or `texts` is needed ({error})") from error
     except (readers.ReadError, readers.Rejected) as error:
         raise CleanError(f"{where}: {error}; correct the list") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CleanError(f"{where}: an object with `image` and `caption` or `texts` is needed ({error})") from error
     if not all(isinstance(text, str) for text in said):
         raise CleanError(f"{where}: `texts` must be strings")
-    language = str(value.get("language", ""))
+    try:
+        language = languages.code(str(value.get("language", "")))
+    except ValueError as error:
+        raise CleanError(f"{where}: {error}") from error
     texts = tuple(records.Text("", language, text) for text in said)
     return records.Record(str(value.get("id", number)), image, 0, 0, "", texts)

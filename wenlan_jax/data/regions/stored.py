@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from wenlan_jax.data.readers import ReadError
@@ -91,6 +91,19 @@ class Stored:
         """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
         return self.open().get(self.key_of(record_id, image))
 
+    def knowing(self, pictures: Iterable[tuple[str, str, str]]) -> Stored:
+        """This store for a job with these pictures: `(record id, image, what tells it from others)`.
+
+        An entry that several of them would take is that of one at most, and is refused to all.
+        """
+        owners: dict[str, int] = {}
+        shared: set[str] = set()
+        for record_id, image, identity in pictures:
+            key, owner = self.key_of(record_id, image), hash(identity)
+            if owners.setdefault(key, owner) != owner:
+                shared.add(key)
+        return _Knowing(self.place, self.file_format, self.key, self.selection, frozenset(shared))
+
     @property
     def batch_size(self) -> int:
         """Records to ask about at once; entries are read one by one."""
@@ -118,3 +131,19 @@ class Stored:
         """What to tell when none of the pictures is in the store."""
         template, there = self.key or FORMATS[self.file_format].key, ", ".join(self.open().some_keys())
         return f"{self.place}: has none of these pictures; they are looked for as {template!r}, entries are {there}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Knowing(Stored):
+    """A store in a job in which several pictures have each of the keys `shared`."""
+
+    shared: frozenset[str] = frozenset()
+
+    def find(self, record_id: str, image: str = "") -> Detections | None:
+        found, key = super().find(record_id, image), self.key_of(record_id, image)
+        if found is not None and key in self.shared:
+            raise DetectionError(
+                f"entry {key!r} is that of several of these pictures; tell them apart by the template of the key, or "
+                "give each source regions of its own"
+            )
+        return found
