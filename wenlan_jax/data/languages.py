@@ -14,7 +14,7 @@ LANGUAGES = ("zh", "en", "de", "fr", "cs", "ja", "ko")
 """The seven languages of the WenLan papers; records may hold others, as any lower-case code."""
 
 _CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
-_LOCALE = re.compile(r"[.@].*")  # as in en_US.UTF-8 and de_DE@euro
+_LOCALE = re.compile(r"(?<=[a-z])[.@][\w-]*$")  # as in en_US.UTF-8 and de_DE@euro
 _WORDS = re.compile(r"[\s,;:/()\[\]-]+")
 
 # Codes of ISO 639, country codes that are taken for them (cn, jp, kr, cz), and names. Words that say which Chinese

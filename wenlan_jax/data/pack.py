@@ -118,6 +118,7 @@ def pack(options: PackOptions) -> PackReport:
         with filling(options.out) as directory:
             reports = _run(options, shards, directory)
             report = _report(options, reports, time.monotonic() - start)
+            _check_splits(report.records)
             parts.assemble(directory, [report["written"] for report in reports], "Packed by `wenlan pack`")
             _finish(options, report, len(shards), directory)
     except OSError as error:
@@ -195,6 +196,14 @@ def _report(options: PackOptions, reports: Sequence[Mapping[str, Any]], seconds:
     return whole
 
 
+def _check_splits(records: Mapping[str, int]) -> None:
+    if len(records) > ingest.MAX_SPLITS:
+        raise PackError(
+            f"the shards name {len(records)} splits, {', '.join(sorted(records)[:3])} and so on, more than "
+            f"{ingest.MAX_SPLITS}; see --split-field"
+        )
+
+
 def _verify(options: PackOptions, report: PackReport, first_fault: str) -> None:
     inputs = options.inputs[0]
     if report.read != report.packed + sum(report.rejected.values()):
@@ -235,8 +244,6 @@ def _check(options: PackOptions) -> None:
             raise PackError(f"{place}: no such captions file")
     if not files.is_url(options.image_root) and not os.path.isdir(options.image_root):
         raise PackError(f"{options.image_root}: no such image directory; set --images")
-    if readers.printable(str(options.out)) != str(options.out):
-        raise PackError(f"{readers.printable(str(options.out))}: a name that is not UTF-8; choose another for --out")
     if places.is_taken(options.out, REPORT_NAME):
         raise PackError(f"{options.out}: exists and was not made by `wenlan pack`; choose another place or remove it")
     _check_shares(options.split_shares)

@@ -18,7 +18,11 @@ _PATIENCE = 1.0
 """Seconds that a lock is waited for."""
 
 
-class BusyError(ValueError):
+class PlaceError(ValueError):
+    """A directory that cannot be written; the message says why and what to do."""
+
+
+class BusyError(PlaceError):
     """Another process is writing the same directory."""
 
 
@@ -89,6 +93,9 @@ def json_bytes(content: Any, **options: Any) -> bytes:
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[Path]:
     directory = unfinished(place)
+    if not _is_utf8(str(directory)):
+        told = str(place).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise PlaceError(f"{told}: a name that is not UTF-8; choose another place")
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -104,6 +111,13 @@ def _locked(place: Path) -> Iterator[Path]:
     finally:
         _held.discard(handle)
         os.close(handle)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode("utf-8"))
+    except UnicodeEncodeError:  # array_record and TFDS open nothing else
+        return False
 
 
 _held: set[int] = set()

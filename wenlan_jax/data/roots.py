@@ -55,12 +55,13 @@ class Root:
         return os.path.exists(self._path(name))
 
     def _address(self, name: str) -> str:
-        scheme = name.partition("://")[0].lower()
+        scheme, _, rest = name.partition("://")
+        scheme = scheme.lower()
         if scheme not in REMOTE or "::" in name:
             raise _refused(name, f"data may name no address but plain ones of {', '.join(REMOTE)}")
         if not self.remote:
             raise _refused(name, "data names an address; --allow-remote fetches such")
-        return name
+        return f"{scheme}://{rest}"
 
     def _below_address(self, name: str) -> Iterator[str]:
         """What `name` may be called below an address, in the order to try."""

@@ -26,6 +26,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _EXPANSION_LIMIT = 1_000_000  # files that one pattern may mean
 _LINE_LIMIT = 1 << 27  # characters: a damaged file without line ends must not fill the memory
+_UNPACKED_BYTES, _UNPACKED_RATIO = 1 << 28, 200  # texts and pictures shrink to a tenth or so
 _DOCUMENT_LIMIT = 1 << 32  # bytes of one JSON document, which is held in memory
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -102,8 +103,26 @@ def open_bytes(place: str) -> IO[bytes]:
     with reading(place):
         stream = _open(place)
         if place.endswith((".gz", ".tgz")):
-            return cast(IO[bytes], gzip.GzipFile(fileobj=stream, mode="rb"))
+            return cast(IO[bytes], _Unpacked(stream))
         return stream
+
+
+class _Unpacked(gzip.GzipFile):
+    """What a gzip file holds, unless that is a bomb: far more than data of any kind shrinks to."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._packed, self._given = stream, 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._given += len(data)
+        if self._given > _UNPACKED_BYTES and self._given > _UNPACKED_RATIO * self._packed.tell():
+            raise ReadError(
+                f"{getattr(self._packed, 'name', 'a .gz file')}: more than {_UNPACKED_RATIO} times its size is packed "
+                "into it; unpack it to a file if that is meant"
+            )
+        return data
 
 
 def open_stored(place: str) -> IO[bytes]:

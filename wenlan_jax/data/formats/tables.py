@@ -23,7 +23,7 @@ from wenlan_jax.data.readers import Fields, Item, Outcome, ReadError, ReadOption
 _CELL_LIMIT = 1 << 20
 _ROW_LINES = 256  # of a CSV file, within which a quote must be closed
 _SEPARATORS = (",", "\t", ";", "|")
-_BATCH = 64  # rows of a Parquet file in memory at a time, each perhaps with its image
+_BATCH, _BATCH_BYTES = 64, 1 << 28  # of a Parquet file in memory at a time, each row perhaps with its image
 _LOST_ROWS = 1 << 20  # of one damaged group, named one by one
 
 
@@ -190,7 +190,7 @@ def _group_rows(file: Any, group: int, columns: list[str], before: int) -> Itera
     """The rows of one group, numbered after those `before` it. Rows that damage makes unreadable are named each."""
     number, last = before, before + file.metadata.row_group(group).num_rows
     try:
-        for batch in file.iter_batches(_BATCH, row_groups=[group], columns=columns):
+        for batch in file.iter_batches(_rows_at_once(file, group, columns), row_groups=[group], columns=columns):
             for row in _values(batch):
                 number += 1
                 yield number, row
@@ -198,6 +198,14 @@ def _group_rows(file: Any, group: int, columns: list[str], before: int) -> Itera
         detail = f"row group {group} cannot be read further ({str(error)[:200]})"
         for lost in range(number + 1, min(last, number + _LOST_ROWS) + 1):
             yield lost, Rejected(Reason.DAMAGED_SHARD, detail)
+
+
+def _rows_at_once(file: Any, group: int, columns: list[str]) -> int:
+    """As many rows as fit into the memory, even if one value that is stored once comes in each."""
+    chunks = file.metadata.row_group(group)
+    stored = (chunks.column(index) for index in range(chunks.num_columns))
+    size = sum(one.total_uncompressed_size for one in stored if one.path_in_schema.split(".")[0] in columns)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(1, size)))
 
 
 def _values(batch: Any) -> list[Any]:

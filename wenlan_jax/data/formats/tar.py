@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
+from wenlan_jax.data.readers import ReadError
+
 _BLOCK = 512
 MEMBER_LIMIT = 1 << 28
 """Bytes of one member, and of all of one sample together; a larger one is passed over and reported."""
@@ -80,7 +82,7 @@ class _Stream:
     def _some(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, ReadError) as error:
             raise _Cut(f"cannot be read after byte {self.position} ({error or 'early end'})") from error
 
 
