@@ -141,6 +141,12 @@ def test_patterns_that_mean_too_much_are_refused(pattern: str) -> None:
         files.expand(pattern)
 
 
+def test_braces_beyond_all_bounds_are_refused() -> None:
+    for pattern in ("{a,b}" * 5000, "{" * 5000 + "a" + "}" * 5000):
+        with pytest.raises(ReadError, match="more than 100 braces"):
+            files.expand(pattern)
+
+
 def test_a_number_beyond_all_bounds_is_a_name() -> None:
     assert files.expand("{0.." + "9" * 5000 + "}") == ["0.." + "9" * 5000]
 

@@ -24,6 +24,7 @@ from wenlan_jax.data.readers import ReadError, Reason, Rejected, check_unicode
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_BRACES_LIMIT = 100
 _EXPANSION_LIMIT = 1_000_000  # files that one pattern may mean
 _LINE_LIMIT = 1 << 27  # characters: a damaged file without line ends must not fill the memory
 _UNPACKED_BYTES, _UNPACKED_RATIO = 1 << 28, 200  # texts and pictures shrink to a tenth or so
@@ -49,6 +50,8 @@ def expand(pattern: str) -> list[str]:
     """
     if not is_url(pattern) and os.path.lexists(pattern):
         return [pattern]
+    if pattern.count("{") > _BRACES_LIMIT:
+        raise ReadError(f"{pattern[:200]}: more than {_BRACES_LIMIT} braces; correct the pattern")
     spelled = list(itertools.islice(_braces(pattern), _EXPANSION_LIMIT + 1))
     if len(spelled) > _EXPANSION_LIMIT:
         raise ReadError(f"{pattern}: means more than {_EXPANSION_LIMIT:,} files; correct the braces")
