@@ -116,6 +116,23 @@ def _tiff(tags: list[tuple[int, int, int]], pixels: bytes) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_as_stored_and_turned_once_on_request(kind: str, orientation: int) -> None:
+    from PIL import ImageOps
+
+    data = _encoded(kind, exif=_exif(orientation))
+    picture, _ = _check(data)
+    assert (picture.width, picture.height) == (44, 30)
+    turned, _ = _check(data, exif="apply")
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert (turned.height, turned.width) == expected.shape[:2]
+    if kind != "JPEG":
+        np.testing.assert_array_equal(images.decode(turned.data), expected)
+        np.testing.assert_array_equal(images.decode(picture.data), PIXELS)
+
+
 SIZES = {256: 44, 257: 30}
 
 

@@ -29,17 +29,6 @@ MAX_BYTES = 1 << 28
 JPEG_QUALITY = 95
 EXIF_CHOICES = ("ignore", "apply")
 _STORED = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
-# EXIF orientation -> mirror left and right after turning a quarter anticlockwise so many times.
-_TURNS = {
-    1: (0, False),
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +61,7 @@ class Picture:
         x1, y1, x2, y2 = (
             side / full for side, full in zip(box, (self.stored_width, self.stored_height) * 2, strict=True)
         )
-        turns, mirror = _TURNS[self.orientation]
+        turns, mirror = images.TURNS[self.orientation]
         for _ in range(turns):
             x1, y1, x2, y2 = y1, 1 - x2, y2, 1 - x1
         if mirror:
@@ -128,7 +117,7 @@ def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str
     fixes["image_exif_ignored"] += header.orientation != 1 and not turned
     scale = min(1.0, options.max_side / max(height, width)) if options.max_side else 1.0
     if turned:
-        turns, mirror = _TURNS[header.orientation]
+        turns, mirror = images.TURNS[header.orientation]
         pixels = np.rot90(pixels, turns)
         pixels = np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
     if scale < 1.0:
