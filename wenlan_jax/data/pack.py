@@ -25,6 +25,8 @@ from wenlan_jax.data.regions.stored import Stored
 
 REPORT_NAME, REJECTED_NAME = "pack.json", "rejected.jsonl"
 _JOB = "pack"
+_SHOWN = 30
+"""Names of one kind that data gives which the summary shows; the report has all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,9 @@ class PackReport:
             f"repaired  {_counts(self.fixes)}",
         ]
         if len(self.sources) > 1:
-            lines += [f"source    {name}: {_counts(counts)}" for name, counts in self.sources.items()]
+            lines += [f"source    {name}: {_counts(counts)}" for name, counts in list(self.sources.items())[:_SHOWN]]
+        if len(self.sources) > _SHOWN:
+            lines.append(f"source    and {len(self.sources) - _SHOWN} more")
         return "\n".join([*lines, f"time      {self.seconds:.1f} s, {len(self.shards)} shards"])
 
 
@@ -299,4 +303,5 @@ def _balance(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+    told = [f"{name} {count}" for name, count in list(counts.items())[:_SHOWN]]
+    return ", ".join(told + [f"{len(counts) - _SHOWN} more"] * (len(counts) > _SHOWN)) or "none"

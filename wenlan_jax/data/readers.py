@@ -28,7 +28,11 @@ KINDS = (
     *("description", "keywords", "tags", "query", "ocr"),
 )
 """Words that name a kind of text where a file's name tells it."""
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif", "tif", "tiff")
 SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]{0,63}")  # TFDS means every split by "all"
+
+
+_NAME_LIMIT = 4096  # characters of an id, a source, a kind
 
 
 class Reason(enum.StrEnum):
@@ -351,6 +355,8 @@ def _optional(row: Row, name: str | None, usual: str) -> str:
             Reason.BAD_VALUE,
             f"field {name or usual!r}: a {type(value).__name__}, not a text or whole number; see --{usual}-field",
         )
+    if len(value) > _NAME_LIMIT:
+        raise Rejected(Reason.BAD_VALUE, f"field {name or usual!r}: more than {_NAME_LIMIT} characters")
     return clean(value)
 
 

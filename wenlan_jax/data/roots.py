@@ -85,9 +85,14 @@ class Root:
         if self.links:
             return path
         real = os.path.realpath(path)
-        if not any(_is_below(real, os.path.realpath(os.path.join(base, one))) for one in ("", *self.linked)):
+        if not any(_is_below(real, _real(os.path.join(os.path.abspath(base), one))) for one in ("", *self.linked)):
             raise _refused(name, f"a link that leads out of {base}; --allow-links follows such")
         return real
+
+
+@functools.lru_cache(maxsize=64)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _refused(name: str, why: str) -> Rejected:

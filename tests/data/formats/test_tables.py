@@ -299,3 +299,44 @@ def test_values_that_come_often_are_held_once(parquet: Any, monkeypatch: pytest.
         monkeypatch.setattr(tables, "_BATCH_BYTES", 250_000)
         assert tables._rows_at_once(file, 0, ["image", "caption"]) == 2
         assert tables._rows_at_once(file, 0, ["caption"]) == 64
+
+
+def test_a_json_array_that_is_cut_keeps_what_came_before(tmp_path: Path, packed: Any, images: Any) -> None:
+    root = str(images("a.jpg"))
+    whole = json.dumps([{"image": "a.jpg", "caption": f"text {n}"} for n in range(50)])
+    for name, content in (("cut", whole[: len(whole) // 2]), ("commas", whole.replace('24"}, ', '24"} '))):
+        (tmp_path / f"{name}.json").write_text(content)
+        found = packed(tmp_path / f"{name}.json", images=root)
+        assert 20 < found.report.packed < 30 and found.reasons == ["damaged_shard"]
+        assert "not whole JSON from object" in found.rejected[0]["detail"]
+    (tmp_path / "two.json").write_text(whole + whole)
+    assert packed(tmp_path / "two.json", images=root).report.packed == 50
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"file_name": "a.jpg", "question_id": 3, "image": "a.jpg", "caption": "x"},
+        {"image_id": "z", "image": "a.jpg", "caption": "x"},
+    ],
+)
+def test_lines_that_mention_the_fields_of_a_set_are_lines(
+    row: dict[str, Any], tmp_path: Path, packed: Any, images: Any
+) -> None:
+    (tmp_path / "metadata.json").write_text((json.dumps(row) + "\n") * 2)
+    assert [r.id for r in packed(tmp_path / "metadata.json", images=str(images("a.jpg"))).all()] == ["a.jpg"]
+
+
+def test_names_that_data_makes_up_are_bounded(tmp_path: Path, packed: Any, images: Any) -> None:
+    rows = [
+        {"image": f"{n}.jpg", "caption": "x", "source": f"site{n}", "language": f"{'ab'[n % 2]}{chr(97 + n // 2)}"}
+        for n in range(50)
+    ]
+    rows.append({"image": "0.jpg", "caption": "x", "source": "s" * 5000})
+    root = images(*(f"{n}.jpg" for n in range(50)))
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = packed(tmp_path / "c.jsonl", images=str(root))
+    assert found.reasons == ["bad_value"] and "more than 4096 characters" in found.rejected[0]["detail"]
+    lines = found.report.summary().splitlines()
+    assert sum(line.startswith("source ") for line in lines) == 31 and "source    and 21 more" in lines
+    assert len(found.report.sources) == 51 and max(map(len, lines)) < 400

@@ -322,3 +322,20 @@ def test_base64_of_regions_in_the_other_alphabet(written: Any) -> None:
     one, two = (butd.parse(text.encode(), "here") for text in (line, changed))
     np.testing.assert_array_equal(one.boxes, two.boxes)
     np.testing.assert_array_equal(one.features, two.features)
+
+
+def test_keys_of_ids_with_dots_and_without_digits() -> None:
+    number, stem = Stored("x", "butd_tsv"), Stored("x", "uniter_npz")
+    assert [number.key_of(one, "") for one in ("img.example.com_12", "v2/photo.7.JPG", "cat", "7/cat.jpg")] == [
+        "12",
+        "7",
+        "",
+        "",
+    ]
+    assert [stem.key_of(one, "") for one in ("a/img.example.com_1", "a/b.tar.png")] == ["img.example.com_1", "b.tar"]
+
+
+def test_a_picture_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
+    (tmp_path / "regions.tsv").write_text(_butd_line("0", written.arrays(0), 60, 40))
+    store = Stored(str(tmp_path / "regions.tsv"), "butd_tsv")
+    assert store.find("0.jpg") is not None and store.find("cat.jpg") is None

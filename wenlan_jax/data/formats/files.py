@@ -290,6 +290,35 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
         return rejected
     except (ValueError, RecursionError) as error:
         return Rejected(Reason.MALFORMED_JSON, str(error))
+    return _checked_object(row)
+
+
+def json_array(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
+    """The objects of a JSON array with their numbers, up to where it is damaged. Raises ReadError there."""
+    text, number = _document(place, encoding), 0
+    opening = _ARRAY.match(text)
+    if opening is None:
+        raise ReadError(f"{place}: no JSON array")
+    position = opening.end()
+    while (end := _ARRAY_END.match(text, position)) is None:
+        number += 1
+        try:
+            row, position = json.JSONDecoder().raw_decode(text, position)
+            following = _ARRAY_COMMA.match(text, position)
+            if following is None:
+                raise ValueError("no comma")
+        except (ValueError, RecursionError) as error:
+            raise ReadError(f"{place}: not whole JSON from object {number} on ({error}); fetch it again") from error
+        position = following.end()
+        yield number, _checked_object(row)
+    if text[end.end() :].strip():
+        raise ReadError(f"{place}: more after the end of the JSON array; is it of several files?")
+
+
+_ARRAY, _ARRAY_COMMA, _ARRAY_END = (re.compile(one) for one in (r"\s*\[\s*", r"\s*(,\s*|(?=\]))", r"\]"))
+
+
+def _checked_object(row: Any) -> dict[str, Any] | Rejected:
     if not isinstance(row, dict):
         return Rejected(Reason.MALFORMED_JSON, f"a {type(row).__name__}, not an object")
     return row
@@ -297,14 +326,18 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
 
 def json_document(place: str, encoding: str) -> Any:
     """A whole JSON file. Raises ReadError."""
+    try:
+        return json.loads(_document(place, encoding))
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
+
+
+def _document(place: str, encoding: str) -> str:
     with open_bytes(place) as stream, reading(place):
         data = stream.read(_DOCUMENT_LIMIT + 1)
     if len(data) > _DOCUMENT_LIMIT:
         raise ReadError(f"{place}: more than {_DOCUMENT_LIMIT:,} bytes in one JSON document; write JSON lines instead")
-    try:
-        return json.loads(text_of(data, encoding))
-    except (ValueError, RecursionError) as error:
-        raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
+    return text_of(data, encoding)
 
 
 def table(document: Any, key: str, place: str) -> list[dict[str, Any] | Rejected]:

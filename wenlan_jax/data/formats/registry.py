@@ -49,6 +49,10 @@ def _json(*keys: str, start: str = "") -> Callable[[str, str], bool]:
     return detects
 
 
+def _any(*ways: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
+    return lambda name, head: any(detects(name, head) for detects in ways)
+
+
 def _array_of(*keys: str, without: str = "") -> Callable[[str, str], bool]:
     """A JSON array whose first object has all of `keys`, and not `without`."""
 
@@ -102,13 +106,19 @@ _NAMED_SETS = (
         aligned.group_multi30k,
     ),
     Format("token", tokens.read, lambda name, head: bool(tokens.LINE.fullmatch(head.split("\n")[0]))),
-    Format("stair", coco.read_coco, _json("images", "annotations", "tokenized_caption"), language="ja"),
+    Format("stair", coco.read_coco, _json("images", "annotations", "tokenized_caption", start="{"), language="ja"),
     Format("karpathy", coco.read_karpathy, _json("images", "sentences", start="{"), language="en"),
-    Format("vqa", questions.read_vqa, _json("question_id", start="{"), group=questions.group_vqa, language="en"),
+    Format(
+        "vqa",
+        questions.read_vqa,
+        _any(_json("questions", "question_id", start="{"), _json("annotations", "question_id", start="{")),
+        group=questions.group_vqa,
+        language="en",
+    ),
     Format("vg_qa", questions.read_vg, _json("qas", start="[")),
     # Arrays with a field `image` are those of ALBEF and BLIP, whose `image_id` is not the name of a file.
     Format("aic_icc", coco.read_aic, _array_of("image_id", "caption", without="image"), language="zh"),
-    Format("coco", coco.read_coco, _json("file_name", start="{"), language="en"),
+    Format("coco", coco.read_coco, _json("images", "file_name", start="{"), language="en"),
     Format("brivl", brivl.read, _jsonl(brivl.IMAGE, brivl.SENTENCES)),
 )
 _ANY_SET = (

@@ -41,8 +41,7 @@ def read_jsonl(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcom
     """Lines of a JSON lines file, an object each; or the objects of a JSON array."""
     if not files.head(places[0], options.encoding).lstrip().startswith("["):
         return _convert(files.json_lines(places[0], options.encoding), options)
-    rows = files.table(files.json_document(places[0], options.encoding), "", places[0])
-    return _convert(enumerate(rows, start=1), options)
+    return _convert(files.json_array(places[0], options.encoding), options)
 
 
 def read_parquet(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:

@@ -25,7 +25,6 @@ from wenlan_jax.data.readers import Fault, Item, Outcome, ReadOptions, Reason, R
 from wenlan_jax.data.records import Text
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif", "tif", "tiff")
 
 
 HELD_LIMIT = 1 << 29
@@ -156,7 +155,7 @@ class _Gathering:
 
 
 def _is_image(part: str) -> bool:
-    return part.rpartition(".")[2] in _IMAGES
+    return part.rpartition(".")[2] in readers.IMAGE_SUFFIXES
 
 
 def _is_text(part: str) -> bool:

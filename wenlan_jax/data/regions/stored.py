@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from wenlan_jax.data import readers
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import butd, npz, uniter
@@ -77,10 +78,12 @@ class Stored:
 
     def key_of(self, record_id: str, image: str) -> str:
         """The key of a picture, named `image` where it has a name besides the record's id."""
-        path = posixpath.splitext(image or record_id)[0]
+        path = _without_suffix(image or record_id)
         stem = posixpath.basename(path)
         digits = _NUMBER.findall(stem)
         template = self.key or FORMATS[self.file_format].key
+        if not digits and "{number" in template:
+            return ""  # which no entry has
         fields = {"id": record_id, "path": path, "stem": stem, "number": int(digits[-1]) if digits else 0}
         try:
             return template.format(**fields)
@@ -89,7 +92,8 @@ class Stored:
 
     def find(self, record_id: str, image: str = "") -> Detections | None:
         """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
-        return self.open().get(self.key_of(record_id, image))
+        key = self.key_of(record_id, image)
+        return self.open().get(key) if key else None
 
     def knowing(self, pictures: Iterable[tuple[str, str, str]]) -> Stored:
         """This store for a job with these pictures: `(record id, image, what tells it from others)`.
@@ -131,6 +135,12 @@ class Stored:
         """What to tell when none of the pictures is in the store."""
         template, there = self.key or FORMATS[self.file_format].key, ", ".join(self.open().some_keys())
         return f"{self.place}: has none of these pictures; they are looked for as {template!r}, entries are {there}"
+
+
+def _without_suffix(name: str) -> str:
+    """A name up to the ending of a picture; ids of archives have none, but perhaps dots."""
+    path, ending = posixpath.splitext(name)
+    return path if ending[1:].lower() in readers.IMAGE_SUFFIXES else name
 
 
 @dataclasses.dataclass(frozen=True)
