@@ -145,13 +145,17 @@ def _open(place: str) -> IO[bytes]:
 def _open_local(place: str) -> IO[bytes]:
     """A regular file; whatever else might wait for ever, or never end, is refused unopened."""
     _check_regular(place, os.stat(place))
-    handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    stream = open(place, "rb", opener=_opened)  # noqa: SIM115 - the caller closes it
     try:
-        _check_regular(place, os.fstat(handle))
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
+        _check_regular(place, os.fstat(stream.fileno()))
+    except ReadError:
+        stream.close()
         raise
+    return stream
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _check_regular(place: str, state: os.stat_result) -> None:
