@@ -75,9 +75,14 @@ DOTTED = [
 
 
 @pytest.mark.parametrize("keys", DOTTED)
-def test_names_with_dots(keys: list[str], tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
-    """Each text stays with the picture of its name, or both are told; never with another picture."""
+@pytest.mark.parametrize("order", ["picture, text", "text, picture", "pictures, texts"])
+def test_names_with_dots(keys: list[str], order: str, tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    """Each text stays with the picture of its name, never with another picture."""
     members = [m for n, key in enumerate(keys) for m in ((f"{key}.jpg", picture(n)), (f"{key}.txt", key.encode()))]
+    if order == "text, picture":
+        members = [m for n in range(len(keys)) for m in members[2 * n : 2 * n + 2][::-1]]
+    elif order == "pictures, texts":
+        members = members[::2] + members[1::2]
     found = packed(_shard(tmp_path, "a.tar", members, archive))
     assert [(r.id, r.image, r.texts[0].text, r.texts[0].kind) for r in found.all()] == [
         (key, picture(n), key, "descriptive") for n, key in enumerate(keys)
@@ -156,6 +161,16 @@ def test_what_macos_adds_is_passed_over(tmp_path: Path, packed: Any, picture: An
         _shard(tmp_path, "b.tar", [("._a.jpg", double), *_sample("x", b"broken"), *_sample("y", picture())], archive)
     )
     assert only.report.fixes == {"macos_member_ignored": 1}
+
+
+@pytest.mark.parametrize("order", ["jpg jpg txt txt", "txt txt jpg jpg", "jpg jpg txt", "cls jpg jpg txt"])
+def test_parts_of_a_key_that_comes_twice_are_never_mixed(
+    order: str, tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    members = [(f"a.{part}", picture(n) if part == "jpg" else b"x") for n, part in enumerate(order.split())]
+    found = packed(_shard(tmp_path, "a.tar", [*members, *_sample("b", picture(9))], archive))
+    assert [record.id for record in found.all()] == ["b"]
+    assert len(found.rejected) >= 2 and "comes twice before it is whole" in json.dumps(found.rejected)
 
 
 def test_names_in_either_unicode_form_are_one(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:

@@ -194,8 +194,8 @@ def _group_rows(file: Any, group: int, columns: list[str], before: int) -> Itera
                 number += 1
                 yield number, row
     except Exception as error:  # pyarrow has errors of its own for each kind of damage
-        detail = f"row group {group} cannot be read further ({str(error)[:200]})"
-        for lost in range(number + 1, min(last, number + _LOST_ROWS) + 1):
+        detail = f"rows {number + 1} to {last} of row group {group} cannot be read ({str(error)[:200]})"
+        for lost in range(number + 1, max(number + 1, min(last, number + _LOST_ROWS)) + 1):
             yield lost, Rejected(Reason.DAMAGED_SHARD, detail)
 
 

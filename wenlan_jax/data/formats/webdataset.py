@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import unicodedata
 from collections.abc import Container, Iterator
 from typing import Any
@@ -29,6 +30,8 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 HELD_LIMIT = 1 << 29
 """Bytes of samples that wait for parts which are no neighbours; the first of them are given up beyond it."""
+_TWICE = "its key comes twice before it is whole, so that its parts cannot be told from those of the other"
+_FAR = "its other parts are too far away; make the archive again with tar --sort=name"
 _APPLE_DOUBLE = b"\0\5\x16\7"
 
 
@@ -39,7 +42,7 @@ class _Sample:
     number: int
     key: str
     parts: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    fault: str = ""
+    fault: Rejected | None = None
 
     @property
     def size(self) -> int:
@@ -49,13 +52,14 @@ class _Sample:
     def is_whole(self) -> bool:
         """Whether it has all that it needs, or will never have."""
         has_image = any(_is_image(part) for part in self.parts)
-        return bool(self.fault) or (has_image and any(_is_text(part) or part == "json" for part in self.parts))
+        return self.fault is not None or (has_image and any(_is_text(part) or part == "json" for part in self.parts))
 
     def add(self, part: str, data: bytes) -> None:
         if self.size + len(data) > tar.MEMBER_LIMIT:
-            self.fault = f"its members have more than {tar.MEMBER_LIMIT} bytes together"
+            told = f"its members have more than {tar.MEMBER_LIMIT} bytes together"
+            self.fault = Rejected(Reason.OVERSIZED_IMAGE, told)
             self.parts.clear()
-        elif not self.fault:
+        elif self.fault is None or self.fault.reason is not Reason.OVERSIZED_IMAGE:
             self.parts[part] = data
 
 
@@ -99,7 +103,7 @@ class _Gathering:
 
     def samples(self, members: Iterator[tar.Member | tar.Damage]) -> Iterator[_Sample | tar.Damage]:
         sample: _Sample | None = None
-        for member in members:
+        for member, following in _with_next(members):
             if isinstance(member, tar.Damage):
                 yield from self._ended(sample)
                 sample = None
@@ -107,23 +111,26 @@ class _Gathering:
             elif _is_of_macos(member):
                 self._passed["macos_member_ignored"] += 1
             else:
-                key, part = self._named(member.name, sample)
+                key, part = self._named(member.name, sample, following)
                 if sample is None or sample.key != key or part in sample.parts:
+                    fault = None
+                    if sample is not None and sample.key == key and not sample.is_whole:
+                        sample.fault = fault = Rejected(Reason.DUPLICATE_ID, _TWICE)
                     yield from self._ended(sample)
-                    sample = _Sample(self.next_number(), key)
+                    sample = _Sample(self.next_number(), key, fault=fault)
                 sample.add(part, member.data)
         yield from self._ended(sample)
         yield from self._waiting.values()
 
-    def _named(self, name: str, current: _Sample | None) -> tuple[str, str]:
-        """The key and the suffix in the name of a member; names in either Unicode form are one."""
-        folder, slash, last = unicodedata.normalize("NFC", name).removeprefix("./").rpartition("/")
-        stem, _, part = last.rpartition(".") if "." in last else (last, "", "")
+    def _named(self, name: str, current: _Sample | None, following: tar.Member | tar.Damage | None) -> tuple[str, str]:
+        """The key and the suffix in the name of a member: a suffix of two parts unless the key has parts of its own."""
+        stem, part = _split(name)
         key, _, word = stem.rpartition(".")
-        is_of_current = current is not None and current.key == folder + slash + stem
-        if key and part.lower() == "txt" and not is_of_current and self._is_word(word):
-            return folder + slash + key, f"{word.lower()}.txt"
-        return folder + slash + stem, part.lower()
+        if part != "txt" or not files.name_of(key) or key.endswith("/") or not self._is_word(word):
+            return stem, part
+        beside = _split(following.name)[0] if isinstance(following, tar.Member) else ""
+        is_a_key = (current is not None and current.key == stem) or stem in (beside, *self._waiting)
+        return (stem, part) if is_a_key else (key, f"{word.lower()}.txt")
 
     def _is_word(self, word: str) -> bool:
         return word.lower() in self._words or word in self._words or bool(languages.known_code(word))
@@ -150,8 +157,20 @@ class _Gathering:
         while self._held > HELD_LIMIT:
             first = self._waiting.pop(next(iter(self._waiting)))
             self._held -= first.size
-            first.fault = "its other parts are too far away; sort the archive again with tar --sort=name"
+            first.fault = Rejected(Reason.DAMAGED_SHARD, _FAR)
             yield first
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The name of a member up to its last dot, and what follows it; names in either Unicode form are one."""
+    folder, slash, last = unicodedata.normalize("NFC", name).removeprefix("./").rpartition("/")
+    stem, dot, part = last.rpartition(".")
+    return (folder + slash + stem, part.lower()) if dot else (folder + slash + last, "")
+
+
+def _with_next(members: Iterator[tar.Member | tar.Damage]) -> Iterator[tuple[Any, Any]]:
+    """Each with the one that follows it, None after the last."""
+    return itertools.pairwise(itertools.chain(members, [None]))
 
 
 def _is_image(part: str) -> bool:
@@ -171,8 +190,8 @@ def _is_of_macos(member: tar.Member) -> bool:
 def _item(sample: _Sample, options: ReadOptions) -> Item:
     fixes: collections.Counter[str] = collections.Counter()
     key, fields = readers.clean(sample.key), options.fields
-    if sample.fault:
-        raise Rejected(Reason.OVERSIZED_IMAGE if not sample.parts else Reason.DAMAGED_SHARD, f"{key}: {sample.fault}")
+    if sample.fault is not None:
+        raise sample.fault
     row = _metadata(sample, options, fixes)
     images = [part for part in sample.parts if _is_image(part)]
     if not images:
