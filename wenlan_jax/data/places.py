@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import reduction
@@ -131,7 +132,7 @@ def _lock(handle: int) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            threading.Event().wait(_PATIENCE / 20)
 
 
 @dataclasses.dataclass(frozen=True)
