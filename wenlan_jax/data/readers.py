@@ -346,7 +346,8 @@ def _optional(row: Row, name: str | None, usual: str) -> str:
         if name:
             raise Rejected(Reason.MISSING_FIELD, f"no field {name!r}")
         return ""
-    if isinstance(value, float) and value.is_integer():  # a column of numbers that lacks some, as pandas keeps it
+    # A column of numbers that lacks some, as pandas keeps it; beyond 2^53 a float stands for several numbers.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return _number(value)

@@ -171,6 +171,7 @@ BLIP = {
     "several": [{"image": "a.jpg", "caption": ["a cat", "the cat"]}],
     "names": [{"caption": "a cat", "image": "a.jpg", "image_id": "b.png"}],
     "last": [{"image_id": "b.png", "caption": ["a cat"], "url": "http://x/b.png", "image": "a.jpg"}],
+    "lists without a picture's name": [{"image": "a.jpg", "image_id": "b.png", "caption": ["a cat", "猫"], "url": "u"}],
     "long": [{"caption": "a cat" + " meow" * 20_000, "image": "a.jpg", "image_id": "b.png"}],
 }
 
@@ -192,6 +193,13 @@ def test_aic_icc_is_still_told_by_its_fields(tmp_path: Path, packed: Any, images
     rows = [{"url": "http://x", "image_id": "a.jpg", "caption": ["一只猫", "猫"]}]
     (tmp_path / "c.json").write_text(json.dumps(rows))
     assert packed(tmp_path / "c.json", images=str(images("a.jpg"))).texts() == [[("zh", "一只猫"), ("zh", "猫")]]
+
+
+@pytest.mark.parametrize("caption", ["a cat", ["a cat", "the cat"], "一只猫", 7])
+def test_other_arrays_with_image_ids_are_not_aic_icc(caption: Any, tmp_path: Path, packed: Any, images: Any) -> None:
+    (tmp_path / "c.json").write_text(json.dumps([{"image_id": "a.jpg", "caption": caption}]))
+    with pytest.raises(pack.PackError, match=r"none of its 1 lines.*(field 'image' must|a int, not a text)"):
+        packed(tmp_path / "c.json", images=str(images("a.jpg")))
 
 
 def test_questions_of_albef_are_not_those_of_vqa(tmp_path: Path, packed: Any, images: Any) -> None:
@@ -238,11 +246,12 @@ def test_numbers_where_texts_are_expected(parquet: Any, packed: Any, picture: An
     columns = {
         "image": [picture(n) for n in range(5)],
         "caption": ["a", "b", "c", "d", "e"],
-        "id": pa.array([1e15, nan, 2.5, None, -0.0], from_pandas=False),
+        "id": pa.array([1e15, nan, 2.5, None, 1e300], from_pandas=False),
     }
     found = packed(parquet("a.parquet", columns))
-    assert [record.id for record in found.all()] == ["1000000000000000", "row 2", "row 4", "0"]
-    assert found.rejected[0]["line"] == 3 and "see --id-field" in found.rejected[0]["detail"]
+    assert [record.id for record in found.all()] == ["1000000000000000", "row 2", "row 4"]
+    assert [row["line"] for row in found.rejected] == [3, 5]
+    assert all("see --id-field" in row["detail"] for row in found.rejected)
 
 
 @pytest.mark.parametrize("layout", ["bytes", "dict", "base64", "address"])
@@ -340,3 +349,9 @@ def test_names_that_data_makes_up_are_bounded(tmp_path: Path, packed: Any, image
     lines = found.report.summary().splitlines()
     assert sum(line.startswith("source ") for line in lines) == 31 and "source    and 21 more" in lines
     assert len(found.report.sources) == 51 and max(map(len, lines)) < 400
+
+
+def test_a_header_in_another_encoding_says_so(tmp_path: Path, packed: Any) -> None:
+    (tmp_path / "c.csv").write_bytes("image,caption\na.jpg,x\n".encode("utf-16-le"))
+    with pytest.raises(readers.ReadError, match="is it UTF-16. see --encoding"):
+        packed(tmp_path / "c.csv")

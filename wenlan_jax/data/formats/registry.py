@@ -13,6 +13,7 @@ from wenlan_jax.data import readers
 from wenlan_jax.data.formats import aligned, brivl, coco, conceptual, files, muge, questions, tables, tokens, webdataset
 from wenlan_jax.data.readers import ReadError, ReadOptions, Shard
 
+_HAN = re.compile("[\u4e00-\u9fff]")
 _COMPRESSED = re.compile(r"\.gz$")
 _CAPTIONS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".token", ".txt")
 _NO_CAPTIONS = ("_stats.json", "dataset_info.json", "features.json", "metadata.json", "package.json", "config.json")
@@ -53,14 +54,14 @@ def _any(*ways: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
     return lambda name, head: any(detects(name, head) for detects in ways)
 
 
-def _array_of(*keys: str, without: str = "") -> Callable[[str, str], bool]:
-    """A JSON array whose first object has all of `keys`, and not `without`."""
-
-    def detects(name: str, head: str) -> bool:
-        first = _first_object(head) if name.endswith(".json") else {}
-        return bool(first) and all(key in first for key in keys) and without not in first
-
-    return detects
+def _aic(name: str, head: str) -> bool:
+    """A JSON array of images with lists of Chinese captions; ALBEF's and BLIP's arrays have a field `image` as well."""
+    first = _first_object(head) if name.endswith(".json") else {}
+    captions = first.get("caption")
+    if not isinstance(captions, list) or not isinstance(first.get("image_id"), str) or "image" in first:
+        return False
+    said = "".join(map(str, captions))
+    return bool(_HAN.search(said)) or ("url" in first and not said.strip())
 
 
 def _first_object(head: str) -> dict[str, Any]:
@@ -116,8 +117,7 @@ _NAMED_SETS = (
         language="en",
     ),
     Format("vg_qa", questions.read_vg, _json("qas", start="[")),
-    # Arrays with a field `image` are those of ALBEF and BLIP, whose `image_id` is not the name of a file.
-    Format("aic_icc", coco.read_aic, _array_of("image_id", "caption", without="image"), language="zh"),
+    Format("aic_icc", coco.read_aic, _aic, language="zh"),
     Format("coco", coco.read_coco, _json("images", "file_name", start="{"), language="en"),
     Format("brivl", brivl.read, _jsonl(brivl.IMAGE, brivl.SENTENCES)),
 )

@@ -158,8 +158,10 @@ def _check_columns(place: str, header: list[str], fields: Fields, what: str) -> 
     missing = [name for name in fields.asked() if name not in header]
     if missing or len(set(header)) < len(header):
         problem = f"has no column {', '.join(map(repr, missing))}" if missing else "names a column twice"
+        found = readers.printable(", ".join(header)).replace("\0", "")[:1000]
+        hint = "; is it UTF-16? see --encoding" if any("\0" in name for name in header) else ""
         raise ReadError(
-            f"{place}: {what} {problem} (found: {readers.printable(', '.join(header))[:1000] or 'nothing'}); "
+            f"{place}: {what} {problem} (found: {found or 'nothing'}{hint}); "
             "add a header, or say which column is which with --image-field and --text-field"
         )
 
