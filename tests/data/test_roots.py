@@ -198,7 +198,7 @@ def test_a_list_of_sets_to_keep_apart_names_pictures_beside_it(place: Path) -> N
 
     listed = place / "list.jsonl"
     for name, good in (("in.jpg", True), ("../secret.jpg", False), ("out.jpg", False), ("pipe.jpg", False)):
-        listed.write_text(json.dumps({"image": name, "caption": "x", "language": "Chinese"}))
+        listed.write_text("\ufeff" + json.dumps({"image": name, "caption": "x", "language": "Chinese"}))
         shard = shards.Shard(str(listed), "", 0, 1, 0)
         if good:
             (record,) = shard.read()

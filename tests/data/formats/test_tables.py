@@ -278,7 +278,12 @@ def _with_bad_text(pa: Any, count: int, bad: set[int], nested: bool) -> Any:
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_text_that_is_no_utf8_costs_its_row(nested: bool, parquet: Any, packed: Any, images: Any) -> None:
     pa = pytest.importorskip("pyarrow")
-    columns = {"image": ["a.jpg"] * 300, "caption": _with_bad_text(pa, 300, {5, 130}, nested)}
+    columns = {
+        "image": ["a.jpg"] * 300,
+        "caption": _with_bad_text(pa, 300, {5, 130}, nested),
+        "url": _with_bad_text(pa, 300, {5, 7, 200}, nested=False),
+        "unused": _with_bad_text(pa, 300, {9}, nested),
+    }
     found = packed(parquet("a.parquet", columns), images=str(images("a.jpg")))
     assert [(row["line"], row["reason"]) for row in found.rejected] == [(6, "wrong_encoding"), (131, "wrong_encoding")]
     assert found.report.read == 300 and len(found.texts()[0]) == 298

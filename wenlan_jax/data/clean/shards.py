@@ -11,6 +11,7 @@ from typing import Any
 from wenlan_jax.data import languages, readers, records, sources
 from wenlan_jax.data.clean import signatures
 from wenlan_jax.data.clean.options import Options
+from wenlan_jax.data.formats import files
 from wenlan_jax.data.pictures import MAX_BYTES
 from wenlan_jax.data.roots import Root
 
@@ -88,10 +89,10 @@ def _of_directory(place: Path, number: int, protected: set[str], evaluation: boo
 
 
 def _listed(path: Path, start: int, stop: int) -> Iterator[records.Record]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if start < number <= stop and line.strip():
-                yield _item(path, number, line)
+                yield _item(path, number, files.text_of(line, "utf-8"))
 
 
 def _item(path: Path, number: int, line: str) -> records.Record:

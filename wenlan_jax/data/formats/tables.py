@@ -184,7 +184,8 @@ def _parquet_rows(place: str, fields: Fields) -> Iterator[tuple[int, Row | Rejec
             before += file.metadata.row_group(group).num_rows
 
 
-_USUAL_COLUMNS = ("id", "split", "language", "kind", "source", "key", "url", "status", "error_message")
+_CALLING_COLUMNS = ("key", "url", "status", "error_message")
+_USUAL_COLUMNS = ("id", "split", "language", "kind", "source", *_CALLING_COLUMNS)
 
 
 def _group_rows(file: Any, group: int, columns: list[str], before: int) -> Iterator[tuple[int, Row | Rejected]]:
@@ -217,10 +218,15 @@ def _values(batch: Any) -> list[Any]:
         return [_value(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
-def _value(row: Any) -> Any:
-    try:
-        return row.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return Rejected(Reason.WRONG_ENCODING, f"a text that is not UTF-8 ({error})")
-    except (ValueError, OverflowError) as error:
-        return Rejected(Reason.BAD_VALUE, str(error))
+def _value(batch: Any) -> Row | Rejected:
+    """The only row of a batch. Columns that only tell how to call a row may be damaged."""
+    row: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column.to_pylist()[0]
+        except (ValueError, OverflowError) as error:
+            if name not in _CALLING_COLUMNS:
+                is_text = isinstance(error, UnicodeDecodeError)
+                reason = Reason.WRONG_ENCODING if is_text else Reason.BAD_VALUE
+                return Rejected(reason, f"column {name!r}: {'not UTF-8: ' if is_text else ''}{error}")
+    return row
