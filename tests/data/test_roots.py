@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import unicodedata
@@ -11,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import inspect, pack, readers, roots, sources
+from wenlan_jax.data import command as command_of_data
+from wenlan_jax.data import inspect, pack, pack_command, readers, roots, sources
 from wenlan_jax.data.readers import ReadError, Rejected
 
 PICTURE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
@@ -161,6 +163,37 @@ def test_a_pipe_that_the_user_names_is_refused(place: Path) -> None:
     for options in ({}, {"file_format": "csv"}, {"file_format": "webdataset"}):
         with pytest.raises(ReadError, match="a pipe, not a regular file"):
             _pack(place / "pipe.jpg", **options)
+
+
+def test_the_options_of_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "out.jpg").unlink()
+    (place.parent / "secret.jpg").write_bytes(PICTURE)
+    (place / "out.jpg").symlink_to("../secret.jpg")
+    captions, out = place.parent / "c.csv", place.parent / "out"
+    captions.write_text("image,caption\nin.jpg,x\nout.jpg,y\nhttp://127.0.0.1:9/a.jpg,z\n")
+    for command, first, usual in (
+        (pack_command, [], "untrusted_place 2"),
+        (command_of_data, ["inspect"], "untrusted_place 2"),
+    ):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        rest = ["--out", str(out)] if command is pack_command else []
+        arguments = [*first, str(captions), "--images", str(place), *rest]
+        for more, expected in (
+            ([], usual),
+            (["--allow-links"], "untrusted_place 1"),
+            (["--allow-links", "--allow-remote"], "missing_image 1"),
+        ):
+            assert command.run(parser.parse_args([*arguments, *more])) == 0
+            assert expected in capsys.readouterr().out
+
+
+def test_a_list_of_addresses_is_fetched_only_if_that_is_allowed(place: Path) -> None:
+    captions = place.parent / "gcc.tsv"
+    captions.write_text("a cat\thttp://127.0.0.1:9/1.jpg\n")
+    for allowed, told in ((False, "untrusted_place.*--allow-remote"), (True, "missing_image")):
+        with pytest.raises(pack.PackError, match=told):
+            _pack(captions, read=readers.ReadOptions(image_name="{url}"), allow_remote=allowed)
 
 
 STRANGE = ["[1]", "a*b", "q?", "h#h", "p%20", "bl ank", "new\nline", "back\\slash", "{1..3}", "{a,b}", NFD, "~", "a:b"]

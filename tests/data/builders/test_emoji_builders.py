@@ -89,6 +89,17 @@ def test_emojione_from_the_gem(files: Any, image: Any, built: Any, monkeypatch: 
     assert (cat.image, cat.width, cat.height, cat.source) == (image(0, ".png"), 24, 18, "wenlan_emoji/emojione")
 
 
+@pytest.mark.parametrize("code", ["../../../secret", "link"])
+def test_an_index_names_pictures_of_the_gem_only(code: str, files: Any, image: Any, built: Any) -> None:
+    gem = {**_gem(image), f"{GEM}/secret.png": image(5, ".png")}
+    index = json.loads(gem[f"{GEM}/config/index.json"])
+    next(iter(index.values()))["unicode"] = code
+    place = files({**_texts(), **gem, f"{GEM}/config/index.json": json.dumps(index)})
+    (place / GEM / "assets" / "png" / "link.png").symlink_to(place / GEM / "secret.png")
+    with pytest.raises(BuildError, match="index.json.*(not below|leads out).*fetch ruby-gemojione again"):
+        built("wenlan_emoji/emojione", place)
+
+
 def test_a_split_is_a_matter_of_the_name_alone() -> None:
     splits = _splits_of([f"name {number}" for number in range(2000)])
     assert splits == _splits_of(list(splits))

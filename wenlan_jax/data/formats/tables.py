@@ -114,30 +114,43 @@ def _quoted_rows(lines: Iterator[str], separator: str) -> Iterator[tuple[int, li
     ahead: collections.deque[str] = collections.deque()
     number, width = 1, 0
     while True:
-        taken = 0
-
-        def supply() -> Iterator[str]:
-            nonlocal taken
-            while taken < _ROW_LINES:
-                if taken == len(ahead):
-                    ahead.extend(itertools.islice(lines, 1))
-                if taken == len(ahead):
-                    return
-                taken += 1
-                yield ahead[taken - 1]
-
-        cells = _next_cells(csv.reader(supply(), delimiter=separator, strict=True))
-        if cells is None:
+        if not ahead:
+            ahead.extend(itertools.islice(lines, 1))
+        if not ahead:
             return
+        cells, taken = _first_row(ahead, lines, separator)
         if isinstance(cells, list) and taken > 1 and width and len(cells) != width:
             cells = Rejected(Reason.WRONG_COLUMNS, "an unclosed quote: with the lines after it, it is no row")
         if isinstance(cells, Rejected):
             taken = 1
-        width = width or len(cells if isinstance(cells, list) else ())
+        else:
+            width = width or len(cells)
         yield number, cells
         number += taken
         for _ in range(taken):
             ahead.popleft()
+
+
+def _first_row(ahead: collections.deque[str], lines: Iterator[str], separator: str) -> tuple[Any, int]:
+    """The cells of the row that begins with the first line `ahead`, or why there are none, and how many lines it has.
+
+    Lines that it needs besides come from `lines`, and stay `ahead`.
+    """
+    table = csv.reader([ahead[0]], delimiter=separator, strict=True)
+    cells = _next_cells(table)
+    if isinstance(cells, Rejected):  # perhaps it goes on in the next line
+        table = csv.reader(_ahead(ahead, lines), delimiter=separator, strict=True)
+        cells = _next_cells(table)
+    return cells, table.line_num
+
+
+def _ahead(ahead: collections.deque[str], lines: Iterator[str]) -> Iterator[str]:
+    for index in range(_ROW_LINES):
+        if index == len(ahead):
+            ahead.extend(itertools.islice(lines, 1))
+        if index == len(ahead):
+            return
+        yield ahead[index]
 
 
 def _next_cells(table: Any) -> list[str] | Rejected | None:
