@@ -43,6 +43,15 @@ def test_the_one_captions_file_is_found(name: str, folder: Path, packed: Any) ->
     assert [record.id for record in found.all()] == ["a.jpg"] and found.texts()[0][0][1] == "x"
 
 
+def test_tables_of_something_else_are_passed_over(folder: Path, packed: Any) -> None:
+    (folder / "info.json").write_text('{"licence": "CC BY 4.0"}')
+    (folder / "sizes.csv").write_text("name,bytes\na.jpg,7\n")
+    with pytest.raises(readers.ReadError, match="name one of info.json, sizes.csv"):
+        packed(folder)
+    (folder / "captions.csv").write_text(CAPTIONS["captions.csv"])
+    assert packed(folder).report.packed == 1
+
+
 def test_several_are_named(folder: Path, packed: Any) -> None:
     for name in ("captions.csv", "train.tsv", "blip.json"):
         (folder / name).write_text(CAPTIONS[name])

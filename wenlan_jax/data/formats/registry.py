@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -178,13 +179,22 @@ def _detect_folder(place: str, options: ReadOptions) -> str:
 
 
 def _captions(place: str, options: ReadOptions) -> dict[str, Format]:
-    """The captions files that lie in a folder, each with its format."""
+    """The captions files that lie in a folder, each with its format; tables only if they name the field of the image.
+
+    Where none does, all of them, so that what they name instead can be told.
+    """
     found: dict[str, Format] = {}
+    fitting: dict[str, Format] = {}
     for file in _found(place, "*"):
         is_text = _COMPRESSED.sub("", file.lower()).endswith(_CAPTIONS) and not file.endswith(_NO_CAPTIONS)
-        if is_text and os.path.isfile(file) and (one := _detected(file, options)) is not None:
-            found[file] = one
-    return found
+        if not is_text or not os.path.isfile(file):
+            continue
+        with contextlib.suppress(ReadError):
+            if (one := _detected(file, options)) is not None:
+                found[file] = one
+                if one not in _ANY_SET or options.fields.image in files.head(file, options.encoding):
+                    fitting[file] = one
+    return fitting or found
 
 
 def _only(place: str, captions: Mapping[str, Format]) -> Format:

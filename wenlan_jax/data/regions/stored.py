@@ -100,6 +100,8 @@ class Stored:
 
         An entry that several of them would take is that of one at most, and is refused to all.
         """
+        if "{id}" in (self.key or FORMATS[self.file_format].key):
+            return self  # no two records have one id
         owners: dict[str, int] = {}
         shared: set[str] = set()
         for record_id, image, identity in pictures:
