@@ -339,3 +339,13 @@ def test_a_picture_without_a_number_has_no_entry(written: Any, tmp_path: Path) -
     (tmp_path / "regions.tsv").write_text(_butd_line("0", written.arrays(0), 60, 40))
     store = Stored(str(tmp_path / "regions.tsv"), "butd_tsv")
     assert store.find("0.jpg") is not None and store.find("cat.jpg") is None
+
+
+@pytest.mark.parametrize("name", ["n" * 600 + ".jpg", "n" * 5000, "名" * 300])
+def test_names_longer_than_a_store_can_hold_have_no_entry(name: str, written: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(_butd_line("9", written.arrays(0), 60, 40))
+    with lmdb.open(str(tmp_path / "store"), map_size=1 << 20) as store, store.begin(write=True) as transaction:
+        transaction.put(b"9.npz", b"x")
+    assert Stored(str(tmp_path / "store"), "uniter_lmdb").find(name) is None
+    assert Stored(str(tmp_path / "a.tsv"), "butd_tsv", "{stem}").find(name) is None
+    assert Stored(str(tmp_path), "brivl_npz").find(name) is None

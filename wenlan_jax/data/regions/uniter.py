@@ -25,6 +25,7 @@ from wenlan_jax.data.roots import forms
 
 BOXES, FEATURES, SCORES, CLASSES = "norm_bb", "features", "conf", "soft_labels"
 
+_KEY_BYTES = 511
 _ZIP_START = b"PK\x03\x04"
 
 
@@ -36,8 +37,10 @@ class Lmdb:
 
     def get(self, key: str) -> Detections | None:
         """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged entry."""
+        keys = [form.encode("utf-8") for form in forms(key)]
         with _environment(self.place).begin(buffers=False) as transaction:
-            found = (transaction.get(form.encode("utf-8", "surrogatepass")) for form in forms(key) if form)
+            # LMDB refuses to look for keys that are longer than it can hold.
+            found = (transaction.get(one) for one in keys if 0 < len(one) <= _KEY_BYTES)
             entry = next((one for one in found if one is not None), None)
         if entry is None:
             return None
