@@ -102,7 +102,7 @@ def _locked(place: Path) -> Iterator[Path]:
     try:
         # The system drops it when this process and all workers that share it (`held`) have ended. Those of a process
         # that was killed need a moment.
-        _lock(handle)
+        _acquire(handle)
     except BlockingIOError as error:
         os.close(handle)
         raise BusyError(f"{place}: another process is writing it; wait for it or choose another place") from error
@@ -124,7 +124,7 @@ def _is_utf8(name: str) -> bool:
 _held: set[int] = set()
 
 
-def _lock(handle: int) -> None:
+def _acquire(handle: int) -> None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
