@@ -27,7 +27,7 @@ setup(
         "array-record>=0.8,<0.9",
         "flax>=0.12,<0.14",
         "fonttools>=4.28",
-        "fsspec>=2024.2",
+        "fsspec>=2026.6",  # the first that renders templates of references in a sandbox
         "grain>=0.2.15,<0.4",
         "jax>=0.10,<0.12",
         "jaxtyping>=0.3,<0.4",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from wenlan_jax.data import languages
 from wenlan_jax.schema_single import Pretrain, Rank, SingleTower, Vqa
 from wenlan_jax.settings import field, section
 
@@ -85,7 +86,7 @@ class Part:
     )
     kind_choice: str = field("any", "as data.kind_choice", choices=("any", "first", "weighted"))
     kind_weights: tuple[float, ...] = field((), "as data.kind_weights")
-    languages: tuple[str, ...] = field((), "as data.languages")
+    languages: tuple[str, ...] = field((), "as data.languages", each=languages.code)
     objectives: tuple[str, ...] = field(
         (),
         "of pretrain.objectives, those of task 'mlmm' on this part; empty: all. Weakly correlated data: ('itm',) [S]",
@@ -117,7 +118,7 @@ class Data:
         choices=("any", "first", "weighted"),
     )
     kind_weights: tuple[float, ...] = field((), "one for each of data.kinds, where kind_choice is 'weighted'")
-    languages: tuple[str, ...] = field((), "languages to train on, e.g. ('zh', 'en'); empty: all")
+    languages: tuple[str, ...] = field((), "languages to train on, e.g. ('zh', 'en'); empty: all", each=languages.code)
     language_alpha: float = field(
         1.0,
         "of a record with texts in several languages: one is drawn in proportion to the number of its texts to this "
@@ -423,7 +424,7 @@ class Eval:
     )  # fmt: skip
     batch_size: int = field(256, "images or texts embedded at once", low=1, free=True)
     kinds: tuple[str, ...] = field((), "kinds of text that are queries; empty: all", free=True)
-    languages: tuple[str, ...] = field((), "languages of the queries; empty: all", free=True)
+    languages: tuple[str, ...] = field((), "languages of the queries; empty: all", free=True, each=languages.code)
     one_text_per_image: bool = field(
         False, "one text a record, languages taking turns, instead of all its texts", free=True
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from wenlan_jax.data import languages
 from wenlan_jax.settings import field, section
 
 OBJECTIVES = ("itm", "mlm", "mrfr", "mrc")
@@ -128,5 +129,5 @@ class Vqa:
         "", "JSON list of the answers in the order of the columns, instead of counting; a run keeps its own", free=True
     )
     fingerprint: str = field("", "of the list of answers; a run writes it down and refuses another list")
-    languages: tuple[str, ...] = field((), "of the training questions; empty: all")
+    languages: tuple[str, ...] = field((), "of the training questions; empty: all", each=languages.code)
     blind: bool = field(False, "show no picture, in training and evaluation: what language alone can answer")

@@ -38,13 +38,15 @@ def field(
     low: float | None = None,
     high: float | None = None,
     free: bool = False,
+    each: Callable[[str], str] | None = None,
 ) -> T:
     """A schema field. `free` marks fields that may change on resume, as they do not change the result.
 
     low, high: the range of the number, or of every number where the field is a tuple. Whole numbers go up to
     `LARGEST_WHOLE` unless `high` says otherwise; what is not finite is refused everywhere.
+    each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free}
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free, "each": each}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -207,6 +209,11 @@ def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults:
     faults += [
         f"{path}: {fault}{within}" for fault in map(functools.partial(_range_fault, metadata), _numbers(value)) if fault
     ]
+    if metadata["each"] is not None:
+        try:
+            value = tuple(dict.fromkeys(map(metadata["each"], value)))
+        except ValueError as error:
+            faults.append(f"{path}: {error}")
     return value
 
 

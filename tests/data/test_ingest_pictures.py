@@ -96,6 +96,85 @@ def test_a_bomb_is_refused_unopened(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.reason == "oversized_image"
 
 
+def _tiff(tags: list[tuple[int, int, int]], pixels: bytes) -> bytes:
+    """A TIFF of one strip with these (tag, form, value) and what belongs to it."""
+    tags = [
+        *tags,
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, 1 << 20),
+        (279, 4, len(pixels)),
+    ]
+    coded = {3: "<HHIHxx", 4: "<HHII"}
+    entries = b"".join(
+        struct.pack(coded[form], tag, form, 1, value) for tag, form, value in sorted(tags, key=lambda t: t[0])
+    )
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_as_stored_and_turned_once_on_request(kind: str, orientation: int) -> None:
+    from PIL import ImageOps
+
+    data = _encoded(kind, exif=_exif(orientation))
+    picture, _ = _check(data)
+    assert (picture.width, picture.height) == (44, 30)
+    turned, _ = _check(data, exif="apply")
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert (turned.height, turned.width) == expected.shape[:2]
+    if kind != "JPEG":
+        np.testing.assert_array_equal(images.decode(turned.data), expected)
+        np.testing.assert_array_equal(images.decode(picture.data), PIXELS)
+
+
+SIZES = {256: 44, 257: 30}
+
+
+def test_a_tiff_of_one_strip_is_read() -> None:
+    picture, _ = _check(_tiff([(tag, 3, value) for tag, value in SIZES.items()], bytes(44 * 30)))
+    assert (picture.width, picture.height) == (44, 30)
+
+
+@pytest.mark.parametrize("tag", SIZES)
+@pytest.mark.parametrize("form", [3, 4])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_size_that_is_told_twice_is_refused_unopened(
+    tag: int, form: int, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = [(tag, form, 30_000), (tag, 3, SIZES[tag])]
+    others = [(other, 3, value) for other, value in SIZES.items() if other != tag]
+    monkeypatch.setattr(images, "decode", lambda data: pytest.fail("it was decoded"))
+    with pytest.raises(Rejected, match=f"tag {tag} twice") as caught:
+        _check(_tiff([*(twice if first else twice[::-1]), *others], bytes(44 * 30)))
+    assert caught.value.reason == "corrupt_image"
+
+
+def test_an_avif_hides_its_size_behind_no_other_box() -> None:
+    """A box of padding with a small size in it stands before the one that tells."""
+    data = KINDS["avif"]
+    (start,) = struct.unpack_from(">I", data, 0)
+    decoy = b"ispe" + struct.pack(">III", 0, 1, 1)
+    padding = struct.pack(">I4s", 8 + (1 << 17), b"free") + decoy * 4 + bytes((1 << 17) - 4 * len(decoy))
+    header = headers.read(data[:start] + padding + data[start:])
+    assert (header.width, header.height) == (44, 30)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp lossy", "bmp", "tiff"])
+def test_the_decoded_size_is_that_of_the_header(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = images.decode
+    for change in (lambda pixels: np.tile(pixels, (2, 1, 1)), lambda pixels: pixels[:, 1:]):
+        monkeypatch.setattr(images, "decode", lambda data, change=change: change(whole(data)))
+        with pytest.raises(Rejected, match="the header says 44 x 30 pixels, there are") as caught:
+            _check(KINDS[name])
+        assert caught.value.reason == "corrupt_image"
+
+
 def test_the_pixel_limit_is_exact() -> None:
     assert _check(KINDS["png"], max_pixels=44 * 30)[0].data == KINDS["png"]
     with pytest.raises(Rejected, match="44 x 30"):

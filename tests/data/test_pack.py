@@ -20,7 +20,8 @@ import pytest
 from array_record.python import array_record_module
 
 from wenlan_jax.data import images, ingest, pack, pack_command, pictures, places, readers, sources
-from wenlan_jax.data.records import LANGUAGES, Record
+from wenlan_jax.data.languages import LANGUAGES
+from wenlan_jax.data.records import Record
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -128,8 +129,8 @@ def test_texts_may_be_strings_lists_or_by_language(folder: Path) -> None:
         ("descriptive", "zh", "猫"),
         ("descriptive", "en", "cat"),
         ("descriptive", "en", "kitty"),
-        ("weak", "zh-cn", "x"),
-        ("title", "zh-cn", "plain"),
+        ("weak", "zh", "x"),
+        ("title", "zh", "plain"),
     ]
     assert report.fixes == {"text_empty_dropped": 1}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.records import LANGUAGES as CODES
+from wenlan_jax.data.languages import LANGUAGES as CODES
 from wenlan_jax.data.scenes.compose import compose, scene_texts
 from wenlan_jax.data.scenes.draw import OUTLINES, PATTERNS, render
 from wenlan_jax.data.scenes.language import LANGUAGES, QUERY_KINDS

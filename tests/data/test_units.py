@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +134,84 @@ def test_lost_parts_are_noticed(tmp_path: Path) -> None:
 def test_nothing_to_write_is_said(tmp_path: Path) -> None:
     with pytest.raises(parts.PartError, match="no record"):
         parts.assemble(tmp_path, [{}], "toy")
+
+
+HELD = """
+import sys, time
+from pathlib import Path
+from wenlan_jax.data import places, units
+from tests.data.test_units import Write
+
+class Slow(Write):
+    def __call__(self, number, rows):
+        super().__call__(number, rows)
+        (self.directory / f"busy-{number}").touch()
+        time.sleep(3600)
+
+if __name__ == "__main__":
+    with places.resumable(Path(sys.argv[1])) as directory:
+        units.run(Slow(directory), [1, 2], directory, {}, 2, "write")
+"""
+
+
+def _state(process: int) -> str:
+    """The state of a process (proc(5)); X for one that is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def _descendants(process: int) -> set[int]:
+    found = set()
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found |= {child} | _descendants(child)
+    return found
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    script, place = tmp_path / "held.py", tmp_path / "out"
+    script.write_text(HELD)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, str(script), str(place)], env=environment, cwd=root) as parent:
+        try:
+            _until(lambda: all((places.unfinished(place) / f"busy-{unit}").exists() for unit in range(2)))
+            workers = _descendants(parent.pid)
+        finally:
+            parent.kill()
+    assert len(workers) >= 2
+    _until(lambda: all(_state(worker) in "XZ" for worker in workers))
+    with places.resumable(place):
+        pass
+
+
+def test_a_lock_that_workers_inherit_holds_while_they_live(tmp_path: Path) -> None:
+    with places.resumable(tmp_path / "out"):
+        kept = [os.dup(handle) for handle in places._held]  # as a worker has it
+    (tmp_path / "out").rename(places.unfinished(tmp_path / "out"))
+    with pytest.raises(places.BusyError), places.resumable(tmp_path / "out"):
+        pass
+    for handle in kept:
+        os.close(handle)
+    with places.resumable(tmp_path / "out"):
+        pass
+
+
+def test_the_locks_of_a_process_reach_its_workers(tmp_path: Path) -> None:
+    with places.resumable(tmp_path / "out") as directory:
+        (report,) = units.run(_locks, [0], directory, {}, 1, "write")
+    assert report == {"held": [str(directory)]}
+
+
+def _locks(number: int, unit: int) -> dict[str, Any]:
+    return {"held": [os.readlink(f"/proc/self/fd/{handle}") for handle in places._held]}

@@ -69,6 +69,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     usual = readers.ReadOptions()
     raw = parser.add_argument_group("raw data, as for `wenlan pack`")
     raw.add_argument("--images", help="directory or URL of the images (default: that of PATH)")
+    pack_command.add_trust_arguments(raw)
     raw.add_argument("--format", choices=tuple(registry.FORMATS), help="default: found from PATH")
     raw.add_argument("--image-name", default=usual.image_name, metavar="TEMPLATE", help="default: %(default)s")
     pack_command.add_text_arguments(raw, usual)
@@ -122,6 +123,8 @@ def _inspect(args: argparse.Namespace) -> int:
         place=args.place,
         data_dir=args.data_dir.expanduser(),
         images=args.images,
+        allow_remote=args.allow_remote,
+        allow_links=args.allow_links,
         file_format=args.format,
         read=pack_command.read_options(args),
         decode=args.decode,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
+from collections.abc import Iterator
 
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 less DHT, JPG, DAC
 _JPEG_BARE = frozenset([0x01, *range(0xD0, 0xD9)])  # markers without a segment
@@ -130,16 +131,33 @@ def _bmp(data: bytes) -> Header:
 
 
 def _tiff(data: bytes) -> Header:
-    tags = _tags(data)
+    tags = _tags(data, once=True)
     return Header("tiff", tags[256], tags[257], deep=tags.get(258, 8) > 8, orientation=_turn(tags))
 
 
 def _avif(data: bytes) -> Header:
     """The largest of the sizes in `ispe` boxes: that of the picture, or of one of its tiles or of a thumbnail."""
-    sizes = [struct.unpack_from(">II", data, found.end() + 4) for found in re.finditer(b"ispe", data[: 1 << 16])]
+    meta = b"".join(body for kind, body in _boxes(data) if kind == b"meta")
+    sizes = [struct.unpack_from(">II", meta, found.end() + 4) for found in re.finditer(b"ispe", meta)]
     if not sizes:
         raise KeyError("no ispe box")
     return Header("avif", *max(sizes, key=lambda size: size[0] * size[1]))
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The outer boxes of a file by their kinds (ISO/IEC 14496-12, 4.2)."""
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        start = position + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        end = position + length if length else len(data)
+        if end < start:
+            raise KeyError(f"box {kind!r} of {length} bytes")
+        yield kind, data[start:end]
+        position = end
 
 
 def _exif(data: bytes) -> int:
@@ -154,14 +172,21 @@ def _turn(tags: dict[int, int]) -> int:
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def _tags(data: bytes) -> dict[int, int]:
-    """The numbers in the first directory of a TIFF file, which EXIF is too (TIFF 6.0, section 2)."""
+def _tags(data: bytes, once: bool = False) -> dict[int, int]:
+    """The numbers in the first directory of a TIFF file, which EXIF is too (TIFF 6.0, section 2).
+
+    With `once`, a tag that comes twice is damage: decoders differ in which of them they believe.
+    """
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     (start,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)
     tags: dict[int, int] = {}
+    seen: set[int] = set()
     for index in range(count):
         tag, form, length = struct.unpack_from(order + "HHI", data, start + 2 + 12 * index)
+        if once and tag in seen:
+            raise KeyError(f"tag {tag} twice")
+        seen.add(tag)
         place = start + 10 + 12 * index
         if form == 3 and length > 2:  # does not fit here: the place is told
             (place,) = struct.unpack_from(order + "I", data, place)

@@ -20,6 +20,18 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 # A marker inside JPEG scan data: 0xFF followed by neither a stuffed zero, a restart (D0-D7) nor padding (FF).
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_END = 0xD9
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+# EXIF orientation -> mirror left and right after turning a quarter anticlockwise so many times.
+TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
 
 
 class CorruptImage(ValueError):  # noqa: N818
@@ -127,10 +139,21 @@ def _rgb(data: bytes, factor: int = 1) -> UInt8[np.ndarray, "height width 3"]:
     if is_jpeg:
         return pixels
     pixels = _to_eight_bits(pixels)
+    if data.startswith(_TIFF_STARTS):
+        pixels = _as_stored(data, pixels)
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     pixels = _on_white(pixels) if pixels.shape[2] == 4 else pixels
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+
+def _as_stored(data: bytes, pixels: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*turned"]:
+    """The pixels of a TIFF as they are stored: OpenCV turns those, whatever it is told."""
+    try:
+        turns, mirror = TURNS[headers.read(data).orientation]
+    except headers.UnknownSize as error:
+        raise CorruptImage(str(error)) from error
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, -turns))
 
 
 def resize(

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
 from wenlan_jax.data import pictures
@@ -18,10 +19,13 @@ from wenlan_jax.data.readers import Fault, Item, Outcome, Reason, Rejected
 from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.data.regions import detections
 from wenlan_jax.data.regions.stored import Stored
+from wenlan_jax.data.roots import Root
 
 MAX_BOXES = 100
 """Boxes kept of one image, the first ones, as in the BriVL 1.0 files."""
 DEFAULT_SPLIT = "train"
+MAX_SPLITS = 64
+"""Splits that data may name; each is a file that is open while records are written."""
 
 
 @dataclasses.dataclass
@@ -52,6 +56,7 @@ class Grouping:
         self._drafts: dict[str, Draft] = {}
         self._owners: dict[str, str] = {}  # id -> image
         self._brought: set[str] = set()  # ids of items that brought their image
+        self._splits: set[str] = set()
         self.fixes: collections.Counter[str] = collections.Counter()
         self.read = 0
 
@@ -60,6 +65,7 @@ class Grouping:
         for item in items:
             self.read += 1
             if isinstance(item, Fault):
+                self.fixes.update(item.fixes)
                 yield item
                 continue
             try:
@@ -76,7 +82,7 @@ class Grouping:
         if item.data is not None:
             draft = self._start(item.image, item)
         else:
-            key = item.image if "://" in item.image else posixpath.normpath(item.image)
+            key = key_of(item.image)
             if key not in self._drafts:
                 self._drafts[key] = self._start(key, item)
             draft = self._drafts[key]
@@ -93,15 +99,23 @@ class Grouping:
         return draft
 
     def _start(self, image: str, item: Item) -> Draft:
-        identity = item.id or image
+        identity = item.id or image.strip()
         owner = self._owners.setdefault(identity, image)
         if owner != image or (item.data is not None and identity in self._brought):
             raise Rejected(Reason.DUPLICATE_ID, f"id {identity!r} is that of {owner}")
+        split = item.split or split_of(unicodedata.normalize("NFC", identity), self._shares)
+        if split not in self._splits and len(self._splits) >= MAX_SPLITS:
+            raise Rejected(Reason.BAD_VALUE, f"split {split!r} is one more than {MAX_SPLITS}; see --split-field")
+        self._splits.add(split)
         if item.data is not None:
             self._brought.add(identity)
-        split = item.split or split_of(identity, self._shares)
         source = item.source or self._source
         return Draft(image, item.data, self._prefix + identity, split, source, item.box_file, {}, [], (), [])
+
+
+def key_of(image: str) -> str:
+    """What the names of one image have in common."""
+    return image if "://" in image else posixpath.normpath(image)
 
 
 def split_of(identity: str, shares: Mapping[str, float]) -> str:
@@ -126,17 +140,17 @@ class Prepared:
     fixes: collections.Counter[str]
 
 
-def prepare(draft: Draft, root: str, options: pictures.PictureOptions, stored: Stored | None = None) -> Prepared:
-    """Reads and checks the image of a draft, below the folder or URL `root` where the draft does not bring it.
+def prepare(draft: Draft, root: Root, options: pictures.PictureOptions, stored: Stored | None = None) -> Prepared:
+    """Reads and checks the image of a draft, below `root` where the draft does not bring it.
 
     What `stored` has of the image takes the place of the boxes of the draft.
     """
     fixes: collections.Counter[str] = collections.Counter()
     try:
-        place, data = "", draft.data
+        name, data = "", draft.data
         if data is None:
-            place, data = pictures.fetch(root, places_of(draft.image))
-        regions = pictures.boxes_beside(place) if draft.box_file and place else draft.regions
+            name, data = pictures.fetch(root, places_of(draft.image))
+        regions = pictures.boxes_beside(root, name) if draft.box_file and name else draft.regions
         picture = pictures.checked(data, options, fixes)
         fitted = _stored(draft, picture, stored, fixes) or detections.Fitted(
             tuple(_clip(regions, picture.stored_width, picture.stored_height, fixes)), None, None

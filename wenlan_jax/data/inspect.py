@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from wenlan_jax.data import contact_sheet, headers, images, ingest, pictures, readers, sources
+from wenlan_jax.data import contact_sheet, headers, images, ingest, pictures, readers, roots, sources
 from wenlan_jax.data.builders import registry as builders
 from wenlan_jax.data.findings import Findings
 from wenlan_jax.data.formats import files, registry
@@ -35,7 +35,7 @@ class InspectOptions:
     """What to look at, and how closely.
 
     place: a packed directory, the name of a data set, or an input of `wenlan pack`.
-    images: as for `wenlan pack`; for raw data only, as are file_format and read.
+    images, allow_remote, allow_links: as for `wenlan pack`; for raw data only, as are file_format and read.
     decode: pictures are decoded whole, not opened by their headers.
     limit: records looked at, evenly spaced; None for all.
     cards: pictures of the contact sheet, evenly spaced, too.
@@ -44,6 +44,8 @@ class InspectOptions:
     place: str
     data_dir: Path
     images: str | None = None
+    allow_remote: bool = False
+    allow_links: bool = False
     file_format: str | None = None
     read: readers.ReadOptions = dataclasses.field(default_factory=readers.ReadOptions)
     decode: bool = False
@@ -112,9 +114,10 @@ class Raw:
 
     def __init__(self, options: InspectOptions) -> None:
         self.layout, self._shards = registry.shards([options.place], options.file_format, options.read)
-        self._root = options.images if options.images is not None else files.folder_of(options.place)
-        if not files.is_url(self._root) and not os.path.isdir(self._root):
-            raise InspectError(f"{self._root}: no such image directory; set --images")
+        place = options.images if options.images is not None else files.folder_of(options.place)
+        if not files.is_url(place) and not os.path.isdir(place):
+            raise InspectError(f"{place}: no such image directory; set --images")
+        self._root = roots.Root(place, options.allow_remote, options.allow_links)
         self.records: dict[str, int] = {}
 
     def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
@@ -194,10 +197,7 @@ def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
     if header.pixels > most:
         raise Rejected(Reason.OVERSIZED_IMAGE, f"{header.width} x {header.height} pixels, more than {most}")
     if decode:
-        try:
-            images.decode(data)
-        except images.CorruptImage as error:
-            raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
+        pictures.decode(data, header)
     found.add_picture(header, len(data))
     return data
 

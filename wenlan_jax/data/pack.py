@@ -14,17 +14,19 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.data import packing, parts, pictures, places, readers, units
+from wenlan_jax.data import ingest, languages, packing, parts, pictures, places, pulse, readers, roots, units
 from wenlan_jax.data.formats import files, registry
 from wenlan_jax.data.packing import PackError
 from wenlan_jax.data.regions.stored import Stored
 
 REPORT_NAME, REJECTED_NAME = "pack.json", "rejected.jsonl"
 _JOB = "pack"
+_SHOWN = 30
+"""Names of one kind that data gives which the summary shows; the report has all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class PackOptions:
 
     inputs: files, URLs, patterns of either, or folders, all in one format; `file_format` None is found from the first.
     images: folder or URL that images are named in; the folder of the first input when None.
+    allow_remote: data may name images by address (`roots.REMOTE`); allow_links: by links that lead out of that folder.
     source: of records which name none; the name of `out` when "".
     split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
     regions: boxes and features of a detector, which take the place of the boxes of the inputs.
@@ -44,6 +47,8 @@ class PackOptions:
     inputs: tuple[str, ...]
     out: Path
     images: str | None = None
+    allow_remote: bool = False
+    allow_links: bool = False
     file_format: str | None = None
     read: readers.ReadOptions = dataclasses.field(default_factory=readers.ReadOptions)
     pictures: pictures.PictureOptions = dataclasses.field(default_factory=pictures.PictureOptions)
@@ -94,7 +99,9 @@ class PackReport:
             f"repaired  {_counts(self.fixes)}",
         ]
         if len(self.sources) > 1:
-            lines += [f"source    {name}: {_counts(counts)}" for name, counts in self.sources.items()]
+            lines += [f"source    {name}: {_counts(counts)}" for name, counts in list(self.sources.items())[:_SHOWN]]
+        if len(self.sources) > _SHOWN:
+            lines.append(f"source    and {len(self.sources) - _SHOWN} more")
         return "\n".join([*lines, f"time      {self.seconds:.1f} s, {len(self.shards)} shards"])
 
 
@@ -115,6 +122,7 @@ def pack(options: PackOptions) -> PackReport:
         with filling(options.out) as directory:
             reports = _run(options, shards, directory)
             report = _report(options, reports, time.monotonic() - start)
+            _check_splits(report.records)
             parts.assemble(directory, [report["written"] for report in reports], "Packed by `wenlan pack`")
             _finish(options, report, len(shards), directory)
     except OSError as error:
@@ -129,16 +137,17 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
     workers = options.workers
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
+    stored = options.regions and options.regions.knowing(_pictures(shards))
     target = packing.Target(
         directory=directory,
-        root=options.image_root,
+        root=roots.Root(options.image_root, options.allow_remote, options.allow_links),
         source=options.source or options.out.resolve().name,
         split_shares=options.split_shares,
         pictures=options.pictures,
         threads=max(1, options.threads // max(1, workers)),
         on_bad=options.on_bad,
         sole=len(shards) == 1,
-        regions=options.regions,
+        regions=stored,
     )
     identity = {**options.identity(), "shards": [shard.files for shard in shards]}
     if options.regions is not None:
@@ -153,6 +162,19 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
             f"remove {directory} and pack again"
         )
     return reports
+
+
+def _pictures(shards: Sequence[readers.Shard]) -> Iterator[tuple[str, str, str]]:
+    """Id, name and identity of every picture of a pack: two names are two pictures, and so are two that are brought."""
+    beat = pulse.Pulse()
+    for shard in shards:
+        for item in shard.read_up_to_damage(must_begin=False):
+            if beat.due():
+                pulse.say(f"{_JOB}: which pictures take which regions; {shard.name}, line {item.number}")
+            if isinstance(item, readers.Item):
+                brought = item.data is not None
+                identity = f"{shard.name}:{item.number}" if brought else ingest.key_of(item.image)
+                yield item.id or item.image, item.image, identity
 
 
 def _report(options: PackOptions, reports: Sequence[Mapping[str, Any]], seconds: float) -> PackReport:
@@ -176,6 +198,14 @@ def _report(options: PackOptions, reports: Sequence[Mapping[str, Any]], seconds:
     )
     _verify(options, whole, next((report["first_fault"] for report in reports if report["first_fault"]), ""))
     return whole
+
+
+def _check_splits(records: Mapping[str, int]) -> None:
+    if len(records) > ingest.MAX_SPLITS:
+        raise PackError(
+            f"the shards name {len(records)} splits, {', '.join(sorted(records)[:3])} and so on, more than "
+            f"{ingest.MAX_SPLITS}; see --split-field"
+        )
 
 
 def _verify(options: PackOptions, report: PackReport, first_fault: str) -> None:
@@ -255,9 +285,12 @@ def _check_choices(options: PackOptions) -> None:
         if value not in known:
             raise PackError(f"{name} {value}: must be one of {', '.join(filter(None, known))}")
     try:
-        "a".encode(options.read.encoding)
-    except LookupError as error:
-        raise PackError(f"--encoding {options.read.encoding}: no such encoding; e.g. utf-8 or gb18030") from error
+        files.encoding_of(options.read.encoding)
+        languages.code(options.read.language)
+    except readers.ReadError as error:
+        raise PackError(str(error)) from error
+    except ValueError as error:
+        raise PackError(f"--language {error}") from error
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> collections.Counter[str]:
@@ -270,4 +303,5 @@ def _balance(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+    told = [f"{name} {count}" for name, count in list(counts.items())[:_SHOWN]]
+    return ", ".join(told + [f"{len(counts) - _SHOWN} more"] * (len(counts) > _SHOWN)) or "none"

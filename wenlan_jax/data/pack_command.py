@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from wenlan_jax.data import pack, packing, pictures, readers
+from wenlan_jax.data import pack, packing, pictures, readers, roots
 from wenlan_jax.data.formats import registry
 from wenlan_jax.data.regions import stored
 
@@ -14,15 +14,21 @@ DESCRIPTION = """\
 Pack pairs of images and texts into a data set for training.
 
 Every input names images and their texts in one of these formats, which is found from the first input:
-  csv, tsv      with a header: columns image and caption, and if you like language, kind, split, id, source
-  jsonl         one object a line; --image-field and --text-field say which fields hold what. A text may be a
-                string, a list, or an object from language to either
+  csv, tsv      with a header, which tells the separator: columns image and caption, and if you like language, kind,
+                split, id, source
+  jsonl         one object a line, or one JSON array of objects (BLIP, ALBEF); --image-field and --text-field say which
+                fields hold what. A text may be a string, a list, or an object from language to either
   parquet       the same in columns; images as paths, bytes, or {bytes, path}
-  webdataset    tar shards of KEY.jpg, KEY.txt, KEY.json (img2dataset), also .tar.gz, also by URL
+  webdataset    tar shards of KEY.jpg, KEY.txt, KEY.json (img2dataset), also .tar.gz, also by URL. KEY ends at the last
+                dot, but for KEY.zh.txt and KEY.title.txt: a language or a known kind of text
   brivl, brivl2 *.jsonl with image_id, bbox and sentences; or images.csv and texts.csv, a line each
   coco, stair, karpathy, token, multi30k, aic_icc, muge, conceptual, vqa, vg_qa   as those sets are published
 Lines of one image in one file become one record. Several inputs, a pattern such as 'shards/{00000..00099}.tar' or
-'part-*.csv', or a folder are packed side by side; the same command goes on with an interrupted pack.
+'part-*.csv', or a folder are packed side by side; of a folder without shards, the one captions file in it. The same
+command goes on with an interrupted pack.
+
+Names of images in data lead to regular files below --images and nowhere else. What you type is trusted, what data says
+is not: addresses need --allow-remote, links that lead out of the folder --allow-links.
 
 Every item that cannot be packed is named with the reason in OUT/rejected.jsonl.
 """
@@ -73,8 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOptions) -> None:
     """Declares the options of how texts are read."""
-    group.add_argument("--language", default=usual.language, help="language of texts that name none, e.g. zh")
-    group.add_argument("--encoding", default=usual.encoding, help="e.g. gb18030 (default: %(default)s)")
+    group.add_argument(
+        "--language", default=usual.language, help="language of texts that name none, e.g. zh; any usual spelling"
+    )
+    group.add_argument(
+        "--encoding",
+        default=usual.encoding,
+        help="e.g. gb18030; a byte order mark tells more (default: %(default)s)",
+    )
     group.add_argument(
         "--max-caption",
         type=int,
@@ -99,11 +111,24 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.Pictu
         default=usual.exif,
         help="whether to turn pictures, and boxes with them, as EXIF says (default: %(default)s)",
     )
+    add_trust_arguments(group)
     group.add_argument(
         "--image-name",
         default=readers.ReadOptions().image_name,
         metavar="TEMPLATE",
         help="name of the image of a line that gives a URL, by {number} and {url} (default: %(default)s)",
+    )
+
+
+def add_trust_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declares how far names of images in data are followed."""
+    group.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help=f"fetch images that data names by address ({', '.join(roots.REMOTE)})",
+    )
+    group.add_argument(
+        "--allow-links", action="store_true", help="follow links that lead out of the directory of the images"
     )
 
 
@@ -143,6 +168,8 @@ def run(args: argparse.Namespace) -> int:
         inputs=tuple(args.inputs),
         out=args.out,
         images=args.images,
+        allow_remote=args.allow_remote,
+        allow_links=args.allow_links,
         file_format=args.format,
         read=read_options(args),
         pictures=pictures.PictureOptions(max_side=args.max_side, max_pixels=args.max_pixels, exif=args.exif),

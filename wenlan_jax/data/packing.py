@@ -14,10 +14,13 @@ from typing import Any, TextIO, TypeVar
 from wenlan_jax.data import ingest, parts, pictures, places, pulse
 from wenlan_jax.data.readers import Fault, Rejected, Shard
 from wenlan_jax.data.regions.stored import Stored
+from wenlan_jax.data.roots import Root
 
 T = TypeVar("T")
 
 ON_BAD = ("skip", "stop")
+_WINDOW_BYTES = 1 << 28
+"""Of the images that wait for their turn, where the input brings them."""
 
 
 class PackError(ValueError):
@@ -28,13 +31,13 @@ class PackError(ValueError):
 class Target:
     """What every shard of a pack is packed into and how; picklable.
 
-    `root` is the folder or URL of the images, `source` that of records which name none. `sole` is the only shard of
+    `root` is where images are named from, `source` that of records which name none. `sole` is the only shard of
     a pack: its ids need no prefix, and it must be readable. `on_bad` is one of ON_BAD. `regions` are those of another
     file than the items, if any.
     """
 
     directory: Path
-    root: str
+    root: Root
     source: str
     split_shares: Mapping[str, float]
     pictures: pictures.PictureOptions
@@ -116,17 +119,23 @@ class _ShardJob:
     def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.Prepared | Fault]:
         """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
         target = self._target
-        window: collections.deque[concurrent.futures.Future[ingest.Prepared] | Fault] = collections.deque()
+        window: collections.deque[tuple[concurrent.futures.Future[ingest.Prepared] | Fault, int]] = collections.deque()
+        held = 0
         with concurrent.futures.ThreadPoolExecutor(target.threads) as pool:
             for entry in entries:
+                size = 0 if isinstance(entry, Fault) else len(entry.data or b"")
+                while window and (len(window) >= 4 * target.threads or held + size > _WINDOW_BYTES):
+                    first, freed = window.popleft()
+                    held -= freed
+                    yield _result(first)
+                held += size
                 if isinstance(entry, Fault):
-                    window.append(entry)
+                    window.append((entry, 0))
                 else:
-                    window.append(pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions))
-                if len(window) > 4 * target.threads:
-                    yield _result(window.popleft())
+                    work = pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions)
+                    window.append((work, size))
             while window:
-                yield _result(window.popleft())
+                yield _result(window.popleft()[0])
 
     def _told(self, items: Iterable[T], what: str) -> Iterator[T]:
         """The same items; of a sole shard, their count and rate go to stderr every few seconds."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import posixpath
 from collections.abc import Sequence
 
 import cv2
@@ -17,11 +16,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wenlan_jax.data import headers, images
-from wenlan_jax.data.formats import files
-from wenlan_jax.data.readers import Box, ReadError, Reason, Rejected
+from wenlan_jax.data.readers import Box, ReadError, Reason, Rejected, printable
 from wenlan_jax.data.records import Region
 from wenlan_jax.data.regions import npz
 from wenlan_jax.data.regions.detections import DetectionError
+from wenlan_jax.data.roots import Root
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -30,17 +29,6 @@ MAX_BYTES = 1 << 28
 JPEG_QUALITY = 95
 EXIF_CHOICES = ("ignore", "apply")
 _STORED = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
-# EXIF orientation -> mirror left and right after turning a quarter anticlockwise so many times.
-_TURNS = {
-    1: (0, False),
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +61,7 @@ class Picture:
         x1, y1, x2, y2 = (
             side / full for side, full in zip(box, (self.stored_width, self.stored_height) * 2, strict=True)
         )
-        turns, mirror = _TURNS[self.orientation]
+        turns, mirror = images.TURNS[self.orientation]
         for _ in range(turns):
             x1, y1, x2, y2 = y1, 1 - x2, y2, 1 - x1
         if mirror:
@@ -81,35 +69,28 @@ class Picture:
         return (x1 * self.width, y1 * self.height, x2 * self.width, y2 * self.height)
 
 
-def fetch(root: str, places: Sequence[str]) -> tuple[str, bytes]:
-    """The first of `places`, below the folder or URL `root`, that can be read, and its bytes."""
+def fetch(root: Root, names: Sequence[str]) -> tuple[str, bytes]:
+    """The first of `names`, below `root`, that can be read, and its bytes. Raises Rejected."""
     first: ReadError | None = None
-    for name in places:
-        place = (
-            name
-            if files.is_url(name)
-            else posixpath.join(root, name)
-            if files.is_url(root)
-            else os.path.join(root, name)
-        )
+    for name in names:
         try:
-            data = files.read_bytes(place, MAX_BYTES + 1)
+            data = root.read(name, MAX_BYTES + 1)
         except ReadError as error:
             first = first or error
             continue
         if not data:
-            raise Rejected(Reason.EMPTY_IMAGE, f"{place}: a file of 0 bytes")
-        return place, data
-    raise Rejected(Reason.MISSING_IMAGE, str(first)) from first
+            raise Rejected(Reason.EMPTY_IMAGE, f"{printable(name)}: a file of 0 bytes")
+        return name, data
+    raise Rejected(Reason.MISSING_IMAGE, printable(str(first))) from first
 
 
-def boxes_beside(place: str) -> tuple[Region, ...]:
+def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:
     """The boxes of the .npz file beside an image, under `bbox`, `(boxes, 4)` in pixels; none where there is no file."""
-    for name in (os.path.splitext(place)[0] + ".npz", place + ".npz"):
-        if not files.is_url(name) and not os.path.exists(name):
+    for name in (os.path.splitext(image)[0] + ".npz", image + ".npz"):
+        if not root.has(name):
             continue
         try:
-            data = files.read_bytes(name, MAX_BYTES)
+            data = root.read(name, MAX_BYTES)
         except ReadError:
             continue
         try:
@@ -124,7 +105,7 @@ def boxes_beside(place: str) -> tuple[Region, ...]:
 def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str]) -> Picture:
     """Decodes an image to see that it is whole, and changes what must not be stored so; `fixes` counts that."""
     header = _header(data, options)
-    pixels = _decode(data)
+    pixels = decode(data, header)
     height, width = pixels.shape[:2]
     turned = options.exif == "apply" and header.orientation != 1
     changes = {
@@ -136,7 +117,7 @@ def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str
     fixes["image_exif_ignored"] += header.orientation != 1 and not turned
     scale = min(1.0, options.max_side / max(height, width)) if options.max_side else 1.0
     if turned:
-        turns, mirror = _TURNS[header.orientation]
+        turns, mirror = images.TURNS[header.orientation]
         pixels = np.rot90(pixels, turns)
         pixels = np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
     if scale < 1.0:
@@ -162,13 +143,22 @@ def _header(data: bytes, options: PictureOptions) -> headers.Header:
     return header
 
 
-def _decode(data: bytes) -> Pixels:
+def decode(data: bytes, header: headers.Header) -> Pixels:
+    """The pixels of an image, which must be as many as its header says. Raises Rejected."""
     try:
-        return images.decode(data)
+        pixels = images.decode(data)
     except images.CorruptImage as error:
         raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
     except MemoryError as error:
         raise Rejected(Reason.OVERSIZED_IMAGE, "too large for the memory") from error
+    height, width = pixels.shape[:2]
+    told = (header.width, header.height)
+    # The headers of these kinds tell the largest of several sizes.
+    if width * height > header.pixels or (header.kind not in ("gif", "avif") and (width, height) != told):
+        raise Rejected(
+            Reason.CORRUPT_IMAGE, f"the header says {told[0]} x {told[1]} pixels, there are {width} x {height}"
+        )
+    return pixels
 
 
 def _shrink(pixels: Pixels, scale: float) -> Pixels:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any, TextIO
 
+_PATIENCE = 1.0
+"""Seconds that a lock is waited for."""
 
-class BusyError(ValueError):
+
+class PlaceError(ValueError):
+    """A directory that cannot be written; the message says why and what to do."""
+
+
+class BusyError(PlaceError):
     """Another process is writing the same directory."""
 
 
@@ -74,24 +84,69 @@ def write(file: Path, data: bytes) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """As `write`, a report that people read, too; what JSON has no form for is written as its string."""
-    text = json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"
-    write(file, text.encode("utf-8"))
+    write(file, json_bytes(content, indent=1, default=str) + b"\n")
+
+
+def json_bytes(content: Any, **options: Any) -> bytes:
+    """JSON in UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, are escaped."""
+    return json.dumps(content, ensure_ascii=False, **options).encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[Path]:
     directory = unfinished(place)
+    if not _is_utf8(str(directory)):
+        told = str(place).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise PlaceError(f"{told}: a name that is not UTF-8; choose another place")
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the system drops when the process ends
+        # The system drops it when this process and all workers that share it (`held`) have ended. Those of a process
+        # that was killed need a moment.
+        _acquire(handle)
     except BlockingIOError as error:
         os.close(handle)
         raise BusyError(f"{place}: another process is writing it; wait for it or choose another place") from error
+    _held.add(handle)
     try:
         yield directory
     finally:
+        _held.discard(handle)
         os.close(handle)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode("utf-8"))
+    except UnicodeEncodeError:  # array_record and TFDS open nothing else
+        return False
+
+
+_held: set[int] = set()
+
+
+def _acquire(handle: int) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            threading.Event().wait(_PATIENCE / 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """The locks of this process; a worker that unpickles it while it is started holds them, too, until it ends."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _hold, tuple(reduction.DupFd(handle) for handle in sorted(_held))
+
+
+def _hold(*handles: Any) -> Held:
+    _held.update(handle.detach() for handle in handles)
+    return Held()
 
 
 def _clear(directory: Path) -> None:

@@ -16,14 +16,23 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from wenlan_jax.data import languages
 from wenlan_jax.data.records import Question, Region, Text
 
 Row = Mapping[str, Any]
 Box = tuple[float, float, float, float]
 
 DEFAULT_KIND = "descriptive"
-SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]*")  # TFDS means every split by "all"
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
+KINDS = (
+    *("descriptive", "weak", "title", "caption", "alt", "alt_text", "sur_text", "easy", "first"),
+    *("description", "keywords", "tags", "query", "ocr"),
+)
+"""Words that name a kind of text where a file's name tells it."""
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif", "tif", "tiff")
+SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]{0,63}")  # TFDS means every split by "all"
+
+
+_NAME_LIMIT = 4096  # characters of an id, a source, a kind
 
 
 class Reason(enum.StrEnum):
@@ -39,6 +48,7 @@ class Reason(enum.StrEnum):
     BAD_VALUE = "bad_value"
     DUPLICATE_ID = "duplicate_id"
     SPLIT_CONFLICT = "split_conflict"
+    UNTRUSTED_PLACE = "untrusted_place"
     MISSING_IMAGE = "missing_image"
     EMPTY_IMAGE = "empty_image"
     CORRUPT_IMAGE = "corrupt_image"
@@ -119,13 +129,14 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One item, or a part of a shard, that was rejected. `item` is its image where known."""
+    """One item, or a part of a shard, that was rejected. `item` is its image where known; `fixes` as of an `Item`."""
 
     number: int
     reason: Reason
     detail: str
     item: str = ""
     source: str = ""
+    fixes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 Outcome = Item | Fault
@@ -176,10 +187,30 @@ def convert(
         try:
             if isinstance(row, Rejected):
                 raise row
-            item = str(row.get(name) or "")[:1000]
+            item = _named(row, name)
             yield make(number, row, options)
         except Rejected as rejected:
             yield Fault(number, rejected.reason, rejected.detail, printable(item))
+
+
+def _named(row: Row, name: str) -> str:
+    """What to call a row that is refused: its image where that is a name, or else what the row is listed by."""
+    for value in (row.get(name), row.get("key"), row.get("id"), row.get("url")):
+        if isinstance(value, dict):
+            value = value.get("path")
+        if isinstance(value, str | int | float) and value:
+            text = str(value)[:1000] if isinstance(value, str) else repr(value)[:80]
+            return text.partition(",")[0] if text.startswith("data:") else text
+    return ""
+
+
+def failure(row: Row) -> str:
+    """What a row says of the download that failed (img2dataset); "" for one that did not."""
+    for name in ("error_message", "status"):
+        told = row.get(name)
+        if isinstance(told, str) and told.strip() and told != "success":
+            return printable(told[:200])
+    return ""
 
 
 def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text] = ()) -> Item:
@@ -190,7 +221,7 @@ def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text
     fields = options.fields
     language = language_code(_optional(row, fields.language, "language") or options.language)
     kind = _optional(row, fields.kind, "kind")
-    present = {name: kind or usual for name, usual in fields.texts.items() if row.get(name) is not None}
+    present = {name: kind or usual for name, usual in fields.texts.items() if not is_missing(row.get(name))}
     texts = [dataclasses.replace(text, language=text.language or language) for text in more]
     if not present and not texts:
         raise Rejected(Reason.MISSING_FIELD, f"no field {' or '.join(map(repr, fields.texts))}")
@@ -198,7 +229,7 @@ def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text
     regions, dropped = regions_of(row.get(fields.boxes) if fields.boxes else None)
     split = _optional(row, fields.split, "split")
     if split and not SPLIT_NAME.fullmatch(split):
-        raise Rejected(Reason.BAD_VALUE, f"split {split[:80]!r} is not a name of letters, digits and _")
+        raise Rejected(Reason.BAD_VALUE, f"split {split[:80]!r} is not a name of up to 64 letters, digits and _")
     kept, fixes = kept_texts(texts, options)
     return Item(
         number=number,
@@ -263,18 +294,24 @@ def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
 
 
 def image_name(value: Any, name: str) -> str:
-    """The path or URL of an image in the field `name`."""
+    """The path or URL of an image in the field `name`; blanks around it may belong to it."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise Rejected(Reason.MISSING_FIELD, f"field {name!r} must hold the path of an image")
-    return clean(value)
+    check_unicode(value)
+    return value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field holds nothing: None, or what pandas writes for it."""
+    return value is None or value != value
 
 
 def language_code(code: str) -> str:
-    """A language code in the one spelling of the records: lower case, with hyphens."""
-    code = code.strip().lower().replace("_", "-")
-    if code and not _LANGUAGE.fullmatch(code):
-        raise Rejected(Reason.BAD_VALUE, f"{printable(code[:80])!r} is not a language code such as zh or en")
-    return code
+    """A language in the one spelling of the records (`languages`)."""
+    try:
+        return languages.code(clean(code))
+    except ValueError as error:
+        raise Rejected(Reason.BAD_VALUE, str(error)) from error
 
 
 def clean(value: Any) -> str:
@@ -305,12 +342,22 @@ def printable(value: str) -> str:
 def _optional(row: Row, name: str | None, usual: str) -> str:
     """A short text field, `usual` when the user named none; "" when absent."""
     value = row.get(name or usual)
-    if value is None and name:
-        raise Rejected(Reason.MISSING_FIELD, f"no field {name!r}")
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return "" if value is None else _number(value)
+    if is_missing(value):
+        if name:
+            raise Rejected(Reason.MISSING_FIELD, f"no field {name!r}")
+        return ""
+    # A column of numbers that lacks some, as pandas keeps it; beyond 2^53 a float stands for several numbers.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _number(value)
     if not isinstance(value, str):
-        raise Rejected(Reason.BAD_VALUE, f"field {name or usual!r}: a {type(value).__name__}, not a text")
+        raise Rejected(
+            Reason.BAD_VALUE,
+            f"field {name or usual!r}: a {type(value).__name__}, not a text or whole number; see --{usual}-field",
+        )
+    if len(value) > _NAME_LIMIT:
+        raise Rejected(Reason.BAD_VALUE, f"field {name or usual!r}: more than {_NAME_LIMIT} characters")
     return clean(value)
 
 

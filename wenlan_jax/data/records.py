@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
-Rows = Float16[np.ndarray, "regions width"]
+from wenlan_jax.data import languages
 
-LANGUAGES = ("zh", "en", "de", "fr", "cs", "ja", "ko")
-"""The seven languages of the WenLan papers; records may hold others, as any lower-case code."""
+Rows = Float16[np.ndarray, "regions width"]
 
 ARRAYS = ("region_features", "region_classes")
 """Fields that directories packed before there were any do not have; such records are read with None."""
@@ -169,6 +168,12 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def _said(row: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a text or question; older directories hold languages in several spellings."""
+    said = {name: _string(value) for name, value in row.items()}
+    return {**said, "language": languages.known_code(said["language"]) or said["language"]}
+
+
 def from_example(example: Mapping[str, Any]) -> Record:
     """The record in a stored example that was read with image decoding skipped (so `image` is bytes)."""
     regions = []
@@ -183,8 +188,8 @@ def from_example(example: Mapping[str, Any]) -> Record:
         width=int(example["width"]),
         height=int(example["height"]),
         source=_string(example["source"]),
-        texts=tuple(Text(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["texts"])),
+        texts=tuple(Text(**_said(row)) for row in _rows(example["texts"])),
         regions=tuple(regions),
-        questions=tuple(Question(**{k: _string(v) for k, v in row.items()}) for row in _rows(example["questions"])),
+        questions=tuple(Question(**_said(row)) for row in _rows(example["questions"])),
         **{name: _unpacked(example.get(name, b""), len(regions), record_id, name) for name in ARRAYS},
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wenlan_jax.data import places, pulse
+from wenlan_jax.data import orphans, places, pulse
 
 U = TypeVar("U")
 Report = dict[str, Any]
@@ -69,7 +70,7 @@ def clear(directory: Path, what: str) -> None:
 
 
 def _begin(place: Path, identity: Mapping[str, Any], directory: Path) -> None:
-    wanted = json.dumps(identity, sort_keys=True, ensure_ascii=False, indent=1, default=str)
+    wanted = places.json_bytes(identity, sort_keys=True, indent=1, default=str).decode("utf-8")
     file = place / _IDENTITY
     (place / _REPORTS).mkdir(parents=True, exist_ok=True)
     if not file.is_file():
@@ -94,7 +95,9 @@ def _finished(
             yield number
         return
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)) or 1, mp_context=spawn) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(missing)) or 1, spawn, orphans.end_with, (os.getpid(), places.Held())
+    ) as pool:
         futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -112,7 +115,7 @@ def _finished(
 
 
 def _do(work: Callable[[int, U], Report], number: int, unit: U, place: Path) -> None:
-    places.write(_report(place, number), json.dumps(work(number, unit), ensure_ascii=False).encode("utf-8"))
+    places.write(_report(place, number), places.json_bytes(work(number, unit)))
 
 
 def _report(place: Path, number: int) -> Path:

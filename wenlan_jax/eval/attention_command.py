@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.data import languages
+
 DESCRIPTION = """\
 Draw where the words of a text look in a picture: the attention of a single tower's last layer from each word to
 the regions, mean of all heads. Writes one page a picture, SPLIT.ROW.html, with a line of panels for each language.
@@ -29,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="where the records are (default: the first of eval.final_splits)")
     parser.add_argument(
-        "--languages", nargs="+", default=[], metavar="CODE", help="of the texts (default: eval.languages, else all)"
+        "--languages",
+        nargs="+",
+        type=languages.code,
+        default=[],
+        metavar="CODE",
+        help="of the texts (default: eval.languages, else all)",
     )
     parser.add_argument(
         "--renormalise",

@@ -14,7 +14,7 @@ import pytest
 from wenlan_jax.data import ingest, sources
 from wenlan_jax.data.builders import cldr, emoji, emoji_pictures, packages, registry, stamps
 from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.records import LANGUAGES
+from wenlan_jax.data.languages import LANGUAGES
 
 CAT, FLAG, TONE, NAMELESS = "\U0001f408", "\U0001f1e8\U0001f1ff", "\U0001f44d\U0001f3fd", "\U0001f9ff"
 GEM = "usr/share/rubygems-integration/all/gems/gemojione-3.3.0"
@@ -87,6 +87,17 @@ def test_emojione_from_the_gem(files: Any, image: Any, built: Any, monkeypatch: 
     }
     (cat,) = found["train"]
     assert (cat.image, cat.width, cat.height, cat.source) == (image(0, ".png"), 24, 18, "wenlan_emoji/emojione")
+
+
+@pytest.mark.parametrize("code", ["../../../secret", "link"])
+def test_an_index_names_pictures_of_the_gem_only(code: str, files: Any, image: Any, built: Any) -> None:
+    gem = {**_gem(image), f"{GEM}/secret.png": image(5, ".png")}
+    index = json.loads(gem[f"{GEM}/config/index.json"])
+    next(iter(index.values()))["unicode"] = code
+    place = files({**_texts(), **gem, f"{GEM}/config/index.json": json.dumps(index)})
+    (place / GEM / "assets" / "png" / "link.png").symlink_to(place / GEM / "secret.png")
+    with pytest.raises(BuildError, match="index.json.*(not below|leads out).*fetch ruby-gemojione again"):
+        built("wenlan_emoji/emojione", place)
 
 
 def test_a_split_is_a_matter_of_the_name_alone() -> None:

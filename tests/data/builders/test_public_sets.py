@@ -275,3 +275,23 @@ def test_a_split_without_records_ends_the_build_and_leaves_nothing(files: Any, b
     assert not list((tmp_path / "data").glob("wenlan_public/mscoco/1*"))
     (place / "val2014" / f"{COCO[3]}.jpg").write_bytes(_jpeg(0))
     assert len(built("wenlan_public/mscoco", place)["test"]) == len(expected["test"])
+
+
+def test_image_folders_may_be_links_and_images_may_not_lead_out(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "files", tmp_path / "elsewhere"
+    for name, content in COCO_IMAGES.items():
+        place = elsewhere / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+    root.mkdir()
+    (tmp_path / "secret.jpg").write_bytes(_jpeg(9))
+    for folder in ("train2014", "val2014"):
+        (root / folder).symlink_to(elsewhere / folder)
+    (root / "dataset_coco.json").write_text(_karpathy_coco())
+    first = elsewhere / "train2014" / f"{COCO[0]}.jpg"
+    assert len(list(Reading(sets.SETS["mscoco"], root).records("train"))) == 2
+    first.unlink()
+    first.symlink_to(tmp_path / "secret.jpg")
+    reading = Reading(sets.SETS["mscoco"], root)
+    assert len(list(reading.records("train"))) == 1
+    assert reading.report()["rejected"] == {"untrusted_place": 1}

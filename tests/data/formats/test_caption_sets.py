@@ -253,3 +253,30 @@ def test_shards_are_named_apart(tmp_path: Path) -> None:
         _lines(tmp_path / place, "image,caption")
     _, shards = registry.shards([str(tmp_path / "{a,b}" / "0[0-9].csv")], "csv", readers.ReadOptions())
     assert [shard.name for shard in shards] == ["a/00", "b/00", "b/01"]
+
+
+def test_an_id_that_several_images_have_is_of_none(tmp_path: Path, packed: Any, images: Any) -> None:
+    names = [(1, "a.jpg"), (2, "b.jpg"), (1, "c.jpg"), ("2", "b.jpg"), (3, "d.jpg"), (3, "e.jpg")]
+    document = {
+        "images": [{"id": key, "file_name": name} for key, name in names],
+        "annotations": [{"image_id": key, "caption": "x"} for key in (1, 2)],
+    }
+    found = packed(_json(tmp_path / "c.json", document), images=str(images("a.jpg", "b.jpg", "c.jpg")))
+    assert [record.id for record in found.all()] == ["b.jpg"]
+    assert found.reasons == ["missing_image", "missing_text"]
+    assert "image_id '1' names 2 images" in found.rejected[0]["detail"]
+
+
+def test_a_question_that_is_answered_twice_has_no_answer(tmp_path: Path, packed: Any, images: Any) -> None:
+    asked = [{"question_id": key, "image_id": 9, "question": "What?"} for key in (1, 2)]
+    questions = _json(tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": asked})
+    given = [(1, "cat"), (1, "dog"), (2, "cat"), (2, "cat")]
+    rows = [{"question_id": key, "answers": [{"answer": answer, "answer_id": 1}]} for key, answer in given]
+    annotations = _json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": rows})
+    root = images("COCO_val2014_000000000009.jpg")
+    found = packed(questions, annotations, images=str(root))
+    assert [row["detail"] for row in found.rejected] == ["several annotations of one question_id"]
+    assert [question.answer for question in found.records["train"][0].questions] == ["cat"]
+    for file in (questions, annotations):
+        file.rename(root / file.name)
+    assert packed(root).report.packed == 1

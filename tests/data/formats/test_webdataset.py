@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import pack, readers, units
-from wenlan_jax.data.formats import tar
+from wenlan_jax.data.formats import tar, webdataset
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
@@ -60,6 +61,135 @@ def test_img2dataset_layout(tmp_path: Path, packed: Any, picture: Any, archive: 
     assert "HTTP 404" in found.rejected[0]["detail"]
     assert found.report.fixes == {"json_malformed_ignored": 1, "member_ignored": 1}
     assert found.records["train"][0].image == picture(0) and found.records["train"][0].width == 40
+
+
+DOTTED = [
+    ["00 第 2.0 版", "01 第 2.1 版", "02 第 2.0 版"],
+    ["img.example.com_1", "img.example.com_2", "img.example.org_1"],
+    ["v1.0/a.b", "v1.0/a.c", "v1.1/a.b"],
+    ["a", "a.b", "a.b.c"],
+    ["shop.de", "shop.en", "shop.zh"],
+    ["x.title", "x.alt", "x"],
+    [".hidden", "..", "end."],
+]
+
+
+@pytest.mark.parametrize("keys", DOTTED)
+@pytest.mark.parametrize("order", ["picture, text", "text, picture", "pictures, texts"])
+def test_names_with_dots(keys: list[str], order: str, tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    """Each text stays with the picture of its name, never with another picture."""
+    members = [m for n, key in enumerate(keys) for m in ((f"{key}.jpg", picture(n)), (f"{key}.txt", key.encode()))]
+    if order == "text, picture":
+        members = [m for n in range(len(keys)) for m in members[2 * n : 2 * n + 2][::-1]]
+    elif order == "pictures, texts":
+        members = members[::2] + members[1::2]
+    found = packed(_shard(tmp_path, "a.tar", members, archive))
+    assert [(r.id, r.image, r.texts[0].text, r.texts[0].kind) for r in found.all()] == [
+        (key, picture(n), key, "descriptive") for n, key in enumerate(keys)
+    ]
+
+
+def test_suffixes_of_two_parts_are_known_words(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    members = [("a.jpg", picture()), ("a.txt", b"first")]
+    members += [
+        (f"a.{word}.txt", word.encode()) for word in ("title", "zh", "zh-CN", "English", "mine", "2", "example")
+    ]
+    fields = readers.Fields(texts={"caption": "sur_text", "mine": "weak"})
+    found = packed(_shard(tmp_path, "a.tar", members, archive), fields=fields, language="fr")
+    assert [(t.kind, t.language, t.text) for t in found.all()[0].texts] == [
+        ("sur_text", "fr", "first"),
+        ("title", "fr", "title"),
+        ("descriptive", "zh", "zh"),
+        ("descriptive", "zh", "zh-CN"),
+        ("descriptive", "en", "English"),
+        ("weak", "fr", "mine"),
+    ]
+    assert [(row["item"], row["reason"]) for row in found.rejected] == [
+        ("a.2", "missing_image"),
+        ("a.example", "missing_image"),
+    ]
+
+
+def test_pictures_that_no_text_is_of_are_told(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    members = [*_sample("a", picture(0)), ("a.1.jpg", picture(1)), ("a.2.jpg", picture(2))]
+    found = packed(_shard(tmp_path, "a.tar", members, archive))
+    assert found.reasons == ["missing_text", "missing_text"] and found.report.read == 3
+
+
+def _mixed(samples: list[list[tuple[str, bytes]]], order: str) -> list[tuple[str, bytes]]:
+    members = [member for sample in samples for member in sample]
+    if order == "shuffled":
+        return [members[k] for k in np.random.default_rng(0).permutation(len(members))]
+    last = ("jpg", "txt", "json") if order == "pictures first" else ("json", "txt", "jpg")
+    return sorted(members, key=lambda member: last.index(member[0].rpartition(".")[2]))
+
+
+@pytest.mark.parametrize("order", ["shuffled", "pictures first", "pictures last"])
+@pytest.mark.parametrize("parts", [("jpg", "txt"), ("jpg", "json"), ("txt", "jpg")])
+def test_parts_that_are_no_neighbours(
+    order: str, parts: tuple[str, ...], tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    samples = [[m for m in _sample(f"{k:03d}", picture(k), f"text {k}") if m[0].endswith(parts)] for k in range(12)]
+    found = packed(_shard(tmp_path, "a.tar", _mixed(samples, order), archive))
+    assert found.rejected == [] and found.report.read == 12
+    assert {r.id: (r.image, r.texts[0].text) for r in found.all()} == {
+        f"{k:03d}": (picture(k), f"text {k}") for k in range(12)
+    }
+
+
+def test_parts_too_far_away_are_told(
+    tmp_path: Path, packed: Any, picture: Any, archive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webdataset, "HELD_LIMIT", 4 * len(picture()))
+    samples = [[m for m in _sample(f"{k}", picture(k)) if not m[0].endswith("json")] for k in range(9)]
+    found = packed(_shard(tmp_path, "a.tar", _mixed(samples, "pictures first"), archive))
+    told = [row["detail"] for row in found.rejected if row["reason"] == "damaged_shard"]
+    assert told and all("tar --sort=name" in detail for detail in told)
+    assert found.report.packed + len(told) == 9 and found.reasons.count("missing_image") == len(told)
+
+
+def test_what_macos_adds_is_passed_over(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    double = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)
+    members: list[tuple[str, bytes]] = [("./._pairs", double), ("./pairs/.DS_Store", b"\0\0\0\1Bud1")]
+    for name, data in (m for k in range(3) for m in _sample(f"pairs/{k}", picture(k))):
+        members += [(f"./pairs/._{name.partition('/')[2]}", double), (f"./{name}", data)]
+    members += [("pairs/._not.jpg", picture(7)), ("pairs/._not.txt", b"a picture of its own"), ("._end", double)]
+    found = packed(_shard(tmp_path, "a.tar", members, archive))
+    assert [record.id for record in found.all()] == ["pairs/0", "pairs/1", "pairs/2", "pairs/._not"]
+    assert found.report.fixes == {"macos_member_ignored": 12}
+    only = packed(
+        _shard(tmp_path, "b.tar", [("._a.jpg", double), *_sample("x", b"broken"), *_sample("y", picture())], archive)
+    )
+    assert only.report.fixes == {"macos_member_ignored": 1}
+
+
+@pytest.mark.parametrize("order", ["jpg jpg txt txt", "txt txt jpg jpg", "jpg jpg txt", "cls jpg jpg txt"])
+def test_parts_of_a_key_that_comes_twice_are_never_mixed(
+    order: str, tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    members = [(f"a.{part}", picture(n) if part == "jpg" else b"x") for n, part in enumerate(order.split())]
+    found = packed(_shard(tmp_path, "a.tar", [*members, *_sample("b", picture(9))], archive))
+    assert [record.id for record in found.all()] == ["b"]
+    assert len(found.rejected) >= 2 and "comes twice before it is whole" in json.dumps(found.rejected)
+
+
+def test_names_in_either_unicode_form_are_one(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é가") for form in ("NFC", "NFD"))
+    members = [(f"{decomposed}.jpg", picture()), (f"{composed}.txt", b"x")]
+    found = packed(_shard(tmp_path, "a.tar", members, archive))
+    assert [(r.id, r.texts[0].text) for r in found.all()] == [(composed, "x")]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_members_of_a_sample_share_one_limit(
+    name: str, tmp_path: Path, packed: Any, picture: Any, archive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar, "MEMBER_LIMIT", 100_000)
+    extra = [(f"a.{k}.png", bytes(30_000)) for k in range(3)] + [(f"a.part{k}", bytes(30_000)) for k in range(4)]
+    members = [("a.jpg", picture()), ("a.txt", b"x"), *extra[3:], *_sample("b", picture(1))]
+    found = packed(_shard(tmp_path, name, members, archive))
+    assert [record.id for record in found.all()] == ["b"]
+    assert found.reasons == ["oversized_image"] and "100000 bytes together" in found.rejected[0]["detail"]
 
 
 def test_keys_that_come_twice(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:

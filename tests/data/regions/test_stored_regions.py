@@ -228,3 +228,124 @@ def test_pack_refuses_a_store_that_fits_no_picture(written: Any, tmp_path: Path)
     with pytest.raises(pack.PackError, match="entries are 000002; see --regions-key"):
         pack.pack(options)
     assert not (tmp_path / "out").exists()
+
+
+def _captions(folder: Path, name: str, images: list[str]) -> str:
+    for seed, image in enumerate(images):
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / image), np.full((40, 60, 3), seed + len(name), np.uint8))
+    (folder / name).write_text("image,caption\n" + "".join(f"{image},x\n" for image in images))
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_number_that_two_sources_share_belongs_to_neither(written: Any, tmp_path: Path, workers: int) -> None:
+    coco = _captions(tmp_path, "coco.csv", [f"coco/COCO_val2014_{number:012d}.jpg" for number in (9, 25)])
+    genome = _captions(tmp_path, "genome.csv", ["VG_100K/9.jpg", "VG_100K/30.jpg", "VG_100K/./30.jpg"])
+    lines = [_butd_line(str(number), written.arrays(number, count=12), 60, 40) for number in (9, 25, 30)]
+    (tmp_path / "regions.tsv").write_text("\n".join(lines))
+    options = pack.PackOptions(
+        inputs=(coco, genome),
+        out=tmp_path / "out",
+        images=str(tmp_path),
+        workers=workers,
+        regions=Stored(str(tmp_path / "regions.tsv"), "butd_tsv"),
+    )
+    report = pack.pack(options)
+    assert report.rejected == {"bad_box_file": 2} and report.packed == 3
+    assert "entry '9' is that of several of these pictures" in (tmp_path / "out" / pack.REJECTED_NAME).read_text()
+    source = sources.TfdsSource(tmp_path / "out", "train", "out")
+    assert [(source[row].id, len(source[row].regions)) for row in range(2)] == [
+        ("coco/coco/COCO_val2014_000000000025.jpg", 12),
+        ("genome/VG_100K/30.jpg", 12),
+    ]
+
+
+def test_records_of_equal_numbers_share_regions_only_if_they_are_one_picture(
+    written: Any, tmp_path: Path, make_record: Any, pack_records: Any, read_records: Any
+) -> None:
+    records = [
+        make_record("en/9.jpg", 60, 40, 0),
+        make_record("zh/9.jpg", 60, 40, 0),
+        make_record("en/7.jpg", 60, 40, 1),
+        make_record("other/7.jpg", 60, 40, 2),
+    ]
+    packed = pack_records(tmp_path / "in", records)
+    lines = [_butd_line(str(number), written.arrays(number, count=12), 60, 40) for number in (7, 9)]
+    (tmp_path / "regions.tsv").write_text("\n".join(lines))
+    report = job.run(packed, tmp_path / "out", Stored(str(tmp_path / "regions.tsv"), "butd_tsv"), workers=0)
+    assert (report.found, report.faulty) == (2, 2)
+    assert [record.region_features is not None for record in read_records(tmp_path / "out")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(job.RegionError, match="entry '9' is that of several"):
+        job.run(packed, tmp_path / "all", Stored(str(tmp_path / "regions.tsv"), "butd_tsv", "9"), workers=0)
+
+
+def test_an_entry_that_comes_from_two_sets_is_refused(written: Any, tmp_path: Path) -> None:
+    line, other = (_butd_line("9", written.arrays(seed, count=12), 60, 40) for seed in (0, 1))
+    larger = _butd_line("9", written.arrays(0, count=12), 600, 400)
+    for name, contents, refused in (
+        ("repeated", [line + "\n" + other], False),
+        ("copied", [line, line + "\n"], False),
+        ("files", [line, other], True),
+        ("sizes", [line + "\n" + larger], True),
+        ("third", [line, line, other], True),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, content in enumerate(contents):
+            (folder / f"{number}.tsv").write_text(content)
+        store = Stored(str(folder / "*.tsv"), "butd_tsv")
+        if refused:
+            with pytest.raises(DetectionError, match="several pictures; sets share their numbers"):
+                store.find("9")
+        else:
+            assert store.find("9") is not None
+
+
+def test_an_archive_of_arrays_that_unpack_to_far_more_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, bbox=np.zeros((50_000, 4)))
+    monkeypatch.setattr(npz, "_SIZE_LIMIT", 1 << 20)
+    with pytest.raises(DetectionError, match="bytes of arrays for one picture"):
+        npz.arrays_in(stream.getvalue(), "here")
+
+
+def test_base64_of_regions_in_the_other_alphabet(written: Any) -> None:
+    line = _butd_line("9", written.arrays(0), 60, 40)
+    changed = line.replace("+", "-").replace("/", "_").replace("=", "")
+    assert changed != line
+    one, two = (butd.parse(text.encode(), "here") for text in (line, changed))
+    np.testing.assert_array_equal(one.boxes, two.boxes)
+    np.testing.assert_array_equal(one.features, two.features)
+
+
+def test_keys_of_ids_with_dots_and_without_digits() -> None:
+    number, stem = Stored("x", "butd_tsv"), Stored("x", "uniter_npz")
+    assert [number.key_of(one, "") for one in ("img.example.com_12", "v2/photo.7.JPG", "cat", "7/cat.jpg")] == [
+        "12",
+        "7",
+        "",
+        "",
+    ]
+    assert [stem.key_of(one, "") for one in ("a/img.example.com_1", "a/b.tar.png")] == ["img.example.com_1", "b.tar"]
+
+
+def test_a_picture_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
+    (tmp_path / "regions.tsv").write_text(_butd_line("0", written.arrays(0), 60, 40))
+    store = Stored(str(tmp_path / "regions.tsv"), "butd_tsv")
+    assert store.find("0.jpg") is not None and store.find("cat.jpg") is None
+
+
+@pytest.mark.parametrize("name", ["n" * 600 + ".jpg", "n" * 5000, "名" * 300])
+def test_names_longer_than_a_store_can_hold_have_no_entry(name: str, written: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(_butd_line("9", written.arrays(0), 60, 40))
+    with lmdb.open(str(tmp_path / "store"), map_size=1 << 20) as store, store.begin(write=True) as transaction:
+        transaction.put(b"9.npz", b"x")
+    assert Stored(str(tmp_path / "store"), "uniter_lmdb").find(name) is None
+    assert Stored(str(tmp_path / "a.tsv"), "butd_tsv", "{stem}").find(name) is None
+    assert Stored(str(tmp_path), "brivl_npz").find(name) is None

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import headers, ingest, records
+from wenlan_jax.data import headers, ingest, languages, records
 from wenlan_jax.data.builders import cldr, emoji_pictures, packages
 from wenlan_jax.data.builders.prepare import RecordBuilder
 
@@ -37,7 +37,7 @@ class EmojiConfig(tfds.core.BuilderConfig):
     @property
     def wanted(self) -> dict[str, tuple[str, ...]]:
         """The files that are read, by package."""
-        texts = tuple(f"{folder}/{code}.xml" for folder in cldr.FOLDERS for code in records.LANGUAGES)
+        texts = tuple(f"{folder}/{code}.xml" for folder in cldr.FOLDERS for code in languages.LANGUAGES)
         return {self.package: self.files, cldr.PACKAGE: texts}
 
 
@@ -81,7 +81,7 @@ class WenlanEmoji(RecordBuilder):
         config = self.builder_config
         with tempfile.TemporaryDirectory() as scratch:
             root = packages.unpack(Path(dl_manager.manual_dir), config.wanted, Path(scratch))
-            annotations = cldr.read(root, records.LANGUAGES)
+            annotations = cldr.read(root, languages.LANGUAGES)
             pictures = dict(config.pictures(root))
         by_split: dict[str, list[records.Record]] = collections.defaultdict(list)
         for split, record in _records(pictures, annotations, f"{SOURCE}/{config.name}"):

@@ -15,6 +15,9 @@ from typing import Any
 from wenlan_jax.data.builders import packages
 from wenlan_jax.data.builders.cldr import VARIATION
 from wenlan_jax.data.builders.prepare import BuildError
+from wenlan_jax.data.pictures import MAX_BYTES
+from wenlan_jax.data.readers import ReadError, Rejected
+from wenlan_jax.data.roots import Root
 
 NOTO_PACKAGE, NOTO_FONT = "fonts-noto-color-emoji", "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 EMOJIONE_PACKAGE = "ruby-gemojione"
@@ -69,7 +72,10 @@ def emojione(root: Path) -> Iterator[tuple[str, bytes]]:
         named = [(str(entry["moji"]).replace(VARIATION, ""), str(entry["unicode"])) for entry in index.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{place}: not the index of gemojione ({error!r}); fetch {EMOJIONE_PACKAGE} again") from error
+    pictures = Root(str(place.parents[1] / "assets" / "png"))
     for sequence, code in named:
-        picture = place.parents[1] / "assets" / "png" / f"{code}.png"
-        if picture.is_file():
-            yield sequence, picture.read_bytes()
+        try:
+            if pictures.has(f"{code}.png"):
+                yield sequence, pictures.read(f"{code}.png", MAX_BYTES)
+        except (ReadError, Rejected) as error:
+            raise BuildError(f"{place}: {error}; fetch {EMOJIONE_PACKAGE} again") from error

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import ingest, pictures, readers
+from wenlan_jax.data import ingest, pictures, readers, roots
 from wenlan_jax.data.builders import sets
 from wenlan_jax.data.builders.prepare import BuildError, RecordBuilder
 from wenlan_jax.data.builders.sets import Part, PublicSet
@@ -89,6 +89,8 @@ class Reading:
 
     def __init__(self, of: PublicSet, root: Path) -> None:
         self._of, self._root = of, root
+        folders = {*of.images, *(part.images for part in of.parts if part.images)}
+        self._image_root = roots.Root(str(root), linked=tuple(sorted(folders)))
         self._parts = [part for part in of.parts if not part.optional or self._is_there(part)]
         absent = [name for part in self._parts for name in part.files if not (root / name).exists()]
         absent += [name for name in of.lists if not (root / name).exists()]
@@ -152,7 +154,7 @@ class Reading:
             if isinstance(entry, Fault):
                 self._reject(entry)
                 continue
-            prepared = ingest.prepare(entry, str(self._root), pictures.PictureOptions())
+            prepared = ingest.prepare(entry, self._image_root, pictures.PictureOptions())
             self._fixes.update(prepared.fixes)
             if isinstance(prepared.outcome, Rejected):
                 for number in entry.numbers:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import ingest, pictures, records
+from wenlan_jax.data import ingest, languages, pictures, records
 from wenlan_jax.data.builders import packages
 from wenlan_jax.data.builders.emoji import SPLIT_SHARES, SPLITS
 from wenlan_jax.data.builders.prepare import RecordBuilder
@@ -26,7 +26,7 @@ MAX_SIDE = 512
 """Pixels of the longer side; larger stamps are shrunk to it."""
 
 _STAMPS = "usr/share/tuxpaint/stamps"
-_LANGUAGES = {"zh_CN": "zh", **{code: code for code in records.LANGUAGES if code not in ("zh", "en")}}
+_LANGUAGES = {"zh_CN": "zh", **{code: code for code in languages.LANGUAGES if code not in ("zh", "en")}}
 
 
 class WenlanStamps(RecordBuilder):
@@ -64,7 +64,7 @@ def phrases(content: str) -> dict[str, str]:
         locale, mark, phrase = line.partition(".utf8=")
         if mark and locale.strip() in _LANGUAGES:
             found[_LANGUAGES[locale.strip()]] = phrase.strip()
-    return {language: found[language] for language in records.LANGUAGES if found.get(language)}
+    return {language: found[language] for language in languages.LANGUAGES if found.get(language)}
 
 
 def _records(root: Path, counts: collections.Counter[str]) -> Iterator[tuple[str, records.Record]]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from wenlan_jax import settings
+from wenlan_jax.data import languages
 from wenlan_jax.settings import field, section
 
 _REMOVAL = ("keep", "remove", "drop")
-_LENGTH = re.compile(r"(?P<language>[a-z]{2,3}|\*)=(?P<low>\d+)-(?P<high>\d+)")
+_LENGTH = re.compile(r"(?P<language>[^=]+|\*)=(?P<low>\d+)-(?P<high>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Language:
         choices=("off", "label", "drop"),
     )
     languages: tuple[str, ...] = field(
-        ("zh", "en", "de", "fr", "cs", "ja", "ko"), "to choose among; texts declared in others are left alone"
+        languages.LANGUAGES, "to choose among; texts declared in others are left alone", each=languages.code
     )
     confidence: float = field(0.9, "probability above which a found language is trusted", low=0, high=1)
     min_letters: int = field(6, "letters below which a text is not judged", low=1)
@@ -186,9 +187,10 @@ class Options:
 
 
 def length_limits(lengths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """`lengths` of Text as {language: (low, high)}."""
+    """`lengths` of Text as {language: (low, high)}. Raises ValueError for what is no language."""
     found = [match for text in lengths if (match := _LENGTH.fullmatch(text))]
-    return {match["language"]: (int(match["low"]), int(match["high"])) for match in found}
+    named = [match["language"] if match["language"] == "*" else languages.code(match["language"]) for match in found]
+    return {name: (int(match["low"]), int(match["high"])) for name, match in zip(named, found, strict=True)}
 
 
 def _clashes(options: Options) -> Iterator[str]:
@@ -200,8 +202,11 @@ def _clashes(options: Options) -> Iterator[str]:
         match = _LENGTH.fullmatch(text)
         if match is None or int(match["low"]) > int(match["high"]):
             yield f"text.lengths: {text!r} is not LANGUAGE=LOW-HIGH, e.g. zh=2-512"
-    if "*" not in length_limits(options.text.lengths):
-        yield "text.lengths: needs limits for languages not named, e.g. '*=3-1024'"
+    try:
+        if "*" not in length_limits(options.text.lengths):
+            yield "text.lengths: needs limits for languages not named, e.g. '*=3-1024'"
+    except ValueError as error:
+        yield f"text.lengths: {error}"
     if options.picture.min_side > options.picture.max_side:
         yield "picture.min_side: more than picture.max_side"
     if options.duplicates.hash_side % 8:

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.data import records, sources
+from wenlan_jax.data import languages, readers, records, sources
 from wenlan_jax.data.clean import signatures
 from wenlan_jax.data.clean.options import Options
+from wenlan_jax.data.formats import files
+from wenlan_jax.data.pictures import MAX_BYTES
+from wenlan_jax.data.roots import Root
 
 LISTED_LINES = 4096
 """Lines of an evaluation list in one unit."""
@@ -86,25 +89,28 @@ def _of_directory(place: Path, number: int, protected: set[str], evaluation: boo
 
 
 def _listed(path: Path, start: int, stop: int) -> Iterator[records.Record]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if start < number <= stop and line.strip():
-                yield _item(path, number, line)
+                yield _item(path, number, files.text_of(line, "utf-8"))
 
 
 def _item(path: Path, number: int, line: str) -> records.Record:
     where = f"{path}: line {number}"
     try:
         value = json.loads(line)
-        image = (path.parent / value["image"]).read_bytes() if value.get("image") else b""
+        image = Root(str(path.parent)).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
         said = value.get("texts", [])
         said = ([said] if isinstance(said, str) else list(said)) + ([value["caption"]] if "caption" in value else [])
+    except (readers.ReadError, readers.Rejected) as error:
+        raise CleanError(f"{where}: {error}; correct the list") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise CleanError(f"{where}: an object with `image` and `caption` or `texts` is needed ({error})") from error
-    except OSError as error:
-        raise CleanError(f"{where}: {value['image']}: {error.strerror}; correct the list") from error
     if not all(isinstance(text, str) for text in said):
         raise CleanError(f"{where}: `texts` must be strings")
-    language = str(value.get("language", ""))
+    try:
+        language = languages.code(str(value.get("language", "")))
+    except ValueError as error:
+        raise CleanError(f"{where}: {error}") from error
     texts = tuple(records.Text("", language, text) for text in said)
     return records.Record(str(value.get("id", number)), image, 0, 0, "", texts)

@@ -36,18 +36,27 @@ def read_coco(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome
                 continue
             key = str(row.get("image_id"))
             described.add(key)
-            missing = Rejected(Reason.MISSING_IMAGE, f"image_id {key[:80]!r} is not among the images of this file")
-            yield number, {"image": names[key], "caption": row.get("caption")} if key in names else missing
+            found = names.get(key, ())
+            why = f"names {len(found)} images" if found else "is not among the images of this file"
+            missing = Rejected(Reason.MISSING_IMAGE, f"image_id {key[:80]!r} {why}")
+            yield number, {"image": found[0], "caption": row.get("caption")} if len(found) == 1 else missing
 
     yield from readers.convert(rows(), _captioned, options, "image")
-    for number, (key, name) in enumerate(names.items(), start=1):
+    for number, (key, found) in enumerate(names.items(), start=1):
         if key not in described:
-            yield Fault(number, Reason.MISSING_TEXT, "an image without an annotation", readers.printable(str(name)))
+            told = readers.printable(str(found[0])[:1000])
+            yield Fault(number, Reason.MISSING_TEXT, "an image without an annotation", told)
 
 
-def _image_names(document: Any, place: str) -> dict[str, Any]:
-    rows = [row for row in files.table(document, "images", place) if isinstance(row, dict)]
-    return {str(row.get("id")): row.get("file_name") for row in rows}
+def _image_names(document: Any, place: str) -> dict[str, list[Any]]:
+    """The different names of the images of each id; more than one where sets with ids of their own were joined."""
+    names: dict[str, list[Any]] = {}
+    for row in files.table(document, "images", place):
+        if isinstance(row, dict):
+            of_id = names.setdefault(str(row.get("id")), [])
+            if row.get("file_name") not in of_id:
+                of_id.append(row.get("file_name"))
+    return names
 
 
 def read_karpathy(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:

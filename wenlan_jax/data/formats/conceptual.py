@@ -1,8 +1,9 @@
 """Conceptual Captions 3M and 12M: TSV without a header, a caption and the URL of its image a line.
 
 The images are the user's download: a folder where `--image-name` tells the name of each, e.g. `{number:09d}.jpg`, with
-`number` from 0 as the line, or `{url}`, which fetches them one by one. Images that were downloaded to WebDataset
-shards need no list: pack the shards. Traps: 3M has the caption first, 12M the URL; dead links are the rule.
+`number` from 0 as the line, or `{url}`, which with `--allow-remote` fetches them one by one. Images that were
+downloaded to WebDataset shards need no list: pack the shards. Traps: 3M has the caption first, 12M the URL; dead links
+are the rule.
 """
 
 from __future__ import annotations

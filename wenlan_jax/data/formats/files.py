@@ -1,22 +1,41 @@
-"""Files of raw data: on this machine, or under any URL that fsspec opens; braces and globs; text lines and JSON."""
+"""Files of raw data: on this machine, or under any URL that fsspec opens; braces and globs; text lines and JSON.
+
+The places here are those that a user typed; `roots` looks up what data names.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import codecs
 import contextlib
 import glob
 import gzip
 import io
+import itertools
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from wenlan_jax.data.readers import ReadError, Reason, Rejected, check_unicode
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_BRACES_LIMIT = 100
+_EXPANSION_LIMIT = 1_000_000  # files that one pattern may mean
 _LINE_LIMIT = 1 << 27  # characters: a damaged file without line ends must not fill the memory
+_UNPACKED_BYTES, _UNPACKED_RATIO = 1 << 28, 200  # texts and pictures shrink to a tenth or so
+_DOCUMENT_LIMIT = 1 << 32  # bytes of one JSON document, which is held in memory
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def is_url(place: str) -> bool:
@@ -25,31 +44,42 @@ def is_url(place: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that a path or URL with `{00..09}`, `{a,b}`, `*` or `?` means, in order. Raises ReadError for none."""
-    places = [found for one in _braces(pattern) for found in _glob(one)]
+    """The files that a path or URL with `{00..09}`, `{a,b}`, `*` or `?` means, in order.
+
+    A path that is there is meant as it is. Raises ReadError for none, and for more than a job can have.
+    """
+    if not is_url(pattern) and os.path.lexists(pattern):
+        return [pattern]
+    if pattern.count("{") > _BRACES_LIMIT:
+        raise ReadError(f"{pattern[:200]}: more than {_BRACES_LIMIT} braces; correct the pattern")
+    spelled = list(itertools.islice(_braces(pattern), _EXPANSION_LIMIT + 1))
+    if len(spelled) > _EXPANSION_LIMIT:
+        raise ReadError(f"{pattern}: means more than {_EXPANSION_LIMIT:,} files; correct the braces")
+    places = [found for one in spelled for found in _glob(one)]
     if not places:
         raise ReadError(f"{pattern}: no such file, or nothing matches; check the path")
     return places
 
 
-def _braces(pattern: str) -> list[str]:
+def _braces(pattern: str) -> Iterator[str]:
     found = _BRACES.search(pattern)
     if found is None:
-        return [pattern]
+        yield pattern
+        return
     ends = _RANGE.fullmatch(found[1])
+    parts: Iterator[str] = iter(found[1].split(","))
     if ends:
-        first, last = ends[1], ends[2]
-        parts = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        parts = found[1].split(",")
-    return [whole for part in parts for whole in _braces(pattern[: found.start()] + part + pattern[found.end() :])]
+        width, first, last = len(ends[1]), int(ends[1]), int(ends[2])
+        parts = (f"{number:0{width}d}" for number in range(first, last + 1))
+    for part in parts:
+        yield from _braces(pattern[: found.start()] + part + pattern[found.end() :])
 
 
 def _glob(pattern: str) -> list[str]:
     if not any(character in pattern for character in "*?["):
         return [pattern]
     if not is_url(pattern):
-        return sorted(glob.glob(pattern, recursive=True))
+        return [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
     with reading(pattern):
         import fsspec
 
@@ -76,8 +106,26 @@ def open_bytes(place: str) -> IO[bytes]:
     with reading(place):
         stream = _open(place)
         if place.endswith((".gz", ".tgz")):
-            return cast(IO[bytes], gzip.GzipFile(fileobj=stream, mode="rb"))
+            return cast(IO[bytes], _Unpacked(stream))
         return stream
+
+
+class _Unpacked(gzip.GzipFile):
+    """What a gzip file holds, unless that is a bomb: far more than data of any kind shrinks to."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._packed, self._given = stream, 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._given += len(data)
+        if self._given > _UNPACKED_BYTES and self._given > _UNPACKED_RATIO * self._packed.tell():
+            raise ReadError(
+                f"{getattr(self._packed, 'name', 'a .gz file')}: more than {_UNPACKED_RATIO} times its size is packed "
+                "into it; unpack it to a file if that is meant"
+            )
+        return data
 
 
 def open_stored(place: str) -> IO[bytes]:
@@ -88,10 +136,32 @@ def open_stored(place: str) -> IO[bytes]:
 
 def _open(place: str) -> IO[bytes]:
     if not is_url(place):
-        return open(place, "rb")
+        return _open_local(place)
     import fsspec
 
     return cast(IO[bytes], fsspec.open(place, "rb").open())
+
+
+def _open_local(place: str) -> IO[bytes]:
+    """A regular file; whatever else might wait for ever, or never end, is refused unopened."""
+    _check_regular(place, os.stat(place))
+    stream = open(place, "rb", opener=_opened)  # noqa: SIM115 - the caller closes it
+    try:
+        _check_regular(place, os.fstat(stream.fileno()))
+    except ReadError:
+        stream.close()
+        raise
+    return stream
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_regular(place: str, state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        what = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+        raise ReadError(f"{place}: {what}, not a regular file; copy the data to a file")
 
 
 def read_bytes(place: str, limit: int) -> bytes:
@@ -100,31 +170,112 @@ def read_bytes(place: str, limit: int) -> bytes:
         return stream.read(limit)
 
 
+def read_local(path: str, limit: int) -> bytes:
+    """The first `limit` bytes of a file of this machine, whatever its name looks like. Raises ReadError."""
+    with reading(path), _open_local(path) as stream:
+        return stream.read(limit)
+
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (b"\x84\x31\x95\x33", "gb18030"),
+)
+# GB18030 reads all that its forerunners write.
+_OTHER_SPELLINGS = {
+    **dict.fromkeys(("utf8bom", "utf8withbom", "utf8sig"), "utf-8"),
+    **dict.fromkeys(("gb", "gb2312", "gb18030", "gb180302000", "gbk", "cp936", "ms936", "windows936"), "gb18030"),
+    **dict.fromkeys(("utf16", "utf16bom", "unicode", "ucs2"), "utf-16"),
+}
+_STAND_IN = "wenlan_stand_in"
+
+
+def encoding_of(name: str) -> str:
+    """The codec of a text encoding by any of its spellings. Raises ReadError."""
+    squeezed = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = _OTHER_SPELLINGS.get(squeezed, name.strip())
+    for one in (known, squeezed, re.sub(r"^(euc|iso|utf)", r"\1-", squeezed)):
+        with contextlib.suppress(LookupError, UnicodeError):
+            "a".encode(one).decode(one)
+            return one
+    raise ReadError(f"--encoding {name}: no such encoding; e.g. utf-8 or gb18030")
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    """Undecodable bytes as lone surrogates, whatever the encoding; `check_unicode` finds them."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_STAND_IN, _stand_in)
+
+
+def _marked(start: bytes, encoding: str) -> tuple[int, str]:
+    """The length of the byte order mark that a text begins with, and the encoding that it tells, or else `encoding`."""
+    for mark, told in _BOMS:
+        if start.startswith(mark):
+            return len(mark), told
+    return 0, encoding_of(encoding)
+
+
 def lines(place: str, encoding: str) -> Iterator[str]:
     """The lines of a text file, line ends included; undecodable bytes come through as surrogates.
 
-    So one line is lost to them, not the file. Raises ReadError, also in the middle, when the file cannot be read.
+    So one line is lost to them, not the file. A byte order mark tells more than `encoding`. Raises ReadError, also in
+    the middle, when the file cannot be read.
     """
     with open_bytes(place) as stream, reading(place):
-        text = io.TextIOWrapper(stream, "utf-8-sig" if encoding == "utf-8" else encoding, "surrogateescape", newline="")
+        whole = io.BufferedReader(cast(io.RawIOBase, stream))
+        mark, encoding = _marked(whole.peek(4)[:4], encoding)
+        whole.read(mark)
+        text = io.TextIOWrapper(whole, encoding, _STAND_IN, newline="")
         while line := text.readline(_LINE_LIMIT):
             if len(line) == _LINE_LIMIT:
                 raise ReadError(f"{place}: a line of more than {_LINE_LIMIT} characters; is this a text file?")
             yield line
 
 
-def head(place: str, size: int = 1 << 16) -> str:
+def head(place: str, encoding: str, size: int = 1 << 16) -> str:
     """The beginning of a file as text, to tell its format by. Raises ReadError."""
     with open_bytes(place) as stream, reading(place):
-        return stream.read(size).decode("utf-8-sig", "replace")
+        data = stream.read(size)
+    mark, encoding = _marked(data, encoding)
+    return data[mark:].decode(encoding, "replace")
 
 
 def text_of(data: bytes, encoding: str) -> str:
-    """A short text in its bytes; what is not of the encoding comes through as surrogates, or is refused here."""
+    """A text in its bytes; what is not of the encoding comes through as surrogates."""
+    mark, encoding = _marked(data, encoding)
+    return data[mark:].decode(encoding, _STAND_IN)
+
+
+_DATA_URL = re.compile(r"data:[^,]{0,200},")
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes that base64 stands for, in either alphabet, with or without padding, behind `data:...;base64,` or not.
+
+    Raises Rejected for what is none.
+    """
+    if head := _DATA_URL.match(text):
+        text = text[head.end() :]
+    text = re.sub(r"\s+", "", text).rstrip("=").translate(_STANDARD_ALPHABET)
     try:
-        return data.decode(encoding, "surrogateescape")
-    except UnicodeDecodeError as error:  # encodings of two bytes a character know no surrogates for a single one
-        raise Rejected(Reason.WRONG_ENCODING, f"{error}; see --encoding") from error
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Rejected(Reason.CORRUPT_IMAGE, f"not base64: {error}") from error
+
+
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+
+
+def is_data_url(value: str) -> bool:
+    """Whether a text is not the place of something but the thing itself, as in `data:image/png;base64,...`."""
+    return bool(_DATA_URL.match(value))
 
 
 def json_lines(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
@@ -143,6 +294,35 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
         return rejected
     except (ValueError, RecursionError) as error:
         return Rejected(Reason.MALFORMED_JSON, str(error))
+    return _checked_object(row)
+
+
+def json_array(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
+    """The objects of a JSON array with their numbers, up to where it is damaged. Raises ReadError there."""
+    text, number = _document(place, encoding), 0
+    opening = _ARRAY.match(text)
+    if opening is None:
+        raise ReadError(f"{place}: no JSON array")
+    position = opening.end()
+    while (end := _ARRAY_END.match(text, position)) is None:
+        number += 1
+        try:
+            row, position = json.JSONDecoder().raw_decode(text, position)
+            following = _ARRAY_COMMA.match(text, position)
+            if following is None:
+                raise ValueError("no comma")
+        except (ValueError, RecursionError) as error:
+            raise ReadError(f"{place}: not whole JSON from object {number} on ({error}); fetch it again") from error
+        position = following.end()
+        yield number, _checked_object(row)
+    if text[end.end() :].strip():
+        raise ReadError(f"{place}: more after the end of the JSON array; is it of several files?")
+
+
+_ARRAY, _ARRAY_COMMA, _ARRAY_END = (re.compile(one) for one in (r"\s*\[\s*", r"\s*(,\s*|(?=\]))", r"\]"))
+
+
+def _checked_object(row: Any) -> dict[str, Any] | Rejected:
     if not isinstance(row, dict):
         return Rejected(Reason.MALFORMED_JSON, f"a {type(row).__name__}, not an object")
     return row
@@ -150,12 +330,18 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
 
 def json_document(place: str, encoding: str) -> Any:
     """A whole JSON file. Raises ReadError."""
-    with open_bytes(place) as stream, reading(place):
-        text = stream.read().decode("utf-8-sig" if encoding == "utf-8" else encoding, "surrogateescape")
     try:
-        return json.loads(text)
+        return json.loads(_document(place, encoding))
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
+
+
+def _document(place: str, encoding: str) -> str:
+    with open_bytes(place) as stream, reading(place):
+        data = stream.read(_DOCUMENT_LIMIT + 1)
+    if len(data) > _DOCUMENT_LIMIT:
+        raise ReadError(f"{place}: more than {_DOCUMENT_LIMIT:,} bytes in one JSON document; write JSON lines instead")
+    return text_of(data, encoding)
 
 
 def table(document: Any, key: str, place: str) -> list[dict[str, Any] | Rejected]:

@@ -7,8 +7,6 @@ The texts are kept in memory, the images are not.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import collections
 from collections.abc import Iterator, Sequence
 
@@ -71,8 +69,5 @@ def _item(number: int, key: str, encoded: str, captions: _Captions, split: str) 
     texts = captions.pop(key, None)
     if texts is None:
         raise Rejected(Reason.MISSING_TEXT, f"no text for image {key[:80]!r}")
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Rejected(Reason.CORRUPT_IMAGE, f"not base64: {error}") from error
+    data = files.from_base64(encoded)
     return Item(number, key, tuple(text for _, text in texts), data, id=key, split=split)

@@ -48,7 +48,9 @@ def read_vqa(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]
     if len(places) > 1:
         document = files.json_document(places[1], options.encoding)
         rows = [row for row in files.table(document, "annotations", places[1]) if isinstance(row, dict)]
-        answers = {str(row.get("question_id")): row.get("answers") for row in rows}
+        for row in rows:
+            key, given = str(row.get("question_id")), row.get("answers")
+            answers[key] = given if answers.setdefault(key, given) == given else _SEVERAL
     subtype, answered = _subtype(places[0]), len(places) > 1
 
     def item(number: int, row: Row, options: ReadOptions) -> Item:
@@ -90,7 +92,12 @@ def _vg_item(number: int, row: Row, options: ReadOptions) -> Item:
     return Item(number, f"{_number(row, 'image_id')}.jpg", questions=(Question(language, question, answer),))
 
 
+_SEVERAL = "several annotations of one question_id"
+
+
 def _answers(value: Any) -> list[str]:
+    if value is _SEVERAL:
+        raise Rejected(Reason.BAD_VALUE, _SEVERAL)
     if not isinstance(value, list) or not value or not all(isinstance(answer, dict) for answer in value):
         raise Rejected(Reason.MISSING_FIELD, "'answers' must be a list of objects")
     numbered = [(answer.get("answer_id"), readers.clean(answer.get("answer"))) for answer in value]

@@ -7,13 +7,16 @@ Understood are the ustar, GNU (long names, large sizes) and pax forms.
 from __future__ import annotations
 
 import dataclasses
+import io
 import zlib
 from collections.abc import Iterator
 from typing import IO
 
+from wenlan_jax.data.readers import ReadError
+
 _BLOCK = 512
 MEMBER_LIMIT = 1 << 28
-"""Bytes of one member; a larger one is passed over and reported."""
+"""Bytes of one member, and of all of one sample together; a larger one is passed over and reported."""
 _REGULAR = b"0\x007"
 _CHUNK = 1 << 20
 
@@ -63,7 +66,7 @@ class _Stream:
 
     def padded(self, size: int, keep: bool) -> bytes:
         """`size` bytes and the padding after them; b"" when they are not to be kept."""
-        kept: list[bytes] = []
+        kept = io.BytesIO()  # whose value is not copied once more
         missing = size
         while missing:
             chunk = self.read(min(missing, _CHUNK))
@@ -71,15 +74,15 @@ class _Stream:
                 raise _Cut(f"the file ends at byte {self.position}")
             missing -= len(chunk)
             if keep:
-                kept.append(chunk)
+                kept.write(chunk)
         if size % _BLOCK and not self.read(_BLOCK - size % _BLOCK):
             raise _Cut(f"the file ends at byte {self.position}")
-        return b"".join(kept)
+        return kept.getvalue()
 
     def _some(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, ReadError) as error:
             raise _Cut(f"cannot be read after byte {self.position} ({error or 'early end'})") from error
 
 

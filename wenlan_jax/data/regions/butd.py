@@ -7,17 +7,15 @@ a million pictures is 200 GB: it is indexed once in each process, and read pictu
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 import functools
 import os
 
 import numpy as np
 
-from wenlan_jax.data import places
+from wenlan_jax.data import places, roots
 from wenlan_jax.data.formats import files
-from wenlan_jax.data.readers import ReadError
+from wenlan_jax.data.readers import ReadError, Rejected
 from wenlan_jax.data.regions import npz
 from wenlan_jax.data.regions.detections import DetectionError, Detections
 
@@ -30,9 +28,11 @@ _LAYOUTS = (
 )  # fmt: skip
 _BY_WIDTH = {len(layout): layout for layout in _LAYOUTS}
 _KEY_LIMIT = 4096  # bytes
+_LINE_LIMIT = 1 << 28
 
-Index = dict[str, tuple[str, int, int]]
-"""Of each image id: the file, where its line begins, and how long it is."""
+Entry = tuple[str, int, int]
+Index = dict[str, Entry]
+"""Of each image id: the file, where its line begins, and how long it is; 0 for an id that several pictures have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +43,14 @@ class Tsv:
 
     def get(self, key: str) -> Detections | None:
         """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged line."""
-        entry = self._index().get(key)
+        index = self._index()
+        entry = next((index[form] for form in roots.forms(key) if form in index), None)
         if entry is None:
             return None
         path, start, length = entry
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            line = os.pread(handle, length, start)
-        finally:
-            os.close(handle)
-        return parse(line, f"{path}: image {key}")
+        if not length:
+            raise DetectionError(f"{path}: image {key} is there for several pictures; sets share their numbers")
+        return parse(_line(entry), f"{path}: image {key}")
 
     def some_keys(self) -> list[str]:
         """A few of the image ids."""
@@ -74,19 +72,45 @@ def _stamped(place: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 @functools.lru_cache(maxsize=2)
 def _index(stamped: tuple[tuple[str, tuple[int, ...]], ...]) -> Index:
-    """Where each picture is. A picture that is there twice is taken from its first line, as detectors repeat some."""
+    """Where each picture is.
+
+    A picture that is twice in a file is taken from its first line, as detectors repeat some. Two of one id and of
+    different sizes, or of different files and not alike, are pictures of sets that share their numbers.
+    """
     index: Index = {}
     for path, _ in stamped:
         start = 0
-        with files.reading(path), open(path, "rb") as stream:
-            for line in stream:
+        with files.open_stored(path) as stream, files.reading(path):
+            while line := stream.readline(_LINE_LIMIT):
                 key, tab, _ = line[:_KEY_LIMIT].partition(b"\t")
-                if not tab and line.strip():
+                if (not tab and line.strip()) or len(line) == _LINE_LIMIT:
                     raise ReadError(f"{path}: byte {start} begins no tab-separated line; is this a BUTD file?")
                 if tab:
-                    index.setdefault(key.decode("utf-8", "replace").strip(), (path, start, len(line)))
+                    name, entry = key.decode("utf-8", "replace").strip(), (path, start, len(line))
+                    first = index.setdefault(name, entry)
+                    if first is not entry and first[2] and not _is_repeated(first, path, line):
+                        index[name] = (path, start, 0)
                 start += len(line)
     return index
+
+
+def _is_repeated(first: Entry, path: str, line: bytes) -> bool:
+    """Whether `line` of `path` is of the same picture as the entry `first`."""
+    before = _line(first)
+    same_file, same_size = (
+        first[0] == path,
+        before[:_KEY_LIMIT].split(b"\t")[1:3] == line[:_KEY_LIMIT].split(b"\t")[1:3],
+    )
+    return before.rstrip() == line.rstrip() or (same_file and same_size)
+
+
+def _line(entry: Entry) -> bytes:
+    path, start, length = entry
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(handle, length, start)
+    finally:
+        os.close(handle)
 
 
 def parse(line: bytes, where: str) -> Detections:
@@ -102,10 +126,10 @@ def parse(line: bytes, where: str) -> Detections:
         features = _array(row["features"]).reshape(count, -1) if count else None
         scores = _array(row["objects_conf"]) if "objects_conf" in row else None
         extent = (float(row["image_w"]), float(row["image_h"]))
-    except (ValueError, OverflowError, binascii.Error) as error:
+    except (ValueError, OverflowError, Rejected) as error:
         raise DetectionError(f"{where}: not {row['num_boxes'][:20]!r} boxes with features ({error})") from error
     return Detections(boxes, extent, scores, features=features)
 
 
 def _array(value: bytes) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(value, validate=True), "<f4")
+    return np.frombuffer(files.from_base64(value.decode("ascii", "replace")), "<f4")

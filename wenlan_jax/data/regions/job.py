@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 import json
 import shutil
@@ -16,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from wenlan_jax.data import parts, places, sources, units
+from wenlan_jax.data import parts, places, pulse, sources, units
 from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import detections
 from wenlan_jax.data.regions.detections import DetectionError, Detections, Selection
+from wenlan_jax.data.regions.stored import Stored
 
 REPORT_NAME, FAULTS_NAME = "regions.json", "faults.jsonl"
 UNIT_RECORDS = 512
@@ -186,6 +188,8 @@ def run(source: Path, out: Path, finder: Finder, workers: int) -> Report:
         "source": [str(source), (source / "dataset_info.json").stat().st_mtime_ns],
     }
     with places.resumable(out) as directory:
+        if isinstance(finder, Stored):
+            finder = finder.knowing(_pictures(slices))
         reports = units.run(Work(finder, directory), slices, directory, identity, workers, _JOB)
         report = _report(reports, time.monotonic() - started)
         if not report.found:
@@ -201,6 +205,16 @@ def _slices(place: Path) -> Iterator[Slice]:
         count = int(info.num_examples)
         for start in range(0, count, UNIT_RECORDS):
             yield Slice(place, split, start, min(start + UNIT_RECORDS, count))
+
+
+def _pictures(slices: Sequence[Slice]) -> Iterator[tuple[str, str, str]]:
+    """Id and identity of every picture of a job: records with equal bytes are of one picture."""
+    beat = pulse.Pulse()
+    for unit in slices:
+        if beat.due():
+            pulse.say(f"{_JOB}: which pictures take which regions; {unit.name}")
+        for _, record in unit.read():
+            yield record.id, "", hashlib.blake2b(record.image, digest_size=16).hexdigest()
 
 
 def _check(source: Path, out: Path, workers: int) -> None:

@@ -7,12 +7,15 @@ import glob
 import io
 import itertools
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from wenlan_jax.data.formats import files
+from wenlan_jax.data.readers import ReadError, Rejected
 from wenlan_jax.data.regions.detections import DetectionError, Detections
+from wenlan_jax.data.roots import Root
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -33,10 +36,15 @@ class Folder:
 
     def get(self, key: str) -> Detections | None:
         """What was found in picture `key`; None where there is no file. Raises DetectionError for a damaged one."""
-        path = os.path.join(self.place, key + SUFFIX)
-        if not os.path.exists(path):
-            return None
-        return self.interpret(arrays_in(files.read_bytes(path, _SIZE_LIMIT), path), path)
+        root, name = Root(self.place), key + SUFFIX
+        try:
+            if not root.has(name):
+                return None
+            data = root.read(name, _SIZE_LIMIT)
+        except (ReadError, Rejected) as error:
+            raise DetectionError(str(error)) from error
+        path = os.path.join(self.place, name)
+        return self.interpret(arrays_in(data, path), path)
 
     def some_keys(self) -> list[str]:
         """A few of the names. Raises ReadError when there is no folder."""
@@ -53,8 +61,14 @@ class Folder:
 def arrays_in(data: bytes, where: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file. Raises DetectionError for what is none, or holds pickled objects."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _SIZE_LIMIT:
+            raise DetectionError(f"{where}: {size:,} bytes of arrays for one picture, more than {_SIZE_LIMIT:,}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
+    except DetectionError:
+        raise
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise a dozen kinds
         raise DetectionError(f"{where}: not a whole .npz file of plain arrays ({error})") from error
 

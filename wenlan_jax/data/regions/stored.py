@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from wenlan_jax.data import readers
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import butd, npz, uniter
@@ -77,10 +78,12 @@ class Stored:
 
     def key_of(self, record_id: str, image: str) -> str:
         """The key of a picture, named `image` where it has a name besides the record's id."""
-        path = posixpath.splitext(image or record_id)[0]
+        path = _without_suffix(image or record_id)
         stem = posixpath.basename(path)
         digits = _NUMBER.findall(stem)
         template = self.key or FORMATS[self.file_format].key
+        if not digits and "{number" in template:
+            return ""  # which no entry has
         fields = {"id": record_id, "path": path, "stem": stem, "number": int(digits[-1]) if digits else 0}
         try:
             return template.format(**fields)
@@ -89,7 +92,23 @@ class Stored:
 
     def find(self, record_id: str, image: str = "") -> Detections | None:
         """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
-        return self.open().get(self.key_of(record_id, image))
+        key = self.key_of(record_id, image)
+        return self.open().get(key) if key else None
+
+    def knowing(self, pictures: Iterable[tuple[str, str, str]]) -> Stored:
+        """This store for a job with these pictures: `(record id, image, what tells it from others)`.
+
+        An entry that several of them would take is that of one at most, and is refused to all.
+        """
+        if "{id}" in (self.key or FORMATS[self.file_format].key):
+            return self  # no two records have one id
+        owners: dict[str, int] = {}
+        shared: set[str] = set()
+        for record_id, image, identity in pictures:
+            key, owner = self.key_of(record_id, image), hash(identity)
+            if owners.setdefault(key, owner) != owner:
+                shared.add(key)
+        return _Knowing(self.place, self.file_format, self.key, self.selection, frozenset(shared))
 
     @property
     def batch_size(self) -> int:
@@ -118,3 +137,25 @@ class Stored:
         """What to tell when none of the pictures is in the store."""
         template, there = self.key or FORMATS[self.file_format].key, ", ".join(self.open().some_keys())
         return f"{self.place}: has none of these pictures; they are looked for as {template!r}, entries are {there}"
+
+
+def _without_suffix(name: str) -> str:
+    """A name up to the ending of a picture; ids of archives have none, but perhaps dots."""
+    path, ending = posixpath.splitext(name)
+    return path if ending[1:].lower() in readers.IMAGE_SUFFIXES else name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Knowing(Stored):
+    """A store in a job in which several pictures have each of the keys `shared`."""
+
+    shared: frozenset[str] = frozenset()
+
+    def find(self, record_id: str, image: str = "") -> Detections | None:
+        found, key = super().find(record_id, image), self.key_of(record_id, image)
+        if found is not None and key in self.shared:
+            raise DetectionError(
+                f"entry {key!r} is that of several of these pictures; tell them apart by the template of the key, or "
+                "give each source regions of its own"
+            )
+        return found

@@ -21,9 +21,11 @@ from wenlan_jax.data import places
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.regions import npz
 from wenlan_jax.data.regions.detections import UNIT, DetectionError, Detections
+from wenlan_jax.data.roots import forms
 
 BOXES, FEATURES, SCORES, CLASSES = "norm_bb", "features", "conf", "soft_labels"
 
+_KEY_BYTES = 511
 _ZIP_START = b"PK\x03\x04"
 
 
@@ -35,8 +37,11 @@ class Lmdb:
 
     def get(self, key: str) -> Detections | None:
         """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged entry."""
+        keys = [form.encode("utf-8") for form in forms(key)]
         with _environment(self.place).begin(buffers=False) as transaction:
-            entry = transaction.get(key.encode("utf-8"))
+            # LMDB refuses to look for keys that are longer than it can hold.
+            found = (transaction.get(one) for one in keys if 0 < len(one) <= _KEY_BYTES)
+            entry = next((one for one in found if one is not None), None)
         if entry is None:
             return None
         where = f"{self.place}: {key}"

@@ -1,8 +1,8 @@
-"""The languages that can speak about scenes, in the order of `records.LANGUAGES`."""
+"""The languages that can speak about scenes, in the order of `languages.LANGUAGES`."""
 
 from __future__ import annotations
 
-from wenlan_jax.data.records import LANGUAGES as CODES
+from wenlan_jax.data.languages import LANGUAGES as CODES
 from wenlan_jax.data.scenes.language.base import QUERY_KINDS, Language, Noun, Query, Setting, relation
 from wenlan_jax.data.scenes.language.cs import CZECH
 from wenlan_jax.data.scenes.language.de import GERMAN

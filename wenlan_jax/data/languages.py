@@ -1,0 +1,70 @@
+"""The spellings of languages that people and programs write, and the one spelling that records, options and fields use.
+
+The seven languages of the papers have one code each: regions and scripts (`zh-TW`, `en_US`, `zho_Hant`) are dropped.
+Any other language keeps its code, in lower case with hyphens.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+LANGUAGES = ("zh", "en", "de", "fr", "cs", "ja", "ko")
+"""The seven languages of the WenLan papers; records may hold others, as any lower-case code."""
+
+_CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
+_LOCALE = re.compile(r"(?<=[a-z])[.@][\w-]*$")  # as in en_US.UTF-8 and de_DE@euro
+_WORDS = re.compile(r"[\s,;:/()\[\]-]+")
+
+# Codes of ISO 639, country codes that are taken for them (cn, jp, kr, cz), and names. Words that say which Chinese
+# (script, region) follow or precede the name; they are in _QUALIFIERS.
+_SPELLINGS = {
+    "zh": "zh zho chi cmn cn chs cht zhs zht zhcn zhtw zhhans zhhant chinese mandarin putonghua zhongwen hanyu "
+    "中文 汉语 漢語 华语 華語 国语 國語 普通话 普通話 简体中文 簡體中文 繁体中文 繁體中文 简中 繁中 chinesisch chinois "
+    "čínština cinstina 中国語 중국어",
+    "en": "en eng english anglais englisch angličtina anglictina 英语 英語 英文 영어",
+    "de": "de deu ger german deutsch allemand němčina nemcina 德语 德語 德文 ドイツ語 독일어",
+    "fr": "fr fra fre french français francais französisch francouzština francouzstina 法语 法語 法文 フランス語 "
+    "프랑스어",
+    "cs": "cs ces cze cz czech čeština cestina český cesky tschechisch tchèque tcheque 捷克语 捷克語 捷克文 "
+    "チェコ語 체코어",
+    "ja": "ja jpn jp japanese 日本語 日本语 日语 日語 日文 japanisch japonais japonština japonstina 일본어",
+    "ko": "ko kor kr korean 한국어 조선말 韩语 韓語 韩文 韓文 朝鲜语 朝鮮語 韓国語 koreanisch coréen coreen korejština "
+    "korejstina",
+}
+_QUALIFIERS = frozenset(
+    ("simplified", "traditional", "modern", "standard", "hans", "hant", "简体", "簡體", "繁体", "繁體", "language")
+)
+
+
+def _folded(spelling: str) -> str:
+    return unicodedata.normalize("NFKC", spelling).strip().casefold().replace("_", "-")
+
+
+_CODES = {_folded(word): code for code, words in _SPELLINGS.items() for word in words.split()}
+
+
+@functools.lru_cache(maxsize=4096)
+def code(spelling: str) -> str:
+    """The code of a language by any of its spellings; "" for "". Raises ValueError with what to write instead."""
+    folded = _LOCALE.sub("", _folded(spelling))
+    if known := known_code(folded):
+        return known
+    if folded and not _CODE.fullmatch(folded):
+        raise ValueError(f"{spelling[:80]!r} is not a language; use a code such as {', '.join(LANGUAGES)}")
+    return folded
+
+
+@functools.lru_cache(maxsize=4096)
+def known_code(spelling: str) -> str:
+    """The code of one of the seven languages by any of its spellings; "" for whatever else."""
+    folded = _LOCALE.sub("", _folded(spelling))
+    if folded in _CODES:
+        return _CODES[folded]
+    words = [word for word in _WORDS.split(folded) if word]
+    if words and words[0] in _CODES and _CODE.fullmatch(folded):
+        return _CODES[words[0]]
+    named = {_CODES[word] for word in words if word in _CODES}
+    is_named = named and all(word in _CODES or word in _QUALIFIERS for word in words)
+    return named.pop() if is_named and len(named) == 1 else ""
