@@ -9,12 +9,11 @@ import json
 import os
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 _PATIENCE = 1.0
 """Seconds that a lock is waited for."""
@@ -125,15 +124,19 @@ def _is_utf8(name: str) -> bool:
 _held: set[int] = set()
 
 
-def _acquire(handle: int) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _acquire(handle: int, patience: float = _PATIENCE, on_wait: Callable[[], None] | None = None) -> None:
+    """Locks an open file. Raises BlockingIOError after `patience` seconds; calls `on_wait` once before it waits."""
+    deadline = time.monotonic() + patience
     while True:
         try:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
-            threading.Event().wait(_PATIENCE / 20)
+        if on_wait is not None:
+            on_wait()
+            on_wait = None
+        time.sleep(_PATIENCE / 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +177,20 @@ def holding(directory: Path, patience: float = 0.0) -> Iterator[None]:
     the process ends, however it ends. Where the file system has no locks, nothing is held.
     """
     with open(directory / LOCK, "a+", encoding="utf-8", errors="replace") as handle:
-        _lock(handle, directory, patience)
+
+        def at_work() -> str:
+            handle.seek(0)
+            return f"{directory}: {handle.read().strip() or 'another process'} is at work there"
+
+        def tell() -> None:
+            print(f"{at_work()}; waiting up to {patience:.0f} s for it to end", flush=True)
+
+        try:
+            _acquire(handle.fileno(), patience, tell)
+        except BlockingIOError as error:
+            raise BusyError(f"{at_work()}; wait for it, end it, or choose another directory") from error
+        except OSError:  # some network file systems have no locks
+            pass
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         handle.flush()
@@ -186,26 +202,3 @@ def holding(directory: Path, patience: float = 0.0) -> Iterator[None]:
 
 LOCK = ".lock"
 """In a directory that `holding` holds."""
-
-
-def _lock(handle: TextIO, directory: Path, patience: float) -> None:
-    deadline, told = time.monotonic() + patience, False
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            if time.monotonic() >= deadline:
-                raise BusyError(
-                    f"{directory}: {holder} is at work there; wait for it, end it, or choose another directory"
-                ) from error
-            if not told:
-                print(
-                    f"{directory}: {holder} is at work there; waiting up to {patience:.0f} s for it to end", flush=True
-                )
-                told = True
-            time.sleep(0.2)
-        except OSError:  # some network file systems have none
-            return
