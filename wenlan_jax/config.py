@@ -70,7 +70,7 @@ def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
     """
     c.model.image.backbone.scan = c.model.image.encoder.scan = c.model.text.encoder.scan = True
     bert = c.model.text.bert
-    bert.scan_segments = (frozen_layers, bert.layers - frozen_layers)
+    bert.scan_segments = tuple(length for length in (frozen_layers, bert.layers - frozen_layers) if length)
     c.model.freeze = (c.model.freeze[0], rf"text/backbone/(embeddings|layers_0_{frozen_layers - 1})/")
 
 

@@ -274,7 +274,7 @@ class Bert:
         "padding is not attended to; the released code passes no mask, so its embeddings depend on padding [C]",
     )
     scan_segments: tuple[int, ...] = field(
-        (), "compile one layer per segment and loop; lengths sum to layers, frozen and trained layers apart", low=0
+        (), "compile one layer per segment and loop; lengths sum to layers, frozen and trained layers apart", low=1
     )
     remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
 

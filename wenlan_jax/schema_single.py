@@ -65,7 +65,7 @@ class SingleTower:
     initial_deviation: float = field(
         0.02, "of fresh kernels and tables [U]; a narrow tower that starts from nothing needs more [W]", low=1e-4
     )
-    scan_segments: tuple[int, ...] = field((), "compile one layer per segment and loop; lengths sum to layers", low=0)
+    scan_segments: tuple[int, ...] = field((), "compile one layer per segment and loop; lengths sum to layers", low=1)
     remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
     regions: SingleRegions = section(SingleRegions)
 

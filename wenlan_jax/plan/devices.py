@@ -71,6 +71,10 @@ DEVICES = (
         "h100", ("NVIDIA H100 80GB HBM3",), "gpu", 989e12, 80e9, 3.35e12, 450e9, 400 * GBIT,
         _NVIDIA + "8 x 400 Gbit/s",
     ),
+    Device(
+        "rtx4090", ("NVIDIA GeForce RTX 4090",), "gpu", 165e12, 24e9, 1.008e12, 32e9, 10 * GBIT,
+        "public lists of graphics cards; links are PCIe 4.0 x16, the network 10 Gbit/s",
+    ),
     Device("h200", ("NVIDIA H200",), "gpu", 989e12, 141e9, 4.8e12, 450e9, 400 * GBIT, _NVIDIA + "8 x 400 Gbit/s"),
 )  # fmt: skip
 """The known accelerators. v5p: 4,800 Gbit/s are 600 GB/s in one direction over six links."""
