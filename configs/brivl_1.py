@@ -1,7 +1,7 @@
 """BriVL 1 as the paper describes it: EfficientNet-B7 and RoBERTa large on 30 million pairs, with detector boxes.
 
 Command   wenlan train --config=configs/brivl_1.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
-          --config.tokenizer.path=vocab.txt
+          --config.init_from=imported/large --config.tokenizer.path=imported/large   (configs/WEIGHTS.md makes them)
 Hardware  the paper: 16 x 8 A100 [S]
 Time      the paper: 7 days [S]; here not yet run
 Metric    not yet run; the papers' figures are in no public data

@@ -1,7 +1,7 @@
 """The BriVL 1 whose weights were released ("BriVL-1.0-5500w"): EfficientNet-B5 and RoBERTa base, detector boxes.
 
 Command   wenlan train --config=configs/brivl_1_released.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
-          --config.tokenizer.path=vocab.txt
+          --config.init_from=imported/base --config.tokenizer.path=imported/base   (configs/WEIGHTS.md makes them)
 Hardware  8 accelerators of 80 GB or more (not yet planned)
 Time      not yet run
 Metric    not yet run

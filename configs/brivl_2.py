@@ -1,7 +1,7 @@
 """BriVL 2 as the paper describes it: EfficientNet-B7 and RoBERTa large on 650 million pairs, with a fixed grid.
 
 Command   wenlan train --config=configs/brivl_2.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
-          --config.tokenizer.path=vocab.txt
+          --config.init_from=imported/large --config.tokenizer.path=imported/large   (configs/WEIGHTS.md makes them)
 Hardware  recalled and not verified: 14 x 8 A100 [R]
 Time      recalled and not verified: about 10 days [R]; here not yet run
 Metric    not yet run; the papers' figures are in no public data

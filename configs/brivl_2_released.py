@@ -1,7 +1,7 @@
 """The BriVL 2 whose weights were released: EfficientNet-B5 and RoBERTa base, a 6x6 grid and the whole image.
 
 Command   wenlan train --config=configs/brivl_2_released.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
-          --config.tokenizer.path=vocab.txt
+          --config.init_from=imported/base --config.tokenizer.path=imported/base   (configs/WEIGHTS.md makes them)
 Hardware  8 accelerators of 80 GB or more (not yet planned)
 Time      not yet run
 Metric    not yet run

@@ -1,7 +1,7 @@
 """CLIP on BriVL's towers: in-batch negatives, no momentum towers, no banks; the papers' baseline.
 
 Command   wenlan train --config=configs/clip.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
-          --config.tokenizer.path=vocab.txt
+          --config.init_from=imported/base --config.tokenizer.path=imported/base   (configs/WEIGHTS.md makes them)
 Hardware  8 accelerators of 80 GB or more (not yet planned)
 Time      not yet run
 Metric    not yet run

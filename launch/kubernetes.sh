@@ -3,9 +3,10 @@
 # processes again from the newest checkpoint when one of them fails or is evicted.
 #
 #   bash launch/kubernetes.sh gpu --name brivl --image REGISTRY/wenlan:1 --nodes 16 --claim runs -- \
-#     wenlan train --config=configs/brivl_1.py --workdir=/shared/brivl
+#     wenlan train --config=configs/brivl_1.py --workdir=/shared/brivl --config.data.source=/shared/pairs \
+#     --config.init_from=/shared/imported/large --config.tokenizer.path=/shared/imported/large
 #   bash launch/kubernetes.sh tpu --name brivl --image REGISTRY/wenlan:1 --nodes 16 --claim runs \
-#     --accelerator tpu-v5p-slice --topology 4x4x4 -- wenlan train --config=configs/brivl_2.py --workdir=/shared/brivl
+#     --accelerator tpu-v5p-slice --topology 4x4x4 -- wenlan train --config=configs/brivl_2.py --workdir=/shared/brivl ...
 #
 #   --name NAME          of the JobSet (required)
 #   --image IMAGE        a container image with wenlan_jax and its extra [gpu] or [tpu] installed (required)

@@ -3,7 +3,8 @@
 # of time, the job saves its state, is put back into the queue and continues there by itself.
 #
 #   bash launch/slurm.sh --nodes 16 --gpus 8 --time 24:00:00 --partition gpu -- \
-#     wenlan train --config=configs/brivl_1.py --workdir=/shared/runs/brivl_1
+#     wenlan train --config=configs/brivl_1.py --workdir=/shared/runs/brivl_1 --config.data.source=/shared/pairs \
+#     --config.init_from=/shared/imported/large --config.tokenizer.path=/shared/imported/large
 #
 #   --nodes N           machines (default: 1)
 #   --gpus G            GPUs, and so processes, of each machine (default: 8)

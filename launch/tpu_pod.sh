@@ -3,7 +3,8 @@
 # runs a command on all of them. jax.distributed finds the processes by itself.
 #
 #   bash launch/tpu_pod.sh --name brivl --zone us-east5-a --type v5p-128 --runtime v2-alpha-tpuv5 -- \
-#     wenlan train --config=configs/brivl_2.py --workdir=/mnt/runs/brivl_2
+#     wenlan train --config=configs/brivl_2.py --workdir=/mnt/runs/brivl_2 --config.data.source=/mnt/pairs \
+#     --config.init_from=/mnt/imported/large --config.tokenizer.path=/mnt/imported/large
 #
 #   --name NAME         of the queued resource and its nodes (required)
 #   --zone ZONE         (required)

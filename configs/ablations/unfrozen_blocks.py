@@ -22,12 +22,16 @@ def get_table() -> Table:
         base="configs/ablations/base.py",
         rows=(
             Row("all trained"),
-            Row("stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",)}),
-            Row("stem and block 0 frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_0_0)/",)}),
+            Row("stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",), "model.random_frozen": True}),
             Row(
-                "stem and blocks 0 and 1 frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_[01]_0)/",)}
+                "stem and block 0 frozen",
+                {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_0_0)/",), "model.random_frozen": True},
             ),
-            Row("all of the backbone frozen", {"model.freeze": (r"image/backbone/",)}),
+            Row(
+                "stem and blocks 0 and 1 frozen",
+                {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_[01]_0)/",), "model.random_frozen": True},
+            ),
+            Row("all of the backbone frozen", {"model.freeze": (r"image/backbone/",), "model.random_frozen": True}),
         ),
         seeds=(0, 1, 2),
         baseline="all trained",

@@ -8,8 +8,9 @@ Time      not yet run
 Metric    not yet run
 
 Trained backbones forget more than 30,000 pairs teach. So both are frozen, and batch normalisation keeps its stored
-statistics; what learns is the pooling's layer, the Transformer blocks and the projections, 141 million parameters. Unfreeze the last layers (model.freeze) where validation recall is still rising at the end. Otherwise as
-`one_card`: epochs, warm-up, recall after every epoch, and a bank that counts once the heads have settled.
+statistics; what learns is the pooling's layer, the Transformer blocks and the projections, 141 million parameters.
+Unfreeze the last layers (model.freeze) where validation recall is still rising at the end. Otherwise as `one_card`:
+epochs, warm-up, recall after every epoch, and a bank that counts once the heads have settled.
 """
 
 from ml_collections import config_dict

@@ -43,7 +43,7 @@ VARIED = {
     "regions": {f"{REGIONS}.{name}" for name in ("kind", "grid", "boxes", "whole_image")},
     "temperature": {"contrast.temperature", "contrast.learnable_temperature"},
     "text_encoder": {f"{BERT}.width", f"{BERT}.layers", f"{BERT}.feed_forward"},
-    "unfrozen_blocks": {"model.freeze"},
+    "unfrozen_blocks": {"model.freeze", "model.random_frozen"},
 }
 """The fields that the rows of each table may differ in."""
 
