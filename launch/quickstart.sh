@@ -26,5 +26,5 @@ What to look at: $workdir/gallery.html and curves.png. What to type next:
   wenlan train --config=configs/quickstart.py --workdir=runs/mine --config.data.source=data/mine  # small towers, on a CPU
   wenlan eval --workdir=runs/mine                     # recall on the split kept apart, and a gallery of it
 
-README.md, "Train on your own pairs", goes on from trained backbones on a GPU; \\`wenlan --help\\` lists all commands.
+README.md, "Train on your own pairs", goes on from trained backbones on a GPU; wenlan --help lists all commands.
 NEXT
