@@ -155,6 +155,14 @@ def test_mutated_overrides_are_accounted_for(seed: int) -> None:
         assert configs.from_json(configs.to_json(config)) == config
 
 
+def test_sizes_that_only_the_model_sees_are_told_with_their_section() -> None:
+    values = tiny_dict(model__image__encoder__heads=3)
+    with pytest.raises(
+        configs.ConfigError, match=r"model\.\*: this model cannot be built: Attention: a width of 64 does"
+    ):
+        runs.set_up(configs.parse(values), jax.devices()[:1])
+
+
 if __name__ == "__main__":
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else NUMBER
     table = collections.Counter(kind for kind, _ in outcomes(wanted))

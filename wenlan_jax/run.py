@@ -31,13 +31,24 @@ class Run:
 
 
 def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -> Run:
-    """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only."""
+    """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only.
+
+    Raises ConfigError where sizes do not go together, which the modules see that are built of them.
+    """
     mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
     recipe = registry.recipe(config, mesh)
-    shapes = jax.eval_shape(functools.partial(step.init_state, recipe), rngs.root(config.seed))
+    try:
+        shapes = jax.eval_shape(functools.partial(step.init_state, recipe), rngs.root(config.seed))
+    except ValueError as error:
+        raise configs.ConfigError(f"{_section(config)}: this model cannot be built: {error}") from error
     step.check_freeze(recipe, shapes.params)
     return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh, config.mesh.smallest_split))
+
+
+def _section(config: schema.Config) -> str:
+    """Where the sizes of the task's model are set."""
+    return "single.*" if config.task in schema.SINGLE_TASKS else "model.*"
 
 
 def fresh_state(run: Run) -> TrainState:
