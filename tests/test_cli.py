@@ -66,7 +66,7 @@ def test_the_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None
         ),
         (["train", "--config=a", "--workdir=b", "seed=1"], "unknown argument: seed=1"),
         (["fields", "--config.seed=1"], "unknown argument: --config.seed=1"),
-        (["eval", "--workdir=b", "--step=last"], "invalid int value: 'last'"),
+        (["eval", "--workdir=b", "--step=last"], "a whole number from 0 to 2,147,483,647 is needed, not 'last'"),
     ],
 )
 def test_a_malformed_command_line_ends_with_status_2(

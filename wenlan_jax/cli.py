@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wenlan_jax import __version__
+from wenlan_jax.arguments import real, whole
 
 if TYPE_CHECKING:
     from wenlan_jax.schema import Config
@@ -213,7 +214,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "example:\n  wenlan eval --workdir=runs/first --config.eval.languages=\"('zh',)\""
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a run of `wenlan train`")
-    parser.add_argument("--step", type=int, help="the checkpoint to evaluate (default: the newest)")
+    parser.add_argument("--step", type=whole(0), help="the checkpoint to evaluate (default: the newest)")
     parser.add_argument("--out", type=Path, help="where results are written (default: WORKDIR/eval)")
 
 
@@ -232,7 +233,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  wenlan embed --workdir=runs/first --config.data.source=data/web --out=runs/first/web"
     parser.add_argument("--workdir", type=Path, required=True, help="of a training run or an import")
     parser.add_argument("--out", type=Path, required=True, help="directory for the arrays")
-    parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
+    parser.add_argument("--step", type=whole(0), help="checkpoint (default: the newest)")
     parser.add_argument("--splits", nargs="+", default=[], help="splits to embed (default: all)")
 
 
@@ -298,11 +299,11 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a run of `wenlan train`")
     parser.add_argument("--format", choices=tuple(EXPORT_FORMATS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="directory to write; must not exist")
-    parser.add_argument("--step", type=int, help="the checkpoint to export (default: the newest)")
+    parser.add_argument("--step", type=whole(0), help="the checkpoint to export (default: the newest)")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written weights")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=real(0, 2),
         help="largest allowed difference of a coordinate (default: 1e-4 in float32, more in float16 for its rounding)",
     )
     parser.add_argument(
@@ -330,7 +331,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="a configuration file; --data has one without it")
     parser.add_argument(
         "--steps",
-        type=int,
+        type=whole(1),
         default=10,
         help="measured steps, of each side and round in a comparison (default: %(default)s)",
     )
@@ -348,7 +349,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", action="store_true", help="instead: records a CPU-second of the data loader, beside decoding alone"
     )
     parser.add_argument(
-        "--data-records", type=int, default=96, metavar="N", help="pictures made for --data (default: %(default)s)"
+        "--data-records", type=whole(1), default=96, metavar="N", help="pictures made for --data (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import schema
+from wenlan_jax.arguments import whole
 from wenlan_jax.data import pack_command, readers
 from wenlan_jax.data.formats import registry
 
@@ -62,9 +63,11 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("place", metavar="PATH", help="packed directory, name of a set, or raw file, folder or URL")
     _add_data_dir(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet into this directory")
-    parser.add_argument("--cards", type=int, default=64, help="pictures of the contact sheet (default: %(default)s)")
+    parser.add_argument(
+        "--cards", type=whole(0), default=64, help="pictures of the contact sheet (default: %(default)s)"
+    )
     parser.add_argument("--decode", action="store_true", help="decode every picture instead of reading its header")
-    parser.add_argument("--limit", type=int, metavar="N", help="look at N records, evenly spaced, instead of all")
+    parser.add_argument("--limit", type=whole(1), metavar="N", help="look at N records, evenly spaced, instead of all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     usual = readers.ReadOptions()
     raw = parser.add_argument_group("raw data, as for `wenlan pack`")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from wenlan_jax.arguments import whole
 from wenlan_jax.data import pack, packing, pictures, readers, roots
 from wenlan_jax.data.formats import registry
 from wenlan_jax.data.regions import stored
@@ -69,8 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=usual.on_bad,
         help="count what cannot be packed, or end at the first (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, help="processes, each at a shard (default: one per core)")
-    parser.add_argument("--threads", type=int, default=usual.threads, help="threads for images (default: one per core)")
+    parser.add_argument("--workers", type=whole(0), help="processes, each at a shard (default: one per core)")
+    parser.add_argument(
+        "--threads", type=whole(0), default=usual.threads, help="threads for images (default: one per core)"
+    )
     add_text_arguments(parser.add_argument_group("texts"), usual.read)
     _add_picture_arguments(parser.add_argument_group("pictures"), usual.pictures)
     add_field_arguments(parser.add_argument_group("which field or column holds what"), usual.read.fields)
@@ -89,7 +92,7 @@ def add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOption
     )
     group.add_argument(
         "--max-caption",
-        type=int,
+        type=whole(1),
         default=usual.max_caption,
         metavar="CHARACTERS",
         help="longer texts are dropped and counted (default: %(default)s)",
@@ -97,10 +100,10 @@ def add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOption
 
 
 def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.PictureOptions) -> None:
-    group.add_argument("--max-side", type=int, metavar="PIXELS", help="shrink larger images to this long side")
+    group.add_argument("--max-side", type=whole(1), metavar="PIXELS", help="shrink larger images to this long side")
     group.add_argument(
         "--max-pixels",
-        type=int,
+        type=whole(1),
         default=usual.max_pixels,
         metavar="PIXELS",
         help="refuse larger images, unopened (default: %(default)s)",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import schema
+from wenlan_jax.arguments import real, whole
 from wenlan_jax.data import places, sources, text
 from wenlan_jax.data.text import TokenizerError
 
@@ -156,7 +157,7 @@ def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-dir", type=Path, default=Path(data.dir), help="where data sets lie (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, help="model file to write, *.model")
-    parser.add_argument("--size", type=int, required=True, help="number of pieces, special ones included")
+    parser.add_argument("--size", type=whole(1), required=True, help="number of pieces, special ones included")
     parser.add_argument(
         "--algorithm",
         choices=("unigram", "bpe"),
@@ -168,13 +169,13 @@ def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--coverage",
-        type=float,
+        type=real(0, 1),
         default=tokenizer.character_coverage,
         help="share of characters with a piece (default: %(default)s)",
     )
     parser.add_argument(
         "--max-sentences",
-        type=int,
+        type=whole(1),
         default=tokenizer.train_texts,
         help="texts to train on at most (default: %(default)s)",
     )

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.arguments import whole
 from wenlan_jax.data import languages
 
 DESCRIPTION = """\
@@ -25,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EXAMPLE
     parser.add_argument("--workdir", type=Path, required=True, help="of a single tower: a training run or an import")
     parser.add_argument("--out", type=Path, required=True, help="directory for the pages")
-    parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
+    parser.add_argument("--step", type=whole(0), help="checkpoint (default: the newest)")
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=[0, 1, 2], metavar="ROW", help="records, from 0 (default: 0 1 2)"
+        "--rows", type=whole(0), nargs="+", default=[0, 1, 2], metavar="ROW", help="records, from 0 (default: 0 1 2)"
     )
     parser.add_argument("--split", help="where the records are (default: the first of eval.final_splits)")
     parser.add_argument(

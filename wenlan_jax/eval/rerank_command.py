@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.arguments import whole
+
 DESCRIPTION = """\
 Put the best candidates of two towers in order by a single tower, which sees text and picture together.
 
@@ -31,17 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument(
         "--top-k",
-        type=int,
+        type=whole(1),
         nargs="+",
         default=[10, 30],
         metavar="K",
         help="candidates of a query that are re-ranked; one line of the table each (default: 10 30)",
     )
-    parser.add_argument("--step", type=int, help="checkpoint of the two towers (default: the newest)")
-    parser.add_argument("--single-step", type=int, help="checkpoint of the single tower (default: the newest)")
+    parser.add_argument("--step", type=whole(0), help="checkpoint of the two towers (default: the newest)")
+    parser.add_argument("--single-step", type=whole(0), help="checkpoint of the single tower (default: the newest)")
     parser.add_argument(
         "--speed-pictures",
-        type=int,
+        type=whole(0),
         default=32,
         metavar="N",
         help="pictures that both models rank to compare their speed, with all their texts; 0: no comparison "

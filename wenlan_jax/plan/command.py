@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wenlan_jax import config as configs
+from wenlan_jax.arguments import real, whole
 from wenlan_jax.plan import topology as topologies
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser, advice: str) -> None:
     parser.add_argument(
         "--topology", nargs="+", action="extend", default=[], metavar="DEVICES", help="one or several, e.g. v5p:4x4x4"
     )
-    parser.add_argument("--batch", type=int, help="instead of the configuration's train.batch_size")
-    parser.add_argument("--pairs", type=float, default=PAIRS, help="training pairs that hours are for (%(default)g)")
+    parser.add_argument("--batch", type=whole(1), help="instead of the configuration's train.batch_size")
+    parser.add_argument(
+        "--pairs", type=real(1, 1e15), default=PAIRS, help="training pairs that hours are for (%(default)g)"
+    )
     parser.add_argument("--search", action="store_true", help="the cheapest recomputation and largest batch that fit")
     parser.add_argument("--explain", action="store_true", help="instead: how every leaf of the state lies")
     parser.add_argument("--presets", action="store_true", help="instead: the named meshes of mesh.preset")

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.arguments import LARGEST_SEED, whole
 from wenlan_jax.sweep import folder as folders
 from wenlan_jax.sweep import local, picture, plan, report, slurm, summary, table
 
@@ -51,7 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give each training G GPUs of its own by CUDA_VISIBLE_DEVICES (default: each sees all)",
     )
     parser.add_argument("--only", action="append", metavar="ROW", help="run this row alone; may be given several times")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="instead of those of the tables")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=whole(0, LARGEST_SEED),
+        default=[],
+        metavar="N",
+        help="instead of those of the tables",
+    )
     parser.add_argument("--only-run", metavar="NAME", help="one run by the name of its directory, and no table")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="check the tables and list the runs")

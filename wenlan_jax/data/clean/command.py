@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.arguments import LARGEST_SEED, real, whole
 from wenlan_jax.data.clean import options
 from wenlan_jax.data.clean.runners import Local, Runner
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="a directory made by `wenlan pack`")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--config", type=Path, required=True, help="thresholds, e.g. configs/clean/web_zh.py")
-    parser.add_argument("--workers", type=int, default=1, help="processes; 0: in this one (default: %(default)s)")
+    parser.add_argument("--workers", type=whole(0), default=1, help="processes; 0: in this one (default: %(default)s)")
     parser.add_argument(
         "--runner",
         choices=("local", "beam"),
@@ -65,8 +66,12 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a directory made by `wenlan pack`")
     parser.add_argument("--embeddings", type=Path, required=True, help="directory of .npy files")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--quantile", type=float, default=0.95, help="of the shuffled scores (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffling (default: %(default)s)")
+    parser.add_argument(
+        "--quantile", type=real(0, 1), default=0.95, help="of the shuffled scores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), default=0, help="of the shuffling (default: %(default)s)"
+    )
 
 
 def run_score(arguments: argparse.Namespace) -> int:

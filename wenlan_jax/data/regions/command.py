@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from wenlan_jax.arguments import real, whole
 from wenlan_jax.data.regions import contract, detector, job, stored
 from wenlan_jax.data.regions.detections import Selection
 
@@ -47,19 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     finder.add_argument("--stored", metavar="PLACE", help="where regions are stored, in the format of --format")
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=real(0, 1),
         help=f"least score (default: that of the detector's contract, else {usual.threshold:g})",
     )
     parser.add_argument(
         "--min-boxes",
-        type=int,
+        type=whole(0),
         default=usual.min_boxes,
         help="kept of a picture whatever their score (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-boxes", type=int, default=usual.max_boxes, help="kept of a picture (default: %(default)s)"
+        "--max-boxes", type=whole(1), default=usual.max_boxes, help="kept of a picture (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: in this one (default: %(default)s)")
+    parser.add_argument("--workers", type=whole(0), default=0, help="processes; 0: in this one (default: %(default)s)")
     _add_detector_arguments(parser.add_argument_group("with --detector"))
     group = parser.add_argument_group("with --stored")
     group.add_argument("--format", choices=tuple(stored.FORMATS))
@@ -68,15 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_detector_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--kind", choices=detector.KINDS, help="default: onnx for a file, transformers for a directory")
-    group.add_argument("--nms", type=float, metavar="OVERLAP", help="suppress worse boxes that overlap more")
+    group.add_argument("--nms", type=real(0, 1), metavar="OVERLAP", help="suppress worse boxes that overlap more")
     group.add_argument(
         "--batch-size",
-        type=int,
+        type=whole(1),
         default=detector.Supplied.batch_size,
         help="pictures at once (default: %(default)s)",
     )
     group.add_argument(
-        "--threads", type=int, default=detector.Supplied.threads, help="of each process; 0: all cores (default)"
+        "--threads", type=whole(0), default=detector.Supplied.threads, help="of each process; 0: all cores (default)"
     )
 
 

@@ -1,0 +1,40 @@
+"""Numbers on the command line, each within its range: `parser.add_argument("--limit", type=whole(1))`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+LARGEST = 2**31 - 1
+LARGEST_SEED = 2**32 - 1
+
+
+def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
+    """A reader of whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"a whole number from {low:,} to {high:,} is needed, not {text!r}")
+        return number
+
+    return read
+
+
+def real(low: float, high: float) -> Callable[[str], float]:
+    """A reader of numbers from `low` to `high`; what is not finite is none."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and low <= number <= high):
+            raise argparse.ArgumentTypeError(f"a number from {low:g} to {high:g} is needed, not {text!r}")
+        return number
+
+    return read
