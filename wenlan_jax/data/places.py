@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -64,18 +65,25 @@ def stamp(file: str | Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def write(file: Path, data: bytes) -> None:
-    """Writes a small file so that it is whole or not there; its folder is made."""
+def write(file: Path, data: bytes, shared: bool = False) -> None:
+    """Writes a small file so that it is whole or not there; its folder is made.
+
+    shared: other processes may write it at the same time; then what a kill leaves behind is not overwritten.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8] if shared else 'partial'}")
     partial.write_bytes(data)
     partial.replace(file)
 
 
-def write_json(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any, shared: bool = False) -> None:
     """As `write`, a report that people read, too; what JSON has no form for is written as its string."""
-    text = json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"
-    write(file, text.encode("utf-8"))
+    write(file, json_bytes(json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"), shared)
+
+
+def json_bytes(text: str) -> bytes:
+    """The bytes of a JSON text, in which bytes of a path that are no text are escaped as JSON escapes them."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
     config = trained.current.config
     compilation.use_cache(config.compilation)
-    everything = dataclasses.replace(config.eval, kinds=(), languages=(), one_text_per_image=False)
+    everything = dataclasses.replace(config.eval, kinds=(), languages=())
     current = dataclasses.replace(trained.current, config=dataclasses.replace(config, eval=everything))
     state = trained.read("params", "batch_stats")
     evaluator = evaluate.Evaluator(current, trained.tokenizer)
