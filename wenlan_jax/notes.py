@@ -111,6 +111,21 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise NoteError(f"{path}: is no whole archive of arrays ({type(error).__name__}: {error})") from error
 
 
+def read_array(path: Path, mapped: bool = False) -> np.ndarray:
+    """The array of an .npy file, mapped into memory where it is large. Raises NoteError as `read_arrays` does."""
+    _check_regular(path)
+    try:
+        try:
+            found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        except ValueError:  # an empty array cannot be mapped
+            found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise NoteError(f"{path}: is no array")
+    except Exception as error:  # a damaged header raises errors of a dozen kinds
+        raise NoteError(f"{path}: is no whole array ({type(error).__name__}: {error})") from error
+    return found
+
+
 def make_way(path: Path) -> str | None:
     """Renames what stands in the place of a file of ours and is none, such as a directory; its new name, or None."""
     if not path.exists() or path.is_file():

@@ -182,7 +182,7 @@ class Pool:
         folder.prepare()
         command = folder.command(self.wenlan)
         with folder.log.open("ab") as log:
-            log.write(f"=== {datetime.datetime.now():%F %T} {claims.HOST}: {shlex.join(command)}\n".encode())
+            log.write(os.fsencode(f"=== {datetime.datetime.now():%F %T} {claims.HOST}: {shlex.join(command)}\n"))
             log.flush()
             # A session of its own: Ctrl-C at the terminal reaches the sweep alone, which passes it on once.
             return subprocess.Popen(
