@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax import curves
+from wenlan_jax import curves, html_page
 from wenlan_jax.eval import gallery
 
 VOID = {"meta", "img"}
@@ -88,10 +88,30 @@ def test_gallery_declares_languages_marks_truth_and_escapes() -> None:
     assert "-0.250" in texts
 
 
-def test_gallery_refuses_bytes_that_no_browser_shows() -> None:
-    row = gallery.TextQuery("x", "en", [gallery.PictureHit(b"BM....", 0.0, False)], None)
-    with pytest.raises(ValueError, match="JPEG, PNG, WebP or GIF"):
-        gallery.render_gallery([row], "t", "")
+@pytest.mark.parametrize("kind", [".bmp", ".tiff", ".ppm", ".png", ".jpg"])
+def test_a_picture_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    data = cv2.imencode(kind, pixels)[1].tobytes()
+    page = gallery.render_gallery([gallery.PictureQuery(data, [], None)], "t", "")
+    shown, encoded = re.findall(r"data:image/(\w+);base64,([^\"]*)", page)[0]
+    assert shown == ("jpeg" if kind == ".jpg" else "png")
+    assert np.array_equal(cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), 1), cv2.imdecode(
+        np.frombuffer(data, np.uint8), 1
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [b"", b"BM....", b"no picture", bytes(100)])
+def test_a_picture_that_cannot_be_decoded_leaves_its_mark(data: bytes) -> None:
+    row = gallery.TextQuery("x", "en", [gallery.PictureHit(data, 0.0, False)], None)
+    page = gallery.render_gallery([row], "t", "")
+    assert "picture at rank 1: a picture that cannot be shown" in page and "<img" not in page
+    body = page.partition("</h1>")[2].rpartition("</body>")[0]
+    assert html_page.gallery_parts(body) is not None
+
+
+def test_a_page_holds_paths_that_are_no_text() -> None:
+    page = html_page.document("runs/\udcff", "a \udce9 note", [])
+    assert page.encode("utf-8").count(b"\\udcff") == 2
 
 
 def _log(path: Path, steps: int, tail: str = "") -> None:

@@ -10,6 +10,7 @@ import argparse
 import atexit
 import gc
 import importlib
+import io
 import multiprocessing
 import os
 import signal
@@ -45,9 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is 0 if done, 1 after an explained fault, 128 + n if signal n stopped it."""
     gc.set_threshold(GARBAGE_AFTER)
     atexit.register(gc.freeze)
+    _print_anything()
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     return _end(_status_of(parser, parsed, rest))
+
+
+def _print_anything() -> None:
+    """Has what a terminal has no characters for, or a path no text for, printed as escapes; it would be a fault."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _status_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> int:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +268,11 @@ def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
 
 def to_json(config: Config) -> str:
     """The canonical text: every field, sorted, so that equal configurations have equal texts."""
-    return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
+    return _canonical(dataclasses.asdict(config))
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True)
 
 
 def from_json(text: str) -> Config:
@@ -278,7 +282,12 @@ def from_json(text: str) -> Config:
 
 def fingerprint(config: Config) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
+    return fingerprint_of(dataclasses.asdict(config))
+
+
+def fingerprint_of(saved: Mapping[str, Any]) -> str:
+    """That of a saved configuration, by the version that has saved it."""
+    return hashlib.sha256(_canonical(saved).encode()).hexdigest()[:16]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -307,17 +316,41 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _overlay(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {name: _overlay(base[name], value) for name, value in values.items() if isinstance(base.get(name), dict)}
+    inner = {
+        name: _overlay(base[name], value)
+        for name, value in values.items()
+        if isinstance(base.get(name), dict) and isinstance(value, Mapping)
+    }
     return {**base, **values, **inner}
+
+
+def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
+    """What differs between the configuration of a start and that it should have begun with, as `changes` tells it.
+
+    What is measured counts, too; what a start works out from the data counts only where that is not left to it.
+    """
+    left_to_it = {
+        "model.text.bert.vocab_size": wanted.model.text.bert.vocab_size == 0,
+        "single.vocab_size": wanted.single.vocab_size == 0,
+        "vqa.answers_file": wanted.task == "vqa",
+        "vqa.fingerprint": wanted.task == "vqa",
+        "train.steps": bool(wanted.train.epochs),
+        "optimizer.warmup_steps": bool(wanted.optimizer.warmup_fraction),
+        "eval.every": bool(wanted.eval.every_epochs),
+    }
+    free = {name for name in _free_fields() if not name.startswith("eval.")}
+    return _differences(started, wanted, free | {name for name, is_free in left_to_it.items() if is_free})
 
 
 def changes(saved: Mapping[str, Any], now: Config) -> list[str]:
     """What differs between a saved configuration and this one, without the fields that do not change a result."""
+    return _differences(saved, now, set(_free_fields()))
+
+
+def _differences(saved: Mapping[str, Any], now: Config, ignored: Collection[str]) -> list[str]:
     old, new = (_flat(json.loads(json.dumps(tree))) for tree in (completed(saved), dataclasses.asdict(now)))
-    free = set(_free_fields())
-    names = sorted((old.keys() | new.keys()) - free)
     return [
         f"{name}: saved {old.get(name, 'nothing')!r}, now {new.get(name, 'nothing')!r}"
-        for name in names
+        for name in sorted((old.keys() | new.keys()) - set(ignored))
         if old.get(name) != new.get(name)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,16 @@ class CurvesError(ValueError):
 
 def read_metrics(path: Path) -> dict[str, Series]:
     """The numeric fields of a metrics file by name, each a map from step to value; of equal steps the later counts."""
+    return by_name(read_lines(path))
+
+
+def by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
+    """See `read_metrics`, of the lines as they were read."""
     found: dict[str, Series] = {}
-    for row in read_lines(path):
-        step = row.pop("step")
+    for row in rows:
+        step = row["step"]
         for name, value in row.items():
-            if isinstance(value, int | float):
+            if name != "step" and value is not None:
                 found.setdefault(name, {})[step] = float(value)
     return {name: dict(sorted(series.items())) for name, series in found.items()}
 

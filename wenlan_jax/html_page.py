@@ -8,6 +8,10 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
+import cv2
+
+from wenlan_jax.data import images
+
 _SIGNATURES = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 
 _STYLE = """
@@ -104,12 +108,26 @@ def gallery_parts(body: str) -> str | None:
 
 
 def image(data: bytes, label: str) -> str:
-    """An encoded picture as an element. Raises ValueError for a kind that browsers do not show."""
+    """An encoded picture as an element, as PNG if it is of a kind that browsers do not show.
+
+    Where it cannot be decoded, a mark stands in its place: a page is no place to end a training for a picture.
+    """
     kinds = [kind for start, kind in _SIGNATURES.items() if data.startswith(start)]
     if not kinds:
-        raise ValueError(f"A browser shows JPEG, PNG, WebP or GIF; these bytes begin with {data[:8]!r}.")
+        if (shown := _png(data)) is None:
+            return code(f"{label}: a picture that cannot be shown")
+        kinds, data = ["png"], shown
     content = base64.b64encode(data).decode()
     return f'<img src="data:image/{kinds[0]};base64,{content}" alt="{html.escape(label)}">'
+
+
+def _png(data: bytes) -> bytes | None:
+    """A picture of another kind, such as BMP or TIFF, as PNG; None for one that cannot be decoded."""
+    try:
+        pixels = images.decode(data)
+    except images.CorruptImage:
+        return None
+    return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def spoken(tag: str, text: str, language: str) -> str:
@@ -131,4 +149,5 @@ def document(title: str, note: str, parts: Sequence[str]) -> str:
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
     )
     body = "\n".join([f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>', *parts])
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are no text

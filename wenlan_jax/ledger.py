@@ -16,7 +16,8 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from wenlan_jax import notes
 
 _log = logging.getLogger(__name__)
 
@@ -205,23 +206,38 @@ class Ledger:
 
 
 def read(path: Path) -> list[Snapshot]:
-    """The lines of a ledger; a missing file is empty. A line cut off by a kill is left out with a warning."""
-    if not path.exists():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        snapshot = _parse(line)
-        if snapshot is not None:
-            found.append(snapshot)
-        elif line.strip():
-            _log.warning("%s: line %d is not a whole line of a ledger and is left out", path, number)
+    """The lines of a ledger; a missing file is empty. A line that is cut off or damaged is left out with a warning.
+
+    Raises NoteError where something else than a file stands in its place.
+    """
+    lines, damaged = notes.read_lines(path, Snapshot)
+    for number in damaged:
+        _log.warning("%s: line %d is not a whole line of a ledger and is left out", path, number)
+    found: list[Snapshot] = []
+    for line in lines:
+        if _is_possible(line) and (not found or _may_follow(found[-1], line)):
+            found.append(line)
+        else:
+            _log.warning("%s: a line of start %d contradicts those before it and is left out", path, line.start)
     return found
 
 
-def _parse(line: str) -> Snapshot | None:
-    try:
-        values: dict[str, Any] = json.loads(line)
-        snapshot = Snapshot(**values)
-        return snapshot if set(snapshot.seconds) == set(PHASES) else None
-    except (json.JSONDecodeError, TypeError):
-        return None
+def _is_possible(line: Snapshot) -> bool:
+    """Whether the numbers of a line may be true by themselves."""
+    return (
+        set(line.seconds) == set(PHASES)
+        and 0 <= line.first <= line.done
+        and line.start >= 0
+        and all(-1.0 < time < _LONGEST for time in [line.began, *line.seconds.values()])  # below 0 by rounding
+    )
+
+
+def _may_follow(before: Snapshot, line: Snapshot) -> bool:
+    """Whether a line may stand below another one: within a start steps are only added."""
+    if line.start != before.start:
+        return line.start > before.start
+    return (line.first, line.began) == (before.first, before.began) and line.done >= before.done
+
+
+_LONGEST = 1e10
+"""Seconds, some three hundred years: above every time of a ledger."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from wenlan_jax import notes
+from wenlan_jax.data import places
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +32,7 @@ class MetricsWriter:
         self._file = self.path.open("a")
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
-        fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(fresh, self.path)
+        places.write(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line; numbers that are not finite are written as null, as JSON has no name for them."""
@@ -53,26 +53,18 @@ class MetricsWriter:
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a missing file is empty.
 
-    Lines that are no JSON object with a whole `step`, such as one cut off by a kill, are left out with a warning.
+    Lines that are no JSON object of numbers with a whole `step`, such as one cut off by a kill, are left out with a
+    warning. Raises NoteError where something else than a file stands in its place.
     """
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        row = _parse(line)
-        if row is not None:
-            rows.append(row)
-        elif line.strip():
-            _log.warning("%s: line %d is not a whole metrics line and is left out", path, number)
+    rows, damaged = read_counted(path)
+    for number in damaged:
+        _log.warning("%s: line %d is not a whole metrics line and is left out", path, number)
     return rows
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+def read_counted(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """As `read`, with the numbers of the lines that are left out in place of warnings."""
+    return notes.read_lines(path, dict[str, int | float | None], lambda row: type(row.get("step")) is int)
 
 
 def memory_gib() -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from wenlan_jax import config as configs
-from wenlan_jax import distributed, schema, single_data
+from wenlan_jax import distributed, notes, schema, single_data
 from wenlan_jax.data import places
 from wenlan_jax.eval.vqa import Answers, VqaError
 from wenlan_jax.progress import say
@@ -25,10 +25,20 @@ def prepare(config: schema.Config, workdir: Path) -> schema.Config:
     if config.task != "vqa":
         return config
     place = workdir / FILE
-    if jax.process_index() == 0 and not place.exists():
-        places.write(place, _given(config).to_json().encode("utf-8"))
+    if jax.process_index() == 0 and not _is_whole(place):
+        places.write(place, places.text_bytes(_given(config).to_json()))
     distributed.barrier("answers")
     return settled(config, workdir)
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether the list of an earlier start can be read; one that is damaged is counted again, and then compared."""
+    try:
+        return Answers.from_json(notes.read_bytes(place).decode("utf-8")) is not None
+    except ValueError as error:
+        if place.exists():
+            say(f"{place}: damaged ({error}); making it anew")
+        return False
 
 
 def settled(config: schema.Config, workdir: Path) -> schema.Config:

@@ -423,7 +423,9 @@ class Eval:
         low=0, free=True,
     )  # fmt: skip
     batch_size: int = field(256, "images or texts embedded at once", low=1, free=True)
-    kinds: tuple[str, ...] = field((), "kinds of text that are queries; empty: all", free=True)
+    kinds: tuple[str, ...] = field(
+        (), "kinds of text that are queries; empty: all. Equal texts of one language are one query", free=True
+    )
     languages: tuple[str, ...] = field((), "languages of the queries; empty: all", free=True, each=languages.code)
     one_text_per_image: bool = field(
         False, "one text a record, languages taking turns, instead of all its texts", free=True

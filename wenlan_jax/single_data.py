@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import schema, training_data
+from wenlan_jax import notes, schema, training_data
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Part, TextChoice, Wanted
 from wenlan_jax.data.single import examples, lengths, masking
@@ -119,8 +119,8 @@ def answers(config: schema.Config) -> vqa.Answers:
     """The answers that can be given. Raises ConfigError for a file that holds no list that fits."""
     place = Path(config.vqa.answers_file).expanduser()
     try:
-        found = vqa.Answers.from_json(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = vqa.Answers.from_json(notes.read_bytes(place).decode("utf-8"))
+    except ValueError as error:
         raise configs.ConfigError(f"vqa.answers_file: {place}: {error}") from error
     if len(found) > config.vqa.answers:
         raise configs.ConfigError(f"vqa.answers: {len(found)} are in {place}; give the head at least as many columns")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import __version__, schema
+from wenlan_jax import __version__, notes, schema
 from wenlan_jax import config as configs
+from wenlan_jax.data import places
 
 NAME = "start.json"
 
@@ -65,9 +65,7 @@ def write(workdir: Path, config: schema.Config) -> None:
         fingerprint=configs.fingerprint(config),
         config=json.loads(configs.to_json(config)),
     )
-    fresh = workdir / f"{NAME}.tmp"
-    fresh.write_text(json.dumps(dataclasses.asdict(note), indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, workdir / NAME)
+    places.write_json(workdir / NAME, dataclasses.asdict(note))
 
 
 def _versions() -> dict[str, str]:
@@ -81,12 +79,11 @@ def _versions() -> dict[str, str]:
 
 
 def read(workdir: Path) -> StartNote | None:
-    """The note of the newest start; None where there is none. Raises ValueError for a file that is no such note."""
-    place = workdir / NAME
-    if not place.exists():
-        return None
+    """The note of the newest start; None where there is none. Raises NoteError for a file that is no such note."""
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-        return StartNote(**{**found, "command": tuple(found["command"])})
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{NAME} is not the note of a start ({error})") from error
+        note = notes.read_if_any(workdir / NAME, StartNote)
+    except notes.NoteError as error:
+        raise notes.NoteError(f"{NAME} is not the note of a start ({error})") from error
+    if note is not None and note.fingerprint != configs.fingerprint_of(note.config):
+        raise notes.NoteError(f"{workdir / NAME}: its fingerprint is not that of its configuration")
+    return note

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,13 @@ from typing import Any, Protocol
 
 import jax
 
-from wenlan_jax import metrics, schema
+from wenlan_jax import metrics, notes, schema
+from wenlan_jax.data import places
 
 WANDB_ID = "wandb_id.txt"
 """In the work directory: the run of Weights & Biases that all starts of a run go on with."""
+
+_ID = re.compile(rb"[0-9a-z]+\n?")
 
 
 class TelemetryError(RuntimeError):
@@ -80,8 +84,9 @@ class WeightsAndBiases:
         import wandb
 
         place = workdir / WANDB_ID
-        if not place.exists():
-            place.write_text(secrets.token_hex(4) + "\n")
+        if not _ID.fullmatch(place.read_bytes() if place.is_file() else b""):
+            notes.make_way(place)
+            places.write(place, f"{secrets.token_hex(4)}\n".encode())
         settings = config.telemetry
         mode: Any = settings.wandb  # wandb's own type is a choice of words
         try:

@@ -39,6 +39,7 @@ from wenlan_jax import (
     distributed,
     ledger,
     metrics,
+    notes,
     profiling,
     programs,
     recovery,
@@ -104,9 +105,19 @@ def _alone(workdir: Path) -> Iterator[None]:
         yield
 
 
+def _make_way(workdir: Path) -> None:
+    """Renames what stands in the place of the files of a run, before it is found out after a whole training."""
+    known = [LEDGER, start_note.NAME, run_answers.FILE, "metrics.jsonl", "result.json", "curves.png", "gallery.html"]
+    for place in [*(workdir / name for name in known), *workdir.glob("ranks_*.npz")]:
+        if (renamed := notes.make_way(place)) is not None:
+            say(f"{place}: is no file; renamed to {renamed}")
+
+
 def _train_in(config: schema.Config, workdir: Path, clock: ledger.Ledger) -> dict[str, float]:
     """`train` in a work directory that no other job uses."""
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
+    if jax.process_index() == 0:
+        _make_way(workdir)
     tokenizer = run_tokenizer.prepare(config, workdir)
     config = run_answers.prepare(run.with_vocabulary(config, tokenizer), workdir)
     if config.train.epochs or config.optimizer.warmup_fraction or config.eval.every_epochs:
@@ -356,7 +367,7 @@ class Loop:
             **metrics.memory_gib(),
         }
         if jax.process_index() == 0:
-            places.write_json(self.workdir / "result.json", dict(sorted(result.items())))
+            notes.write_figures(self.workdir / "result.json", result)
             curves.plot_curves(self.workdir / "metrics.jsonl", self.workdir / "curves.png")
             self.evaluation.write_pages(self.workdir, shown)
             say(f"time: {spent.text()}")

@@ -88,7 +88,7 @@ def test_a_judged_picture_must_be_one_record(picture: str, times: int) -> None:
 def _measured() -> cascade.Measured:
     """Two towers that rank pictures by row for every text, and a single tower that turns the best four around."""
     vectors = [
-        SimpleNamespace(row=row, text=SimpleNamespace(language="en", text=said)) for row, said in enumerate(TEXTS)
+        SimpleNamespace(rows=(row,), text=SimpleNamespace(language="en", text=said)) for row, said in enumerate(TEXTS)
     ]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
     embedded = evaluate.Embedded(_source(), vectors, images, np.ones((4, 1), np.float32))  # type: ignore[arg-type]

@@ -70,3 +70,30 @@ def test_a_file_that_is_missing_or_cut_off_is_named(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(ranks.RanksError, match="evaluate the run again"):
             ranks.read(tmp_path, "test")
+
+
+def test_ranks_of_an_earlier_version_are_of_texts_with_a_picture_each(tmp_path: Path) -> None:
+    _, found = embedded(ROWS).metrics((1,), "retrieval/test")
+    old = {name: value for name, value in vars(found).items() if name not in ("of_text", "links")}
+    np.savez_compressed(ranks.path(tmp_path, "test"), **old)
+    assert ranks.read(tmp_path, "test").same_queries(found)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"picture": np.array([0, 0, 1, 2, 3, 5, 5, 7])},
+        {"picture": np.array(ROWS[:-1])},
+        {"picture": np.array(ROWS, float)},
+        {"of_text": np.zeros(8, np.int64)},
+        {"text": np.zeros(7, np.uint32)},
+        {"language": np.arange(8)},
+        {"text_to_image": np.zeros(8, np.int64)},
+        {"text_to_image": np.array(3)},
+    ],
+)
+def test_ranks_that_contradict_themselves_are_refused(tmp_path: Path, other: dict[str, np.ndarray]) -> None:
+    _, found = embedded(ROWS).metrics((1,), "retrieval/test")
+    ranks.write(tmp_path, "test", dataclasses.replace(found, **other))
+    with pytest.raises(ranks.RanksError, match=r"ranks_test.npz: not a whole file"):
+        ranks.read(tmp_path, "test")

@@ -20,8 +20,9 @@ from saved_models import SINGLE, TWO_TOWERS, save
 
 from wenlan_jax import schema
 from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.data import sources
+from wenlan_jax.data import loader, mixture, sources
 from wenlan_jax.eval import cascade, command, cross, evaluate, rerank_command, rerank_job, rerank_page, retrieval
+from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval.trained import TaskError
 
 DEPTHS = (3, 10)
@@ -178,11 +179,14 @@ def test_a_single_tower_that_knows_the_truth_lifts_recall_to_its_bound(
 ) -> None:
     """Each text meets the pictures it is asked about, both ways: rows of texts and pictures are not confused."""
     source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
-    links = [row for row in range(16) for text in source[row].texts if text.language in ("en", "zh")]
+    each = loader.list_texts(source, mixture.Wanted((), ("en", "zh")))
+    links = [text.rows for text in true_pairs.distinct(each, each)]
+    assert len(links) < len(each), "a text of several pictures occurs"
 
     def scores(*given: Any) -> np.ndarray:
         text_of_pair, picture_of_pair = given[-2:]
-        return (np.array(links)[text_of_pair] == picture_of_pair).astype(np.float32)
+        pairs = zip(text_of_pair.tolist(), picture_of_pair.tolist(), strict=True)
+        return np.array([picture in links[text] for text, picture in pairs], np.float32)
 
     monkeypatch.setattr(cross.PairScorer, "scores", scores)
     found = rerank_job.run(_request(root, pair, "oracle", speed_pictures=0))
@@ -239,6 +243,10 @@ class _Picture:
 class _Text:
     row: int
     text: _Said
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return (self.row,)
 
 
 def _clock() -> Callable[[], float]:

@@ -17,7 +17,7 @@ from wenlan_jax import config as configs
 from wenlan_jax import run, run_tokenizer, schema, single_data
 from wenlan_jax.data import records
 from wenlan_jax.data.single import questions
-from wenlan_jax.eval import cross, evaluate, evaluations, retrieval, single
+from wenlan_jax.eval import cross, evaluate, evaluations, links, retrieval, single
 from wenlan_jax.tasks.single import Tower
 
 FOLDS = 4
@@ -64,14 +64,17 @@ def test_folds_are_ranked_alone_and_told_beside_the_whole(
     found, _ = evaluation.score(None, None, "test")
     scorer = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
     texts = evaluate.wanted_texts(current.config, scorer)
-    rows, languages = np.array([text.row for text in texts]), np.array([text.text.language for text in texts])
+    pairs, languages = links.of_texts(texts, 16), np.array([text.text.language for text in texts])
+    assert len(pairs.text) > pairs.texts, "a text of several pictures occurs"
     scores = evaluation._matrix(None, None, scorer, texts, 16)
     for name, chosen in (("", languages != ""), ("en/", languages == "en"), ("zh/", languages == "zh")):
-        whole = retrieval.from_scores(scores[chosen], rows[chosen])
+        of = np.flatnonzero(chosen)
+        whole = retrieval.from_scores(scores[of], pairs.of_texts(of))
         folds = []
         for start in range(0, 16, 16 // FOLDS):
-            part = chosen & (rows >= start) & (rows < start + 16 // FOLDS)
-            folds.append(retrieval.from_scores(scores[part, start : start + 16 // FOLDS], rows[part] - start))
+            images = slice(start, start + 16 // FOLDS)
+            part, within = pairs.of_texts(of).within(images)
+            folds.append(retrieval.from_scores(scores[of[part], images], within))
         for metric, value in whole.items():
             assert found[f"retrieval/test/{name}{metric}"] == value
             mean = np.mean([fold[metric] for fold in folds])

@@ -248,10 +248,16 @@ class ImageBatches:
 
 @dataclasses.dataclass(frozen=True)
 class RecordText:
-    """One text and the row of its record."""
+    """One text and the row of its record. others: rows of further records that have the same text."""
 
     row: int
     text: records.Text
+    others: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The rows of all records that have the text."""
+        return (self.row, *self.others)
 
 
 def list_texts(source: Source, wanted: Wanted) -> list[RecordText]:

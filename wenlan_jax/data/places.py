@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from pathlib import Path
@@ -73,22 +74,30 @@ def stamp(file: str | Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def write(file: Path, data: bytes) -> None:
-    """Writes a small file so that it is whole or not there; its folder is made."""
+def write(file: Path, data: bytes, shared: bool = False) -> None:
+    """Writes a small file so that it is whole or not there; its folder is made.
+
+    shared: other processes may write it at the same time; then what a kill leaves behind is not overwritten.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8] if shared else 'partial'}")
     partial.write_bytes(data)
     partial.replace(file)
 
 
-def write_json(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any, shared: bool = False) -> None:
     """As `write`, a report that people read, too; what JSON has no form for is written as its string."""
-    write(file, json_bytes(content, indent=1, default=str) + b"\n")
+    write(file, json_bytes(content, indent=1, default=str) + b"\n", shared)
 
 
 def json_bytes(content: Any, **options: Any) -> bytes:
-    """JSON in UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, are escaped."""
-    return json.dumps(content, ensure_ascii=False, **options).encode("utf-8", "backslashreplace")
+    """The JSON of `content` in UTF-8."""
+    return text_bytes(json.dumps(content, ensure_ascii=False, **options))
+
+
+def text_bytes(text: str) -> bytes:
+    """A text in UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, are escaped."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

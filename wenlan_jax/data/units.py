@@ -10,11 +10,13 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wenlan_jax import notes
 from wenlan_jax.data import orphans, places, pulse
 
 U = TypeVar("U")
@@ -46,7 +48,7 @@ def run(
     """
     place = directory / what
     _begin(place, identity, directory)
-    missing = [number for number in range(len(units)) if not _report(place, number).is_file()]
+    missing = [number for number in range(len(units)) if not _is_done(place, number)]
     before = len(units) - len(missing)
     if before:
         pulse.say(f"{what}: {before} of {len(units)} units were done before")
@@ -57,7 +59,7 @@ def run(
             pulse.say(
                 f"{what}: {before + done} of {len(units)} units, the last {_name(units[number])}; {left:.0f} s left"
             )
-    return [json.loads(_report(place, number).read_text("utf-8")) for number in range(len(units))]
+    return [_read(_report(place, number)) for number in range(len(units))]
 
 
 def clear(directory: Path, what: str) -> None:
@@ -73,10 +75,17 @@ def _begin(place: Path, identity: Mapping[str, Any], directory: Path) -> None:
     wanted = places.json_bytes(identity, sort_keys=True, indent=1, default=str).decode("utf-8")
     file = place / _IDENTITY
     (place / _REPORTS).mkdir(parents=True, exist_ok=True)
-    if not file.is_file():
-        places.write(file, wanted.encode("utf-8"))
-    elif (found := file.read_text("utf-8")) != wanted:
-        before, now = json.loads(found), json.loads(wanted)
+    if not file.exists():
+        places.write(file, places.text_bytes(wanted))
+        return
+    try:
+        before = notes.read(file, dict[str, Any])
+    except notes.NoteError as error:
+        raise UnitError(
+            f"{error}, so that it is not known what this unfinished work is of; remove {directory}"
+        ) from error
+    now = json.loads(wanted)
+    if before != now:
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
         raise UnitError(
@@ -104,7 +113,7 @@ def _finished(
                 future.result()
                 yield futures[future]
         except BrokenProcessPool as error:
-            undone = [_name(units[n]) for n in missing if not _report(place, n).is_file()][: 2 * workers]
+            undone = [_name(units[n]) for n in missing if not _is_done(place, n)][: 2 * workers]
             raise UnitError(
                 f"a worker process was killed, perhaps for want of memory; among the next units: {', '.join(undone)}. "
                 "Run the command again to go on, with fewer --workers if memory is short"
@@ -115,7 +124,31 @@ def _finished(
 
 
 def _do(work: Callable[[int, U], Report], number: int, unit: U, place: Path) -> None:
-    places.write(_report(place, number), places.json_bytes(work(number, unit)))
+    report = places.json_bytes(work(number, unit))
+    notes.make_way(_report(place, number))
+    places.write(_report(place, number), f"{zlib.crc32(report):08x} ".encode() + report)
+
+
+def _read(file: Path) -> Report:
+    """The report of a unit. Raises NoteError for one that is not what was written."""
+    content = notes.read_bytes(file)
+    known, _, report = content.partition(b" ")
+    if known != f"{zlib.crc32(report):08x}".encode():
+        raise notes.NoteError(f"{file}: is not the report that was written")
+    return notes.parse(report, dict[str, Any], str(file))
+
+
+def _is_done(place: Path, number: int) -> bool:
+    """Whether a unit has its report; with a damaged one it is done again."""
+    file = _report(place, number)
+    if not file.exists():
+        return False
+    try:
+        _read(file)
+    except notes.NoteError as error:
+        pulse.say(f"{error}; doing the unit again")
+        return False
+    return True
 
 
 def _report(place: Path, number: int) -> Path:

@@ -69,17 +69,16 @@ class Way:
 
 def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
     """Both ways, with the best `depth` candidates of each query (fewer where there are fewer)."""
-    links = np.array([text.row for text in embedded.texts])
-    images = len(embedded.image_embeddings)
-    of_texts, of_images = reranking.text_judgements(links), reranking.image_judgements(links, images)
-    with_text = np.unique(links)
+    links = embedded.links
+    of_texts, of_images = reranking.text_judgements(links), reranking.image_judgements(links, links.images)
+    with_text = np.flatnonzero(links.texts_of_picture)
     asked = [of_images[row] for row in with_text]
     return (
         Way(
             name=TEXT_TO_IMAGE,
-            queries=np.arange(len(links)),
+            queries=np.arange(links.texts),
             languages=[text.text.language for text in embedded.texts],
-            candidates=images,
+            candidates=links.images,
             orders=best(embedded.text_embeddings, embedded.image_embeddings, of_texts, depth),
             judgements=of_texts,
         ),
@@ -87,7 +86,7 @@ def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
             name=IMAGE_TO_TEXT,
             queries=with_text,
             languages=(),
-            candidates=len(links),
+            candidates=links.texts,
             orders=best(embedded.image_embeddings[with_text], embedded.text_embeddings, asked, depth),
             judgements=asked,
         ),

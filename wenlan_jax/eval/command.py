@@ -7,9 +7,8 @@ from pathlib import Path
 
 import jax
 
-from wenlan_jax import compilation, distributed, restore, schema, trees
+from wenlan_jax import compilation, distributed, notes, restore, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.data import places
 from wenlan_jax.eval import evaluations
 from wenlan_jax.eval.trained import SECTIONS
 from wenlan_jax.progress import say
@@ -37,7 +36,7 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
         found.append(what)
     if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
-        places.write_json(out / "result.json", dict(sorted(result.items())))
+        notes.write_figures(out / "result.json", result)
         evaluation.write_pages(out, found)
     say(evaluation.table(result, config.eval.final_splits))
     return result

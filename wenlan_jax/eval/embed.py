@@ -8,12 +8,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax import compilation, distributed, restore, schema
+from wenlan_jax import compilation, distributed, notes, restore, schema
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.eval import evaluate
@@ -43,7 +44,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
     config = trained.current.config
     compilation.use_cache(config.compilation)
-    everything = dataclasses.replace(config.eval, kinds=(), languages=(), one_text_per_image=False)
+    everything = dataclasses.replace(config.eval, kinds=(), languages=())
     current = dataclasses.replace(trained.current, config=dataclasses.replace(config, eval=everything))
     state = trained.read("params", "batch_stats")
     evaluator = evaluate.Evaluator(current, trained.tokenizer)
@@ -52,7 +53,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     for split in splits or sources.split_sizes(config.data.source, data_dir(config)):
         for name, parts in evaluator.parts(state["params"], state["batch_stats"], split).items():
             file = out / f"{split}.{name}.npy"
-            if file.is_file():
+            if _is_whole(file, parts.rows, config.model.embedding):
                 say(f"{file}: is there already, left as it is")
                 continue
             _write(file, parts.rows, config.model.embedding, iter(parts))
@@ -79,7 +80,12 @@ OF_DATA = ("source", "image_size", "antialias", "averaging", "enlarge", "text_le
 def _claim(out: Path, made_by: dict[str, object]) -> None:
     """Notes what the arrays in `out` are made by. Raises EmbedError if others are there."""
     file = out / NOTE
-    if file.is_file() and (differing := _differing(_read_note(file), json.loads(json.dumps(made_by)))):
+    unknown = [] if file.exists() else [*out.glob("*.pictures.npy"), *out.glob("*.texts.npy")]
+    if unknown:
+        raise EmbedError(
+            f"{unknown[0]}: is there without {NOTE}, so of unknown origin; choose another --out, or remove it"
+        )
+    if file.exists() and (differing := _differing(_read_note(file), json.loads(json.dumps(made_by)))):
         raise EmbedError(
             f"{out}: holds embeddings of another {' and '.join(differing)}; choose another --out, or remove it"
         )
@@ -90,8 +96,8 @@ def _claim(out: Path, made_by: dict[str, object]) -> None:
 def _read_note(file: Path) -> object:
     """The note of earlier embeddings; None where it is damaged, so that it equals no other."""
     try:
-        return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        return notes.read(file, dict[str, Any])
+    except notes.NoteError:
         return None
 
 
@@ -101,6 +107,20 @@ def _differing(found: object, wanted: dict[str, object]) -> list[str]:
         return [f"origin, as {NOTE} is damaged"]
     names = [name for name in wanted if found.get(name) != wanted[name]]
     return names or ([] if found.keys() == wanted.keys() else ["version of wenlan"])
+
+
+def _is_whole(file: Path, rows: int, width: int) -> bool:
+    """Whether an array of an earlier call is there; one that was damaged since is written again."""
+    if not file.exists():
+        return False
+    try:
+        found = notes.read_array(file, mapped=True)
+        if (found.shape, found.dtype) == ((rows, width), np.dtype("<f4")):
+            return True
+        say(f"{file}: is {found.dtype}{found.shape}; writing it again")
+    except notes.NoteError as error:
+        say(f"{error}; writing it again")
+    return False
 
 
 def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray, "part dim"]]) -> None:

@@ -16,6 +16,7 @@ from wenlan_jax import schema, training_data
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval import ranks, retrieval
 from wenlan_jax.run import Run, data_dir
 from wenlan_jax.tasks.towers import Towers
@@ -23,38 +24,45 @@ from wenlan_jax.tasks.towers import Towers
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """A split in the common space. `texts[m]` belongs to the picture of row `texts[m].row`."""
+    """A split in the common space. `texts[m]` belongs to the pictures of rows `texts[m].rows`."""
 
     source: sources.Source
     texts: Sequence[loader.RecordText]
     image_embeddings: Float32[np.ndarray, "images dim"]
     text_embeddings: Float32[np.ndarray, "texts dim"]
 
+    @functools.cached_property
+    def links(self) -> true_pairs.Links:
+        """Which texts and pictures belong together."""
+        return true_pairs.of_texts(self.texts, len(self.image_embeddings))
+
     def metrics(self, ks: Sequence[int], prefix: str, folds: int = 1) -> tuple[dict[str, float], ranks.Ranks]:
         """Recall both ways over all texts and within each language, under `prefix`, and the rank of every query.
 
         folds: where more than one, also `folds/<name>`, see `retrieval.over_folds`.
         """
-        rows = np.array([text.row for text in self.texts])
         languages = [text.text.language for text in self.texts]
-        image_ranks, text_ranks = retrieval.truth_ranks(self.image_embeddings, self.text_embeddings, rows)
-        found = retrieval.of_ranks(image_ranks, text_ranks, rows, ks)
+        image_ranks, text_ranks = retrieval.truth_ranks(self.image_embeddings, self.text_embeddings, self.links)
+        found = retrieval.of_ranks(image_ranks, text_ranks, self.links, ks)
         if len(set(languages)) > 1:
-            found |= retrieval.by_language(self.image_embeddings, self.text_embeddings, rows, languages, ks)
+            found |= retrieval.by_language(self.image_embeddings, self.text_embeddings, self.links, languages, ks)
         if folds > 1:
-            means = retrieval.over_folds(functools.partial(self._of_fold, ks), rows, len(self.image_embeddings), folds)
+            of_fold = functools.partial(self._of_fold, ks)
+            means = retrieval.over_folds(of_fold, self.links, len(self.image_embeddings), folds)
             found |= {f"{retrieval.FOLDS}/{name}": value for name, value in means.items()}
         metrics = {f"{prefix}/{name}": value for name, value in found.items()}
         texts = [text.text.text for text in self.texts]
-        return metrics, ranks.of_queries(image_ranks, text_ranks, rows, languages, texts)
+        return metrics, ranks.of_queries(image_ranks, text_ranks, self.links, languages, texts)
 
-    def _of_fold(self, ks: Sequence[int], images: np.ndarray, texts: np.ndarray, links: np.ndarray) -> dict[str, float]:
+    def _of_fold(
+        self, ks: Sequence[int], images: np.ndarray, texts: np.ndarray, within: true_pairs.Links
+    ) -> dict[str, float]:
         """Recall among some of the pictures and texts alone."""
         pictures, captions = self.image_embeddings[images], self.text_embeddings[texts]
         languages = [self.texts[number].text.language for number in texts]
-        found = retrieval.retrieval_metrics(pictures, captions, links, ks)
+        found = retrieval.retrieval_metrics(pictures, captions, within, ks)
         if len(set(languages)) > 1:
-            found |= retrieval.by_language(pictures, captions, links, languages, ks)
+            found |= retrieval.by_language(pictures, captions, within, languages, ks)
         return found
 
 
@@ -102,14 +110,20 @@ class Evaluator:
         return self.towers.embed_texts(params, batch, None).embedding
 
     def embed(self, params: PyTree, batch_stats: PyTree, split: str) -> Embedded:
-        """All pictures and all wanted texts of `split`."""
+        """All pictures and all wanted texts of `split`, see `wanted_texts`."""
         source, texts = self._open(split)
-        arrays = {name: np.concatenate(list(parts)) for name, parts in self.parts(params, batch_stats, split).items()}
+        parts = self._parts(params, batch_stats, source, texts)
+        arrays = {name: np.concatenate(list(of)) for name, of in parts.items()}
         return Embedded(source, texts, arrays["pictures"], arrays["texts"])
 
     def parts(self, params: PyTree, batch_stats: PyTree, split: str) -> dict[str, Parts]:
-        """The embeddings of all `pictures` and all wanted `texts` of `split`, part by part, computed when asked for."""
-        source, texts = self._open(split)
+        """The embeddings of all `pictures` and of `texts`, those of each record, part by part, made when asked for."""
+        source = self._source(split)
+        return self._parts(params, batch_stats, source, each_text(self.run.config, source))
+
+    def _parts(
+        self, params: PyTree, batch_stats: PyTree, source: sources.Source, texts: Sequence[loader.RecordText]
+    ) -> dict[str, Parts]:
         config = self.run.config
         rows = _rounded(config.eval.batch_size, self.run.mesh)
         share = meshes.share(self.run.mesh, rows)
@@ -128,10 +142,12 @@ class Evaluator:
 
     def _open(self, split: str) -> tuple[sources.Source, list[loader.RecordText]]:
         if split not in self._splits:
-            config = self.run.config
-            source = sources.open_source(config.data.source, split, data_dir(config))
-            self._splits[split] = (source, wanted_texts(config, source))
+            source = self._source(split)
+            self._splits[split] = (source, wanted_texts(self.run.config, source))
         return self._splits[split]
+
+    def _source(self, split: str) -> sources.Source:
+        return sources.open_source(self.run.config.data.source, split, data_dir(self.run.config))
 
     def _embed(
         self, embed: Any, params: PyTree, batch_stats: PyTree, maker: loader.ImageBatches | loader.TextBatches
@@ -145,9 +161,14 @@ class Evaluator:
 
 
 def wanted_texts(config: schema.Config, source: sources.Source) -> list[loader.RecordText]:
-    """The texts of a split that are queries and candidates under `eval`."""
-    texts = loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
-    return _taking_turns(texts) if config.eval.one_text_per_image else texts
+    """The texts of a split that are queries and candidates under `eval`, equal ones once, with all their rows."""
+    texts = each_text(config, source)
+    return true_pairs.distinct(_taking_turns(texts) if config.eval.one_text_per_image else texts, texts)
+
+
+def each_text(config: schema.Config, source: sources.Source) -> list[loader.RecordText]:
+    """Every text of every record of a split, of the kinds and languages of `eval`."""
+    return loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
 
 
 def _rounded(batch: int, mesh: jax.sharding.Mesh) -> int:

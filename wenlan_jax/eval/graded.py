@@ -17,12 +17,12 @@ import numpy as np
 
 from wenlan_jax import schema
 from wenlan_jax.data.sources import Source
-from wenlan_jax.eval import ranking, reranking
+from wenlan_jax.eval import links, ranking, reranking
 from wenlan_jax.eval.cascade import Measured
 from wenlan_jax.progress import say
 
 Judged = Mapping[str, Mapping[str, int]]
-"""Of each text: the grade of each picture that was judged for it, by the id of its record."""
+"""Of each text, see `links.words`: the grade of each picture that was judged for it, by the id of its record."""
 
 Numbered = Mapping[int, Mapping[int, int]]
 """The same by the numbers of texts and the rows of pictures in a split."""
@@ -54,7 +54,7 @@ def read(path: Path) -> Judged:
         if not line.strip():
             continue
         text, picture, grade = _line(line, f"{path}, line {number}")
-        known = found.setdefault(text, {})
+        known = found.setdefault(links.words(text), {})
         if known.setdefault(picture, grade) != grade:
             raise JudgementsError(
                 f"{path}, line {number}: picture {picture!r} has grade {known[picture]} for this text already; sum up "
@@ -86,7 +86,7 @@ def of_split(judged: Judged, texts: Sequence[str], source: Source) -> Numbered:
 
     Reads the ids of all records. Raises JudgementsError for a judged picture that the split lacks or has twice.
     """
-    numbers = {text: number for number, text in reversed(list(enumerate(texts)))}
+    numbers = {links.words(text): number for number, text in reversed(list(enumerate(texts)))}
     here = {text: pictures for text, pictures in judged.items() if text in numbers}
     if len(here) < len(judged):
         say(f"{len(judged) - len(here)} of {len(judged)} judged texts are none of {source.name}; left out")

@@ -70,11 +70,10 @@ def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
     for place, number in enumerate(chosen):
         text = embedded.texts[number]
         hits = [
-            gallery.PictureHit(embedded.source[int(row)].image, float(score), int(row) == text.row)
+            gallery.PictureHit(embedded.source[int(row)].image, float(score), int(row) in text.rows)
             for row, score in zip(rows[place], scores[place], strict=True)
         ]
-        all_scores = embedded.image_embeddings @ queries[place]
-        rank = int(np.count_nonzero(all_scores >= all_scores[text.row]))
+        rank = _rank(embedded.image_embeddings @ queries[place], text.rows)
         found.append(gallery.TextQuery(text.text.text, text.text.language, hits, rank))
     return found
 
@@ -82,7 +81,7 @@ def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
 def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery]:
     """`count` pictures with their best texts."""
     chosen = _spread(len(embedded.image_embeddings), count)
-    of_text = np.array([text.row for text in embedded.texts])
+    links = embedded.links
     rows, scores = retrieval.top_k(embedded.image_embeddings[chosen], embedded.text_embeddings, GALLERY_TOP)
     found = []
     for place, picture in enumerate(chosen):
@@ -91,12 +90,19 @@ def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery
                 embedded.texts[row].text.text,
                 embedded.texts[row].text.language,
                 float(score),
-                bool(of_text[row] == picture),
+                picture in embedded.texts[row].rows,
             )
             for row, score in zip(rows[place], scores[place], strict=True)
         ]
-        all_scores = embedded.text_embeddings @ embedded.image_embeddings[picture]
-        true = all_scores[of_text == picture]
-        rank = int(np.count_nonzero((all_scores >= true.max()) & (of_text != picture))) + 1 if len(true) else None
+        true = links.text[links.image == picture]
+        rank = _rank(embedded.text_embeddings @ embedded.image_embeddings[picture], true) if len(true) else None
         found.append(gallery.PictureQuery(embedded.source[picture].image, hits, rank))
     return found
+
+
+def _rank(scores: np.ndarray, true: Sequence[int] | np.ndarray) -> int:
+    """Of the best true candidate: 1 plus the false ones that score at least as high."""
+    best = scores[list(true)].max()
+    false = np.ones(len(scores), bool)
+    false[list(true)] = False
+    return 1 + int(np.count_nonzero(scores[false] >= best))

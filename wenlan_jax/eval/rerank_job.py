@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax import compilation, distributed, schema
-from wenlan_jax.data import places
+from wenlan_jax import compilation, distributed, notes, schema
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.pulse import Pulse
 from wenlan_jax.data.sources import Source
@@ -72,7 +71,7 @@ def run(request: Request) -> dict[str, float]:
         if number == 0 and config.eval.gallery and jax.process_index() == 0:
             rerank_page.write(request.out / "rerank.html", embedded, measured, config.eval.gallery)
     if jax.process_index() == 0:
-        places.write_json(request.out / "rerank.json", dict(sorted(result.items())))
+        notes.write_figures(request.out / "rerank.json", result)
     return result
 
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int64
 
+from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval import ranking
+from wenlan_jax.eval.links import Links, LinksLike
 
 Orders = Int64[np.ndarray, "queries candidates"]
 Pairs = Int64[np.ndarray, " pairs"]
@@ -104,16 +106,22 @@ def rerank(
     return Reranked(reorder(known, scores), first.size, seconds)
 
 
-def text_judgements(image_of_text: Int[np.ndarray, " texts"]) -> list[dict[int, int]]:
-    """For texts as queries: grade 1 for the picture of each text."""
-    return [{row: 1} for row in np.asarray(image_of_text).tolist()]
+def text_judgements(links: LinksLike) -> list[dict[int, int]]:
+    """For texts as queries: grade 1 for all pictures of each text."""
+    known = links if isinstance(links, Links) else true_pairs.known(links, len(links), int(np.max(links)) + 1)
+    return _grade_one(known.text, known.image, known.texts)
 
 
-def image_judgements(image_of_text: Int[np.ndarray, " texts"], images: int) -> list[dict[int, int]]:
+def image_judgements(links: LinksLike, images: int) -> list[dict[int, int]]:
     """For pictures as queries: grade 1 for all texts of each picture, of which there may be none."""
-    found: list[dict[int, int]] = [{} for _ in range(images)]
-    for text, row in enumerate(np.asarray(image_of_text).tolist()):
-        found[row][text] = 1
+    known = links if isinstance(links, Links) else true_pairs.known(links, len(links), images)
+    return _grade_one(known.image, known.text, images)
+
+
+def _grade_one(queries: Pairs, candidates: Pairs, count: int) -> list[dict[int, int]]:
+    found: list[dict[int, int]] = [{} for _ in range(count)]
+    for query, candidate in zip(queries.tolist(), candidates.tolist(), strict=True):
+        found[query][candidate] = 1
     return found
 
 

@@ -1,9 +1,9 @@
 """Retrieval between pictures and texts: recall at k, ranks, chance levels, without the full score matrix.
 
-The protocol. Scores are dot products. A text has one true picture; a picture has one or more true texts, of
-which the best counts (COCO and Flickr30k practice). The rank of the truth is 1 plus the number of false
-candidates that score at least as high: **ties count against the model**, so a collapsed model gets the worst
-rank, not the best.
+The protocol. Scores are dot products. A picture has one or more true texts, of which the best counts (COCO and
+Flickr30k practice), and a text one or more true pictures (MUGE), see `links.py`. The rank of the truth is 1 plus the
+number of false candidates that score at least as high: **ties count against the model**, so a collapsed model gets the
+worst rank, not the best. The other truths of a query are never false.
 
 Two equal candidates can score a few units in the last place apart, when they fall in different blocks of the
 matrix product or were encoded in different batches. A false candidate therefore ties when it scores at most
@@ -26,6 +26,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from wenlan_jax.eval import links as true_pairs
+from wenlan_jax.eval.links import Links, LinksLike, RetrievalError
+
 TIE = 1e-6
 """Cosine difference up to which candidates tie: some ten times the error of a float32 product."""
 
@@ -44,10 +47,6 @@ Ranks = Int64[np.ndarray, " queries"]
 Rows = Int64[np.ndarray, " rows"]
 
 
-class RetrievalError(ValueError):
-    """Embeddings or links that no retrieval figure can be computed from."""
-
-
 def _blocks(length: int, chunk: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk, length)) for start in range(0, length, chunk))
 
@@ -63,47 +62,43 @@ def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Embeddings:
     return array
 
 
-def _check_links(images: Embeddings, texts: Embeddings, image_of_text: np.ndarray) -> Int64[np.ndarray, " texts"]:
+def _check_links(images: Embeddings, texts: Embeddings, image_of_text: LinksLike) -> Links:
     if images.shape[1] != texts.shape[1]:
         raise RetrievalError(f"Images have {images.shape[1]} dimensions, texts {texts.shape[1]}.")
-    return _checked_links(image_of_text, len(images), len(texts))
-
-
-def _checked_links(image_of_text: np.ndarray, images: int, texts: int) -> Int64[np.ndarray, " texts"]:
-    links = np.asarray(image_of_text)
-    if links.shape != (texts,) or not np.issubdtype(links.dtype, np.integer):
-        raise RetrievalError(f"image_of_text: {texts} integers are needed, got {links.dtype}{links.shape}.")
-    if links.min() < 0 or links.max() >= images:
-        raise RetrievalError(f"image_of_text: rows must lie in [0, {images}), got {links.min()} to {links.max()}.")
-    return links.astype(np.int64)
+    return true_pairs.known(image_of_text, len(texts), len(images))
 
 
 def _norms(embeddings: Embeddings) -> Float32[np.ndarray, " rows"]:
     return np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))
 
 
-def _true_scores(
-    images: Embeddings, texts: Embeddings, links: Int64[np.ndarray, " texts"], chunk: int
+def _best_truths(
+    of_pair: Float32[np.ndarray, " pairs"], links: Links
 ) -> tuple[Float32[np.ndarray, " images"], Float32[np.ndarray, " texts"]]:
-    """The score of each text with its picture, and of each picture with its best text (-inf without one)."""
-    of_text = np.empty(len(texts), np.float32)
-    for part in _blocks(len(texts), chunk):
-        of_text[part] = np.einsum("nd,nd->n", texts[part], images[links[part]])
-    of_image = np.full(len(images), -np.inf, np.float32)
-    np.maximum.at(of_image, links, of_text)
+    """The score of each picture with its best text (-inf without one), and of each text with its best picture."""
+    of_image, of_text = np.full(links.images, -np.inf, np.float32), np.full(links.texts, -np.inf, np.float32)
+    np.maximum.at(of_image, links.image, of_pair)
+    np.maximum.at(of_text, links.text, of_pair)
     return of_image, of_text
 
 
+def _true_scores(
+    images: Embeddings, texts: Embeddings, links: Links, chunk: int
+) -> tuple[Float32[np.ndarray, " images"], Float32[np.ndarray, " texts"]]:
+    """See `_best_truths`."""
+    of_pair = np.empty(len(links.text), np.float32)
+    for part in _blocks(len(of_pair), chunk):
+        of_pair[part] = np.einsum("nd,nd->n", texts[links.text[part]], images[links.image[part]])
+    return _best_truths(of_pair, links)
+
+
 def truth_ranks(
-    image_embeddings: Embeddings,
-    text_embeddings: Embeddings,
-    image_of_text: Int[np.ndarray, " texts"],
-    chunk: int = CHUNK,
+    image_embeddings: Embeddings, text_embeddings: Embeddings, image_of_text: LinksLike, chunk: int = CHUNK
 ) -> tuple[Ranks, Ranks]:
-    """The rank (from 1) of the best true text of every picture, and of the true picture of every text.
+    """The rank (from 1) of the best true text of every picture, and of the best true picture of every text.
 
     A picture without a text has rank 0; it is no query, but stays a candidate. Both directions come from one
-    pass over blocks of `chunk` x `chunk` scores.
+    pass over blocks of `chunk` x `chunk` scores. `image_of_text`: see `links.LinksLike`.
     """
     images = _checked("image_embeddings", image_embeddings, chunk)
     texts = _checked("text_embeddings", text_embeddings, chunk)
@@ -113,15 +108,16 @@ def truth_ranks(
     image_floor = of_image - np.float32(TIE) * image_norms * text_norms.max()
     text_floor = of_text - np.float32(TIE) * text_norms * image_norms.max()
     image_ranks, text_ranks = np.ones(len(images), np.int64), np.ones(len(texts), np.int64)
-    for rows in _blocks(len(images), chunk):
-        for columns in _blocks(len(texts), chunk):
+    for columns in _blocks(len(texts), chunk):
+        pairs = links.pairs(columns)
+        text_of, image_of = links.text[pairs] - columns.start, links.image[pairs]
+        for rows in _blocks(len(images), chunk):
             scores = images[rows] @ texts[columns].T
-            owners = links[columns] - rows.start
-            inside = np.flatnonzero((owners >= 0) & (owners < rows.stop - rows.start))
-            scores[owners[inside], inside] = -np.inf
+            inside = (image_of >= rows.start) & (image_of < rows.stop)
+            scores[image_of[inside] - rows.start, text_of[inside]] = -np.inf
             image_ranks[rows] += np.count_nonzero(scores >= image_floor[rows, None], axis=1)
             text_ranks[columns] += np.count_nonzero(scores >= text_floor[columns], axis=0)
-    image_ranks[np.bincount(links, minlength=len(images)) == 0] = 0
+    image_ranks[links.texts_of_picture == 0] = 0
     return image_ranks, text_ranks
 
 
@@ -152,13 +148,13 @@ def _direction(
 def retrieval_metrics(
     image_embeddings: Embeddings,
     text_embeddings: Embeddings,
-    image_of_text: Int[np.ndarray, " texts"],
+    image_of_text: LinksLike,
     ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
 ) -> dict[str, float]:
     """Recall at `ks`, its chance level, median and mean rank in both directions, and the mean of all recalls.
 
-    `image_of_text[m]` is the row of the picture of text m. Shares lie in [0, 1]. Names are flat, e.g.
+    `image_of_text[m]` is the row of the picture of text m, or it is `Links`. Shares lie in [0, 1]. Names are flat, e.g.
     `text_to_image/recall_at_1`, `image_to_text/chance_recall_at_10`, `mean_recall`.
     """
     image_ranks, text_ranks = truth_ranks(image_embeddings, text_embeddings, image_of_text, chunk)
@@ -166,16 +162,17 @@ def retrieval_metrics(
 
 
 def of_ranks(
-    image_ranks: Ranks, text_ranks: Ranks, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int] = AVERAGED
+    image_ranks: Ranks, text_ranks: Ranks, image_of_text: LinksLike, ks: Sequence[int] = AVERAGED
 ) -> dict[str, float]:
     """`retrieval_metrics` from what `truth_ranks` or `score_ranks` gave."""
     if not ks or min(ks) < 1:
         raise RetrievalError(f"ks: numbers from 1 on are needed, got {tuple(ks)}.")
+    links = true_pairs.known(image_of_text, len(text_ranks), len(image_ranks))
     queries = image_ranks > 0
-    truths = np.bincount(image_of_text, minlength=len(image_ranks))[queries]
-    one = np.ones(1, np.int64)
-    metrics = _direction("image_to_text", image_ranks[queries], len(text_ranks), truths, ks)
-    metrics |= _direction("text_to_image", text_ranks, len(image_ranks), one, ks)
+    metrics = _direction("image_to_text", image_ranks[queries], links.texts, links.texts_of_picture[queries], ks)
+    truths = links.pictures_of_text
+    alike = truths[:1] if (truths == truths[0]).all() else truths  # the mean of equal numbers, without its rounding
+    metrics |= _direction("text_to_image", text_ranks, links.images, alike, ks)
     recalls = [value for name, value in metrics.items() if "/recall_at_" in name]
     return metrics | {"mean_recall": math.fsum(recalls) / len(recalls)}
 
@@ -183,7 +180,7 @@ def of_ranks(
 def by_language(
     image_embeddings: Embeddings,
     text_embeddings: Embeddings,
-    image_of_text: Int[np.ndarray, " texts"],
+    image_of_text: LinksLike,
     languages: Sequence[str],
     ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
@@ -192,10 +189,10 @@ def by_language(
 
     `languages[m]` is the language of text m. All pictures stay candidates in every language.
     """
-    links = np.asarray(image_of_text)
+    links = true_pairs.known(image_of_text, len(text_embeddings), len(image_embeddings))
 
     def part(chosen: Rows) -> dict[str, float]:
-        return retrieval_metrics(image_embeddings, text_embeddings[chosen], links[chosen], ks, chunk)
+        return retrieval_metrics(image_embeddings, text_embeddings[chosen], links.of_texts(chosen), ks, chunk)
 
     return _by_language(languages, len(text_embeddings), part)
 
@@ -213,7 +210,7 @@ def _by_language(
     return metrics
 
 
-def score_ranks(scores: Scores, image_of_text: Int[np.ndarray, " texts"], chunk: int = CHUNK) -> tuple[Ranks, Ranks]:
+def score_ranks(scores: Scores, image_of_text: LinksLike, chunk: int = CHUNK) -> tuple[Ranks, Ranks]:
     """`truth_ranks` of a model that scores pairs: `scores[m, n]` of text m with picture n.
 
     Half-precision scores are refused: rounding makes ties of them, which count against the model.
@@ -221,24 +218,22 @@ def score_ranks(scores: Scores, image_of_text: Int[np.ndarray, " texts"], chunk:
     if np.asarray(scores).dtype.itemsize < 4:
         raise RetrievalError(f"scores: {scores.dtype} makes ties of scores that differ; keep them in float32.")
     matrix = _checked("scores", scores, chunk)
-    links = _checked_links(image_of_text, matrix.shape[1], len(matrix))
-    of_text = matrix[np.arange(len(matrix)), links]
-    of_image = np.full(matrix.shape[1], -np.inf, np.float32)
-    np.maximum.at(of_image, links, of_text)
+    links = true_pairs.known(image_of_text, *matrix.shape)
+    of_image, of_text = _best_truths(matrix[links.text, links.image], links)
     text_floor = of_text - np.float32(TIE) * np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
     image_floor = of_image - np.float32(TIE) * np.maximum(matrix.max(axis=0), -matrix.min(axis=0))
-    image_ranks, text_ranks = np.ones(matrix.shape[1], np.int64), np.empty(len(matrix), np.int64)
+    image_ranks, text_ranks = np.ones(links.images, np.int64), np.ones(links.texts, np.int64)
     for rows in _blocks(len(matrix), chunk):
-        text_ranks[rows] = np.count_nonzero(matrix[rows] >= text_floor[rows, None], axis=1)  # the truth is one of them
-        above = matrix[rows] >= image_floor
-        above[np.arange(len(above)), links[rows]] = False
-        image_ranks += np.count_nonzero(above, axis=0)
-    image_ranks[np.bincount(links, minlength=len(image_ranks)) == 0] = 0
+        false, pairs = matrix[rows].copy(), links.pairs(rows)
+        false[links.text[pairs] - rows.start, links.image[pairs]] = -np.inf
+        text_ranks[rows] += np.count_nonzero(false >= text_floor[rows, None], axis=1)
+        image_ranks += np.count_nonzero(false >= image_floor, axis=0)
+    image_ranks[links.texts_of_picture == 0] = 0
     return image_ranks, text_ranks
 
 
 def from_scores(
-    scores: Scores, image_of_text: Int[np.ndarray, " texts"], ks: Sequence[int] = AVERAGED, chunk: int = CHUNK
+    scores: Scores, image_of_text: LinksLike, ks: Sequence[int] = AVERAGED, chunk: int = CHUNK
 ) -> dict[str, float]:
     """`retrieval_metrics` of a model that scores pairs: `scores[m, n]` of text m with picture n, float32."""
     return of_ranks(*score_ranks(scores, image_of_text, chunk), image_of_text, ks)
@@ -246,34 +241,36 @@ def from_scores(
 
 def scores_by_language(
     scores: Scores,
-    image_of_text: Int[np.ndarray, " texts"],
+    image_of_text: LinksLike,
     languages: Sequence[str],
     ks: Sequence[int] = AVERAGED,
 ) -> dict[str, float]:
     """`by_language` of a model that scores pairs."""
-    links = np.asarray(image_of_text)
-    return _by_language(languages, len(scores), lambda chosen: from_scores(scores[chosen], links[chosen], ks))
+    links = true_pairs.known(image_of_text, *np.shape(scores))
+    return _by_language(languages, len(scores), lambda chosen: from_scores(scores[chosen], links.of_texts(chosen), ks))
 
 
 def over_folds(
-    metrics_of: Callable[[Rows, Rows, Int64[np.ndarray, " texts"]], Mapping[str, float]],
-    image_of_text: Int[np.ndarray, " texts"],
+    metrics_of: Callable[[Rows, Rows, Links], Mapping[str, float]],
+    image_of_text: LinksLike,
     images: int,
     folds: int,
 ) -> dict[str, float]:
     """The mean of each metric over `folds` equal runs of consecutive pictures; 5 x 1,000 is COCO's "1K test".
 
-    `metrics_of(image rows, text rows, picture of each text within the fold)` gives those of one fold, in which only
-    its own pictures and texts are candidates. So a model that scores pairs need not score those across folds. A metric
-    that some folds lack, such as of a language without texts there, is the mean over those that have it.
+    `metrics_of(image rows, text rows, links within the fold)` gives those of one fold, in which only its own pictures
+    and texts are candidates; a text with pictures in several folds is a query of each of them. So a model that scores
+    pairs need not score those across folds. A metric that some folds lack, such as of a language without texts there,
+    is the mean over those that have it.
     Raises RetrievalError when the pictures do not divide evenly.
     """
-    links = _checked_links(image_of_text, images, len(image_of_text))
+    given = image_of_text
+    links = given if isinstance(given, Links) else true_pairs.known(given, len(given), images)
     check_folds(images, folds)
     found = []
     for part in _blocks(images, images // folds):
-        texts = np.flatnonzero((links >= part.start) & (links < part.stop))
-        found.append(metrics_of(np.arange(part.start, part.stop), texts, links[texts] - part.start))
+        texts, within = links.within(part)
+        found.append(metrics_of(np.arange(part.start, part.stop), texts, within))
     named: dict[str, list[float]] = {}
     for name, value in itertools.chain.from_iterable(metrics.items() for metrics in found):
         named.setdefault(name, []).append(value)

@@ -18,7 +18,7 @@ from wenlan_jax.data import loader, sources
 from wenlan_jax.data.single.batches import FixedBatches
 from wenlan_jax.data.single.questions import Asked, Questions
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import baselines, evaluate, language_table, report, retrieval, vqa
+from wenlan_jax.eval import baselines, evaluate, language_table, links, report, retrieval, vqa
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.evaluations import Evaluation
 from wenlan_jax.eval.several import Several
@@ -174,22 +174,22 @@ class Ranking:
         source, images = self._open(split)
         texts = [text for text in evaluate.wanted_texts(config, source) if text.row < images]
         scores = self._matrix(params, batch_stats, source, texts, images)
-        rows, languages = np.array([text.row for text in texts]), [text.text.language for text in texts]
-        found = self._figures(scores, rows, languages)
+        pairs, languages = links.of_texts(texts, images), [text.text.language for text in texts]
+        found = self._figures(scores, pairs, languages)
         if config.eval.folds > 1:
 
-            def of_fold(pictures: np.ndarray, chosen: np.ndarray, links: np.ndarray) -> dict[str, float]:
+            def of_fold(pictures: np.ndarray, chosen: np.ndarray, within: links.Links) -> dict[str, float]:
                 said = [languages[number] for number in chosen]
-                return self._figures(scores[np.ix_(chosen, pictures)], links, said)
+                return self._figures(scores[np.ix_(chosen, pictures)], within, said)
 
-            means = retrieval.over_folds(of_fold, rows, images, config.eval.folds)
+            means = retrieval.over_folds(of_fold, pairs, images, config.eval.folds)
             found |= {f"{retrieval.FOLDS}/{name}": value for name, value in means.items()}
         return {f"retrieval/{split}/{name}": value for name, value in found.items()}, None
 
-    def _figures(self, scores: np.ndarray, rows: np.ndarray, languages: Sequence[str]) -> dict[str, float]:
+    def _figures(self, scores: np.ndarray, pairs: links.Links, languages: Sequence[str]) -> dict[str, float]:
         """Of all texts together, and of each language."""
         ks = self._run.config.eval.ks
-        found = retrieval.from_scores(scores, rows, ks) | retrieval.scores_by_language(scores, rows, languages, ks)
+        found = retrieval.from_scores(scores, pairs, ks) | retrieval.scores_by_language(scores, pairs, languages, ks)
         if set(retrieval.AVERAGED) <= set(ks):
             for prefix in ["", *(name.removesuffix("mean_recall") for name in found if name.endswith("/mean_recall"))]:
                 found[f"{prefix}average_recall"] = retrieval.average_recall(found, prefix)

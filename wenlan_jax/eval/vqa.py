@@ -16,10 +16,12 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from wenlan_jax import notes
 from wenlan_jax.eval import vqa_words
 
 OUTSIDE = -1
@@ -153,9 +155,10 @@ class Answers:
     @classmethod
     def from_json(cls, text: str) -> Answers:
         """The map written by `to_json`, or an object from answer to column, as others publish it."""
-        found = json.loads(text)
+        found: Any = notes.parse(text, Any, "a list of answers")
         if isinstance(found, dict):
-            if sorted(found.values()) != list(range(len(found))):
+            columns = [column if type(column) is int else -1 for column in found.values()]
+            if sorted(columns) != list(range(len(found))):
                 raise VqaError(f"The columns of {len(found)} answers must be 0 to {len(found) - 1}, each once.")
             found = sorted(found, key=found.__getitem__)
         if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):

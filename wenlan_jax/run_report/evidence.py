@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import curves, html_page, ledger, metrics, start_note
+from wenlan_jax import curves, html_page, ledger, metrics, notes, start_note
 from wenlan_jax.eval import ranks
 
 CHECKPOINTS, METRICS, LEDGER, RESULT, GALLERY = (
@@ -113,23 +113,21 @@ def read(workdir: Path) -> Evidence:
 def _start(workdir: Path, remarks: list[str]) -> start_note.StartNote | None:
     try:
         return start_note.read(workdir)
-    except ValueError as error:
+    except notes.NoteError as error:
         remarks.append(f"{error}, and is left out.")
         return None
 
 
 def _saved(directory: Path, remarks: list[str]) -> Saved | None:
     """The note of the newest checkpoint whose note can be read."""
-    steps = sorted((int(path.name) for path in directory.glob("*") if path.name.isdigit()), reverse=True)
+    steps = sorted((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), reverse=True)
     for step in steps:
         try:
-            note = json.loads((directory / str(step) / "note" / "metadata").read_text(encoding="utf-8"))
-            known = {name: str(note[name]) for name in ("version", "fingerprint", "tokenizer")}
-            if not isinstance(note["config"], dict):
-                raise ValueError("no configuration is in it")
-            return Saved(step, config=note["config"], **known)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            remarks.append(f"The note of checkpoint {step} cannot be read: {_in_short(error)}.")
+            note = notes.read(directory / str(step) / "note" / "metadata", dict[str, Any])
+            named = {name: note.get(name) for name in ("version", "fingerprint", "tokenizer", "config")}
+            return notes.parse(json.dumps({"step": step, **named}), Saved, "it")
+        except notes.NoteError as error:
+            remarks.append(f"The note of checkpoint {step} cannot be read: {error}.")
     if not steps:
         remarks.append("There is no checkpoint yet.")
     return None
@@ -139,24 +137,29 @@ def _result(path: Path, remarks: list[str]) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-    except (OSError, ValueError, AttributeError) as error:
-        remarks.append(f"{path.name} cannot be read and is left out: {_in_short(error)}.")
+        return notes.read_figures(path)
+    except notes.NoteError as error:
+        remarks.append(f"{path.name} cannot be read and is left out: {error}.")
         return None
 
 
 def _series(path: Path, remarks: list[str]) -> dict[str, curves.Series]:
-    found = curves.read_metrics(path)
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    written = sum(bool(line.strip()) for line in lines)
-    if torn := written - len(metrics.read(path)):
-        remarks.append(f"{path.name}: {torn} of {written} lines are not whole and are left out.")
-    return found
+    try:
+        whole, torn = metrics.read_counted(path)
+    except notes.NoteError as error:
+        remarks.append(f"{path.name} cannot be read and is left out: {error}.")
+        return {}
+    if torn:
+        remarks.append(f"{path.name}: {len(torn)} of {len(whole) + len(torn)} lines are not whole and are left out.")
+    return curves.by_name(whole)
 
 
 def _snapshots(path: Path, remarks: list[str]) -> tuple[ledger.Snapshot, ...]:
-    found = tuple(ledger.read(path))
+    try:
+        found = tuple(ledger.read(path))
+    except notes.NoteError as error:
+        remarks.append(f"{path.name} cannot be read and is left out: {error}.")
+        return ()
     if not found:
         remarks.append(f"{path.name} holds no line: where the time went is not known.")
     return found
@@ -177,14 +180,15 @@ def _gallery(path: Path, remarks: list[str]) -> str | None:
     """What stands in the body of a gallery of ours below its title; a work directory may hold anything by that name."""
     if not path.exists():
         return None
-    _, found, rest = path.read_text(encoding="utf-8", errors="replace").partition("</h1>")
+    try:
+        page = notes.read_bytes(path).decode("utf-8", "replace")
+    except notes.NoteError as error:
+        remarks.append(f"{path.name} is left out: {error}.")
+        return None
+    _, found, rest = page.partition("</h1>")
     body, end, _ = rest.rpartition("</body>")
     parts = html_page.gallery_parts(body) if found and end else None
     if parts is None:
         remarks.append(f"{path.name} is not a whole gallery of `wenlan train` and is left out.")
         return None
     return parts
-
-
-def _in_short(error: Exception) -> str:
-    return f"{type(error).__name__}, {error}" if not isinstance(error, OSError) else str(error.strerror or error)

@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from wenlan_jax.eval.ranks import Ranks
 from wenlan_jax.run_report import elements
 from wenlan_jax.sweep import statistics
@@ -24,7 +26,8 @@ NO_INTERVALS = "No intervals: the rank of every query, ranks_{split}.npz, is not
 OTHER_RANKS = "No intervals: ranks_{split}.npz is not of the evaluation that gave these figures."
 INTERVALS = (
     f"In brackets the interval that holds {statistics.LEVEL:.0%} of what is found when the held-out pictures are drawn "
-    f"anew, each with its texts, {statistics.RESAMPLES:,} times. It says nothing of other seeds."
+    f"anew, each with its texts, those that share a text together, {statistics.RESAMPLES:,} times. It says nothing of "
+    "other seeds."
 )
 
 
@@ -111,11 +114,13 @@ def _share(one: Recall, known: Mapping[str, Ranks]) -> str:
 
 
 def _interval(one: Recall, known: Mapping[str, Ranks]) -> statistics.Interval | None:
-    """The bootstrap interval of a recall; None where no ranks tell it, or ranks of another evaluation."""
+    """The bootstrap interval of a recall; None where no ranks tell it or draw from."""
     hits = _hits(one, known)
     if hits is None or not _agree(one, hits):
         return None
     asked = hits.queries.sum(axis=1) > 0
+    if np.count_nonzero(asked) < 2:
+        return None
     return statistics.bootstrap(hits.hits[asked], hits.queries[asked], statistics.RESAMPLES)
 
 

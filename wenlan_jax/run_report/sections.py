@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import curves, ledger, start_note
+from wenlan_jax import curves, ledger, notes, start_note
 from wenlan_jax.run_report import elements
 from wenlan_jax.run_report.evidence import LEDGER, METRICS, Evidence
 
@@ -23,9 +23,8 @@ ENDED = "Stopped"
 
 def state(run: Evidence) -> str:
     """How far the run is, in a sentence."""
-    steps = (
-        f"{run.steps_done:,} of {total:,} steps" if (total := _configured_steps(run)) else f"{run.steps_done:,} steps"
-    )
+    total = _whole(run, "train.steps")
+    steps = f"{run.steps_done:,} of {total:,} steps" if total else f"{run.steps_done:,} steps"
     if not run.snapshots:
         return f"In what state it ended is not recorded; {steps} are done."
     last = run.snapshots[-1]
@@ -44,9 +43,10 @@ def is_old(run: Evidence) -> bool:
     return run.result is not None and run.figures[1] < run.steps_done
 
 
-def _configured_steps(run: Evidence) -> int | None:
-    value = _value(run, "train.steps")
-    return int(value) if value is not None else None
+def _whole(run: Evidence, field: str) -> int | None:
+    """A field that is a whole number, or None."""
+    value = _value(run, field)
+    return value if type(value) is int else None
 
 
 def _value(run: Evidence, field: str) -> Any:
@@ -72,13 +72,13 @@ def _duration(seconds: float) -> str:
 
 def summary(run: Evidence) -> str:
     """What was trained on what, how much of it, and when."""
-    batch, steps = _value(run, "train.batch_size"), run.steps_done
+    batch, steps = _whole(run, "train.batch_size"), run.steps_done
     rows = [
         ("task", _value(run, "task")),
         ("data", _data(run)),
         ("starts from", _value(run, "init_from") or ("nothing" if run.config else None)),
-        ("steps", f"{steps:,}" + (f" of {total:,}" if (total := _configured_steps(run)) else "")),
-        ("pairs seen", f"{steps * int(batch):,} in batches of {batch:,}" if batch else None),
+        ("steps", f"{steps:,}" + (f" of {total:,}" if (total := _whole(run, "train.steps")) else "")),
+        ("pairs seen", f"{steps * batch:,} in batches of {batch:,}" if batch else None),
         ("seed", _value(run, "seed")),
         ("began", _time(run.snapshots[0].began) if run.snapshots else None),
         ("took", _duration(ledger.account(run.snapshots).total) if run.snapshots else None),
@@ -90,9 +90,10 @@ def summary(run: Evidence) -> str:
 
 def _data(run: Evidence) -> str | None:
     source, mixture = _value(run, "data.source"), _value(run, "data.mixture")
-    if not mixture:
+    parts = [part.get("source") for part in mixture if isinstance(part, dict)] if isinstance(mixture, list) else []
+    if not parts:
         return f"{source}, {_value(run, 'data.train_split')}" if source else None
-    return f"{', '.join(str(part.get('source')) for part in mixture)}; evaluated on {source}"
+    return f"{', '.join(map(str, parts))}; evaluated on {source}"
 
 
 def curves_of(run: Evidence) -> str:
@@ -101,7 +102,7 @@ def curves_of(run: Evidence) -> str:
         place = Path(folder) / "curves.svg"
         try:
             curves.plot_curves(run.workdir / METRICS, place)
-        except curves.CurvesError:
+        except (curves.CurvesError, notes.NoteError):
             return elements.section("Curves", elements.note(f"{METRICS} holds no step yet."))
         drawn = place.read_text(encoding="utf-8")
     return elements.section("Curves", f'<div class="wide">{drawn[drawn.index("<svg") :]}</div>')

@@ -16,11 +16,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from wenlan_jax import notes
+from wenlan_jax.data import places
+
 HOST = socket.gethostname()
 """This machine's name in claims and failures."""
 
 BEAT_SECONDS = 15.0
 """Between two signs of life."""
+
+_LARGEST_PID = 2**31 - 1
+"""That a system call takes."""
 
 STALE_SECONDS = 240.0
 """Silence after which a holder on another machine counts as dead; NFS may show a time of change a minute late."""
@@ -91,6 +97,8 @@ def holder(path: Path) -> Holder | None:
 
 
 def _is_stale(path: Path, found: Holder) -> bool:
+    if not path.is_file():
+        return path.exists()  # whatever it is, no holder gives it signs of life
     if found.machine == machine() and found.pid:
         if found.child and _trains(found.child, path.parent.name):
             return False  # it may have outlived a sweep that was killed, and still writes
@@ -133,6 +141,7 @@ def _take_over(path: Path, holder: Holder) -> bool:
     found = _read(path)
     if found is None or not _is_stale(path, found):
         return False
+    notes.make_way(path.with_name("claim.lock"))
     with _lock(path.with_name("claim.lock")) as locked:
         if not locked or _read(path) != found:
             return False
@@ -168,18 +177,15 @@ def _create(path: Path, holder: Holder) -> bool:
 
 
 def _replace(path: Path, holder: Holder) -> None:
-    fresh = path.with_name(f"claim.{holder.token}")
-    fresh.write_text(json.dumps(dataclasses.asdict(holder)))
-    os.replace(fresh, path)
+    notes.make_way(path)
+    places.write_json(path, dataclasses.asdict(holder), shared=True)
 
 
 def _read(path: Path) -> Holder | None:
     """The holder that a claim names; None where there is no claim. One that is not whole yet has a nameless holder."""
     try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return None
-    try:
-        return Holder(**json.loads(text))
-    except (json.JSONDecodeError, TypeError):
-        return Holder("?", "", 0, "")
+        found = notes.read(path, Holder)
+    except notes.NoteError:
+        return Holder("?", "", 0, "") if path.exists() else None
+    numbers = (found.pid, found.child)
+    return found if all(0 <= number <= _LARGEST_PID for number in numbers) else Holder("?", "", 0, "")

@@ -7,21 +7,21 @@ which reads it; train.log, what the command printed; failure.json while the last
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import shlex
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import ledger
+from wenlan_jax import ledger, notes, start_note
+from wenlan_jax.data import places
 from wenlan_jax.sweep import claims
 from wenlan_jax.sweep.plan import Run
 
 DONE, RUNNING, FAILED, HALF, NOT_RUN = "done", "running", "failed", "half done", "not run"
+OTHER = "of another configuration"
 """Where a run stands. Only DONE has a result; every other state is shown in its place."""
 
 LOG_LINES = 12
@@ -81,7 +81,8 @@ class Folder:
 
     def prepare(self) -> None:
         """Writes what the training command needs, and what a reader wants to know; takes back an earlier failure."""
-        if not (self.path / "config.json").exists():
+        self._make_way()
+        if not self._has_config():
             _write(self.path / "config.json", configs.to_json(self.run.config) + "\n")
         _write(self.path / "config.py", CONFIG)
         note = {
@@ -91,47 +92,114 @@ class Folder:
             "fingerprint": self.run.name,
             "command": shlex.join(self.command()),
         }
-        _write(self.path / "run.json", json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+        places.write_json(self.path / "run.json", note, shared=True)
         (self.path / "failure.json").unlink(missing_ok=True)
+
+    def _make_way(self) -> None:
+        """Renames what stands in the place of the sweep's own files."""
+        for name in ("config.json", "config.py", "run.json", "failure.json", "train.log"):
+            notes.make_way(self.path / name)
+
+    def _has_config(self) -> bool:
+        """Whether config.json holds the configuration of the run, which an older version may have written."""
+        try:
+            saved = notes.read(self.path / "config.json", dict[str, Any])
+            return configs.fingerprint(configs.parse(configs.completed(saved))) == self.run.name
+        except (notes.NoteError, configs.ConfigError):
+            return False
 
     def fail(self, reason: str) -> None:
         """Notes that the training command ended without a result."""
         note = {"reason": reason, "host": claims.HOST, "id": uuid.uuid4().hex}
-        _write(self.path / "failure.json", json.dumps(note) + "\n")
+        places.write_json(self.path / "failure.json", note, shared=True)
 
     def failure(self) -> dict[str, str] | None:
         """The note of the last try, if it failed; its `id` differs from try to try."""
-        note = _read(self.path / "failure.json")
-        return None if note is None else {name: str(value) for name, value in note.items()}
+        try:
+            return notes.read_if_any(self.path / "failure.json", dict[str, str])
+        except notes.NoteError as error:
+            return {"reason": str(error), "host": "?", "id": "damaged"}
 
     def result(self) -> dict[str, float] | None:
-        """What the finished run measured; None until its last step, its evaluation and its pages are all there."""
-        result = _read(self.path / "result.json")
-        if result is None or result.get("train/steps") != self.run.config.train.steps:
+        """What the finished run measured; None until its last step, its evaluation and its pages are all there.
+
+        Also None where what is there is damaged, which `faults` tells, or of another configuration.
+        """
+        if not (self.path / "result.json").exists() or self.faults() or self.differing():
             return None
-        lines = ledger.read(self.path / "ledger.jsonl")
-        return result if lines and lines[-1].state == ledger.FINISHED else None
+        result, lines = notes.read_figures(self.path / "result.json"), ledger.read(self.path / "ledger.jsonl")
+        finished = bool(lines) and lines[-1].state == ledger.FINISHED
+        return result if finished and result.get("train/steps") == self._steps() else None
+
+    def _steps(self) -> int | None:
+        """Those of the whole run; where the configuration counts epochs, as its newest start has worked them out."""
+        if not self.run.config.train.epochs:
+            return self.run.config.train.steps
+        try:
+            start = start_note.read(self.path)
+            steps = None if start is None else start.config["train"]["steps"]
+        except (notes.NoteError, KeyError, TypeError):
+            return None
+        return steps if isinstance(steps, int) else None
+
+    def differing(self) -> list[str]:
+        """What the newest start in this directory has trained with in place of the configuration it is named after."""
+        try:
+            start = start_note.read(self.path)
+            if start is not None:
+                return configs.changes_of_start(start.config, self.run.config)
+            saved = notes.read_if_any(self.path / "config.json", dict[str, Any])
+        except notes.NoteError:  # a start writes it anew
+            return []
+        return [] if saved is None else configs.changes_of_start(saved, self.run.config)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the files of this directory that tell where the run stands."""
+        found = []
+        for name, read in _READERS.items():
+            try:
+                read(self.path / name)
+            except notes.NoteError as error:
+                found.append(str(error))
+        return found
 
     def state(self) -> State:
         """Where the run stands now."""
         if self.result() is not None:
             return State(DONE)
+        if differing := self.differing():
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            return State(OTHER, f"{differing[0]}{more}; remove {self.path}, or choose another --out")
         holder = claims.holder(self.claim)
         if holder is not None:
             return State(RUNNING, f"on {holder}")
         failure = self.failure()
         if failure is not None:
             return State(FAILED, f"{failure.get('reason', '')}; {self.log}")
+        if faults := self.faults():
+            return State(HALF, "; ".join(faults))
         lines = ledger.read(self.path / "ledger.jsonl")
         if lines:
-            return State(HALF, f"step {lines[-1].done} of {self.run.config.train.steps}")
+            return State(HALF, f"step {lines[-1].done} of {self._steps() or 'its last'}")
         return State(NOT_RUN)
 
     def log_tail(self) -> str:
         """The last lines of the log."""
         if not self.log.exists():
             return ""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-LOG_LINES:])
+        try:
+            said = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            return f"{self.log}: {error.strerror}"
+        return "\n".join(said.rstrip().splitlines()[-LOG_LINES:])
+
+
+_READERS: dict[str, Callable[[Path], object]] = {
+    "result.json": lambda path: notes.read_figures(path) if path.exists() else None,
+    "ledger.jsonl": ledger.read,
+    start_note.NAME: lambda path: start_note.read(path.parent),
+}
+"""Of the files that tell where a run stands; each raises NoteError for a damaged one."""
 
 
 class Store:
@@ -155,12 +223,12 @@ def _older_names(runs: Path) -> dict[str, str]:
     """Names of directories by the name that their configuration has today, where the two differ."""
     found = {}
     for path in sorted(runs.glob("*/config.json")):
-        saved = _read(path)
         try:
-            today = configs.fingerprint(configs.parse(configs.completed(saved or {})))
-        except configs.ConfigError:  # a field has gone since: no run of today
+            saved = notes.read(path, dict[str, Any])
+            today = configs.fingerprint(configs.parse(configs.completed(saved)))
+        except (notes.NoteError, configs.ConfigError):  # damaged, or a field has gone since: no run of today
             continue
-        if saved is not None and today != path.parent.name:
+        if today != path.parent.name:
             found[today] = path.parent.name
     return found
 
@@ -173,15 +241,4 @@ def wenlan_command() -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file that appears whole, also to other machines."""
-    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where it is missing or not whole."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    return values if isinstance(values, dict) else None
+    places.write(path, text.encode("utf-8"), shared=True)

@@ -123,13 +123,21 @@ class Pool:
         for folder in list(self.waiting):
             if len(self.trainings) == len(self.slots) or self.signals.count:
                 return
-            claim = None if self._settled(folder) else claims.take(folder.claim)
-            if claim is None:
-                self._wait_for_others(folder)
-            elif self._settled(folder):  # between our look and our claim
-                claim.release()
-            else:
-                self._start(folder, claim)
+            try:
+                self._look_at(folder)
+            except OSError as error:  # of this run's directory; the other runs go on
+                self.waiting.remove(folder)
+                self.settled += 1
+                self._tell(folder, f"failed: {error.filename or folder.path}: {error.strerror or error}")
+
+    def _look_at(self, folder: Folder) -> None:
+        claim = None if self._settled(folder) else claims.take(folder.claim)
+        if claim is None:
+            self._wait_for_others(folder)
+        elif self._settled(folder):  # between our look and our claim
+            claim.release()
+        else:
+            self._start(folder, claim)
 
     def _settled(self, folder: Folder) -> bool:
         """Whether the run is done, or has failed elsewhere since this call began."""
@@ -138,6 +146,8 @@ class Pool:
         failure = folder.failure()
         if folder.result() is not None:
             message = "done"
+        elif folder.differing():
+            message = folder.state().text()
         elif failure is not None and failure != self.known_failures[folder.path]:
             message = f"failed on {failure.get('host')}: {failure.get('reason')}; see {folder.log}"
         else:
@@ -155,6 +165,7 @@ class Pool:
 
     def _start(self, folder: Folder, claim: claims.Claim) -> None:
         slot = min(set(range(len(self.slots))) - {training.slot for training in self.trainings})
+        faults = folder.faults()
         try:
             process = self._spawn(folder, slot)
         except BaseException:
@@ -164,12 +175,14 @@ class Pool:
         self.waiting.remove(folder)
         self.trainings.append(Training(folder, claim, process, slot, time.monotonic()))
         self._tell(folder, f"started; log {folder.log}")
+        for fault in faults:
+            self._tell(folder, f"{fault}; it is made anew")
 
     def _spawn(self, folder: Folder, slot: int) -> subprocess.Popen[bytes]:
         folder.prepare()
         command = folder.command(self.wenlan)
         with folder.log.open("ab") as log:
-            log.write(f"=== {datetime.datetime.now():%F %T} {claims.HOST}: {shlex.join(command)}\n".encode())
+            log.write(os.fsencode(f"=== {datetime.datetime.now():%F %T} {claims.HOST}: {shlex.join(command)}\n"))
             log.flush()
             # A session of its own: Ctrl-C at the terminal reaches the sweep alone, which passes it on once.
             return subprocess.Popen(

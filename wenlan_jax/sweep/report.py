@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.data import places
 from wenlan_jax.sweep import statistics as stats
 from wenlan_jax.sweep.folder import FAILED
 from wenlan_jax.sweep.summary import DEVICES, Comparison, Line, One
@@ -116,8 +117,8 @@ def _reading(file: TableFile, lines: Sequence[Line]) -> str:
         notes.append(
             f"Difference: {title_of(file.table.metrics[0])} minus that of the baseline, over the seeds that both have, "
             "with its deviation over seeds; in brackets the interval of a paired bootstrap over the "
-            f"{pictures} held-out pictures ({stats.RESAMPLES:,} resamples), which holds for these trained models: what "
-            "another seed would change comes on top."
+            f"{pictures} held-out pictures, of which those that share a text count as one ({stats.RESAMPLES:,} "
+            "resamples), which holds for these trained models: what another seed would change comes on top."
         )
     notes.append("pairs/s: without compilation, evaluation and checkpoints, with whatever ran beside it.")
     if any(line.done and math.isnan(line.hours()) for line in lines):
@@ -190,5 +191,5 @@ def write(file: TableFile, lines: Sequence[Line], out: Path) -> list[Path]:
     """Writes OUT/<table>.md and .csv."""
     pages = {out / f"{file.name}.md": markdown(file, lines), out / f"{file.name}.csv": table_csv(file, lines)}
     for path, text in pages.items():
-        path.write_text(text, encoding="utf-8")
+        places.write(path, text.encode("utf-8", "backslashreplace"), shared=True)
     return list(pages)

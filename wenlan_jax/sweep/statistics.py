@@ -2,8 +2,8 @@
 
 Two rows answer the same held-out queries, so they are compared query by query. The interval comes from a paired
 bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile interval) over pictures, not over
-texts: the texts of one picture are no independent queries. It says how far the difference hangs on the choice of the
-held-out pictures; how far it hangs on the seed is the deviation's to say.
+texts: the texts of one picture are no independent queries. Pictures that share a text are drawn together. It says how
+far the difference hangs on the choice of the held-out pictures; how far it hangs on the seed is the deviation's to say.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Interval:
 class Hits:
     """A metric as a mean over terms of hits per query, picture by picture. `mean_recall` has six terms, a recall one.
 
-    hits, queries: of each picture in each term.
+    hits, queries: of each picture in each term; of pictures that share texts together, see `Links.groups`.
     """
 
     hits: Float64[np.ndarray, "pictures terms"]
@@ -81,14 +81,17 @@ def hits(ranks: Ranks, metric: str, ks: Sequence[int]) -> Hits | None:
 
 def _term(
     ranks: Ranks, way: str, language: str | None, k: int
-) -> tuple[Float64[np.ndarray, " pictures"], Float64[np.ndarray, " pictures"]]:
-    """Hits and queries of each picture in one direction, within one language if that is given."""
+) -> tuple[Float64[np.ndarray, " groups"], Float64[np.ndarray, " groups"]]:
+    """Hits and queries of each group of pictures in one direction, within one language if that is given."""
+    links = ranks.links
     if way == "image_to_text":
-        asked = ranks.image_to_text > 0
-        return (asked & (ranks.image_to_text <= k)).astype(np.float64), asked.astype(np.float64)
-    of = np.ones(len(ranks.picture), bool) if language is None else ranks.language == _stored(language)
-    size = len(ranks.image_to_text)
-    return _count(ranks.picture[of & (ranks.text_to_image <= k)], size), _count(ranks.picture[of], size)
+        asked, found, group = ranks.image_to_text > 0, ranks.image_to_text <= k, links.groups
+    else:
+        asked = np.ones(links.texts, bool) if language is None else ranks.language == _stored(language)
+        first = links.image[np.searchsorted(links.text, np.arange(links.texts))]
+        found, group = ranks.text_to_image <= k, links.groups[first]
+    size = int(links.groups.max()) + 1
+    return _count(group[asked & found], size), _count(group[asked], size)
 
 
 def _stored(language: str) -> str:
@@ -96,8 +99,8 @@ def _stored(language: str) -> str:
     return "" if language == "unknown" else language
 
 
-def _count(pictures: Int64[np.ndarray, " any"], size: int) -> Float64[np.ndarray, " pictures"]:
-    return np.bincount(pictures, minlength=size).astype(np.float64)
+def _count(groups: Int64[np.ndarray, " any"], size: int) -> Float64[np.ndarray, " groups"]:
+    return np.bincount(groups, minlength=size).astype(np.float64)
 
 
 def compare(row: Sequence[Hits], baseline: Sequence[Hits], resamples: int = RESAMPLES) -> Interval:
@@ -118,8 +121,8 @@ def bootstrap(
     sums: Float64[np.ndarray, "pictures terms"], queries: Float64[np.ndarray, "pictures terms"], resamples: int
 ) -> Interval:
     """The mean over terms of `sums` per query, and its percentile interval over resampled pictures."""
-    if not len(sums):
-        raise NotPairedError("there is no query to compare")
+    if len(sums) < 2:
+        raise NotPairedError(f"{len(sums)} pictures, or groups of pictures that share texts, are too few to draw from")
     generator, size = np.random.default_rng(_SEED), len(sums)
     both, found = np.hstack([sums, queries]), []
     for start in range(0, resamples, block := max(1, _BLOCK // size)):

@@ -9,7 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from wenlan_jax import curves, ledger
+from wenlan_jax import curves, ledger, notes
 from wenlan_jax.eval import ranks
 from wenlan_jax.sweep import statistics as stats
 from wenlan_jax.sweep.folder import DONE, Folder, State, Store
@@ -70,7 +70,7 @@ class Line:
         rates = []
         for result in (one.result for one in self.done if one.result is not None):
             seconds = result.get("seconds/steps", 0.0) + result.get("seconds/wait_for_data", 0.0)
-            rates.append(result["train/pairs"] / seconds if seconds else math.nan)
+            rates.append(result.get("train/pairs", math.nan) / seconds if seconds else math.nan)
         return statistics.fmean(rates) if rates else math.nan
 
     def hours(self) -> float:
@@ -161,7 +161,10 @@ def _curve(runs: Sequence[One], metric: str) -> dict[int, float]:
         name = curve_metric(metric, one.folder.run.config)
         if one.result is not None and name is not None:
             size = one.folder.run.config.train.batch_size
-            series = curves.read_metrics(one.folder.path / "metrics.jsonl").get(name, {})
+            try:
+                series = curves.read_metrics(one.folder.path / "metrics.jsonl").get(name, {})
+            except notes.NoteError:  # without its curve, the run has its figures all the same
+                continue
             found.append({step * size: value for step, value in series.items()})
     shared = set.intersection(*map(set, found)) if found else set()
     return {pairs: statistics.fmean(series[pairs] for series in found) for pairs in sorted(shared)}

@@ -83,6 +83,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         print(
             f"{name or 'no source'}: {of['pairs']} pairs, {of['share_above']:.1%} above the quantile "
             f"{report['quantile']:g} of shuffled pairs ({of['threshold']:.3f}): {of['correlated_share']:.1%} correlated"
+            + (f"; {of['unscored']} pairs without a score" if of["unscored"] else "")
         )
     return 0
 

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from wenlan_jax import notes
 from wenlan_jax.data.clean import rules, signatures, survey
 from wenlan_jax.data.clean.options import Options
+from wenlan_jax.data.clean.shards import CleanError
 
 REASONS = (
     "kept", "leakage_picture", "leakage_text", "repeated_text", "repeated_template", "no_text_left", "equal_picture",
@@ -163,6 +165,6 @@ def _joined(files: Sequence[Path], path: Path, dtype: np.dtype[Any]) -> rules.Ro
 
 def _map(path: Path) -> np.ndarray[Any, Any]:
     try:
-        return np.load(path, mmap_mode="r")
-    except ValueError:  # an empty array cannot be mapped
-        return np.load(path)
+        return notes.read_array(path, mapped=True)
+    except notes.NoteError as error:
+        raise CleanError(f"{error}; remove that unfinished work and repeat the command") from error

@@ -8,12 +8,17 @@ source) show the scores of no correlation at all; with t_q their quantile q, the
 when a share w of the pairs is correlated and the rest is noise. Where correlated pairs lie above t_q, w is
 (S(q) - (1 - q)) / q, which is reported. A filter at quantile q removes a share q of the noise, whatever the model's
 scale of scores is, and leaves weak pairs above t_q alone.
+
+A row of embeddings may have any length but must have a direction: a pair with a row that is not finite, or zero, has no
+score (NaN). It is counted, has no part in any quantile, and does not pass the filter.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +26,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt16
 
-from wenlan_jax.data import places, sources
+from wenlan_jax import notes
+from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.data.clean.options import Scores
 from wenlan_jax.data.clean.shards import CleanError, Shard
 from wenlan_jax.data.clean.signatures import TRAINING
 
 REPORT_NAME, FIGURE_NAME = "scores.json", "scores.png"
+NOTE = "embeddings.json"
+"""Beside arrays that `wenlan embed` wrote: what they were made of and by."""
+
 _LEVELS = 1001
 """Quantiles of the shuffled scores that are kept, evenly spaced from 0 to 1."""
 _BINS = np.linspace(-1.0, 1.0, 101)
@@ -54,13 +63,16 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
     if not 0.0 < quantile < 1.0:
         raise CleanError(f"quantile {quantile} must lie between 0 and 1")
     names: dict[str, int] = {}
+    _check_note(embeddings / NOTE, place)
     splits = {
         split: _score_split(place, split, embeddings, names, seed) for split in sources.open_builder(place).info.splits
     }
-    out.mkdir(parents=True, exist_ok=True)
+    (out / REPORT_NAME).unlink(missing_ok=True)  # it comes last, and says that the arrays are all of one call
     for split, pairs in splits.items():
         for field in dataclasses.fields(Pairs):
-            np.save(out / f"{split}.{field.name}.npy", getattr(pairs, field.name))
+            content = io.BytesIO()
+            np.save(content, getattr(pairs, field.name))
+            places.write(out / f"{split}.{field.name}.npy", content.getvalue())
     report = {"quantile": quantile, "sources": _by_source(list(splits.values()), names, quantile)}
     places.write_json(out / REPORT_NAME, report)
     _draw(report, out / FIGURE_NAME)
@@ -76,8 +88,8 @@ def correlated_share(scores: np.ndarray, shuffled: np.ndarray, quantile: float) 
 class Filter:
     """Which texts of a split score above the threshold of their source."""
 
-    def __init__(self, first: np.ndarray, passed: np.ndarray, where: str) -> None:
-        self._first, self._passed, self._where = first, passed, where
+    def __init__(self, first: np.ndarray, score: np.ndarray, limit: np.ndarray, where: str) -> None:
+        self._first, self._score, self._limit, self._where = first, score, limit, where
 
     @staticmethod
     def of(chosen: Scores, shard: Shard) -> Filter | None:
@@ -89,23 +101,71 @@ class Filter:
             raise CleanError(f"{shard.place}: scores.directories names no scores for source {shard.source + 1}")
         place = Path(chosen.directories[shard.source])
         try:
-            report = json.loads((place / REPORT_NAME).read_text("utf-8"))
-            pairs = Pairs(**{f.name: np.load(place / f"{shard.split}.{f.name}.npy") for f in dataclasses.fields(Pairs)})
-        except (OSError, ValueError) as error:
+            report = notes.read(place / REPORT_NAME, dict[str, Any])
+            sources_of = notes.parse(json.dumps(report.get("sources")), dict[str, _Source], f"{place / REPORT_NAME}")
+            pairs = _read_pairs(place, shard.split, len(sources_of))
+        except ValueError as error:
             raise CleanError(
                 f"{place}: holds no scores of split {shard.split!r} ({error}); run `wenlan score`"
             ) from error
         levels = np.linspace(0.0, 1.0, _LEVELS)
-        limits = [
-            np.interp(chosen.quantile, levels, found["shuffled_quantiles"]) for found in report["sources"].values()
-        ]
-        return Filter(pairs.first, pairs.score > np.array(limits)[pairs.source], f"{place}: {shard.split}")
+        limits = [np.interp(chosen.quantile, levels, found.shuffled_quantiles) for found in sources_of.values()]
+        return Filter(pairs.first, pairs.score, np.array(limits)[pairs.source], f"{place}: {shard.split}")
 
-    def passed(self, row: int, texts: int) -> list[bool]:
-        """One verdict for each of the `texts` texts of record `row`."""
+    def reasons(self, row: int, texts: int) -> list[str]:
+        """Why each of the `texts` texts of record `row` goes; "" for one that stays."""
         if row + 1 >= len(self._first) or self._first[row + 1] - self._first[row] != texts:
             raise CleanError(f"{self._where}: the scores are not those of this data (record {row}); score it again")
-        return [bool(good) for good in self._passed[self._first[row] : self._first[row + 1]]]
+        of = slice(self._first[row], self._first[row + 1])
+        pairs = zip(self._score[of].tolist(), self._limit[of].tolist(), strict=True)
+        return ["no_score" if math.isnan(score) else "" if score > limit else "low_score" for score, limit in pairs]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What the report says of a source, see `_by_source`."""
+
+    pairs: int
+    unscored: int
+    threshold: float
+    share_above: float
+    correlated_share: float
+    histogram: list[int]
+    shuffled_histogram: list[int]
+    shuffled_quantiles: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.shuffled_quantiles) != _LEVELS:
+            raise ValueError(f"{len(self.shuffled_quantiles)} quantiles in place of {_LEVELS}")
+
+
+def _read_pairs(place: Path, split: str, count: int) -> Pairs:
+    """The arrays of a split. Raises ValueError for those that are damaged, or do not belong together."""
+    read = {}
+    for field, kind in (("first", "i"), ("source", "u"), ("score", "f"), ("shuffled", "f")):
+        file = place / f"{split}.{field}.npy"
+        read[field] = notes.read_array(file)
+        if read[field].ndim != 1 or read[field].dtype.kind != kind:
+            raise ValueError(f"{file}: is {read[field].dtype}{read[field].shape}")
+    pairs = Pairs(**read)
+    texts = len(pairs.score)
+    fit = len(pairs.first) and pairs.first[0] == 0 and pairs.first[-1] == texts and (np.diff(pairs.first) >= 0).all()
+    if not fit or len(pairs.source) != texts or len(pairs.shuffled) != texts or (pairs.source >= count).any():
+        raise ValueError(f"{place}: the arrays of split {split} are not of one another")
+    return pairs
+
+
+def _check_note(file: Path, place: Path) -> None:
+    """Raises CleanError where `wenlan embed` has noted that its arrays are of other data than `place`."""
+    try:
+        note = notes.read_if_any(file, dict[str, Any])
+        data = {} if note is None else notes.parse(json.dumps(note.get("data")), dict[str, Any], str(file))
+        listed = notes.parse(json.dumps(data.get("files", [])), list[list[Any]], str(file))
+    except notes.NoteError as error:
+        raise CleanError(f"{error}; embed the data again into another directory") from error
+    embedded = [row[:2] for row in listed]  # name and size; a copy has other times
+    if note is not None and embedded != [row[:2] for row in sources.identity(str(place), place.parent)]:
+        raise CleanError(f"{file}: the embeddings are of other data than {place} ({data.get('source')}); embed it")
 
 
 def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int], seed: int) -> Pairs:
@@ -117,6 +177,11 @@ def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int
     first = np.r_[0, np.cumsum(counts)]
     image = _embeddings(embeddings / f"{split}.pictures.npy", len(source), "records")
     text = _embeddings(embeddings / f"{split}.texts.npy", int(first[-1]), "texts")
+    if image.shape[1] != text.shape[1]:
+        raise CleanError(
+            f"{embeddings}: pictures of split {split} have {image.shape[1]} dimensions, texts {text.shape[1]}; they "
+            "are of two models"
+        )
     rows = np.repeat(np.arange(len(source)), counts)
     others = _others(rows, owners, np.random.default_rng(seed))
     return Pairs(first, owners[rows], _cosines(image, text, rows), _cosines(image, text, others))
@@ -124,12 +189,23 @@ def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int
 
 def _embeddings(path: Path, rows: int, what: str) -> np.ndarray:
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+        found = notes.read_array(path, mapped=True)
+    except notes.NoteError as error:
         raise CleanError(f"{path}: cannot be read ({error}); write one row for each of the {rows} {what}") from error
-    if found.ndim != 2 or len(found) != rows:
+    if found.ndim != 2 or len(found) != rows or found.dtype.kind not in "fiu":
         raise CleanError(f"{path}: has shape {found.shape}, but the split has {rows} {what}")
+    _tell_without_direction(path, found)
     return found
+
+
+def _tell_without_direction(path: Path, found: np.ndarray) -> None:
+    count, first = 0, -1
+    for start in range(0, len(found), _CHUNK):
+        bad = np.flatnonzero(np.isnan(_unit(found[start : start + _CHUNK])).any(axis=1))
+        first = start + int(bad[0]) if first < 0 and len(bad) else first
+        count += len(bad)
+    if count:
+        pulse.say(f"{path}: {count} of {len(found)} rows, the first is row {first}, are not finite or zero: no score")
 
 
 def _others(rows: np.ndarray, owners: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -154,8 +230,12 @@ def _cosines(image: np.ndarray, text: np.ndarray, rows: np.ndarray) -> Float32[n
 
 
 def _unit(values: np.ndarray) -> Float[np.ndarray, "rows dim"]:
+    """Rows of length 1; NaN for those without a direction."""
     values = np.asarray(values, np.float32)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(values, axis=1, keepdims=True)
+        good = np.isfinite(values).all(axis=1, keepdims=True) & np.isfinite(length) & (length > 0)
+        return np.where(good, values / np.maximum(length, 1e-12), np.float32(np.nan))
 
 
 def _by_source(splits: Sequence[Pairs], names: dict[str, int], quantile: float) -> dict[str, Any]:
@@ -164,12 +244,16 @@ def _by_source(splits: Sequence[Pairs], names: dict[str, int], quantile: float) 
     )
     report = {}
     for name, number in names.items():
-        of = owner == number
-        if not of.any():
+        all_of = owner == number
+        if not all_of.any():
             raise CleanError(f"source {name!r} has no texts to score")
+        of = all_of & np.isfinite(true) & np.isfinite(shuffled)
+        if not of.any():
+            raise CleanError(f"source {name!r} has no pair with a score: see the rows that were told; embed it again")
         limit = float(np.quantile(shuffled[of], quantile))
         report[name] = {
             "pairs": int(of.sum()),
+            "unscored": int(all_of.sum() - of.sum()),
             "threshold": limit,
             "share_above": float((true[of] > limit).mean()),
             "correlated_share": correlated_share(true[of], shuffled[of], quantile),

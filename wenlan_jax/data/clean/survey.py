@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt32
 
-from wenlan_jax.data import images, records
+from wenlan_jax import notes
+from wenlan_jax.data import images, places, records
 from wenlan_jax.data.clean import ledger, pictures, scores, signatures
 from wenlan_jax.data.clean.options import Options
-from wenlan_jax.data.clean.shards import Shard
+from wenlan_jax.data.clean.shards import CleanError, Shard
 from wenlan_jax.data.clean.texts import TextCleaner
 
 
@@ -33,11 +34,6 @@ class Kept:
 
     def to_line(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False) + "\n"
-
-    @staticmethod
-    def from_line(line: str) -> Kept:
-        value = json.loads(line)
-        return Kept(value["row"], value["id"], value["needs_text"], tuple(records.Text(**t) for t in value["texts"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +51,13 @@ def tables(directory: Path, number: int) -> tuple[Path, Path]:
 
 def read_kept(directory: Path, number: int) -> list[Kept]:
     """What the first pass left of unit `number`."""
-    # Not splitlines: texts may hold other line separators.
-    return [Kept.from_line(line) for line in _kept_file(directory, number).read_text("utf-8").split("\n") if line]
+    try:
+        found, damaged = notes.read_lines(_kept_file(directory, number), Kept)
+        if damaged:
+            raise notes.NoteError(f"{_kept_file(directory, number)}: line {damaged[0]} is not whole")
+    except notes.NoteError as error:
+        raise CleanError(f"{error}; remove that unfinished work and repeat the command") from error
+    return found
 
 
 def _kept_file(directory: Path, number: int) -> Path:
@@ -101,18 +102,18 @@ class Survey:
         if seen.reason or seen.pixels is None:
             book.drop_record(shard.split, record, len(record.texts), seen.reason, seen.detail)
             return None
-        passed = filters.passed(shard.start + row, len(record.texts)) if filters else [True] * len(record.texts)
-        texts = self._texts(record, shard.split, passed, book)
+        reasons = filters.reasons(shard.start + row, len(record.texts)) if filters else [""] * len(record.texts)
+        texts = self._texts(record, shard.split, reasons, book)
         if not texts.texts and _needs_text(record):
             book.drop_record(shard.split, record, 0, "no_text_left")
             return None
         return seen.pixels, texts
 
-    def _texts(self, record: records.Record, split: str, passed: Sequence[bool], book: ledger.Ledger) -> Signed:
+    def _texts(self, record: records.Record, split: str, reasons: Sequence[str], book: ledger.Ledger) -> Signed:
         kept: list[records.Text] = []
-        for text, good in zip(record.texts, passed, strict=True):
-            if not good:
-                book.drop_text(split, record, text.text, "low_score")
+        for text, reason in zip(record.texts, reasons, strict=True):
+            if reason:
+                book.drop_text(split, record, text.text, reason)
                 continue
             outcome = self._clean(text)
             book.counts["changes"].update(outcome.changes)
@@ -168,7 +169,7 @@ class Survey:
         picture_file, text_file = tables(self._directory, number)
         np.save(picture_file, np.array(picture_rows, self._layout.pictures))
         np.save(text_file, np.concatenate([np.zeros(0, self._layout.texts), *text_rows]))
-        _kept_file(self._directory, number).write_text("".join(lines), "utf-8")
+        places.write(_kept_file(self._directory, number), places.text_bytes("".join(lines)))
 
 
 def _needs_text(record: records.Record) -> bool:

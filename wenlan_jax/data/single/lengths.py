@@ -9,13 +9,13 @@ import dataclasses
 import hashlib
 import json
 import time
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt16
 
+from wenlan_jax import notes
 from wenlan_jax.data import places, pulse, units
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.single.regions import Regions
@@ -139,13 +139,13 @@ def load(measure: Measure, cache: Path, workers: int) -> Lengths:
 
 def _read(file: Path, rows: int) -> Lengths | None:
     """The table in `file`; None when there is none, or a damaged one."""
-    if not file.is_file():
+    if not file.exists():
         return None
     try:
-        with np.load(file) as stored:
-            found = Lengths(tuple(stored["languages"].tolist()), *(stored[name] for name in ("texts", *_COLUMNS)))
+        stored = notes.read_arrays(file, ("languages", "texts", *_COLUMNS))
+        found = Lengths(tuple(stored["languages"].tolist()), *(stored[name] for name in ("texts", *_COLUMNS)))
         _check(found, rows)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError) as error:
         pulse.say(f"{file}: damaged ({error}); making it anew")
         return None
     return found
@@ -155,6 +155,10 @@ _COLUMNS = ("tokens", "regions")
 
 
 def _check(found: Lengths, rows: int) -> None:
+    if not all(isinstance(language, str) for language in found.languages):
+        raise ValueError("languages are no texts")
+    if found.texts.shape != (len(found.languages),) or found.texts.dtype.kind != "i" or (found.texts < 0).any():
+        raise ValueError(f"texts is {found.texts.dtype} {found.texts.shape}, not a number for each language")
     shapes = {"tokens": (rows, len(found.languages)), "regions": (rows,)}
     for name, shape in shapes.items():
         array = getattr(found, name)
