@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, PyTree
 
 from wenlan_jax import mesh as meshes
-from wenlan_jax import schema, training_data
+from wenlan_jax import schema, training_data, waiting
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
@@ -157,7 +157,9 @@ class Evaluator:
             for _, batch in batches:
                 on_device = meshes.to_devices(mesh, batch)
                 valid = meshes.to_host(on_device.pop("valid"))
-                yield meshes.to_host(embed(params, batch_stats, on_device))[valid]
+                # The first batch compiles the tower.
+                found = waiting.aloud("embedding a batch", functools.partial(embed, params, batch_stats, on_device))
+                yield meshes.to_host(found)[valid]
 
 
 def wanted_texts(config: schema.Config, source: sources.Source) -> list[loader.RecordText]:
