@@ -46,8 +46,6 @@ def get_config() -> config_dict.ConfigDict:
     c.train.steps = 700
     c.train.batch_size = 64
     c.train.log_every = 25
-    c.eval.splits = ("validation",)
-    c.eval.every = 140  # for curves.png
     c.eval.final_splits = ("test",)
     c.eval.kinds = ("descriptive",)
     c.eval.one_text_per_image = True

@@ -79,7 +79,7 @@ def test_a_data_set_must_be_named(tiny: Make) -> None:
     ("changes", "message"),
     [
         ({"eval__final_splits": ("tset",)}, r"eval\.final_splits: .*no split 'tset'; it has"),
-        ({"eval__every": 2, "eval__splits": ("valid",)}, r"eval\.splits: .*no split 'valid'"),
+        ({"eval__every": 2, "train__steps": 4, "eval__splits": ("valid",)}, r"eval\.splits: .*no split 'valid'"),
         ({"eval__languages": ("zh", "xx")}, r"eval\.languages: wenlan_scenes/tiny/test has no text of 'xx', but 'cs'"),
         ({"eval__kinds": ("title",)}, r"eval\.kinds: wenlan_scenes/tiny/test has no text of 'title', but"),
     ],
@@ -93,6 +93,7 @@ def test_what_an_evaluation_would_miss_is_told_before(
 
 def test_splits_that_are_not_evaluated_need_not_be_there(tiny: Make, data_dir: str) -> None:
     evaluations.check(tiny(data__dir=data_dir, eval__every=0, eval__splits=("valid",), eval__languages=("zh", "cs")))
+    evaluations.check(tiny(data__dir=data_dir, eval__every=9, train__steps=9, eval__splits=("valid",)))
 
 
 # --- length -----------------------------------------------------------------------------------------------------------

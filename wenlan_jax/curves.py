@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,9 @@ def _learning_rate(axes: Axes, metrics: dict[str, Series]) -> None:
 def _recall(axes: Axes, metrics: dict[str, Series]) -> None:
     directions = {"text_to_image": "-", "image_to_text": "--"}
     found = [(name, match) for name in sorted(metrics) if (match := _RECALL.match(name))]
+    if found and all(len(metrics[name]) == 1 for name, _ in found):
+        _recall_once(axes, metrics, found)
+        return
     cuts = sorted({int(match[3]) for _, match in found})
     for name, match in found:
         split, direction, k = match.groups()
@@ -83,6 +86,24 @@ def _recall(axes: Axes, metrics: dict[str, Series]) -> None:
             _draw(axes, chance, f"{split}, chance@{k}", color=colour, linestyle=":", marker=None, alpha=0.6)
     axes.set_ylim(0, 1)
     _finish(axes, "retrieval")
+
+
+def _recall_once(axes: Axes, metrics: dict[str, Series], found: Sequence[tuple[str, re.Match[str]]]) -> None:
+    """Recall of a run that was evaluated once: a bar each, with chance as a mark, instead of a lonely point."""
+    found = sorted(found, key=lambda one: (one[1][1], one[1][2] != "text_to_image", int(one[1][3])))
+    labels = []
+    for place, (name, match) in enumerate(found):
+        (value,) = metrics[name].values()
+        labels.append(f"{match[1]}, {match[2].replace('_', ' ')} @{match[3]}")
+        axes.barh(place, value, color="C0" if match[2] == "text_to_image" else "C1", height=0.6)
+        axes.text(value + 0.01, place, f"{value:.1%}", va="center", fontsize=7)
+        if chance := metrics.get(name.replace("/recall_at_", "/chance_recall_at_")):
+            axes.plot(list(chance.values())[:1], [place], marker="|", color="black", markersize=12)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_title("retrieval recall after the last step (mark: by chance)", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _speed(axes: Axes, metrics: dict[str, Series]) -> None:

@@ -70,7 +70,7 @@ class Retrieval:
 def check(config: schema.Config) -> None:
     """Raises ConfigError for a split, language or kind of text that the data do not have; for before a training."""
     named = {"eval.final_splits": config.eval.final_splits}
-    if config.eval.every:
+    if 0 < config.eval.every < config.train.steps:
         named["eval.splits"] = config.eval.splits
     for field, splits in named.items():
         for split in splits:
