@@ -53,7 +53,8 @@ def parse(text: str | bytes, kind: type[T], name: str) -> T:
     Whole numbers become floats where these are wanted, lists tuples; all else must match, and numbers be finite.
     """
     try:
-        return typing.cast(T, _made(json.loads(text), kind, ""))
+        whole = text.decode("utf-8") if isinstance(text, bytes) else text
+        return typing.cast(T, _made(json.loads(whole), kind, ""))
     except _WrongError as error:
         raise NoteError(f"{name}: {error}") from error
     except RecursionError as error:

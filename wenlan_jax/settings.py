@@ -200,7 +200,7 @@ def _elements(value: Any, kind: type, path: str, faults: list[str]) -> tuple[Any
 def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults: list[str]) -> Any:
     try:
         value = _coerce(value, hint)
-    except TypeError:
+    except (TypeError, OverflowError):  # a whole number may be too large for any other
         faults.append(f"{path}: {_type_name(hint)} is needed, not {value!r}")
         return value
     if metadata["choices"] and value not in metadata["choices"]:
@@ -228,7 +228,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 def _range_fault(metadata: Mapping[str, Any], number: int | float) -> str:
     """What is wrong with the size of a number; '' if nothing."""
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         return f"a finite number is needed, not {number!r}"
     low, high = metadata["low"], metadata["high"]
     if isinstance(number, int):

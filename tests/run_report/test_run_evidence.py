@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import damage
 import jax
 import pytest
 import report_runs
@@ -137,3 +138,23 @@ def test_a_report_imports_neither_jax_nor_orbax(run: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
     assert (run / page.NAME).is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["result.json", "ledger.jsonl", "metrics.jsonl", "start.json", "ranks_test.npz", "gallery.html", "note"],
+)
+@pytest.mark.parametrize("how", damage.params(damage.JSON))
+def test_a_damaged_file_is_a_remark_and_the_rest_of_the_page_stands(run: Path, name: str, how: str) -> None:
+    start_note.write(run, configs.parse(tiny_dict()))
+    newest = max((path for path in (run / "checkpoints").iterdir()), key=lambda path: int(path.name))
+    place = newest / "note" / "metadata" if name == "note" else run / name
+    if name in ("ranks_test.npz", "gallery.html") and how not in damage.BYTES:
+        pytest.skip("no JSON")
+    damage.JSON[how](place)
+    found = evidence.read(run)
+    assert "<svg" in page.render(found) or name == "metrics.jsonl"
+    shown = newest.name if name == "note" else name
+    if (name, how) in (("result.json", "no fields"), ("metrics.jsonl", "empty"), ("ledger.jsonl", "cut")):
+        return  # nothing was measured or logged, or the second line is gone whole
+    assert any(shown in remark for remark in found.remarks)

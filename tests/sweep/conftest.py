@@ -53,6 +53,7 @@ words = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[2:
 workdir, config = Path(words["workdir"]), json.loads(Path(words["config"]).with_name("config.json").read_text())
 with (workdir / "starts.txt").open("a") as starts:
     starts.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\\n")
+(workdir / "start.json").unlink(missing_ok=True)  # which a start writes anew
 os.close(os.open(workdir / "writing", os.O_CREAT | os.O_EXCL))  # two at once in one directory would be a fault
 saved = workdir / "saved"
 step = int(saved.read_text()) if saved.exists() else 0

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing.connection
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -338,7 +340,16 @@ def _prepare_process() -> None:
 
 def _start_worker(worker: int, workers: int) -> None:
     del worker, workers
+    # Not by a signal of the system: Grain starts processes in threads, which may end before them.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _prepare_process()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent is gone, even if it was killed; otherwise it would wait for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int) -> Iterator[Batch]:

@@ -50,7 +50,9 @@ class PartWriter:
         with _disk_errors():
             if count % RECORDS_PER_FILE == 0:
                 self._start(split, count // RECORDS_PER_FILE)
-            self._files[split].write(self._serializer.serialize_example(example))
+            # The same bytes of the same record in every process, whose maps are in orders of their own otherwise.
+            stored = self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
+            self._files[split].write(stored)
         self._counts[split] = count + 1
 
     def close(self) -> dict[str, int]:

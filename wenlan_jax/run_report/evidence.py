@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wenlan_jax import config as configs
 from wenlan_jax import curves, html_page, ledger, metrics, notes, start_note
 from wenlan_jax.eval import ranks
 
@@ -125,7 +126,12 @@ def _saved(directory: Path, remarks: list[str]) -> Saved | None:
         try:
             note = notes.read(directory / str(step) / "note" / "metadata", dict[str, Any])
             named = {name: note.get(name) for name in ("version", "fingerprint", "tokenizer", "config")}
-            return notes.parse(json.dumps({"step": step, **named}), Saved, "it")
+            saved = notes.parse(json.dumps({"step": step, **named}), Saved, "it")
+            if saved.fingerprint != configs.fingerprint_of(saved.config):
+                remarks.append(
+                    f"The note of checkpoint {step} was changed: its fingerprint is of another configuration."
+                )
+            return saved
         except notes.NoteError as error:
             remarks.append(f"The note of checkpoint {step} cannot be read: {error}.")
     if not steps:

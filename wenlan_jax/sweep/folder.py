@@ -96,8 +96,8 @@ class Folder:
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def _make_way(self) -> None:
-        """Renames what stands in the place of the sweep's own files."""
-        for name in ("config.json", "config.py", "run.json", "failure.json", "train.log"):
+        """Renames what stands in the place of files of the sweep and of the training."""
+        for name in ("config.json", "config.py", "run.json", "failure.json", "train.log", *_READERS):
             notes.make_way(self.path / name)
 
     def _has_config(self) -> bool:
