@@ -1,7 +1,7 @@
 """Quickstart of the single tower: four objectives in seven languages on drawn scenes, on a CPU.
 
 Command   GLIBC_TUNABLES=glibc.malloc.hugetlb=1 wenlan train --config=configs/mlmm_quickstart.py
-          --workdir=runs/mlmm_quickstart
+          --workdir=runs/mlmm
           (the variable has large buffers in large pages, a third less time a step; launch/environment.sh sets it, too)
 Hardware  2 CPU cores, 3 GiB of memory (measured: 1.8 GiB)
 Time      7.3 minutes, 67 s of them compiling, the data already drawn (measured once on quiet cores, jax 0.10.2)

@@ -15,6 +15,10 @@ pip_install() {
 
 # install_into_environment EXTRAS: the package in development mode with its extras, e.g. "[test]"; nothing if unchanged.
 install_into_environment() {
+  command -v "$PYTHON" > /dev/null || {
+    echo "PYTHON=$PYTHON: there is no such program; set it to a Python 3.11 or newer" >&2
+    exit 1
+  }
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "Python 3.11 or newer is needed; $("$PYTHON" --version) was found. Set PYTHON=/path/to/python3.11" >&2
     exit 1

@@ -5,7 +5,7 @@
 #   bash launch/quickstart.sh [WORKDIR]
 #
 # PYTHON (default python3) makes the environment, VENV (default .venv beside this repository) is where it lies.
-# The same command again continues where it stopped, or says that it is done.
+# The same command again continues where it stopped, and evaluates once more what is done.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 workdir=$(mkdir -p "${1:-$repository/runs/quickstart}" && cd "${1:-$repository/runs/quickstart}" && pwd)

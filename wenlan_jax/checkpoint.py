@@ -214,7 +214,7 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             found = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise CheckpointError(
-                f"no checkpoint {'' if step is None else step} under {self.directory}; found: {found}"
+                f"no checkpoint{'' if step is None else f' {step}'} under {self.directory}; found: {found}"
             )
         stored = self._reading(
             step, lambda: self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]

@@ -85,7 +85,10 @@ def require_vocabulary(c: Config, what: str) -> None:
     """Raises ConfigError unless the vocabulary's size is given; `what` has no tokenizer to ask."""
     field, rows = vocabulary(c)
     if rows == 0:
-        raise ConfigError(f"{field}: {what} has no tokenizer; give a number of rows")
+        raise ConfigError(
+            f"{field}: 0 takes its rows from a tokenizer, and {what} has none; give a number of rows, e.g. "
+            f"--config.{field}=2500"
+        )
 
 
 def require_data(c: Config) -> None:

@@ -27,6 +27,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
+        self.at_once = False
 
     def __enter__(self) -> StopSignal:
         _entered.append(self)
@@ -38,10 +39,10 @@ class StopSignal:
             raise KeyboardInterrupt
         self.number = number
         # From whichever process was asked, as only its log can tell.
-        print(
-            "stopping after this step; the state will be saved (Ctrl-C again: stop at once, without)",
-            flush=True,
+        when = (
+            "now" if self.at_once else "after this step; the state will be saved (Ctrl-C again: stop at once, without)"
         )
+        print(f"stopping {when}", flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,6 +58,12 @@ _entered: list[StopSignal] = []  # signals are of the process, and so is who cat
 def asked() -> int:
     """The number of the signal that was caught and asks to stop, or 0."""
     return max((stop.number for stop in _entered), default=0)
+
+
+def set_at_once(value: bool) -> None:
+    """Whether a signal is answered at once, as there is nothing to save: while the process only waits for a call."""
+    for stop in _entered:
+        stop.at_once = value
 
 
 def name(number: int) -> str:

@@ -45,6 +45,7 @@ from wenlan_jax import (
     recovery,
     run,
     run_answers,
+    run_data,
     run_tokenizer,
     schema,
     start_note,
@@ -122,7 +123,9 @@ def _train_in(config: schema.Config, workdir: Path, clock: ledger.Ledger) -> dic
     config = run_answers.prepare(run.with_vocabulary(config, tokenizer), workdir)
     if config.train.epochs or config.optimizer.warmup_fraction or config.eval.every_epochs:
         config = configs.with_length(config, training_data.records(config.data))
-    evaluations.check(config)
+    evaluations.check(config, training=True)
+    if jax.process_index() == 0:
+        run_data.check(config, workdir)
     say(f"configuration {configs.fingerprint(config)}, task {config.task}, seed {config.seed}")
     if jax.process_index() == 0:
         start_note.write(workdir, config)
@@ -136,6 +139,7 @@ def _train_in(config: schema.Config, workdir: Path, clock: ledger.Ledger) -> dic
         state = start_state(current, checkpoints, tokenizer)
         if jax.process_index() == 0:
             run_tokenizer.keep(tokenizer, workdir)
+            run_data.keep(config, workdir)
         clock.go_on(int(state.step), workdir / LEDGER if jax.process_index() == 0 else None)
         recipe = dataclasses.replace(current.recipe, skipped_before=int(state.skipped))
         current = dataclasses.replace(current, recipe=recipe)

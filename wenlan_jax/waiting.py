@@ -36,6 +36,8 @@ def aloud(what: str, action: Callable[[], T]) -> T:
     """
     call = _Call(action)
     began = said = time.monotonic()
+    alone = jax.process_count() == 1
+    stopping.set_at_once(alone)
     call.start()
     try:
         while not call.done.wait(LOOK_SECONDS):
@@ -43,15 +45,17 @@ def aloud(what: str, action: Callable[[], T]) -> T:
             if now - said >= SAY_SECONDS:
                 said = now
                 say(f"{what} goes on, {now - began:.0f} s so far")
-            if (number := stopping.asked()) and jax.process_count() == 1:
+            if alone and (number := stopping.asked()):
                 raise stopping.Stopped(
-                    f"stopped by {stopping.name(number)} during {what}; what was saved before is there, and the same "
-                    "command continues from it",
+                    f"stopped by {stopping.name(number)} during {what}, before the next step: there was nothing to save, and "
+                    "the same command starts there again",
                     number,
                 )
     except BaseException:
         _abandon()
         raise
+    finally:
+        stopping.set_at_once(False)
     return call.result()
 
 

@@ -1,7 +1,7 @@
 """The quickstart's tower fine-tuned in all seven languages against hard negatives, to re-rank the quickstart's BriVL.
 
 Command   wenlan train --config=configs/finetune/cascade_quickstart.py --workdir=runs/cascade
-          --config.init_from=runs/mlmm_quickstart --config.tokenizer.path=runs/mlmm_quickstart
+          --config.init_from=runs/mlmm --config.tokenizer.path=runs/mlmm
           wenlan rerank --workdir=runs/quickstart --single=runs/cascade --out=runs/reranked --top-k 5 10 30
 Hardware  2 CPU cores, 3 GiB of memory (measured: 1.8 GiB)
 Time      9 minutes beside other work (measured once, jax 0.10.2)

@@ -292,6 +292,8 @@ def _sentence_pieces(file: Path) -> Tokenizer:
 
 
 def _tokenizer_file(path: Path) -> Path:
+    if not path.exists():
+        raise TokenizerError(f"{path}: there is no such tokenizer; see tokenizer.path")
     if not path.is_dir():
         if path.suffix not in (MODEL_SUFFIX, ".txt"):
             raise TokenizerError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from wenlan_jax import compilation, distributed, notes, restore, schema, trees
+from wenlan_jax import compilation, distributed, notes, restore, run_data, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.eval import evaluations
 from wenlan_jax.eval.trained import SECTIONS
@@ -24,6 +24,8 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
     if trained.tokenizer is None:
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
     evaluations.check(trained.current.config)
+    for name in run_data.differing(trained.current.config, workdir):
+        say(f"note: {name} was made anew since this model was trained on it: a split may hold pairs it has seen")
     config, state = trained.current.config, trained.read("params", "batch_stats")
     say(f"checkpoint {trained.step} of {workdir}: {trees.size(state['params']):,} parameters")
     evaluation = evaluations.create(trained.current, trained.tokenizer)
@@ -39,4 +41,5 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
         notes.write_figures(out / "result.json", result)
         evaluation.write_pages(out, found)
     say(evaluation.table(result, config.eval.final_splits))
+    say(f"result.json{' and pages' if config.eval.gallery else ''} are in {out}")
     return result

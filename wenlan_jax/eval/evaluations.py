@@ -67,10 +67,13 @@ class Retrieval:
         report.write_gallery(out, self._config, [one.embedded for one in found])
 
 
-def check(config: schema.Config) -> None:
-    """Raises ConfigError for a split, language or kind of text that the data do not have; for before a training."""
+def check(config: schema.Config, training: bool = False) -> None:
+    """Raises ConfigError for a split, language or kind of text that the data do not have.
+
+    training: before one, so that `eval.splits` count where it evaluates on its way.
+    """
     named = {"eval.final_splits": config.eval.final_splits}
-    if 0 < config.eval.every < config.train.steps:
+    if training and 0 < config.eval.every < config.train.steps:
         named["eval.splits"] = config.eval.splits
     for field, splits in named.items():
         for split in splits:

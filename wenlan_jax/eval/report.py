@@ -20,9 +20,11 @@ def one_line(scores: Mapping[str, float], split: str) -> str:
     parts = []
     for way in ("text_to_image", "image_to_text"):
         prefix = f"retrieval/{split}/{way}/recall_at_"
-        recalls = [f"{value:.1%}" for name, value in scores.items() if name.startswith(prefix)]
-        parts.append(f"{way.replace('_', ' ')} {' / '.join(recalls)}")
-    return f"{split}: recall {', '.join(parts)}"
+        recalls = {name.removeprefix(prefix): value for name, value in scores.items() if name.startswith(prefix)}
+        found = " / ".join(f"{value:.1%}" for value in recalls.values())
+        candidates = scores[f"retrieval/{split}/{way}/candidates"]
+        parts.append(f"{way.replace('_', ' ')} {found} among {candidates:,.0f}")
+    return f"{split}: recall@{'/'.join(recalls)} {', '.join(parts)}"
 
 
 def table(scores: Mapping[str, float], splits: Sequence[str], ks: Sequence[int]) -> str:
