@@ -138,6 +138,7 @@ COMMANDS = {
     "clean": Command(
         lambda place, out: [
             "clean", str(made("pack", place)), f"--out={out}", "--workers=2", f"--config={THRESHOLDS}",
+            "--config.repeats.max_template_pictures=0", "--config.duplicates.texts=off",
         ],
         _files,
     ),
