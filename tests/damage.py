@@ -21,12 +21,17 @@ def _in_values(change: Callable[[Any], Any]) -> Callable[[Path], None]:
         return change(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     def damage(path: Path) -> None:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8", "replace")
         try:
             path.write_text(json.dumps(whole(json.loads(text))), "utf-8")
         except ValueError:
-            lines = [json.dumps(whole(json.loads(line))) for line in text.splitlines() if line.strip()]
-            path.write_text("\n".join(lines) + "\n", "utf-8")
+            path.write_text("".join(f"{line_of(line)}\n" for line in text.splitlines()), "utf-8")
+
+    def line_of(line: str) -> str:
+        try:
+            return json.dumps(whole(json.loads(line)))
+        except ValueError:  # damaged before
+            return line
 
     return damage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -202,3 +203,31 @@ def test_the_command_line_is_light() -> None:
     loaded = set(python("import sys; from wenlan_jax import cli; cli._parser(); print(*sys.modules)").split())
     heavy = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "torch"}
     assert loaded & heavy == set()
+
+
+TERMINALS = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "strict UTF-8": {"PYTHONIOENCODING": "utf-8:strict"},
+    "no locale": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+@pytest.mark.parametrize("name", ["红色的汽车".encode(), b"caf\xe9", "é".encode(), b"a\xff\xfe"])
+def test_a_terminal_of_any_encoding_shows_any_path(tmp_path: Path, terminal: str, name: bytes) -> None:
+    """In one line of a fault, and in what a command prints when all is well."""
+    place = os.path.join(os.fsencode(tmp_path), name)
+    command = [sys.executable, "-m", "wenlan_jax.cli"]
+    environment = {**os.environ, **TERMINALS[terminal]}
+    fault = subprocess.run([*command, "report", place], env=environment, capture_output=True)
+    assert fault.returncode == 1 and fault.stdout == b""
+    (line,) = fault.stderr.splitlines()
+    assert b"no such directory" in line
+    os.mkdir(place)
+    with open(os.path.join(place, b"metrics.jsonl"), "w") as lines:
+        lines.write('{"step": 1, "train/loss": 1.0}\n')
+    done = subprocess.run([*command, "report", place], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"report.html written" in done.stdout and b"Traceback" not in done.stderr
+    assert os.path.getsize(os.path.join(place, b"report.html")) > 1000

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import damage
 import numpy as np
 import pytest
 
+from wenlan_jax.data import sources
 from wenlan_jax.data.clean import job, options, scores
 from wenlan_jax.data.clean.runners import Local
 from wenlan_jax.data.clean.shards import CleanError
@@ -98,3 +100,99 @@ def test_shuffled_pairs_are_of_the_same_source_and_never_true() -> None:
     others = scores._others(rows, owners, np.random.default_rng(0))
     assert (owners[others] == owners[rows]).all()
     assert (others != rows)[rows != 4].all() and others[rows == 4] == [4]  # the only record of its source
+
+
+BAD_ROWS = {"NaN": np.nan, "infinite": np.inf, "zero": 0.0, "beyond float32": 1e38}
+
+
+@pytest.mark.parametrize("value", BAD_ROWS.values(), ids=BAD_ROWS.keys())
+@pytest.mark.parametrize("name", ["pictures", "texts"])
+def test_a_row_without_a_direction_costs_its_pairs_alone(
+    scored: tuple[Path, Path, np.ndarray],
+    plant: Any,
+    tmp_path: Path,
+    configure: Callable[..., options.Options],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: float,
+) -> None:
+    source, arrays, _ = scored
+    rows = np.load(arrays / f"train.{name}.npy")
+    rows[[8, 30]] = value
+    np.save(arrays / f"train.{name}.npy", rows)
+    report = scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
+    assert f"train.{name}.npy: 2 of 200 rows, the first is row 8, are not finite or zero" in capsys.readouterr().err
+    web, news = report["sources"]["web"], report["sources"]["news"]
+    assert (news["pairs"], news["unscored"]) == (100, 0)
+    assert (web["pairs"], web["unscored"]) == (98, 2)
+    assert sum(web["histogram"]) == 98 and 90 <= sum(web["shuffled_histogram"]) <= 100
+    assert all(np.isfinite(of["shuffled_quantiles"]).all() for of in report["sources"].values())
+    assert web["correlated_share"] == pytest.approx(0.6, abs=0.08)
+    chosen = configure(
+        scores__directories=(str(tmp_path / "scores"),), scores__quantile=0.9, text__chinese="off",
+        language__action="off", duplicates__texts="off", leakage__text_similarity=0.0,
+    )  # fmt: skip
+    done = job.clean([source], tmp_path / "out", chosen, Local(0))
+    dropped = done.counts["texts_dropped"]
+    assert dropped["no_score"] == 2
+    assert dropped["no_score"] + dropped["low_score"] + len(plant.read(tmp_path / "out", "train")) == 200
+
+
+def test_arrays_of_two_models_or_of_other_data_are_refused(
+    scored: tuple[Path, Path, np.ndarray], tmp_path: Path
+) -> None:
+    source, arrays, _ = scored
+    rows = np.load(arrays / "train.texts.npy")
+    np.save(arrays / "train.texts.npy", rows[:, :32])
+    with pytest.raises(CleanError, match="pictures of split train have 64 dimensions, texts 32"):
+        scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
+    np.save(arrays / "train.texts.npy", rows.astype(str))
+    with pytest.raises(CleanError, match="train.texts.npy"):
+        scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
+    np.save(arrays / "train.texts.npy", rows)
+    files = sources.identity(str(source), source.parent)
+    for content, right in (
+        ({"data": {"source": "x", "files": files}}, True),
+        ({"data": {"source": "x", "files": files[1:]}}, False),
+        ({"data": {"source": "x", "files": [[name, size + 1, time] for name, size, time in files]}}, False),
+        ([], False),
+        ({"data": 5}, False),
+        ({"data": {"files": "x"}}, False),
+    ):
+        (arrays / scores.NOTE).write_text(json.dumps(content))
+        if right:
+            scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
+            continue
+        with pytest.raises(CleanError, match=r"embeddings\.json"):
+            scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
+
+
+@pytest.mark.parametrize("name", ["scores.json", "train.first.npy", "train.score.npy", "train.source.npy"])
+@pytest.mark.parametrize("how", damage.BYTES)
+def test_damaged_scores_are_refused_by_name(
+    scored: tuple[Path, Path, np.ndarray],
+    tmp_path: Path,
+    configure: Callable[..., options.Options],
+    name: str,
+    how: str,
+) -> None:
+    source, arrays, _ = scored
+    out = tmp_path / "scores"
+    scores.score(source, arrays, out, 0.95, 0)
+    damage.BYTES[how](out / name)
+    chosen = configure(scores__directories=(str(out),), scores__quantile=0.9)
+    with pytest.raises(CleanError, match=name.replace(".", r"\.")):
+        job.clean([source], tmp_path / "out", chosen, Local(0))
+
+
+def test_scores_of_two_calls_are_not_mixed(
+    scored: tuple[Path, Path, np.ndarray], tmp_path: Path, configure: Callable[..., options.Options]
+) -> None:
+    """The report comes last: a call that is cut off leaves none."""
+    source, arrays, _ = scored
+    out = tmp_path / "scores"
+    scores.score(source, arrays, out, 0.95, 0)
+    damage.BYTES["a directory"](out / "train.shuffled.npy")
+    with pytest.raises(OSError, match="shuffled"):
+        scores.score(source, arrays, out, 0.95, 0)
+    assert not (out / scores.REPORT_NAME).exists()

@@ -247,19 +247,19 @@ def _by_source(splits: Sequence[Pairs], names: dict[str, int], quantile: float) 
         all_of = owner == number
         if not all_of.any():
             raise CleanError(f"source {name!r} has no texts to score")
-        of = all_of & np.isfinite(true) & np.isfinite(shuffled)
-        if not of.any():
+        known, other = true[all_of & np.isfinite(true)], shuffled[all_of & np.isfinite(shuffled)]
+        if not len(known) or not len(other):
             raise CleanError(f"source {name!r} has no pair with a score: see the rows that were told; embed it again")
-        limit = float(np.quantile(shuffled[of], quantile))
+        limit = float(np.quantile(other, quantile))
         report[name] = {
-            "pairs": int(of.sum()),
-            "unscored": int(all_of.sum() - of.sum()),
+            "pairs": len(known),
+            "unscored": int(all_of.sum()) - len(known),
             "threshold": limit,
-            "share_above": float((true[of] > limit).mean()),
-            "correlated_share": correlated_share(true[of], shuffled[of], quantile),
-            "histogram": np.histogram(true[of], _BINS)[0].tolist(),
-            "shuffled_histogram": np.histogram(shuffled[of], _BINS)[0].tolist(),
-            "shuffled_quantiles": np.quantile(shuffled[of], np.linspace(0.0, 1.0, _LEVELS)).tolist(),
+            "share_above": float((known > limit).mean()),
+            "correlated_share": correlated_share(known, other, quantile),
+            "histogram": np.histogram(known, _BINS)[0].tolist(),
+            "shuffled_histogram": np.histogram(other, _BINS)[0].tolist(),
+            "shuffled_quantiles": np.quantile(other, np.linspace(0.0, 1.0, _LEVELS)).tolist(),
         }
     return report
 
