@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from saved_models import TWO_TOWERS, save
 
-from wenlan_jax import cli, distributed, restore, run_tokenizer, schema, training_data, warm_start
+from wenlan_jax import cli, distributed, restore, run_data, run_tokenizer, schema, training_data, warm_start
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.checkpoint import CheckpointError
@@ -88,12 +88,40 @@ def test_what_an_evaluation_would_miss_is_told_before(
     tiny: Make, data_dir: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(configs.ConfigError, match=message):
-        evaluations.check(tiny(data__dir=data_dir, **changes))
+        evaluations.check(tiny(data__dir=data_dir, **changes), training=True)
 
 
 def test_splits_that_are_not_evaluated_need_not_be_there(tiny: Make, data_dir: str) -> None:
-    evaluations.check(tiny(data__dir=data_dir, eval__every=0, eval__splits=("valid",), eval__languages=("zh", "cs")))
-    evaluations.check(tiny(data__dir=data_dir, eval__every=9, train__steps=9, eval__splits=("valid",)))
+    never = tiny(data__dir=data_dir, eval__every=0, eval__splits=("valid",), eval__languages=("zh", "cs"))
+    evaluations.check(never, training=True)
+    evaluations.check(tiny(data__dir=data_dir, eval__every=9, train__steps=9, eval__splits=("valid",)), training=True)
+    evaluations.check(tiny(data__dir=data_dir, eval__every=2, eval__splits=("valid",)))  # as by `wenlan eval`
+
+
+def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tmp_path: Path) -> None:
+    from test_sources import RECORDS
+
+    from wenlan_jax.data import parts
+
+    config = tiny(data__source=str(tmp_path / "mine"), data__dir=str(tmp_path))
+    parts.write(tmp_path / "mine", {"train": RECORDS[:20], "test": RECORDS[20:24]}, "")
+    run_data.check(config, tmp_path)  # nothing is known yet
+    run_data.keep(config, tmp_path)
+    shutil.copytree(tmp_path / "mine", tmp_path / "copy")  # another time of change
+    shutil.rmtree(tmp_path / "mine")
+    shutil.copytree(tmp_path / "copy", tmp_path / "mine")
+    run_data.check(config, tmp_path)
+    shutil.rmtree(tmp_path / "mine")
+    parts.write(tmp_path / "mine", {"train": RECORDS[4:24], "test": RECORDS[:4]}, "")
+    assert run_data.differing(config, tmp_path) == [config.data.source]
+    with pytest.raises(configs.ConfigError, match=r"mine: not the data that this run began with.*accept_changes=true"):
+        run_data.check(config, tmp_path)
+    accepted = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, accept_changes=True))
+    run_data.check(accepted, tmp_path)
+    run_data.keep(accepted, tmp_path)
+    run_data.check(config, tmp_path)
+    (tmp_path / run_data.FILE).write_text("[1")
+    run_data.check(config, tmp_path)  # a damaged note tells nothing, and is written anew
 
 
 # --- length -----------------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def test_a_signal_ends_the_process_although_the_call_goes_on(
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == status, rest
     assert said in rest
+    assert "will be saved" not in rest
     assert "Traceback" not in rest
 
 

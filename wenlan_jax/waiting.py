@@ -47,8 +47,8 @@ def aloud(what: str, action: Callable[[], T]) -> T:
                 say(f"{what} goes on, {now - began:.0f} s so far")
             if alone and (number := stopping.asked()):
                 raise stopping.Stopped(
-                    f"stopped by {stopping.name(number)} during {what}, before the next step: there was nothing to save, and "
-                    "the same command starts there again",
+                    f"stopped by {stopping.name(number)} during {what}, before the next step: there was nothing to "
+                    "save, and the same command starts there again",
                     number,
                 )
     except BaseException:
