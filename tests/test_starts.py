@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from wenlan_jax import cli, distributed, restore, run_data, run_tokenizer, schem
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.data import loader, places, sources
+from wenlan_jax.data import loader, parts, places, records, sources
 from wenlan_jax.eval import evaluations
 
 Make = Callable[..., schema.Config]
@@ -99,12 +100,10 @@ def test_splits_that_are_not_evaluated_need_not_be_there(tiny: Make, data_dir: s
 
 
 def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tmp_path: Path) -> None:
-    from test_sources import RECORDS
-
-    from wenlan_jax.data import parts
-
+    png = cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    made = [records.Record(f"{row}", png, 32, 24, "toy", (records.Text("weak", "en", "a" * row),)) for row in range(24)]
     config = tiny(data__source=str(tmp_path / "mine"), data__dir=str(tmp_path))
-    parts.write(tmp_path / "mine", {"train": RECORDS[:20], "test": RECORDS[20:24]}, "")
+    parts.write(tmp_path / "mine", {"train": made[:20], "test": made[20:24]}, "")
     run_data.check(config, tmp_path)  # nothing is known yet
     run_data.keep(config, tmp_path)
     shutil.copytree(tmp_path / "mine", tmp_path / "copy")  # another time of change
@@ -112,7 +111,7 @@ def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tm
     shutil.copytree(tmp_path / "copy", tmp_path / "mine")
     run_data.check(config, tmp_path)
     shutil.rmtree(tmp_path / "mine")
-    parts.write(tmp_path / "mine", {"train": RECORDS[4:24], "test": RECORDS[:4]}, "")
+    parts.write(tmp_path / "mine", {"train": made[4:24], "test": made[:4]}, "")
     assert run_data.differing(config, tmp_path) == [config.data.source]
     with pytest.raises(configs.ConfigError, match=r"mine: not the data that this run began with.*accept_changes=true"):
         run_data.check(config, tmp_path)
