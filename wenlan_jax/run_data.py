@@ -10,7 +10,7 @@ from wenlan_jax import notes, schema, training_data
 from wenlan_jax.data import places, sources
 
 FILE = "data.json"
-"""In the work directory: name and size of every file of every source."""
+"""In the work directory: name, size and digest of every file of every source."""
 
 
 def check(config: schema.Config, workdir: Path) -> None:
@@ -47,7 +47,7 @@ def keep(config: schema.Config, workdir: Path) -> None:
 
 
 def _files(config: schema.Config) -> dict[str, list[list[object]]]:
-    """Name and size of the files of each source; the time of change differs from copy to copy."""
+    """Name, size and digest of the files of each source; the time of change differs from copy to copy."""
     names = dict.fromkeys([config.data.source, *(part.source for part in training_data.parts(config.data))])
     data_dir = Path(config.data.dir).expanduser()
-    return {name: [[file, size] for file, size, _ in sources.identity(name, data_dir)] for name in names}
+    return {name: sources.contents(name, data_dir) for name in names}
