@@ -273,6 +273,14 @@ def test_a_split_column_wins_over_shares(folder: Path) -> None:
     assert dict(_pack(folder, "c.jsonl", rows, split_shares={"test": 1.0}).records) == {"train": 1, "test": 1}
 
 
+def test_a_split_that_gets_nothing_of_its_share_is_told(folder: Path) -> None:
+    rows = [{"image": "a.jpg", "caption": "x"}, {"image": "b.png", "caption": "x"}]
+    report = _pack(folder, "c.jsonl", rows, split_shares={"test": 1.0 - 2**-40, "validation": 2**-40})
+    assert report.empty == ["validation"]
+    assert "empty     validation: too few records for such a share; give a larger one" in report.summary().splitlines()
+    assert "empty" not in _pack(folder, "c.jsonl", rows, split_shares={"test": 1.0}).summary()
+
+
 def test_packing_again_replaces_and_gives_the_same_bytes(folder: Path) -> None:
     rows = [{"image": name, "caption": name} for name in ("a.jpg", "b.png", "c.webp")]
     _pack(folder, "c.jsonl", rows)

@@ -76,7 +76,7 @@ class PackOptions:
 class PackReport:
     """Counts of one pack. Every item read is packed or rejected: `read == packed + sum(rejected.values())`.
 
-    `sources` and `shards` give read, packed and rejected of each.
+    `sources` and `shards` give read, packed and rejected of each. empty: splits that got nothing of their share.
     """
 
     read: int
@@ -88,6 +88,7 @@ class PackReport:
     sources: Mapping[str, Mapping[str, int]]
     shards: Mapping[str, Mapping[str, int]]
     seconds: float
+    empty: Sequence[str] = ()
 
     def summary(self) -> str:
         """The report in a few lines of text."""
@@ -98,6 +99,8 @@ class PackReport:
             f"rejected  {_counts(self.rejected)}",
             f"repaired  {_counts(self.fixes)}",
         ]
+        if self.empty:
+            lines.append(f"empty     {', '.join(self.empty)}: too few records for such a share; give a larger one")
         if len(self.sources) > 1:
             lines += [f"source    {name}: {_counts(counts)}" for name, counts in list(self.sources.items())[:_SHOWN]]
         if len(self.sources) > _SHOWN:
@@ -195,6 +198,7 @@ def _report(options: PackOptions, reports: Sequence[Mapping[str, Any]], seconds:
         sources={name: _balance(counts) for name, counts in sorted(sources.items())},
         shards={report["shard"]: _balance(_total(report["sources"].values())) for report in reports},
         seconds=seconds,
+        empty=[name for name in options.split_shares if not any(report["written"].get(name) for report in reports)],
     )
     _verify(options, whole, next((report["first_fault"] for report in reports if report["first_fault"]), ""))
     return whole
