@@ -173,7 +173,7 @@ def test_the_command_explains_what_is_missing(capsys: pytest.CaptureFixture[str]
     assert cli.main(["plan", "--topology=v5e:2x2"]) == 1
     assert "--config and --topology are needed" in capsys.readouterr().err
     assert cli.main(["plan", f"--config={QUICKSTART}", "--topology=a100:1"]) == 1
-    assert "vocab_size: a plan has no tokenizer" in capsys.readouterr().err
+    assert "vocab_size: 0 takes its rows from a tokenizer, and a plan has none" in capsys.readouterr().err
 
 
 def test_the_command_reports(

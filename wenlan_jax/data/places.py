@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -145,7 +146,7 @@ def _acquire(handle: int, patience: float = _PATIENCE, on_wait: Callable[[], Non
         if on_wait is not None:
             on_wait()
             on_wait = None
-        time.sleep(_PATIENCE / 20)
+        threading.Event().wait(_PATIENCE / 20)
 
 
 @dataclasses.dataclass(frozen=True)

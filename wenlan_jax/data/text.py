@@ -293,7 +293,7 @@ def _sentence_pieces(file: Path) -> Tokenizer:
 
 def _tokenizer_file(path: Path) -> Path:
     if not path.exists():
-        raise TokenizerError(f"{path}: there is no such tokenizer; see tokenizer.path")
+        raise TokenizerError(f"{path}: cannot read: there is no such file or directory; see tokenizer.path")
     if not path.is_dir():
         if path.suffix not in (MODEL_SUFFIX, ".txt"):
             raise TokenizerError(
