@@ -20,6 +20,7 @@ FIELDS = (
     "train.steps=2",
     "train.log_every=1",
     "contrast.bank_size=8",
+    "optimizer.name=sgd",  # without moments it fits beside other tests
     "contrast.bank_start=random",  # so that the first step has negatives
     "model.image.batch_norm.group_size=2",
     "model.dtype=float32",  # bfloat16 is emulated on most CPUs
