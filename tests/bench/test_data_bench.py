@@ -38,6 +38,7 @@ def test_both_forms_hold_the_same_pictures_and_captions(job: data_sides.Job) -> 
 
 
 def test_the_other_loader_does_the_same_work(job: data_sides.Job) -> None:
+    pytest.importorskip("torch")
     files = torch_loader.Files(job.folder / "files", 32, augment=False)
     words = text.load_tokenizer(job.vocabulary)
     pictures, ids = torch_loader.collate([files[row] for row in range(6)], words, 16)
@@ -67,6 +68,7 @@ def test_hue_turns_as_a_circle() -> None:
 
 
 def test_usual_transforms_give_normalised_floats(job: data_sides.Job) -> None:
+    pytest.importorskip("torch")
     picture, _ = torch_loader.Files(job.folder / "files", 20, augment=True)[0]
     assert (picture.dtype.is_floating_point, tuple(picture.shape)) == (True, (3, 20, 20))
     grey = torch_loader.normalise(np.full((1, 1, 3), 124, np.uint8))

@@ -72,6 +72,7 @@ def _unstacked(leaves: State) -> State:
 
 
 def test_scanned_layers_are_those_of_the_file_in_order(tiny: Make, imported: Any, expected: Made) -> None:
+    pytest.importorskip("torch")
     plain, scanned = tiny(**DEPTHS), tiny(**DEPTHS, **SCANS)
     begun = start(scanned, imported(plain, scanned), 1)
     taken = {name: np.asarray(leaf) for name, leaf in begun.items() if name.startswith(warm_start.TAKEN)}
@@ -85,6 +86,7 @@ def test_scanned_layers_are_those_of_the_file_in_order(tiny: Make, imported: Any
 
 
 def test_scanned_layers_do_not_fit_others(tiny: Make, imported: Any) -> None:
+    pytest.importorskip("torch")
     plain, scanned = tiny(**DEPTHS), tiny(**DEPTHS, **SCANS)
     source = imported(plain, scanned)
     with pytest.raises(checkpoint.CheckpointError) as error:
@@ -117,6 +119,7 @@ def test_a_run_starts_from_a_checkpoint_of_another_mesh(
 
 def test_an_import_starts_on_any_mesh(tiny: Make, imported: Any, expected: Made) -> None:
     """The configured mesh may be larger than the machine that imports."""
+    pytest.importorskip("torch")
     source = imported(tiny(), tiny(mesh__fsdp=64))
     for devices, changes in ((1, {}), (8, EIGHT)):
         begun = start(tiny(**changes), source, devices)
