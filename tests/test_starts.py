@@ -81,7 +81,7 @@ def test_a_data_set_must_be_named(tiny: Make) -> None:
     [
         ({"eval__final_splits": ("tset",)}, r"eval\.final_splits: .*no split 'tset'; it has"),
         ({"eval__every": 2, "train__steps": 4, "eval__splits": ("valid",)}, r"eval\.splits: .*no split 'valid'"),
-        ({"eval__languages": ("zh", "xx")}, r"eval\.languages: wenlan_scenes/tiny/test has no text of 'xx', but 'cs'"),
+        ({"eval__languages": ("zh", "es")}, r"eval\.languages: wenlan_scenes/tiny/test has no text of 'es', but 'cs'"),
         ({"eval__kinds": ("title",)}, r"eval\.kinds: wenlan_scenes/tiny/test has no text of 'title', but"),
     ],
 )
@@ -196,6 +196,18 @@ def test_every_command_refuses_another_tokenizer(
     (workdir / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.path: .* is gone; put the right file there, or into"):
         restore.load(workdir, None, (), ())
+
+
+def test_a_vocabulary_that_the_texts_do_not_fill_is_as_large_as_they_fill(
+    tiny: Make, data_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"data__dir": data_dir, "tokenizer__path": "", "model__text__bert__vocab_size": 0}
+    found = run_tokenizer.prepare(tiny(**TWO_TOWERS | fields | {"tokenizer__train_size": 100_000}), tmp_path)
+    told = capsys.readouterr().out
+    assert f"the training texts fill {found.size} pieces, fewer than tokenizer.train_size=100000" in told
+    (tmp_path / "other").mkdir()
+    as_many = tiny(**TWO_TOWERS | fields | {"tokenizer__train_size": found.size})
+    assert run_tokenizer.prepare(as_many, tmp_path / "other").fingerprint == found.fingerprint
 
 
 def test_only_one_tokenizer_is_kept(
@@ -331,9 +343,9 @@ def test_embeddings_of_something_else_are_not_kept(
     assert cli.main(command) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
     for changes, word in (
-        (["--config.data.image_size=24"], "data"),
-        (["--config.data.text_length=6"], "data"),
-        (["--config.data.antialias=false"], "data"),
+        (["--config.data.image_size=24"], "data.image_size (16, now 24)"),
+        (["--config.data.text_length=6"], "data.text_length (12, now 6)"),
+        (["--config.data.antialias=false"], "data.antialias (True, now False)"),
     ):
         assert cli.main([*command, *changes]) == 1
         assert f"holds embeddings of another {word}; choose another --out" in capsys.readouterr().err

@@ -77,18 +77,26 @@ def _places(config: schema.Config, workdir: Path) -> list[Path]:
 
 
 def train(config: schema.Config, path: Path) -> None:
-    """Trains a vocabulary on the training texts and keeps it at `path`."""
-    settings = config.tokenizer
-    say(f"training a vocabulary of {settings.train_size} pieces on the training texts ...")
+    """Trains a vocabulary on the training texts and keeps it at `path`; a smaller one where they do not fill it."""
+    size = config.tokenizer.train_size
+    say(f"training a vocabulary of {size} pieces on the training texts ...")
     try:
-        vocab.train_sentencepiece(
-            training_data.texts(config.data),
-            path,
-            settings.train_size,
-            settings.character_coverage,
-            settings.train_texts,
-            settings.algorithm,
-            settings.split_han,
-        )
+        _train(config, path, size)
     except vocab.VocabularySizeError as error:
-        raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
+        if error.most is None:
+            raise configs.ConfigError(f"tokenizer.train_size: {error}") from error
+        say(f"the training texts fill {error.most} pieces, fewer than tokenizer.train_size={size}: training as many")
+        _train(config, path, error.most)
+
+
+def _train(config: schema.Config, path: Path, size: int) -> None:
+    settings = config.tokenizer
+    vocab.train_sentencepiece(
+        training_data.texts(config.data),
+        path,
+        size,
+        settings.character_coverage,
+        settings.train_texts,
+        settings.algorithm,
+        settings.split_han,
+    )

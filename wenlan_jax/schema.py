@@ -64,7 +64,9 @@ class Tokenizer:
         False,
         "train with every Han character a piece of its own, as BERT's Chinese vocabularies do, when path is empty",
     )
-    train_size: int = field(2048, "pieces of the vocabulary that is trained when path is empty", low=300)
+    train_size: int = field(
+        2048, "pieces of the vocabulary that is trained when path is empty; fewer where the texts fill fewer", low=300
+    )
     character_coverage: float = field(
         0.9995, "share of characters with a piece of their own when path is empty; the rest is spelled in bytes",
         low=0.9, high=1,
@@ -86,7 +88,7 @@ class Part:
     )
     kind_choice: str = field("any", "as data.kind_choice", choices=("any", "first", "weighted"))
     kind_weights: tuple[float, ...] = field((), "as data.kind_weights")
-    languages: tuple[str, ...] = field((), "as data.languages", each=languages.code)
+    languages: tuple[str, ...] = field((), "as data.languages", each=languages.typed)
     objectives: tuple[str, ...] = field(
         (),
         "of pretrain.objectives, those of task 'mlmm' on this part; empty: all. Weakly correlated data: ('itm',) [S]",
@@ -118,7 +120,7 @@ class Data:
         choices=("any", "first", "weighted"),
     )
     kind_weights: tuple[float, ...] = field((), "one for each of data.kinds, where kind_choice is 'weighted'")
-    languages: tuple[str, ...] = field((), "languages to train on, e.g. ('zh', 'en'); empty: all", each=languages.code)
+    languages: tuple[str, ...] = field((), "languages to train on, e.g. ('zh', 'en'); empty: all", each=languages.typed)
     language_alpha: float = field(
         1.0,
         "of a record with texts in several languages: one is drawn in proportion to the number of its texts to this "
@@ -426,7 +428,7 @@ class Eval:
     kinds: tuple[str, ...] = field(
         (), "kinds of text that are queries; empty: all. Equal texts of one language are one query", free=True
     )
-    languages: tuple[str, ...] = field((), "languages of the queries; empty: all", free=True, each=languages.code)
+    languages: tuple[str, ...] = field((), "languages of the queries; empty: all", free=True, each=languages.typed)
     one_text_per_image: bool = field(
         False, "one text a record, languages taking turns, instead of all its texts", free=True
     )

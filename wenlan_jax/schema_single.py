@@ -129,5 +129,5 @@ class Vqa:
         "", "JSON list of the answers in the order of the columns, instead of counting; a run keeps its own", free=True
     )
     fingerprint: str = field("", "of the list of answers; a run writes it down and refuses another list")
-    languages: tuple[str, ...] = field((), "of the training questions; empty: all", each=languages.code)
+    languages: tuple[str, ...] = field((), "of the training questions; empty: all", each=languages.typed)
     blind: bool = field(False, "show no picture, in training and evaluation: what language alone can answer")

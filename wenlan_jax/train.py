@@ -205,6 +205,8 @@ class Loop:
             f"{self.maker.mixture.name}: {len(self.maker.mixture):,} training records; step {first} of "
             f"{config.train.steps}, {config.train.batch_size} pairs a step"
         )
+        if first == config.train.steps:
+            say("every step is done: evaluating again; a larger train.steps would continue the training")
         with telemetry.Writers(config, self.workdir, first) as self.writers:
             state = self._steps(state, first)
             self.save(state)

@@ -55,6 +55,7 @@ def _look(place: Path | str, tmp_path: Path, **options: Any) -> tuple[inspect.Fi
 def test_a_packed_directory(packed: Path, tmp_path: Path) -> None:
     found, cards = _look(packed, tmp_path)
     assert (found.layout, found.records, found.looked_at) == ("packed", {"train": 16, "test": 7}, 23)
+    assert found.usable == 21 and found.total - found.usable == sum(found.broken.values())
     assert found.sources == {"web": 15, "news": 5, "(none)": 3}
     assert found.languages == {"zh": 20, "en": 10} and found.kinds == {"descriptive": 20, "weak": 10}
     assert found.formats == {"jpeg": 11, "png": 10}  # that which is cut short has a sound header

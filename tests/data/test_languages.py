@@ -47,6 +47,15 @@ def test_other_languages_keep_their_code_and_words_are_refused() -> None:
             languages.code(wrong)
 
 
+def test_typed_codes_of_no_language_are_refused() -> None:
+    typed = ("", "es", "pt_BR", "Chinese", "zh-TW", "cn", "yue", "cz")
+    assert [languages.typed(one) for one in typed] == ["", "es", "pt-br", "zh", "zh", "zh", "yue", "cs"]
+    for wrong in ("zz", "xx", "zz-CN"):
+        assert languages.code(wrong)  # data may say so
+        with pytest.raises(ValueError, match="is the code of no language"):
+            languages.typed(wrong)
+
+
 def test_no_spelling_is_of_two_languages() -> None:
     words = [languages._folded(word) for spelled in languages._SPELLINGS.values() for word in spelled.split()]
     assert len(words) == len(set(words))

@@ -326,7 +326,7 @@ def test_bad_options_are_named(folder: Path, options: dict[str, Any], message: s
 
 
 def test_unreadable_input_and_output(folder: Path) -> None:
-    with pytest.raises(pack.PackError, match="no such captions file"):
+    with pytest.raises(readers.ReadError, match="no such file or folder"):
         pack.pack(pack.PackOptions(inputs=(str(folder / "none.csv"),), out=folder / "out"))
     with pytest.raises(readers.ReadError, match="neither its name nor its content"):
         _pack(folder, "c.xlsx", b"PK")

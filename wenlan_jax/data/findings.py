@@ -23,7 +23,8 @@ SAMPLES = 3
 class Findings:
     """Counts over the records of a data set; `records` by split covers all of them, the rest those looked at.
 
-    broken: items without a record, and pictures that cannot be used, by reason; `samples` names some of each.
+    usable: records whose picture is sound, as far as it was read. broken: items without a record, and pictures that
+    cannot be used, by reason; `samples` names some of each.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Findings:
     decoded: bool
     records: dict[str, int] = dataclasses.field(default_factory=dict)
     looked_at: int = 0
+    usable: int = 0
     sources: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     languages: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -73,6 +75,7 @@ class Findings:
             "16 bits": header.deep,
             "EXIF turned": header.orientation != 1,
         }
+        self.usable += 1
         self.formats[header.kind] += 1
         self.formats.update(f"{header.kind}, {flag}" for flag, is_set in flags.items() if is_set)
         self._measured["width"].append(header.width)
@@ -104,6 +107,7 @@ class Findings:
             "decoded": self.decoded,
             "records": self.records,
             "looked_at": self.looked_at,
+            "usable": self.usable,
             **{name: dict(getattr(self, name).most_common()) for name in counted},
             "broken_samples": dict(self.samples),
             "quantiles": self.quantiles(),
@@ -112,10 +116,12 @@ class Findings:
     def summary(self) -> str:
         """The same in lines of text."""
         share = "all" if self.looked_at == self.total else f"{self.looked_at:,} evenly spaced"
+        read = "decoded whole" if self.decoded else "by their headers; --decode reads them whole, as pack does"
         lines = [
             f"{self.name} ({self.layout})",
             _line("records", f"{self.total:,}: {_counts(self.records)}"),
-            _line("looked at", f"{share}; pictures {'decoded whole' if self.decoded else 'by their headers'}"),
+            _line("looked at", f"{share}; pictures {read}"),
+            _line("usable", f"{self.usable:,} of these {self.looked_at:,}; what follows is of all, usable or not"),
             _line("sources", _counts(self.sources)),
             _line("languages", _counts(self.languages)),
             _line("kinds", _counts(self.kinds)),

@@ -113,6 +113,7 @@ class Raw:
     """Inputs of `wenlan pack` as they come; grouped by image within a shard."""
 
     def __init__(self, options: InspectOptions) -> None:
+        files.check_there(options.place)
         self.layout, self._shards = registry.shards([options.place], options.file_format, options.read)
         place = options.images if options.images is not None else files.folder_of(options.place)
         if not files.is_url(place) and not os.path.isdir(place):

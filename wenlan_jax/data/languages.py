@@ -56,6 +56,29 @@ def code(spelling: str) -> str:
     return folded
 
 
+def typed(spelling: str) -> str:
+    """As `code`, for what a user types: letters that ISO 639 gives to no language are a mistake. Raises ValueError."""
+    found = code(spelling)
+    language = found.partition("-")[0]
+    if len(language) == 2 and language not in _TWO_LETTERS:
+        raise ValueError(
+            f"{spelling[:80]!r} is the code of no language; use one of ISO 639, such as {', '.join(LANGUAGES)}"
+        )
+    return found
+
+
+_ISO_639_1 = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee "
+    "el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is "
+    "it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms "
+    "mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si "
+    "sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh "
+    "yi yo za zh zu"
+)
+"""And two withdrawn codes, bh and sh, that data still hold. Of three letters there are thousands."""
+_TWO_LETTERS = frozenset(_ISO_639_1.split())
+
+
 @functools.lru_cache(maxsize=4096)
 def known_code(spelling: str) -> str:
     """The code of one of the seven languages by any of its spellings; "" for whatever else."""

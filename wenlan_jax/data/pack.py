@@ -248,8 +248,7 @@ def _check(options: PackOptions) -> None:
     if not options.inputs:
         raise PackError("nothing to pack: name at least one input")
     for place in options.inputs:
-        if not files.is_url(place) and not any(os.path.exists(one) for one in files.expand(place)):
-            raise PackError(f"{place}: no such captions file")
+        files.check_there(place)
     if not files.is_url(options.image_root) and not os.path.isdir(options.image_root):
         raise PackError(f"{options.image_root}: no such image directory; set --images")
     if places.is_taken(options.out, REPORT_NAME):
@@ -290,7 +289,7 @@ def _check_choices(options: PackOptions) -> None:
             raise PackError(f"{name} {value}: must be one of {', '.join(filter(None, known))}")
     try:
         files.encoding_of(options.read.encoding)
-        languages.code(options.read.language)
+        languages.typed(options.read.language)
     except readers.ReadError as error:
         raise PackError(str(error)) from error
     except ValueError as error:

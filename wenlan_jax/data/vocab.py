@@ -21,7 +21,14 @@ _SEED = 0
 
 
 class VocabularySizeError(TokenizerError):
-    """The texts cannot fill, or do not fit in, a vocabulary of this size; the message holds the sizes that do."""
+    """The texts cannot fill, or do not fit in, a vocabulary of this size; the message holds the sizes that do.
+
+    `most` is the largest size that the texts fill; None where the size asked for is too small.
+    """
+
+    def __init__(self, message: str, most: int | None = None) -> None:
+        super().__init__(message)
+        self.most = most
 
 
 def train_sentencepiece(
@@ -133,7 +140,8 @@ def _explained(message: str, count: int, vocab_size: int) -> TokenizerError:
     if found := re.search(r"too high .*<= (\d+)", message):
         return VocabularySizeError(
             f"a vocabulary of {vocab_size} is too large for these {count} texts, which fill {found[1]} pieces; "
-            f"set {found[1]} or less, or add text"
+            f"set {found[1]} or less, or add text",
+            int(found[1]),
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return VocabularySizeError(

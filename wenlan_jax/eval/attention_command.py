@@ -21,6 +21,13 @@ example:
   wenlan attention --workdir=runs/mlmm --out=runs/mlmm/attention --rows 0 7 --languages en zh"""
 
 
+def _language(text: str) -> str:
+    try:
+        return languages.typed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `wenlan attention`."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLE
@@ -34,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages",
         nargs="+",
-        type=languages.code,
+        type=_language,
         default=[],
         metavar="CODE",
         help="of the texts (default: eval.languages, else all)",

@@ -101,11 +101,23 @@ def _read_note(file: Path) -> object:
         return None
 
 
+def _differing_data(found: object, wanted: object) -> list[str]:
+    """The fields of `data` that differ, with what they were; "data" where only the files do."""
+    if found == wanted:
+        return []
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return ["data"]
+    fields = [name for name in OF_DATA if found.get(name) != wanted[name]]
+    told = [f"data.{name} ({found.get(name)!r}, now {wanted[name]!r})" for name in fields]
+    return told or [f"version of the data {wanted['source']}, whose files have changed"]
+
+
 def _differing(found: object, wanted: dict[str, object]) -> list[str]:
     """In which respects two notes differ."""
     if not isinstance(found, dict):
         return [f"origin, as {NOTE} is damaged"]
-    names = [name for name in wanted if found.get(name) != wanted[name]]
+    names = [name for name in wanted if name != "data" and found.get(name) != wanted[name]]
+    names += _differing_data(found.get("data"), wanted["data"])
     return names or ([] if found.keys() == wanted.keys() else ["version of wenlan"])
 
 

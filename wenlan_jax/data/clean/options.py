@@ -112,7 +112,7 @@ class Language:
         choices=("off", "label", "drop"),
     )
     languages: tuple[str, ...] = field(
-        languages.LANGUAGES, "to choose among; texts declared in others are left alone", each=languages.code
+        languages.LANGUAGES, "to choose among; texts declared in others are left alone", each=languages.typed
     )
     confidence: float = field(0.9, "probability above which a found language is trusted", low=0, high=1)
     min_letters: int = field(6, "letters below which a text is not judged", low=1)
@@ -189,7 +189,7 @@ class Options:
 def length_limits(lengths: Sequence[str]) -> dict[str, tuple[int, int]]:
     """`lengths` of Text as {language: (low, high)}. Raises ValueError for what is no language."""
     found = [match for text in lengths if (match := _LENGTH.fullmatch(text))]
-    named = [match["language"] if match["language"] == "*" else languages.code(match["language"]) for match in found]
+    named = [match["language"] if match["language"] == "*" else languages.typed(match["language"]) for match in found]
     return {name: (int(match["low"]), int(match["high"])) for name, match in zip(named, found, strict=True)}
 
 

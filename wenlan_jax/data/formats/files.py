@@ -57,8 +57,14 @@ def expand(pattern: str) -> list[str]:
         raise ReadError(f"{pattern}: means more than {_EXPANSION_LIMIT:,} files; correct the braces")
     places = [found for one in spelled for found in _glob(one)]
     if not places:
-        raise ReadError(f"{pattern}: no such file, or nothing matches; check the path")
+        raise ReadError(f"{pattern}: no such file or folder, or nothing matches; check the path")
     return places
+
+
+def check_there(pattern: str) -> None:
+    """Raises ReadError where a path or pattern of this machine means nothing that is there; URLs are not looked at."""
+    if not is_url(pattern) and not any(os.path.exists(one) for one in expand(pattern)):
+        raise ReadError(f"{pattern}: no such file or folder; check the path")
 
 
 def _braces(pattern: str) -> Iterator[str]:
