@@ -20,7 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 from ml_collections import config_dict
+
+install_import_hook("wenlan_jax", "annotations.checked")  # what is annotated is checked, shapes and dtypes too
 
 from wenlan_jax import config as configs
 from wenlan_jax import schema

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num, UInt8
+from jaxtyping import Float, Int, Num, Shaped, UInt8
+
+from wenlan_jax.arrays import Array
 
 Images = Float[Array, "batch height width 3"]
 Factors = Float[Array, "batch"]
@@ -70,7 +72,7 @@ def normalise(
     return (images - centre) / scale
 
 
-def _per_image(factors: Factors) -> Float[Array, "batch 1 1 1"]:
+def _per_image(factors: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
     return factors[:, None, None, None]
 
 

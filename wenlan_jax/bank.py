@@ -16,13 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from wenlan_jax.arrays import Array, Tree
 
 NO_ID = -1
 """Id of an entry that no image stands behind; equal to no image's id."""
 
 
-class Bank(struct.PyTreeNode):
+class Bank(Tree):
     """`capacity` (K) newest keys. `pushed_at` is the step that wrote a slot, -1 where none did."""
 
     keys: Float[Array, "slots batch dim"]
@@ -51,7 +53,7 @@ def create(capacity: int, batch: int, dim: int, random_key: Array | None = None)
     )
 
 
-def push(bank: Bank, keys: Float[Array, "batch dim"], ids: Int[Array, " batch"], step: Int[Array, ""]) -> Bank:
+def push(bank: Bank, keys: Float[Array, "batch dim"], ids: Int[Array, " batch"], step: int | Int[Array, ""]) -> Bank:
     """The bank with `keys` as its newest entries; the last row is the newest."""
     slots = bank.keys.shape[0]
     return bank.replace(
@@ -103,7 +105,7 @@ def relaid(bank: Bank, capacity: int, batch: int) -> Bank:
     return Bank(**fields, capacity=capacity)
 
 
-def oldest_age(bank: Bank, step: Int[Array, ""]) -> Int[Array, ""]:
+def oldest_age(bank: Bank, step: int | Int[Array, ""]) -> Int[Array, ""]:
     """How many steps ago the oldest valid key that a step pushed was made; 0 if there is none."""
     counted = valid(bank).any(axis=1) & (bank.pushed_at >= 0)
     return jnp.max(jnp.where(counted, step - bank.pushed_at, 0))

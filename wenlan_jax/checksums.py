@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, UInt, UInt32
+from jaxtyping import PyTree, UInt, UInt32
 
 from wenlan_jax import trees
+from wenlan_jax.arrays import Array
 
 HOST_BYTES = 2**18
 """Leaves up to this size are summed on the host: they are many, of many shapes, and a device would compile each."""

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import jax
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 from optax import contrib
 
 from wenlan_jax import schema, trees
+from wenlan_jax.arrays import Array
 
 NO_DECAY = (r"/(bias|scale)$", r"logit_scale$")
 """Parameters that weight decay leaves alone: biases, the scales of normalisations, the temperature."""

@@ -9,7 +9,9 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Int, UInt32
+
+from wenlan_jax.arrays import Array
 
 
 def root(seed: int) -> UInt32[Array, 2]:

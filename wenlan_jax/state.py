@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Float, Int, PyTree, UInt32
 
+from wenlan_jax.arrays import Array, Tree
 from wenlan_jax.bank import Bank
 
 Params = Any
@@ -17,14 +17,14 @@ MOMENTUM = "_momentum"
 """After the name of a tower: its momentum copy."""
 
 
-class Momentum(struct.PyTreeNode):
+class Momentum(Tree):
     """The key towers: averaged parameters and batch statistics of their own."""
 
     params: Params
     batch_stats: PyTree[Float[Array, ...]]
 
 
-class TrainState(struct.PyTreeNode):
+class TrainState(Tree):
     """The whole truth of a run: `state -> step(state, batch) -> state`.
 
     `momentum` is None and `banks` is empty for tasks without momentum towers. `opt_state` covers the trained

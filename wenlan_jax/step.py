@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, PyTree, UInt32
+from jaxtyping import Bool, Int, PyTree, UInt32
 
 from wenlan_jax import optim, rngs, trees
+from wenlan_jax.arrays import Array
 from wenlan_jax.state import Momentum, Params, TrainState
 from wenlan_jax.tasks.base import Batch, Metrics, MicroLoss, Own, Rows, Task
 

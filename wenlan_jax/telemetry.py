@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -31,6 +31,7 @@ class TelemetryError(RuntimeError):
     """A writer that was asked for cannot be had."""
 
 
+@runtime_checkable
 class Writer(Protocol):
     """A place for metrics."""
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Bool, PyTree
+
+from wenlan_jax.arrays import Array
 
 T = TypeVar("T")
 

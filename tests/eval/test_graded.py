@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotations import unchecked
 
 from wenlan_jax import schema
 from wenlan_jax.eval import cascade, evaluate, graded, ranking
@@ -91,7 +92,8 @@ def _measured() -> cascade.Measured:
         SimpleNamespace(rows=(row,), text=SimpleNamespace(language="en", text=said)) for row, said in enumerate(TEXTS)
     ]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
-    embedded = evaluate.Embedded(_source(), vectors, images, np.ones((4, 1), np.float32))  # type: ignore[arg-type]
+    with unchecked():
+        embedded = evaluate.Embedded(_source(), vectors, images, np.ones((4, 1), np.float32))  # type: ignore[arg-type]
     way = dataclasses.replace(cascade.ways(embedded, 6)[0], orders=np.tile(np.arange(6), (4, 1)))
     return cascade.measure(way, [2, 4], (1,), lambda _, pictures: pictures.astype(np.float32), 8, lambda: 0.0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotations import unchecked
 
 from wenlan_jax.data import loader, records
 from wenlan_jax.eval import cascade, evaluate, links, ranks, report, rerank_page, retrieval
@@ -27,7 +28,8 @@ def split(
 ) -> evaluate.Embedded:
     """A split of equal pictures in bytes, with these embeddings."""
     source = [types.SimpleNamespace(image=b"", id=f"p{row}") for row in range(len(images))]
-    return evaluate.Embedded(source, links.distinct(chosen or texts, texts), images, words)  # type: ignore[arg-type]
+    with unchecked():
+        return evaluate.Embedded(source, links.distinct(chosen or texts, texts), images, words)  # type: ignore[arg-type]
 
 
 def shop() -> tuple[list[loader.RecordText], np.ndarray, np.ndarray]:

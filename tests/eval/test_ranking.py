@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from annotations import unchecked
 
 from wenlan_jax.eval import ranking
 
@@ -111,7 +112,7 @@ def test_skipped_queries_leave_the_mean() -> None:
 
 
 def test_faulty_input_is_named() -> None:
-    with pytest.raises(ranking.RankingError, match="gain: 'log'"):
+    with unchecked(), pytest.raises(ranking.RankingError, match="gain: 'log'"):
         _with(gain="log")
     with pytest.raises(ranking.RankingError, match="start at 1"):
         _with(k=0)

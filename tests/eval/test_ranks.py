@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotations import unchecked
 
 from wenlan_jax.data import loader, records
 from wenlan_jax.eval import evaluate, ranks, retrieval
@@ -20,7 +21,8 @@ def embedded(rows: list[int]) -> evaluate.Embedded:
         for number, row in enumerate(rows)
     ]
     pictures, words = rng.standard_normal((7, 5)), rng.standard_normal((len(rows), 5))
-    return evaluate.Embedded(None, texts, pictures.astype(np.float32), words.astype(np.float32))  # type: ignore[arg-type]
+    with unchecked():
+        return evaluate.Embedded(None, texts, pictures.astype(np.float32), words.astype(np.float32))  # type: ignore[arg-type]
 
 
 ROWS = [0, 0, 1, 2, 3, 5, 5, 5]

@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from annotations import unchecked
 
 from wenlan_jax.eval import retrieval
 
@@ -180,7 +181,7 @@ def test_memory_is_that_of_a_few_blocks() -> None:
     ],
 )
 def test_faulty_input_is_named(images: np.ndarray, texts: np.ndarray, links: list[float], message: str) -> None:
-    with pytest.raises(retrieval.RetrievalError, match=message):
+    with unchecked(), pytest.raises(retrieval.RetrievalError, match=message):
         retrieval.retrieval_metrics(images, texts, np.array(links))
 
 
@@ -348,11 +349,11 @@ def test_the_table_of_average_recall_by_language() -> None:
 
 def test_faulty_scores_are_named() -> None:
     good, links = np.ones((3, 2), np.float32), np.array([0, 1, 1])
-    with pytest.raises(retrieval.RetrievalError, match="float16 makes ties"):
+    with unchecked(), pytest.raises(retrieval.RetrievalError, match="float16 makes ties"):
         retrieval.from_scores(good.astype(np.float16), links)
     with pytest.raises(retrieval.RetrievalError, match="scores: row 0 is not finite"):
         retrieval.from_scores(good * np.nan, links)
-    with pytest.raises(retrieval.RetrievalError, match="3 integers are needed"):
+    with unchecked(), pytest.raises(retrieval.RetrievalError, match="3 integers are needed"):
         retrieval.from_scores(good, links[:2])
     with pytest.raises(retrieval.RetrievalError, match="ks"):
         retrieval.from_scores(good, links, ())

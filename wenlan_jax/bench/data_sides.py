@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -161,7 +161,7 @@ class Side:
         assert self.process.pid is not None  # of a started process
         return self.process.pid
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Side:
         return self
 
     def __exit__(

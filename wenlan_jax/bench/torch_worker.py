@@ -11,7 +11,7 @@ import os
 import time
 from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class TorchError(RuntimeError):
     """PyTorch is not installed, or the reference cannot follow the configuration."""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """A model of PyTorch with its batch."""
 
@@ -30,6 +31,7 @@ class Worker(Protocol):
         """What the model makes of the batch in evaluation mode, to compare both sides by."""
 
 
+@runtime_checkable
 class AnyJob(Protocol):
     """What a worker process is started with."""
 

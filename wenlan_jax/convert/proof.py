@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Findings(NamedTuple):
     lines: list[str]
 
 
+@runtime_checkable
 class Proof(Protocol):
     """Our side of a comparison, made before the artefact is written and asked once it is.
 

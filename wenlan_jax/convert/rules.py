@@ -17,7 +17,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class ConversionError(ValueError):
     """Weights that the rules cannot convert; the message names every leaf concerned."""
 
 
+@runtime_checkable
 class HasShape(Protocol):
     """What a template's leaf must have: an array or an abstract one."""
 

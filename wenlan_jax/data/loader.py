@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -68,6 +68,7 @@ class SharedMemoryError(ValueError):
     """Batches of the configured data processes do not fit into shared memory."""
 
 
+@runtime_checkable
 class Maker(Protocol):
     """A picklable, stateless function from the number of a batch to this process's part of it."""
 
@@ -80,6 +81,7 @@ class FiniteMaker(Maker, Protocol):
     def __len__(self) -> int: ...
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """What a training run says of the data that its maker draws from; see `mixture.Mixture`."""
 
@@ -322,7 +324,7 @@ class Batches(Iterator[tuple[int, Batch]]):
             self._batches.close()
         self._batches = iter(())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Batches:
         return self
 
     def __exit__(

@@ -23,7 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt64
+from jaxtyping import Float64, Int, Int64, UInt64
 
 ROUNDS = 24
 """Feistel rounds, an even number. Large domains need few; the halves of a small one hold a bit or two, and
@@ -54,7 +54,7 @@ def _feistel(x: UInt64[np.ndarray, " n"], key: UInt64[np.ndarray, " n"], bits: i
 
 
 def permute(
-    index: int | Int64[np.ndarray, "*shape"], length: int, seed: int, epoch: int | Int64[np.ndarray, "*shape"]
+    index: int | Int[np.ndarray, "*indices"], length: int, seed: int, epoch: int | Int[np.ndarray, "*epochs"]
 ) -> Int64[np.ndarray, "*shape"]:
     """The image of `index` under the permutation of `[0, length)` that `seed` and `epoch` name.
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from wenlan_jax.data import places, records
 from wenlan_jax.data.builders import registry
@@ -24,6 +24,7 @@ class SourceError(ValueError):
     """Data that is missing, damaged or of another schema; the message names the file and the remedy."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Records by row number. Rows are numbered from 0, in an order that never changes."""
 

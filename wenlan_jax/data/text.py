@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -33,6 +33,7 @@ class TokenizerError(ValueError):
     """A tokenizer file that is missing or cannot be used; the message names the file and the remedy."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the data pipeline needs of a tokenizer. `size` is the number of rows of the embedding table."""
 

@@ -103,7 +103,7 @@ def text_to_regions(
     text_length: int,
     region_mask: Bool[np.ndarray, " regions"],
     renormalise: bool,
-) -> Float32[np.ndarray, "tokens regions"]:
+) -> Float32[np.ndarray, "tokens valid"]:
     """Attention of the text's places to the valid regions, the mean of all heads.
 
     `attention`: of one pair and layer, rows look at columns, the regions after `text_length` places of text. With
@@ -151,7 +151,7 @@ def is_whole(boxes: Boxes) -> Bool[np.ndarray, " regions"]:
     return np.all(np.hstack([boxes[:, :2] <= 0, boxes[:, 2:] >= 1]), axis=1)
 
 
-def panel(picture: Picture, boxes: Boxes, weights: Weights, largest: float) -> Picture:
+def panel(picture: Picture, boxes: Boxes, weights: Weights, largest: float) -> UInt8[np.ndarray, "rows columns 3"]:
     """The picture with its regions shaded by weight, `largest` the strongest shade, and the best region framed.
 
     All `boxes` are drawn, a whole picture among them, too.

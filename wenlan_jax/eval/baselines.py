@@ -7,7 +7,7 @@ the commonest class, the frequencies of the masked words, the mean feature, the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,6 +15,7 @@ from jaxtyping import Float64
 from wenlan_jax.data.loader import Batch
 
 
+@runtime_checkable
 class Constant(Protocol):
     """The best constant guess for what `add` has shown it."""
 
@@ -116,7 +117,7 @@ def of(objective: str) -> Constant | None:
 
 
 def _entropy(shares: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows"]:
-    return -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=-1)
+    return np.asarray(-np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=-1))
 
 
 def _masked(batch: Batch, field: str) -> Float64[np.ndarray, "regions n"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
@@ -16,6 +16,7 @@ from wenlan_jax.eval import evaluate, ranks, report
 from wenlan_jax.run import Run, data_dir
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """How a task is measured on the splits of its data; compiles what it needs once."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 Grades = Int[np.ndarray, " results"]
+AnyGrades = Int[np.ndarray, " grades"]
 Judgements = Mapping[Any, int]
 """The grades, from 0, of what was judged for one query, by its name or row; what was not judged has grade 0."""
 
@@ -68,12 +69,12 @@ def discounted_gain(ranked: Sequence[int] | Grades, protocol: Protocol) -> float
     return float(gains @ (1 / np.log2(np.arange(2, len(gains) + 2))))
 
 
-def _ideal(ranked: Grades, pool: Sequence[int] | Grades, protocol: Protocol) -> Grades:
+def _ideal(ranked: Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol) -> AnyGrades:
     """All grades that the best list is drawn from, best first."""
     return np.sort(ranked if protocol.ideal == "judged-list" else _grades(pool))[::-1]
 
 
-def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | Grades, protocol: Protocol) -> float | None:
+def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol) -> float | None:
     """NDCG at k of the grades of results, best first, in [0, 1]; None for a query that is to be skipped.
 
     `pool`: all grades judged for the query, in any order.
@@ -88,7 +89,9 @@ def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | Grades, protocol:
     return min(1.0, found / best)
 
 
-def average_precision(ranked: Sequence[int] | Grades, pool: Sequence[int] | Grades, protocol: Protocol) -> float | None:
+def average_precision(
+    ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol
+) -> float | None:
     """Average precision at k in [0, 1]; None for a query that is to be skipped.
 
     The precision at the rank of each relevant result, summed and divided by the number of relevant results of the

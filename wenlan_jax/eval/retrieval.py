@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float, Float32, Int, Int64
 
 from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval.links import Links, LinksLike, RetrievalError
@@ -41,9 +41,9 @@ FOLDS = "folds"
 CHUNK = 4096
 """Rows of queries and of candidates in one block: 64 MiB of float32 scores."""
 
-Embeddings = Float32[np.ndarray, "rows dim"]
-Scores = Float32[np.ndarray, "texts images"]
-Ranks = Int64[np.ndarray, " queries"]
+Images = Float[np.ndarray, "images dim"]
+Texts = Float[np.ndarray, "texts dim"]
+Scores = Float[np.ndarray, "texts images"]
 Rows = Int64[np.ndarray, " rows"]
 
 
@@ -51,7 +51,7 @@ def _blocks(length: int, chunk: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk, length)) for start in range(0, length, chunk))
 
 
-def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Embeddings:
+def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Float32[np.ndarray, "rows columns"]:
     array = np.asarray(embeddings, np.float32)
     if array.ndim != 2 or not array.size:
         raise RetrievalError(f"{name}: a non-empty matrix (rows, dim) is needed, got shape {array.shape}.")
@@ -62,13 +62,13 @@ def _checked(name: str, embeddings: np.ndarray, chunk: int) -> Embeddings:
     return array
 
 
-def _check_links(images: Embeddings, texts: Embeddings, image_of_text: LinksLike) -> Links:
+def _check_links(images: Images, texts: Float[np.ndarray, "texts other"], image_of_text: LinksLike) -> Links:
     if images.shape[1] != texts.shape[1]:
         raise RetrievalError(f"Images have {images.shape[1]} dimensions, texts {texts.shape[1]}.")
     return true_pairs.known(image_of_text, len(texts), len(images))
 
 
-def _norms(embeddings: Embeddings) -> Float32[np.ndarray, " rows"]:
+def _norms(embeddings: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, " rows"]:
     return np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))
 
 
@@ -83,7 +83,7 @@ def _best_truths(
 
 
 def _true_scores(
-    images: Embeddings, texts: Embeddings, links: Links, chunk: int
+    images: Images, texts: Texts, links: Links, chunk: int
 ) -> tuple[Float32[np.ndarray, " images"], Float32[np.ndarray, " texts"]]:
     """See `_best_truths`."""
     of_pair = np.empty(len(links.text), np.float32)
@@ -93,8 +93,8 @@ def _true_scores(
 
 
 def truth_ranks(
-    image_embeddings: Embeddings, text_embeddings: Embeddings, image_of_text: LinksLike, chunk: int = CHUNK
-) -> tuple[Ranks, Ranks]:
+    image_embeddings: Images, text_embeddings: Texts, image_of_text: LinksLike, chunk: int = CHUNK
+) -> tuple[Int64[np.ndarray, " images"], Int64[np.ndarray, " texts"]]:
     """The rank (from 1) of the best true text of every picture, and of the best true picture of every text.
 
     A picture without a text has rank 0; it is no query, but stays a candidate. Both directions come from one
@@ -133,7 +133,11 @@ def chance_recall(candidates: int, truths: Int[np.ndarray, " queries"], k: int) 
 
 
 def _direction(
-    name: str, ranks: Ranks, candidates: int, truths: Int[np.ndarray, " queries"], ks: Sequence[int]
+    name: str,
+    ranks: Int64[np.ndarray, " queries"],
+    candidates: int,
+    truths: Int[np.ndarray, " truths"],
+    ks: Sequence[int],
 ) -> dict[str, float]:
     metrics = {f"{name}/recall_at_{k}": float(np.mean(ranks <= k)) for k in ks}
     metrics |= {f"{name}/chance_recall_at_{k}": chance_recall(candidates, truths, k) for k in ks}
@@ -146,8 +150,8 @@ def _direction(
 
 
 def retrieval_metrics(
-    image_embeddings: Embeddings,
-    text_embeddings: Embeddings,
+    image_embeddings: Images,
+    text_embeddings: Texts,
     image_of_text: LinksLike,
     ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
@@ -162,7 +166,10 @@ def retrieval_metrics(
 
 
 def of_ranks(
-    image_ranks: Ranks, text_ranks: Ranks, image_of_text: LinksLike, ks: Sequence[int] = AVERAGED
+    image_ranks: Int64[np.ndarray, " images"],
+    text_ranks: Int64[np.ndarray, " texts"],
+    image_of_text: LinksLike,
+    ks: Sequence[int] = AVERAGED,
 ) -> dict[str, float]:
     """`retrieval_metrics` from what `truth_ranks` or `score_ranks` gave."""
     if not ks or min(ks) < 1:
@@ -178,8 +185,8 @@ def of_ranks(
 
 
 def by_language(
-    image_embeddings: Embeddings,
-    text_embeddings: Embeddings,
+    image_embeddings: Images,
+    text_embeddings: Texts,
     image_of_text: LinksLike,
     languages: Sequence[str],
     ks: Sequence[int] = AVERAGED,
@@ -210,7 +217,9 @@ def _by_language(
     return metrics
 
 
-def score_ranks(scores: Scores, image_of_text: LinksLike, chunk: int = CHUNK) -> tuple[Ranks, Ranks]:
+def score_ranks(
+    scores: Scores, image_of_text: LinksLike, chunk: int = CHUNK
+) -> tuple[Int64[np.ndarray, " images"], Int64[np.ndarray, " texts"]]:
     """`truth_ranks` of a model that scores pairs: `scores[m, n]` of text m with picture n.
 
     Half-precision scores are refused: rounding makes ties of them, which count against the model.
@@ -312,7 +321,10 @@ def average_table(rows: Mapping[str, Mapping[str, float]], languages: Sequence[s
 
 
 def top_k(
-    query_embeddings: Embeddings, candidate_embeddings: Embeddings, k: int, chunk: int = CHUNK
+    query_embeddings: Float[np.ndarray, "queries dim"],
+    candidate_embeddings: Float[np.ndarray, "candidates dim"],
+    k: int,
+    chunk: int = CHUNK,
 ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
     """Rows and scores of the `k` best candidates of each query, best first, equal scores by row.
 

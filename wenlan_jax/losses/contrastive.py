@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from wenlan_jax import bank as ring
+from wenlan_jax.arrays import Array, Tree
 from wenlan_jax.bank import Bank
 from wenlan_jax.mesh import BATCH_AXES
 
@@ -25,7 +25,7 @@ NONE = -jnp.inf
 """Logit of an entry that does not count."""
 
 
-class InfoNCE(struct.PyTreeNode):
+class InfoNCE(Tree):
     """Sums over the queries of one direction. `correct`: queries whose own key beats every negative."""
 
     loss: Float[Array, ""]
@@ -54,7 +54,7 @@ def mutual_top_k(
     return top(image_keys, image_bank) & top(text_keys, text_bank)
 
 
-class Negatives(struct.PyTreeNode):
+class Negatives(Tree):
     """What a set of negatives adds to the loss of each query: exp(`peak`) * `total` is the sum of its exponentials.
 
     `best` is the highest logit that does not count as a positive, `masked` the number of entries left out, and

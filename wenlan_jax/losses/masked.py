@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from wenlan_jax.arrays import Array
 
 Reduction = Literal["elementwise", "batchmean"]
 

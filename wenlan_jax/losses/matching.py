@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.losses.masked import Summed, cross_entropy, summed
 
 

@@ -6,8 +6,10 @@ import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.initializers import bert_kernel
 from wenlan_jax.models.placement import rows, whole
 from wenlan_jax.models.transformer import LayerStack, TransformerLayer, apply_layers, layer_norm
@@ -43,7 +45,7 @@ class BertEncoder(nn.Module):
     eps: float
     dropout: float
     attention_dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     scan_segments: tuple[int, ...]
     remat: bool
 
@@ -83,7 +85,7 @@ def bert_layer(
     eps: float,
     dropout: float,
     attention_dropout: float,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> TransformerLayer:
     """A layer of BERT: exact GELU, BERT's initial values, no dropout inside the feed-forward network."""
     return TransformerLayer(
@@ -127,7 +129,7 @@ class BertEmbeddings(nn.Module):
     type_vocab_size: int
     position_offset: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.word = self._table(self.vocab_size)

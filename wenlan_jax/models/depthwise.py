@@ -11,7 +11,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from wenlan_jax.arrays import Array
 
 DepthwiseImplementation = Literal["conv", "shift"]
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.depthwise import DepthwiseImplementation, depthwise_conv
 from wenlan_jax.models.initializers import convolution_kernel
 from wenlan_jax.models.layers import BatchNorm, BatchNormOptions
@@ -123,7 +125,7 @@ class EfficientNet(nn.Module):
     head_width: int
     batch_norm: BatchNormOptions
     depthwise: DepthwiseImplementation
-    dtype: jnp.dtype
+    dtype: DTypeLike
     remat: bool
     scan: bool
 
@@ -192,7 +194,7 @@ class MBConv(nn.Module):
     width: int
     batch_norm: BatchNormOptions
     depthwise: DepthwiseImplementation
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
@@ -216,7 +218,7 @@ class SqueezeExcite(nn.Module):
     """Scales every channel by a gate in (0, 1), from the map's mean through `width` hidden channels."""
 
     width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -233,7 +235,7 @@ class DepthwiseConv(nn.Module):
     size: int
     stride: int
     implementation: DepthwiseImplementation
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -243,7 +245,7 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv(x.astype(self.dtype), whole(kernel), self.stride, self.implementation)
 
 
-def pointwise_conv(features: int, dtype: jnp.dtype, name: str, use_bias: bool = False) -> nn.Dense:
+def pointwise_conv(features: int, dtype: DTypeLike, name: str, use_bias: bool = False) -> nn.Dense:
     """A 1x1 convolution as a matrix product over the channels; kernel (inputs, features)."""
     return nn.Dense(
         features,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer, normal, variance_scaling
+from jax.typing import DTypeLike
 
 torch_linear_kernel: Initializer = variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 """Kernel of `torch.nn.Linear` and of a 1x1 `torch.nn.Conv2d`: uniform in +-1/sqrt(fan_in)."""
@@ -46,7 +46,7 @@ def convolution_kernel(kernel_size: int, outputs_per_input: int) -> Initializer:
     return normal(math.sqrt(2.0 / (kernel_size * kernel_size * outputs_per_input)))
 
 
-def torch_dense(features: int, fan_in: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+def torch_dense(features: int, fan_in: int, dtype: DTypeLike, name: str) -> nn.Dense:
     """A dense layer that starts like `torch.nn.Linear(fan_in, features)`."""
     return nn.Dense(
         features,

@@ -13,7 +13,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
+
+from wenlan_jax.arrays import Array
 
 L2_EPSILON = 1e-12
 """Smallest norm a vector is divided by, as in `torch.nn.functional.normalize`."""
@@ -76,7 +79,7 @@ class BatchNorm(nn.Module):
     """
 
     options: BatchNormOptions
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(

@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.initializers import torch_dense
 
 Coordinates = Literal["official", "corrected"]
@@ -116,7 +118,7 @@ class RegionPooling(nn.Module):
     coordinates: Coordinates
     samples: int
     project: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(

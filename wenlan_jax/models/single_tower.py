@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int, PyTree
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.bert import BertEmbeddings, bert_layer, exact_gelu
 from wenlan_jax.models.initializers import bert_kernel
 from wenlan_jax.models.placement import inner, rows
@@ -84,7 +86,7 @@ class TiedLinear(nn.Module):
 
     inputs: int
     features: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.kernel = self.param("kernel", bert_kernel, (self.inputs, self.features), jnp.float32)
@@ -104,7 +106,7 @@ class RegionEmbeddings(nn.Module):
     feature_width: int
     width: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.features = TiedLinear(self.feature_width, self.width, self.dtype)
@@ -137,7 +139,7 @@ class Transformed(nn.Module):
 
     width: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch width"]:
@@ -150,7 +152,7 @@ class TiedHead(nn.Module):
     outputs: int
     width: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -168,7 +170,7 @@ class Head(nn.Module):
     outputs: int
     width: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
@@ -176,7 +178,7 @@ class Head(nn.Module):
         return linear(self.outputs, jnp.float32, "out")(hidden)
 
 
-def linear(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
+def linear(features: int, dtype: DTypeLike, name: str | None = None) -> nn.Dense:
     """A linear layer with BERT's initial values."""
     return nn.Dense(features, dtype=dtype, kernel_init=bert_kernel, name=name)
 
@@ -212,7 +214,7 @@ class SingleTower(nn.Module):
     text_eps: float
     eps: float
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     scan_segments: tuple[int, ...]
     remat: bool
 

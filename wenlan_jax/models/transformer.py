@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.initializers import torch_attention_kernel, torch_linear_bias, torch_linear_kernel
 from wenlan_jax.models.placement import inner, rows
 
@@ -28,7 +30,7 @@ WEIGHTS = "weights"
 """Name of the attention weights among the intermediates of an `Attention`."""
 
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: DTypeLike, name: str | None) -> nn.LayerNorm:
     """A LayerNorm whose statistics are float32 and whose variance is taken about the mean. In a `setup` the attribute
     names it."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
@@ -46,7 +48,7 @@ class Attention(nn.Module):
 
     heads: int
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     attention_init: Initializer
     kernel_init: Initializer
 
@@ -93,7 +95,7 @@ class TransformerLayer(nn.Module):
     dropout: float
     attention_dropout: float
     mlp_dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     attention_init: Initializer
     kernel_init: Initializer
     bias_init: Callable[[int], Initializer]
@@ -211,7 +213,7 @@ class TransformerEncoder(nn.Module):
     heads: int
     mlp_width: int
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     scan_segments: tuple[int, ...]
     remat: bool
 

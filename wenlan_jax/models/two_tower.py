@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
 
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.bert import BertEncoder
 from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.initializers import torch_dense
@@ -40,7 +41,7 @@ class Projection(nn.Module):
     """Linear to `width`, ReLU, linear to `width`: layers `fc1` and `fc2`."""
 
     width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch width"]:

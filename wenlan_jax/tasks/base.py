@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from flax import struct
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
+from wenlan_jax.arrays import Array, Tree
 from wenlan_jax.bank import Bank
 from wenlan_jax.state import Momentum, Params, TrainState
 
@@ -21,7 +21,7 @@ Banks = dict[str, Bank]
 Metrics = dict[str, Float[Array, ""]]
 
 
-class Fresh(struct.PyTreeNode):
+class Fresh(Tree):
     """The parts of a new state that a task makes; `step.init_state` adds the rest."""
 
     params: Params
@@ -30,7 +30,7 @@ class Fresh(struct.PyTreeNode):
     banks: Banks
 
 
-class MicroLoss(struct.PyTreeNode):
+class MicroLoss(Tree):
     """What one micro-batch gives.
 
     `loss` is its share of the loss: the gradients of all shares add up to the gradient of the whole batch.
@@ -43,13 +43,14 @@ class MicroLoss(struct.PyTreeNode):
     batch_stats: PyTree
 
 
-class Own(struct.PyTreeNode):
+class Own(Tree):
     """Where the pairs of a micro-batch stand in the batch, and their own rows, which lie where their pairs do."""
 
     positions: Int[Array, " n"]
     rows: Rows
 
 
+@runtime_checkable
 class Task(Protocol):
     """A task as pure functions over its part of the train state.
 

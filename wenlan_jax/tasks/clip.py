@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
 from wenlan_jax import schema
+from wenlan_jax.arrays import Array
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Momentum, Params, TrainState
 from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from wenlan_jax import schema
+from wenlan_jax.arrays import Array
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Params
 from wenlan_jax.tasks.base import Metrics

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from wenlan_jax import schema
+from wenlan_jax.arrays import Array
 from wenlan_jax.losses import masked, matching
 from wenlan_jax.models.single_tower import at_places
 from wenlan_jax.state import Params

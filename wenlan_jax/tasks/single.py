@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from wenlan_jax import augment, schema, schema_single, trees
 from wenlan_jax import mesh as meshes
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.initializers import BERT_DEVIATION
 from wenlan_jax.models.placement import placing

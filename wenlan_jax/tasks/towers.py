@@ -7,10 +7,12 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int, PyTree
 
 from wenlan_jax import augment, schema
 from wenlan_jax import mesh as meshes
+from wenlan_jax.arrays import Array
 from wenlan_jax.models.bert import BertEncoder
 from wenlan_jax.models.efficientnet import BASE_STAGES, EfficientNet, Stage, efficientnet_sizes
 from wenlan_jax.models.layers import BatchNormOptions
@@ -77,7 +79,7 @@ def text_tower(config: schema.Model) -> TextTower:
     return TextTower(backbone, encoder, Projection(config.embedding, dtype), mask_backbone=bert.attention_mask)
 
 
-def _encoder(config: schema.Encoder, dtype: jnp.dtype) -> TransformerEncoder:
+def _encoder(config: schema.Encoder, dtype: DTypeLike) -> TransformerEncoder:
     return TransformerEncoder(
         depth=config.layers,
         heads=config.heads,

@@ -102,9 +102,7 @@ class Beam:
             _ = pipeline | "Units" >> beam.Create(list(enumerate(shards))) | what >> DoUnits(unit)
         return [unit(element) for element in enumerate(shards)]  # which reads the stored reports
 
-    def find(
-        self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int
-    ) -> np.ndarray[Any, Any]:
+    def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
         """As `search.find`; Beam spills to disk by itself, so `memory` is not needed."""
         del memory
         if not alive.any():

@@ -24,7 +24,7 @@ REASONS = (
     "near_picture", "near_text",
 )  # fmt: skip
 """What the codes of `Decisions` stand for."""
-Find = Callable[[rules.Rule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray[Any, Any]]
+Find = Callable[[rules.Rule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray]
 """Runs a rule over the living rows of a table, as `search.find`."""
 
 
@@ -163,7 +163,7 @@ def _joined(files: Sequence[Path], path: Path, dtype: np.dtype[Any]) -> rules.Ro
     return _map(path)
 
 
-def _map(path: Path) -> np.ndarray[Any, Any]:
+def _map(path: Path) -> np.ndarray:
     try:
         return notes.read_array(path, mapped=True)
     except notes.NoteError as error:

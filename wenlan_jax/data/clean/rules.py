@@ -9,7 +9,7 @@ the result depends on no order of groups.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
@@ -26,6 +26,7 @@ _BLOCK = 1024
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
+@runtime_checkable
 class Rule(Protocol):
     """One decision. `table` is `pictures` or `texts`, `reason` what dropped items are counted under."""
 

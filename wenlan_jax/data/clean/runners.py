@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from wenlan_jax.data.clean.shards import Shard
 Work = Callable[[int, Shard], dict[str, Any]]
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs work on units, once each, and rules over tables. Results do not depend on the runner."""
 
@@ -25,9 +26,7 @@ class Runner(Protocol):
         """The reports of `work` on all units, in their order, as `units.run`."""
         ...
 
-    def find(
-        self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int
-    ) -> np.ndarray[Any, Any]:
+    def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
         """As `search.find`."""
         ...
 
@@ -43,7 +42,5 @@ class Local:
     ) -> list[dict[str, Any]]:
         return units.run(work, shards, directory, identity, self.workers, what)
 
-    def find(
-        self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int
-    ) -> np.ndarray[Any, Any]:
+    def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
         return search.find(rule, table, alive, scratch, memory)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -25,7 +24,7 @@ _SORTING = 4
 
 def find(
     rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"], scratch: Path, memory: int
-) -> np.ndarray[Any, Any]:
+) -> np.ndarray:
     """The living rows of `table` that go under `rule`, as FOUND rows in order of position, with their first witness.
 
     table: may be a memory map. alive: rows that take part. scratch: a directory for temporary files, removed again.
@@ -41,7 +40,7 @@ def find(
     return first_witness(np.concatenate(parts) if parts else np.zeros(0, FOUND))
 
 
-def first_witness(found: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def first_witness(found: np.ndarray) -> np.ndarray:
     """One row a position, that of the lowest witness, in order of position."""
     ordered = found[np.lexsort((found["witness"], found["position"]))]
     _, first = np.unique(ordered["position"], return_index=True)
@@ -68,7 +67,7 @@ def _spread(
     return files
 
 
-def _entries(rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"]) -> Iterator[np.ndarray[Any, Any]]:
+def _entries(rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"]) -> Iterator[np.ndarray]:
     for start in range(0, len(table), _CHUNK):
         positions = start + np.flatnonzero(alive[start : start + _CHUNK])
         if not len(positions):
@@ -79,7 +78,7 @@ def _entries(rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows
         yield entries.ravel()
 
 
-def _decide_file(rule: rules.Rule, table: rules.Rows, file: Path) -> Iterator[np.ndarray[Any, Any]]:
+def _decide_file(rule: rules.Rule, table: rules.Rows, file: Path) -> Iterator[np.ndarray]:
     entries = np.fromfile(file, _ENTRY)
     if not len(entries):
         return
@@ -94,7 +93,7 @@ def _decide_file(rule: rules.Rule, table: rules.Rows, file: Path) -> Iterator[np
             yield found
 
 
-def decided(rule: rules.Rule, positions: np.ndarray, rows: rules.Rows) -> np.ndarray[Any, Any]:
+def decided(rule: rules.Rule, positions: np.ndarray, rows: rules.Rows) -> np.ndarray:
     """What `rule` decides for one group, with positions for indices."""
     witnesses = rule.decide(rows)
     gone = np.flatnonzero(witnesses >= 0)

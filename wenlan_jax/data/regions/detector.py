@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wenlan_jax.data import images, places
 from wenlan_jax.data.records import Record
@@ -19,6 +19,7 @@ from wenlan_jax.data.regions.transformers_detector import TransformersDetector
 KINDS = ("onnx", "transformers")
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds things in a batch of 8-bit RGB pictures of any sizes."""
 

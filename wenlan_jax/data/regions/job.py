@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wenlan_jax.data import parts, places, pulse, sources, units
 from wenlan_jax.data.records import Record
@@ -34,6 +34,7 @@ class RegionError(ValueError):
     """A job that cannot be done; the message says why and what to do."""
 
 
+@runtime_checkable
 class Finder(Protocol):
     """Where detections come from: `stored.Stored` or `detector.Supplied`; picklable."""
 

@@ -7,7 +7,7 @@ import functools
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wenlan_jax.data import readers
 from wenlan_jax.data.readers import ReadError
@@ -18,6 +18,7 @@ from wenlan_jax.data.regions.detections import DetectionError, Detections, Selec
 _NUMBER = re.compile(r"\d+")
 
 
+@runtime_checkable
 class Store(Protocol):
     """Detections by key; picklable, and opened once in each process."""
 

@@ -138,7 +138,7 @@ def _ramp(size: int, samples: int = 1) -> Float[np.ndarray, " points"]:
     return (np.arange(size * samples) + 0.5) / (size * samples)
 
 
-def _coverage(inside: Inside) -> Plane:
+def _coverage(inside: Inside) -> Float[np.ndarray, "rows columns"]:
     rows, columns = (length // SUBSAMPLES for length in inside.shape)
     counts = inside.reshape(rows, SUBSAMPLES, columns, SUBSAMPLES).sum((1, 3))
     return counts / float(SUBSAMPLES**2)
