@@ -152,7 +152,9 @@ def _window(thing: Thing, size: int) -> tuple[slice, slice]:
     return slice(low[1], high[1]), slice(low[0], high[0])
 
 
-def _masks(thing: Thing, size: int, rows: slice, columns: slice) -> tuple[Plane, Plane]:
+def _masks(
+    thing: Thing, size: int, rows: slice, columns: slice
+) -> tuple[Plane, Float[np.ndarray, "pattern_height pattern_width"]]:
     """Coverage in [0, 1] of each pixel of the window by the thing, and the part of it that has the second tone."""
     points = _ramp(size, SUBSAMPLES)
     dx = points[None, columns.start * SUBSAMPLES : columns.stop * SUBSAMPLES] - thing.centre[0]
