@@ -22,6 +22,8 @@ import numpy as np
 from wenlan_jax.data import places
 
 T = TypeVar("T")
+Kind = type[T] | types.GenericAlias | types.UnionType
+"""A class, or a type such as `dict[str, float]`, which is none."""
 
 LARGEST = 2**28
 """Bytes of a note that is read whole; ours have some thousands."""
@@ -37,17 +39,17 @@ class NoteError(ValueError):
     """A file that is not the note it should be; the message names it and says what is wrong."""
 
 
-def read(path: Path, kind: type[T]) -> T:
+def read(path: Path, kind: Kind[T]) -> T:
     """The note in `path` as `kind`, see `parse`. Raises NoteError, also for one that is missing."""
     return parse(read_bytes(path), kind, str(path))
 
 
-def read_if_any(path: Path, kind: type[T]) -> T | None:
+def read_if_any(path: Path, kind: Kind[T]) -> T | None:
     """As `read`, with None for a note that is missing."""
     return read(path, kind) if path.exists() or path.is_symlink() else None
 
 
-def parse(text: str | bytes, kind: type[T], name: str) -> T:
+def parse(text: str | bytes, kind: Kind[T], name: str) -> T:
     """JSON as `kind`: a dataclass, whose fields with a default may be missing, or a type such as `dict[str, float]`.
 
     Whole numbers become floats where these are wanted, lists tuples; all else must match, and numbers be finite.
@@ -64,7 +66,7 @@ def parse(text: str | bytes, kind: type[T], name: str) -> T:
 
 
 def read_lines(
-    path: Path, kind: type[T], is_right: Callable[[T], bool] = lambda line: True
+    path: Path, kind: Kind[T], is_right: Callable[[T], bool] = lambda line: True
 ) -> tuple[list[T], list[int]]:
     """The lines of a file that lines are added to, and the numbers of those that are not whole; both empty without it.
 

@@ -6,27 +6,19 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from annotations import unchecked
+from listed_records import with_ids
 
 from wenlan_jax import schema
+from wenlan_jax.data import loader, records
 from wenlan_jax.eval import cascade, evaluate, graded, ranking
 
 TEXTS = ("a dog", "a cat", "a dog", "a tree")
 IDS = ("p0", "p1", "p2", "p3", "p4", "p1")
 HOW = ranking.Protocol(k=3, gain="exp", ideal="pool", relevant_from=3, empty="zero")
-
-
-class _Source(list[Any]):
-    name = "things/test"
-
-
-def _source() -> Any:
-    return _Source(SimpleNamespace(id=name) for name in IDS)
 
 
 def _write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -75,25 +67,22 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_judgements_belong_to_the_first_text_and_the_row_of_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
     judged = {"a dog": {"p0": 6, "p3": 2}, "a tree": {"p4": 1}, "a house": {"p9": 3}}
-    assert graded.of_split(judged, TEXTS, _source()) == {0: {0: 6, 3: 2}, 3: {4: 1}}
+    assert graded.of_split(judged, TEXTS, with_ids(IDS)) == {0: {0: 6, 3: 2}, 3: {4: 1}}
     assert "1 of 3 judged texts are none of things/test; left out" in capsys.readouterr().out
-    assert graded.of_split({"a house": {"p9": 3}}, TEXTS, _source()) == {}
+    assert graded.of_split({"a house": {"p9": 3}}, TEXTS, with_ids(IDS)) == {}
 
 
 @pytest.mark.parametrize(("picture", "times"), [("p9", 0), ("p1", 2)])
 def test_a_judged_picture_must_be_one_record(picture: str, times: int) -> None:
     with pytest.raises(graded.JudgementsError, match=f"{times} records have the id '{picture}', which was judged"):
-        graded.of_split({"a dog": {picture: 3}}, TEXTS, _source())
+        graded.of_split({"a dog": {picture: 3}}, TEXTS, with_ids(IDS))
 
 
 def _measured() -> cascade.Measured:
     """Two towers that rank pictures by row for every text, and a single tower that turns the best four around."""
-    vectors = [
-        SimpleNamespace(rows=(row,), text=SimpleNamespace(language="en", text=said)) for row, said in enumerate(TEXTS)
-    ]
+    texts = [loader.RecordText(row, records.Text("descriptive", "en", said)) for row, said in enumerate(TEXTS)]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
-    with unchecked():
-        embedded = evaluate.Embedded(_source(), vectors, images, np.ones((4, 1), np.float32))  # type: ignore[arg-type]
+    embedded = evaluate.Embedded(with_ids(IDS), texts, images, np.ones((4, 1), np.float32))
     way = dataclasses.replace(cascade.ways(embedded, 6)[0], orders=np.tile(np.arange(6), (4, 1)))
     return cascade.measure(way, [2, 4], (1,), lambda _, pictures: pictures.astype(np.float32), 8, lambda: 0.0)
 

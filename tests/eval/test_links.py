@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annotations import unchecked
+from listed_records import with_ids
 
 from wenlan_jax.data import loader, records
 from wenlan_jax.eval import cascade, evaluate, links, ranks, report, rerank_page, retrieval
@@ -27,9 +26,8 @@ def split(
     texts: list[loader.RecordText], images: np.ndarray, words: np.ndarray, chosen: list[loader.RecordText] | None = None
 ) -> evaluate.Embedded:
     """A split of equal pictures in bytes, with these embeddings."""
-    source = [types.SimpleNamespace(image=b"", id=f"p{row}") for row in range(len(images))]
-    with unchecked():
-        return evaluate.Embedded(source, links.distinct(chosen or texts, texts), images, words)  # type: ignore[arg-type]
+    source = with_ids(f"p{row}" for row in range(len(images)))
+    return evaluate.Embedded(source, links.distinct(chosen or texts, texts), images, words)
 
 
 def shop() -> tuple[list[loader.RecordText], np.ndarray, np.ndarray]:

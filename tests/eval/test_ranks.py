@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from annotations import unchecked
+from listed_records import with_ids
 
 from wenlan_jax.data import loader, records
 from wenlan_jax.eval import evaluate, ranks, retrieval
@@ -21,8 +22,8 @@ def embedded(rows: list[int]) -> evaluate.Embedded:
         for number, row in enumerate(rows)
     ]
     pictures, words = rng.standard_normal((7, 5)), rng.standard_normal((len(rows), 5))
-    with unchecked():
-        return evaluate.Embedded(None, texts, pictures.astype(np.float32), words.astype(np.float32))  # type: ignore[arg-type]
+    source = with_ids(f"p{row}" for row in range(7))
+    return evaluate.Embedded(source, texts, pictures.astype(np.float32), words.astype(np.float32))
 
 
 ROWS = [0, 0, 1, 2, 3, 5, 5, 5]
@@ -96,6 +97,7 @@ def test_ranks_of_an_earlier_version_are_of_texts_with_a_picture_each(tmp_path: 
 )
 def test_ranks_that_contradict_themselves_are_refused(tmp_path: Path, other: dict[str, np.ndarray]) -> None:
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
-    ranks.write(tmp_path, "test", dataclasses.replace(found, **other))
-    with pytest.raises(ranks.RanksError, match=r"ranks_test.npz: not a whole file"):
+    with unchecked():
+        ranks.write(tmp_path, "test", dataclasses.replace(found, **other))
+    with unchecked(), pytest.raises(ranks.RanksError, match=r"ranks_test.npz: not a whole file"):
         ranks.read(tmp_path, "test")

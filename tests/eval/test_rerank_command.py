@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from annotations import unchecked
 from jobs import launch, without_devices
+from listed_records import with_ids
 from saved_models import SINGLE, TWO_TOWERS, save
 
 from wenlan_jax import schema
 from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.data import loader, mixture, sources
+from wenlan_jax.data import loader, mixture, records, sources
 from wenlan_jax.eval import cascade, command, cross, evaluate, rerank_command, rerank_job, rerank_page, retrieval
 from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval.trained import TaskError
@@ -225,30 +225,9 @@ def _embedded() -> evaluate.Embedded:
     images, texts = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 12))
     texts[3] = texts[7]
     rows = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
-    record_texts = [_Text(row, _Said("en" if number % 2 else "de")) for number, row in enumerate(rows)]
-    with unchecked():
-        return evaluate.Embedded([_Picture()] * 9, record_texts, images, texts)  # type: ignore[arg-type]
-
-
-@dataclasses.dataclass
-class _Said:
-    language: str
-    text: str = ""
-
-
-@dataclasses.dataclass
-class _Picture:
-    image: bytes = b""
-
-
-@dataclasses.dataclass
-class _Text:
-    row: int
-    text: _Said
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        return (self.row,)
+    said = [records.Text("title", "en" if number % 2 else "de", "") for number in range(12)]
+    record_texts = [loader.RecordText(row, text) for row, text in zip(rows, said, strict=True)]
+    return evaluate.Embedded(with_ids(f"p{row}" for row in range(9)), record_texts, images, texts)
 
 
 def _clock() -> Callable[[], float]:

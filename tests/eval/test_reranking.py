@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from annotations import unchecked
 
 from wenlan_jax.eval import ranking, reranking, retrieval
 
@@ -174,7 +175,7 @@ def test_faulty_input_is_named() -> None:
         reranking.rerank(np.array([[0, 1], [1, 1]]), 2, scorer, 4, scorer.clock)
     with pytest.raises(reranking.RerankingError, match="query 0 has a candidate twice, or a negative"):
         reranking.rerank(np.array([[-1, 1]]), 2, scorer, 4, scorer.clock)
-    with pytest.raises(reranking.RerankingError, match="whole numbers"):
+    with unchecked(), pytest.raises(reranking.RerankingError, match="whole numbers"):
         reranking.rerank(np.array([[0.0, 1.0]]), 2, scorer, 4, scorer.clock)
     with pytest.raises(reranking.RerankingError, match="top_k"):
         reranking.rerank(_orders(), -1, scorer, 4, scorer.clock)

@@ -98,7 +98,7 @@ def best(
     candidates: Float32[np.ndarray, "candidates dim"],
     judgements: Sequence[Mapping[int, int]],
     depth: int,
-) -> Orders:
+) -> Int64[np.ndarray, "queries best"]:
     """The best `depth` candidates of each query by dot product, ties against the truths, otherwise by row."""
     orders = np.empty((len(queries), min(depth, len(candidates))), np.int64)
     largest = np.linalg.norm(candidates, axis=1).max()
