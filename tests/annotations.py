@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import jaxtyping
 from beartype import BeartypeConf, FrozenDict, beartype
 from flax.linen.linear import PromoteDtypeFn
 
-OVERRIDES = FrozenDict({PromoteDtypeFn: Callable})
-"""Protocols of libraries that cannot be checked at run time."""
+OVERRIDES = FrozenDict({PromoteDtypeFn: Callable, IO[bytes]: io.IOBase})
+"""Types of libraries that cannot be checked at run time: BytesIO has no name or mode, and is an IO[bytes]."""
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=OVERRIDES))
 

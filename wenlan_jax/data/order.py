@@ -21,6 +21,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64, UInt64
@@ -112,8 +113,17 @@ class Order:
 LARGEST_TOTAL = 2**31 - 1
 """The sum of an `Interleave`'s weights at most: products of two such numbers fit 64 bits."""
 
-_Tree = int | tuple["_Tree", "_Tree", int, int]
-"""A part, or a pair of subtrees with the weight of the first and of both."""
+
+class _Pair(NamedTuple):
+    """Two subtrees, each a part or a pair, with the weight of the first and of both."""
+
+    left: int | _Pair
+    right: int | _Pair
+    weight: int
+    total: int
+
+
+_Tree = int | _Pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +151,7 @@ class Interleave:
         heapq.heapify(heap)
         while len(heap) > 1:
             (light, _, right), (heavy, _, left) = heapq.heappop(heap), heapq.heappop(heap)
-            heapq.heappush(heap, (light + heavy, next(number), (left, right, heavy, light + heavy)))
+            heapq.heappush(heap, (light + heavy, next(number), _Pair(left, right, heavy, light + heavy)))
         return heap[0][2]
 
     def split(self, positions: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:

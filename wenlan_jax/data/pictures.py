@@ -161,7 +161,7 @@ def decode(data: bytes, header: headers.Header) -> Pixels:
     return pixels
 
 
-def _shrink(pixels: Pixels, scale: float) -> Pixels:
+def _shrink(pixels: Pixels, scale: float) -> UInt8[np.ndarray, "shrunk_height shrunk_width 3"]:
     height, width = pixels.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

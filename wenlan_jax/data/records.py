@@ -16,7 +16,8 @@ from jaxtyping import Float16
 
 from wenlan_jax.data import languages
 
-Rows = Float16[np.ndarray, "regions width"]
+Features = Float16[np.ndarray, "regions width"]
+Classes = Float16[np.ndarray, "regions classes"]
 
 ARRAYS = ("region_features", "region_classes")
 """Fields that directories packed before there were any do not have; such records are read with None."""
@@ -72,8 +73,8 @@ class Record:
     texts: tuple[Text, ...] = ()
     regions: tuple[Region, ...] = ()
     questions: tuple[Question, ...] = ()
-    region_features: Rows | None = dataclasses.field(default=None, repr=False, hash=False)
-    region_classes: Rows | None = dataclasses.field(default=None, repr=False, hash=False)
+    region_features: Features | None = dataclasses.field(default=None, repr=False, hash=False)
+    region_classes: Classes | None = dataclasses.field(default=None, repr=False, hash=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
@@ -151,7 +152,7 @@ def _packed(record: Record, name: str) -> bytes:
     return rows.astype("<f2").tobytes()
 
 
-def _unpacked(stored: bytes, rows: int, record_id: str, name: str) -> Rows | None:
+def _unpacked(stored: bytes, rows: int, record_id: str, name: str) -> Features | None:
     if not stored:
         return None
     if not rows or len(stored) % (2 * rows):

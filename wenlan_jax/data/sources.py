@@ -13,6 +13,8 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 from wenlan_jax.data import places, records
 from wenlan_jax.data.builders import registry
 
@@ -65,7 +67,7 @@ class TfdsSource:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, row: int) -> records.Record:
+    def __getitem__(self, row: int | np.integer) -> records.Record:
         if not 0 <= row < self._length:
             raise IndexError(f"row {row} of {self.name}, which has {self._length} records")
         piece = bisect.bisect_right(self._ends, row)

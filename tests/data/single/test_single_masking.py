@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from annotations import unchecked
 from scipy import stats
 
 from wenlan_jax.data import order
@@ -134,8 +135,9 @@ class RobertaLike:
 
 
 def test_random_pieces_of_xlm_r_are_those_between_the_specials() -> None:
-    assert masking.ordinary_pieces(RobertaLike()) == (4, 250001)  # type: ignore[arg-type]
-    words = masking.word_masking(RobertaLike(), 0.15, 16)  # type: ignore[arg-type]
+    with unchecked():
+        assert masking.ordinary_pieces(RobertaLike()) == (4, 250001)  # type: ignore[arg-type]
+        words = masking.word_masking(RobertaLike(), 0.15, 16)  # type: ignore[arg-type]
     assert words == masking.WordMasking(0.15, 16, 250001, 4, 250001)
 
 
@@ -143,7 +145,7 @@ def test_faults_are_named(toy: SimpleNamespace) -> None:
     class NoMask(toy.Letters):  # type: ignore[name-defined, misc]
         mask_id = None
 
-    with pytest.raises(masking.MaskingError, match=r"no \[MASK\].*wenlan vocab"):
+    with unchecked(), pytest.raises(masking.MaskingError, match=r"no \[MASK\].*wenlan vocab"):
         masking.word_masking(NoMask(), 0.15, 16)
     for wrong in ((1.5, 4, 3, 0, 9), (0.15, 0, 3, 0, 9), (0.15, 4, 3, 9, 9)):
         with pytest.raises(masking.MaskingError, match="low < high"):

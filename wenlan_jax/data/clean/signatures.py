@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt32, UInt64
+from jaxtyping import Float64, UInt32, UInt64
 
 from wenlan_jax.data.clean import patterns, pictures, texts
 from wenlan_jax.data.clean.options import Options
@@ -100,8 +100,8 @@ class TextSigner:
 
 
 def similarity(
-    one: UInt32[np.ndarray, "texts permutations"], other: UInt32[np.ndarray, "texts permutations"]
-) -> np.ndarray:
+    one: UInt32[np.ndarray, "*#texts permutations"], other: UInt32[np.ndarray, "*#texts permutations"]
+) -> Float64[np.ndarray, "*#texts"]:
     """The estimated Jaccard similarity of pairs of texts, row by row."""
     return np.asarray((one == other).mean(axis=-1))
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from wenlan_jax.data import records
-from wenlan_jax.data.records import Region, Rows
+from wenlan_jax.data.records import Classes, Features, Region
 
 Boxes = Float64[np.ndarray, "boxes 4"]
 Scores = Float64[np.ndarray, " boxes"]
@@ -56,7 +56,7 @@ class Detections:
     features, classes: as the fields of a record; of any float type.
     """
 
-    boxes: Boxes
+    boxes: Float[np.ndarray, "boxes 4"]
     extent: tuple[float, float] | None
     scores: Float[np.ndarray, " boxes"] | None = None
     labels: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ class Fitted:
     """Detections of a picture in its pixels, best first: what a record holds of them."""
 
     regions: tuple[Region, ...]
-    features: Rows | None
-    classes: Rows | None
+    features: Features | None
+    classes: Classes | None
 
     def onto(self, record: records.Record) -> records.Record:
         """`record` with these in place of the regions that it had."""
@@ -107,7 +107,7 @@ def fit(found: Detections, width: int, height: int, selection: Selection, counts
     return Fitted(regions, *(rows if rows is None else rows[order] for rows in (features, classes)))
 
 
-def is_unit(features: Rows) -> bool:
+def is_unit(features: Features) -> bool:
     """Whether every row has the length 1, as M3P stores features; UNITER keeps them as the detector gave them."""
     lengths = np.linalg.norm(features.astype(np.float32), axis=1)
     return bool((np.abs(lengths - 1.0) < _UNIT_TOLERANCE).all())
@@ -142,14 +142,14 @@ def _in_pixels(found: Detections, width: int, height: int) -> Boxes:
     return scale
 
 
-def _half(rows: Float[np.ndarray, "boxes width"] | None) -> Rows | None:
+def _half(rows: Float[np.ndarray, "boxes width"] | None) -> Features | None:
     if rows is None:
         return None
     with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite afterwards are dropped
         return rows.astype(np.float16)
 
 
-def _finite_rows(*arrays: Float[np.ndarray, "boxes width"] | None) -> Bool[np.ndarray, " boxes"]:
+def _finite_rows(*arrays: Float[np.ndarray, "boxes _columns"] | None) -> Bool[np.ndarray, " boxes"]:
     return np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in arrays if rows is not None])
 
 

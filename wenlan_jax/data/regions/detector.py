@@ -13,7 +13,7 @@ from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import contract
 from wenlan_jax.data.regions.contract import DetectorError
 from wenlan_jax.data.regions.detections import DetectionError, Detections, Selection
-from wenlan_jax.data.regions.onnx_detector import OnnxDetector, Pixels
+from wenlan_jax.data.regions.onnx_detector import AnyPixels, OnnxDetector, Pixels
 from wenlan_jax.data.regions.transformers_detector import TransformersDetector
 
 KINDS = ("onnx", "transformers")
@@ -23,7 +23,7 @@ KINDS = ("onnx", "transformers")
 class Detector(Protocol):
     """Finds things in a batch of 8-bit RGB pictures of any sizes."""
 
-    def __call__(self, pictures: Sequence[Pixels], /) -> Sequence[Detections | DetectionError]: ...
+    def __call__(self, pictures: Sequence[AnyPixels], /) -> Sequence[Detections | DetectionError]: ...
 
     def describe(self) -> dict[str, Any]: ...
 

@@ -15,7 +15,9 @@ from wenlan_jax.data.regions.contract import DetectorError
 from wenlan_jax.data.regions.detections import UNIT, Detections
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-Results = Mapping[str, Float[np.ndarray, "batch boxes *rest"]]
+AnyPixels = UInt8[np.ndarray, "_height _width 3"]
+"""One of several pictures, each of a size of its own."""
+Results = Mapping[str, Float[np.ndarray, "batch boxes ..."]]
 
 
 class OnnxDetector:
@@ -43,7 +45,7 @@ class OnnxDetector:
         """What the arrays of its records are."""
         return {"class_names": list(self.contract.class_names), "features": self.contract.outputs.features}
 
-    def __call__(self, pictures: Sequence[Pixels]) -> list[Detections]:
+    def __call__(self, pictures: Sequence[AnyPixels]) -> list[Detections]:
         """What is in each picture, after suppression where that is asked for."""
         step = self._fixed_batch or len(pictures)
         found: list[Detections] = []
@@ -53,7 +55,7 @@ class OnnxDetector:
             found.extend(self._read(results, row, picture) for row, picture in enumerate(batch))
         return found
 
-    def _run(self, pictures: Sequence[Pixels], size: int) -> Results:
+    def _run(self, pictures: Sequence[AnyPixels], size: int) -> Results:
         """The outputs by role of a batch, filled up to `size` with its last picture."""
         inputs = np.stack([prepare(picture, self.contract.input) for picture in pictures])
         inputs = np.concatenate([inputs, np.repeat(inputs[-1:], size - len(inputs), axis=0)])
@@ -112,7 +114,7 @@ class OnnxDetector:
         return found / (filled_width, filled_height, filled_width, filled_height)
 
 
-def prepare(picture: Pixels, entry: contract.Input) -> Float32[np.ndarray, "3 height width"]:
+def prepare(picture: Pixels, entry: contract.Input) -> Float32[np.ndarray, "3 input_height input_width"]:
     """A picture as the input of a graph."""
     width, height = _filled(picture, entry)
     shrinks = width < picture.shape[1] and height < picture.shape[0]

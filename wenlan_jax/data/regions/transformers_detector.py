@@ -12,7 +12,7 @@ import numpy as np
 from wenlan_jax.data.regions import boxes, heads
 from wenlan_jax.data.regions.contract import DetectorError
 from wenlan_jax.data.regions.detections import UNIT, DetectionError, Detections
-from wenlan_jax.data.regions.onnx_detector import Pixels
+from wenlan_jax.data.regions.onnx_detector import AnyPixels, Pixels
 
 
 class TransformersDetector:
@@ -52,7 +52,7 @@ class TransformersDetector:
         features = f"last_hidden_state of the queries of {self._model.config.model_type}"
         return {"class_names": self._names, "features": features}
 
-    def __call__(self, pictures: Sequence[Pixels]) -> list[Detections | DetectionError]:
+    def __call__(self, pictures: Sequence[AnyPixels]) -> list[Detections | DetectionError]:
         """What is in each picture, or why the image processor refuses it, as it does with very narrow ones.
 
         Only pictures of one size share a batch, so that padding changes nothing.

@@ -12,6 +12,8 @@ from jaxtyping import Int32, Int64
 from wenlan_jax.data.single.lengths import Lengths
 
 Rows = Int32[np.ndarray, " rows"]
+AnyRows = Int32[np.ndarray, " _rows"]
+"""One of several numbers of rows."""
 
 
 class Shape(NamedTuple):
@@ -51,7 +53,7 @@ def divide(
     return [Bucket(Shape(text_buckets[t], region_buckets[r]), np.sort(pool)) for (t, r), pool in pools.items()]
 
 
-def by_regions(found: Sequence[Bucket]) -> dict[int, Rows]:
+def by_regions(found: Sequence[Bucket]) -> dict[int, AnyRows]:
     """The rows of all buckets of a number of regions, ascending, by that number."""
     sizes = {bucket.shape.regions for bucket in found}
     return {size: np.sort(np.concatenate([rows for shape, rows in found if shape.regions == size])) for size in sizes}
@@ -62,7 +64,7 @@ def _smallest(lengths: np.ndarray, buckets: Sequence[int]) -> Int64[np.ndarray, 
     return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
 
 
-def _fill_largest(pools: dict[tuple[int, int], Rows], least: int) -> None:
+def _fill_largest(pools: dict[tuple[int, int], AnyRows], least: int) -> None:
     """Gives the last of `pools` rows of the one before it, all of them where too few would be left; none if empty."""
     *others, largest = pools
     needed = least - len(pools[largest])

@@ -154,7 +154,7 @@ class Regions:
         numbers = np.flatnonzero(solid)[: min(self.limit, length)]
         return Kept(scaled[numbers].astype(np.float32), numbers)
 
-    def _stored(self, record: records.Record) -> records.Rows:
+    def _stored(self, record: records.Record) -> records.Features:
         rows = record.region_features
         if rows is None:
             raise RegionError("no region_features")
@@ -162,7 +162,7 @@ class Regions:
             raise RegionError(f"region_features of {rows.shape[1]} numbers, not {self.width}")
         return rows
 
-    def _classes(self, record: records.Record) -> records.Rows:
+    def _classes(self, record: records.Record) -> records.Classes:
         rows = record.region_classes
         if rows is None:
             return self._one_hot(record)
@@ -170,7 +170,7 @@ class Regions:
             raise RegionError(f"region_classes of {rows.shape[1]} columns, not {self.classes}")
         return rows
 
-    def _one_hot(self, record: records.Record) -> records.Rows:
+    def _one_hot(self, record: records.Record) -> records.Classes:
         if not self.labels:
             raise RegionError("neither region_classes nor `labels` to make them of")
         names = ("", *self.labels)
