@@ -59,6 +59,7 @@ setup(
         "test": [
             "OpenCC>=1.1.9,<2",
             "apache-beam>=2.70,<3",
+            "beartype>=0.20,<1",
             "datasketch>=2.0,<3",
             "jax[tpu]>=0.10,<0.12",
             "jsonschema>=4.23,<5",

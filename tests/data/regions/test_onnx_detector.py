@@ -207,7 +207,7 @@ def test_a_store_needs_its_format(tmp_path: Path, packed: Path) -> None:
 
 
 def test_missing_and_damaged_detectors_are_told(tmp_path: Path, packed: Path) -> None:
-    with pytest.raises(DetectorError, match="no such detector"):
+    with unchecked(), pytest.raises(DetectorError, match="no such detector"):
         _run(tmp_path, packed)
     _write(tmp_path)
     with pytest.raises(SystemExit):

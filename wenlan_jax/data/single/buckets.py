@@ -12,6 +12,7 @@ from jaxtyping import Int32, Int64
 from wenlan_jax.data.single.lengths import Lengths
 
 Rows = Int32[np.ndarray, " rows"]
+Pictures = Int32[np.ndarray, " pictures"]
 AnyRows = Int32[np.ndarray, " _rows"]
 """One of several numbers of rows."""
 

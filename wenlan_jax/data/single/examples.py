@@ -26,7 +26,7 @@ from wenlan_jax.data import loader, order, records
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.mixture import Row, TextChoice
 from wenlan_jax.data.single import masking
-from wenlan_jax.data.single.buckets import Rows, Shape
+from wenlan_jax.data.single.buckets import Pictures, Rows, Shape
 from wenlan_jax.data.single.regions import Regions
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Pool:
     source: Source
     texts: TextChoice
     rows: Rows
-    pictures: Rows
+    pictures: Pictures
     first_id: int
 
     def text(self, row: int, record: records.Record, seed: int, position: int) -> str:

@@ -51,7 +51,7 @@ class Cell:
     shape: Shape
     rows: buckets.Rows = dataclasses.field(repr=False, compare=False)
     """Of the part's source, ascending."""
-    pictures: buckets.Rows = dataclasses.field(repr=False, compare=False)
+    pictures: buckets.Pictures = dataclasses.field(repr=False, compare=False)
     """Rows whose regions fit the shape, whatever the length of their text: those of other pictures are drawn from."""
 
 
