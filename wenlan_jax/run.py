@@ -57,7 +57,7 @@ def fresh_state(run: Run) -> TrainState:
     return waiting.aloud("initialising the model", lambda: jax.block_until_ready(make(rngs.root(run.config.seed))))
 
 
-def compile_step(run: Run, batch: dict[str, jax.Array]) -> Any:
+def compile_step(run: Run, batch: dict[str, jax.Array] | dict[str, jax.ShapeDtypeStruct]) -> Any:
     """The compiled training step `(state, batch) -> (state, metrics)`, which consumes its state."""
     if meshes.platform(run.mesh) == "cpu":
         host_memory.keep_freed_memory()

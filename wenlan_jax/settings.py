@@ -184,7 +184,7 @@ def _build(kind: type[T], values: Mapping[str, Any], prefix: str, faults: list[s
         elif (element := _element(hint)) is not None:
             known[one.name] = _elements(values[one.name], element, path, faults)
         else:
-            known[one.name] = _leaf(values[one.name], hint, one.metadata, path, faults)
+            known[one.name] = _leaf(values[one.name], hint, one, path, faults)
     return kind(**known)
 
 
@@ -197,12 +197,14 @@ def _elements(value: Any, kind: type, path: str, faults: list[str]) -> tuple[Any
     return tuple(_build(kind, {**default, **item}, f"{path}[{at}].", faults) for at, item in enumerate(value))
 
 
-def _leaf(value: Any, hint: Any, metadata: Mapping[str, Any], path: str, faults: list[str]) -> Any:
+def _leaf(value: Any, hint: Any, one: dataclasses.Field[Any], path: str, faults: list[str]) -> Any:
+    """The value of a field, or its default where the value is of another type."""
+    metadata = one.metadata
     try:
         value = _coerce(value, hint)
     except (TypeError, OverflowError):  # a whole number may be too large for any other
         faults.append(f"{path}: {_type_name(hint)} is needed, not {value!r}")
-        return value
+        return one.default
     if metadata["choices"] and value not in metadata["choices"]:
         faults.append(f"{path}: one of {', '.join(metadata['choices'])} is needed, not {value!r}")
     within = f" in {value!r}" if isinstance(value, tuple) else ""

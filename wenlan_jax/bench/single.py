@@ -12,6 +12,7 @@ import numpy as np
 from wenlan_jax import optim, rngs, run, schema, trees
 from wenlan_jax.bench import measure
 from wenlan_jax.state import TrainState
+from wenlan_jax.tasks.base import Own
 from wenlan_jax.tasks.objectives import NEGATIVE
 from wenlan_jax.tasks.single import Single
 
@@ -71,7 +72,8 @@ def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repe
         return tower.encode(trees.merge(part, frozen), batch, features, rng).pooled[:, 0].sum()
 
     def objective(part: Any, state: TrainState, batch: Any) -> jax.Array:
-        rows, own = task.targets(state, batch, rng)
+        rows, _ = task.targets(state, batch, rng)
+        own = Own(jnp.arange(len(rows["id"])), rows)
         return task.micro_loss(trees.merge(part, frozen), state, batch, own, rows, rng).loss
 
     actions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
