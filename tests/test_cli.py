@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from listed_records import Listed
 
 from wenlan_jax import __version__, cli, stopping, train
 from wenlan_jax import config as configs
@@ -165,7 +166,7 @@ def test_a_vocabulary_that_does_not_fit_names_its_field(
 ) -> None:
     texts = [records.Text("weak", "zh", f"{chr(0x4E00 + number)} circle {number}") for number in range(300)]
     found = [loader.RecordText(row, text) for row, text in enumerate(texts)]
-    monkeypatch.setattr(sources, "open_source", lambda *_: None)
+    monkeypatch.setattr(sources, "open_source", lambda *_: Listed())
     monkeypatch.setattr(loader, "list_texts", lambda *_: found)
     fields = ["--config.tokenizer.train_size=300"]
     assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path / 'run'}", *fields]) == 1

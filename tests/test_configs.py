@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from annotations import unchecked
 
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
@@ -35,7 +36,8 @@ def built(path: Path) -> runs.Run:
     config = configs.load(path)
     tokenizer = types.SimpleNamespace(size=config.tokenizer.train_size)
     if not config.tokenizer.path and configs.vocabulary(config)[1] == 0:
-        config = runs.with_vocabulary(config, tokenizer)  # type: ignore[arg-type]
+        with unchecked():
+            config = runs.with_vocabulary(config, tokenizer)  # type: ignore[arg-type]
     return runs.set_up(dataclasses.replace(config, mesh=schema.Mesh()), jax.devices()[:1])
 
 
