@@ -1,4 +1,4 @@
-"""Arrays in annotations, and dataclasses of arrays."""
+"""Arrays in annotations, dataclasses of arrays, and vectors along the last axis."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from flax import struct
+from jaxtyping import Shaped
 
 if TYPE_CHECKING:
     from jax import Array as Array
@@ -22,3 +23,8 @@ class Tree(struct.PyTreeNode):
     """
 
     __no_type_check__ = True
+
+
+def along_last(vector: Shaped[Array, " n"], rank: int) -> Shaped[Array, "*ones n"]:
+    """A vector as the last of `rank` axes, to meet an array of that rank: ranks are never promoted in silence."""
+    return jax.lax.expand_dims(vector, range(rank - 1))

@@ -59,7 +59,7 @@ def _tents(size: int, side: Int[Array, ""]) -> Float[Array, "size size"]:
     """The share of each of the first `side` pixels in each of `size` that they are stretched to."""
     last = jnp.maximum(side - 1, 0)
     places = jnp.clip((jnp.arange(size) + 0.5) * side / size - 0.5, 0.0, last)
-    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(size)), 0.0)
+    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(size)[None]), 0.0)
 
 
 def normalise(

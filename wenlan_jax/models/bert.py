@@ -152,7 +152,7 @@ class BertEmbeddings(nn.Module):
                 f" max_positions {self.max_positions}; shorten the texts."
             )
         if token_mask is None or not self.position_offset:
-            places = self.position_offset + jnp.arange(length)
+            places = self.position_offset + jnp.arange(length)[None]
         else:
             places = token_places(token_mask, self.position_offset)
         types = jnp.zeros((1, 1), jnp.int32) if token_types is None else token_types

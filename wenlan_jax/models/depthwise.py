@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.arrays import Array, along_last
 
 DepthwiseImplementation = Literal["conv", "shift"]
 
@@ -68,7 +68,9 @@ def _correlate(padded: Array, kernel: Array, shape: tuple[int, ...], stride: int
     """Sum over the taps of window times weight, accumulated in float32."""
     size = kernel.shape[0]
     taps = [(i, j) for i in range(size) for j in range(size)]
-    products = (_window(padded, i, j, shape, stride).astype(jnp.float32) * kernel[i, j, 0] for i, j in taps)
+    weights = [along_last(kernel[i, j, 0], padded.ndim) for i, j in taps]
+    windows = (_window(padded, i, j, shape, stride).astype(jnp.float32) for i, j in taps)
+    products = map(jnp.multiply, windows, weights)
     return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.arrays import Array, along_last
 
 L2_EPSILON = 1e-12
 """Smallest norm a vector is divided by, as in `torch.nn.functional.normalize`."""
@@ -92,7 +92,8 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train or self.is_frozen():
             factor = jax.lax.rsqrt(var.value + self.options.eps) * scale
-            return ((x.astype(jnp.float32) - mean.value) * factor + bias).astype(self.dtype)
+            centre, factor, bias = (along_last(vector, x.ndim) for vector in (mean.value, factor, bias))
+            return ((x.astype(jnp.float32) - centre) * factor + bias).astype(self.dtype)
 
         groups, count = self._groups(x)
         grouped = x.reshape(groups, -1, *x.shape[1:])
@@ -150,7 +151,7 @@ def _normalize_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple
     var = jnp.maximum(jnp.mean(jnp.square(centred), axes, keepdims=True) - jnp.square(offset), 0.0)
     mean = shift + offset
     inverse = jax.lax.rsqrt(var + eps)
-    y = (wide - mean) * (inverse * scale) + bias
+    y = (wide - mean) * (inverse * along_last(scale, x.ndim)) + along_last(bias, x.ndim)
     return (y.astype(x.dtype), jnp.squeeze(mean, axes), jnp.squeeze(var, axes)), (x, mean, inverse, scale)
 
 
@@ -163,7 +164,7 @@ def _normalize_backward(eps: float, saved: tuple, cotangents: tuple[Array, Array
     unit = (x.astype(jnp.float32) - mean) * inverse
     bias_gradient = jnp.sum(dy, axes, keepdims=True)
     scale_gradient = jnp.sum(dy * unit, axes, keepdims=True)
-    dx = (scale * inverse) * (dy - bias_gradient / count - unit * (scale_gradient / count))
+    dx = (along_last(scale, x.ndim) * inverse) * (dy - bias_gradient / count - unit * (scale_gradient / count))
     return (
         dx.astype(x.dtype),
         scale_gradient.reshape(-1, x.shape[-1]).sum(0),

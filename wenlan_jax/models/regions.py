@@ -59,6 +59,7 @@ def sample_positions(
     `samples` equal bins of the box, where place i covers [i, i + 1): x1 + (x2 - x1) (u + 1) / 2 - 1/2.
     """
     u = (2.0 * np.arange(samples, dtype=np.float32) + 1.0) / samples - 1.0
+    u = np.expand_dims(u, tuple(range(low.ndim)))
     x1, x2 = (low * size)[..., None], (high * size)[..., None]
     if coordinates == "corrected":
         return x1 + (x2 - x1) * (u + 1.0) / 2.0 - 0.5
@@ -83,7 +84,8 @@ def axis_weights(
     """Weight of each place of one axis in the mean over the box's samples; outside the map counts as zero."""
     xp: ModuleType = np if isinstance(low, np.ndarray) else jnp
     positions = sample_positions(low, high, size, samples, coordinates)
-    distance = xp.abs(positions[..., None] - np.arange(size, dtype=np.float32))
+    places = np.expand_dims(np.arange(size, dtype=np.float32), tuple(range(positions.ndim)))
+    distance = xp.abs(positions[..., None] - places)
     return xp.mean(xp.maximum(0.0, 1.0 - distance), axis=-2)
 
 

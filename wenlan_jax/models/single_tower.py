@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, PyTree
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.arrays import Array, along_last
 from wenlan_jax.models.bert import BertEmbeddings, bert_layer, exact_gelu
 from wenlan_jax.models.initializers import bert_kernel
 from wenlan_jax.models.placement import inner, rows
@@ -93,7 +93,8 @@ class TiedLinear(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
-        return x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+        bias = along_last(self.bias.astype(self.dtype), x.ndim)
+        return x.astype(self.dtype) @ self.kernel.astype(self.dtype) + bias
 
 
 class RegionEmbeddings(nn.Module):
@@ -129,7 +130,7 @@ class RegionEmbeddings(nn.Module):
             )
         features = features.astype(self.dtype)
         if masked is not None:
-            features = jnp.where(masked[..., None], self.mask_vector.astype(self.dtype), features)
+            features = jnp.where(masked[..., None], along_last(self.mask_vector.astype(self.dtype), 3), features)
         seen = self.features_norm(self.features(features))
         return rows(self.norm(seen + self.boxes_norm(self.boxes(locations(boxes))) + kind))
 
@@ -161,7 +162,7 @@ class TiedHead(nn.Module):
         hidden = Transformed(self.width, self.eps, self.dtype, name="transform")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.outputs,), jnp.float32)
         product = jnp.einsum("...w,ow->...o", hidden, table.astype(self.dtype), preferred_element_type=jnp.float32)
-        return inner(product + bias)
+        return inner(product + along_last(bias, product.ndim))
 
 
 class Head(nn.Module):
