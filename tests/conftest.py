@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -27,6 +28,8 @@ install_import_hook("wenlan_jax", "annotations.checked")  # what is annotated is
 
 from wenlan_jax import config as configs
 from wenlan_jax import schema
+
+jax.config.update("jax_numpy_rank_promotion", "raise")  # a vector that meets a matrix by mistake is an error
 
 # A shell starts jobs in the background with SIGINT ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

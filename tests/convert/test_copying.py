@@ -74,7 +74,7 @@ def test_a_buffer_holds_one_copy_at_a_time() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_stacking_is_that_of_numpy(shape: tuple[int, ...]) -> None:
-    views = [(numbers(shape) + start).T for start in range(3)]
+    views = [np.asarray(numbers(shape) + start).T for start in range(3)]
     stacked = copying.stacked(views)
     assert stacked.flags.c_contiguous
     np.testing.assert_array_equal(stacked, np.stack(views))
