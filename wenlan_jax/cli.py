@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(GARBAGE_AFTER)
     atexit.register(gc.freeze)
     _print_anything()
-    logging.basicConfig(format="wenlan: %(message)s")  # warnings; a library's tell themselves by their text
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     return _end(_status_of(parser, parsed, rest))

@@ -61,6 +61,7 @@ def start(settings: schema.Distributed, started_with: Mapping[str, Any]) -> None
     roll_call.hold(found.place, {**versions, **started_with}, settings.timeout)
     # Signals are agreed on by stopping.Agreement: JAX's own service would take SIGTERM's handler for itself.
     jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_check_proxy_envs", False)  # its warning, for which there is no cause any more
     jax.distributed.initialize(
         found.place.coordinator,
         found.place.processes,
