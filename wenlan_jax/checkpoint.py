@@ -33,7 +33,9 @@ T = TypeVar("T")
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Orbax logs with a traceback what it also raises, and what is raised is told in our words."""
-    return not (record.exc_info and "orbax" in record.pathname + record.getMessage())
+    message = record.getMessage()
+    raised = record.exc_info and "orbax" in record.pathname + message
+    return not raised and "ArrayMetadata persistence is disabled" not in message  # of NumPy arrays; we keep checksums
 
 
 def _tell_news(found: Any) -> None:

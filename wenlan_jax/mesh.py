@@ -74,11 +74,11 @@ def _sizes(config: schema.Mesh, devices: int, slices: int) -> tuple[int, ...]:
         raise MeshError(f"mesh.preset: there is no {config.preset!r}; known are {', '.join(PRESETS)}")
     sizes = PRESETS[config.preset].sizes if config.preset else tuple(getattr(config, axis) for axis in AXES)
     sizes = tuple(slices if size == PER_SLICE else size for size in sizes)
-    known = math.prod(size for size in sizes if size != -1)
+    known, asked = math.prod(size for size in sizes if size != -1), sizes
     if sizes.count(-1) == 1:
         sizes = tuple(devices // known if size == -1 else size for size in sizes)
     if math.prod(sizes) != devices:
-        found = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        found = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, asked, strict=True))
         remedy = (
             "choose another --config.mesh.preset, or none"
             if config.preset

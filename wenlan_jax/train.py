@@ -108,7 +108,16 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 def _make_way(workdir: Path) -> None:
     """Renames what stands in the place of the files of a run, before it is found out after a whole training."""
-    known = [LEDGER, start_note.NAME, run_answers.FILE, "metrics.jsonl", "result.json", "curves.png", "gallery.html"]
+    known = [
+        LEDGER,
+        start_note.NAME,
+        run_answers.FILE,
+        run_data.FILE,
+        "metrics.jsonl",
+        "result.json",
+        "curves.png",
+        "gallery.html",
+    ]
     for place in [*(workdir / name for name in known), *workdir.glob("ranks_*.npz")]:
         if (renamed := notes.make_way(place)) is not None:
             say(f"{place}: is no file; renamed to {renamed}")

@@ -55,6 +55,7 @@ def run_data(config: schema.Config, records: int, against: str | None, out: Path
             size = data_pictures.write(place, records, width, height, config.seed)
             _say(f"{records} JPEGs of {width} x {height}, {size / records / 1000:.0f} kB each; records a CPU-second:")
             for side in SIZES:
+                _say(f"  to {side} px, {ROUNDS} rounds of each side ...")
                 job = _job(config, place, folder / "vocab.txt", side)
                 rates = _measure(job, ALONE + TORCH if against else ALONE)
                 figures |= {f"{width}x{height}/{side}/{name}": value for name, value in _figures(rates).items()}

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ def _batches(job: Job) -> Iterator[Any]:
 
 def serve(connection: Connection, job: Job) -> None:
     """The process's loop: takes as many batches as it is asked for, until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
         # Grain looks for jax's profiler, which is kept out here, and warns.
         logging.getLogger("absl").setLevel(logging.ERROR)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import signal
 import time
 from multiprocessing.connection import Connection
 from types import ModuleType
@@ -100,6 +101,7 @@ class TorchStep:
 
 def serve(connection: Connection, job: AnyJob) -> None:
     """The worker's loop: answers the names of methods of `Worker` until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
         worker = job.start()
         connection.send(None)

@@ -134,7 +134,8 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
     trained = restore.load(workdir, step, ONE_DEVICE, ("mesh.",), jax.devices()[:1])
-    config = trained.config
+    mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
+    config = dataclasses.replace(trained.config, mesh=schema.Mesh(**mesh))  # what is told is what it was trained with
     towers = (TOWER,) if config.task in schema.SINGLE_TASKS else parity.Embeddings._fields
     return Model(
         config=config,

@@ -75,6 +75,8 @@ def check(config: schema.Config, training: bool = False) -> None:
     named = {"eval.final_splits": config.eval.final_splits}
     if training and 0 < config.eval.every < config.train.steps:
         named["eval.splits"] = config.eval.splits
+    if any(named.values()):
+        _check_source(config)
     for field, splits in named.items():
         for split in splits:
             try:
@@ -83,6 +85,13 @@ def check(config: schema.Config, training: bool = False) -> None:
                 raise configs.ConfigError(f"{field}: {error}") from error
             if config.task != "vqa":  # whose texts are questions
                 _check_texts(config.eval, source)
+
+
+def _check_source(config: schema.Config) -> None:
+    try:
+        sources.split_sizes(config.data.source, data_dir(config))
+    except sources.SourceError as error:
+        raise configs.ConfigError(f"data.source: {error}") from error
 
 
 def _check_texts(wanted: schema.Eval, source: sources.Source) -> None:
