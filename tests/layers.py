@@ -37,14 +37,14 @@ ROOMS = {
     "models": "augment",
     "data": "data.builders.prepare",
     "evaluation": "eval sweep.statistics",
-    "core": "bank momentum optim rngs state step trees eval.several tasks.base",
-    "parallel": "compilation distributed mesh partition roll_call stopping waiting",
+    "core": "bank momentum optim rngs state step trees eval.several eval.evaluation tasks.base",
+    "parallel": "console compilation distributed mesh partition roll_call stopping waiting",
     "prepare": "data.builders data.clean data.formats data.regions data.command data.contact_sheet data.findings "
     "data.ingest data.inspect data.pack data.pack_command data.packing data.parts data.pictures data.readers "
     "data.roots",
     "synthetic": "data.scenes",
     "tasks": "config config_single schema_single data.single eval.baselines eval.cross eval.evaluate eval.evaluations "
-    "eval.single run_answers single_data training_data",
+    "eval.gallery_queries eval.single run_answers single_data training_data",
     "checkpoints": "checkpoint checksums faults",
     "monitoring": "curves in_flight ledger metrics plan.devices profiling progress start_note telemetry watchdog",
     "training": "flops programs recovery restore run run_data run_tokenizer train warm_start",

@@ -14,23 +14,9 @@ import pytest
 UPWARDS = {
     ("data.sources", "data.builders.registry"),
     ("data.sources", "data.scenes.builder"),
-    ("eval.cross", "run"),
-    ("eval.evaluate", "run"),
-    ("eval.evaluations", "run"),
-    ("eval.report", "eval.evaluate"),
-    ("eval.several", "eval.evaluations"),
-    ("eval.single", "run"),
-    ("html_page", "data.images"),
-    ("run_answers", "progress"),
     ("schema", "schema_single"),
-    ("waiting", "progress"),
 }
-CIRCLES = [
-    ["convert.example", "convert.example_proof", "convert.exporting"],
-    ["data.clean.language", "data.clean.texts"],
-    ["eval.evaluations", "eval.several", "eval.single"],
-    ["single_data", "training_data"],
-]
+CIRCLES = [["data.clean.language", "data.clean.texts"]]
 WITH_JAX: set[str] = set()
 WITH_ORBAX: set[str] = set()
 

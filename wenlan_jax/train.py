@@ -58,12 +58,14 @@ from wenlan_jax import (
 )
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
+from wenlan_jax.console import say
 from wenlan_jax.data import loader, places, text
 from wenlan_jax.eval import evaluations
 from wenlan_jax.in_flight import InFlight
-from wenlan_jax.progress import Meter, say
+from wenlan_jax.progress import Meter
 from wenlan_jax.state import TrainState
 from wenlan_jax.stopping import Agreement, Stopped, StopSignal
+from wenlan_jax.tasks import registry
 
 LOCK_SECONDS = 60.0
 """How long a start waits for another job to leave the work directory."""
@@ -182,7 +184,7 @@ def describe_parameters(current: run.Run) -> str:
 def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
     """This process's part of every training batch."""
     share = meshes.share(current.mesh, current.config.train.batch_size)
-    return training_data.batches(current.config, tokenizer, share)
+    return registry.batches(current.config, tokenizer, share)
 
 
 class Late(NamedTuple):

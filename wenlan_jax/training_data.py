@@ -81,11 +81,7 @@ def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures
 
 
 def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
-    """The places `share` of every training batch of the configuration's task."""
-    if config.task in schema.SINGLE_TASKS:
-        from wenlan_jax import single_data  # which reads a source's parts as this module opens them
-
-        return single_data.batches(config, tokenizer, share)
+    """The places `share` of every training batch of two towers."""
     return loader.TrainBatches(
         mixture=mixture(config.data, config.seed),
         tokenizer=tokenizer,
@@ -95,3 +91,8 @@ def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, 
         text_length=config.data.text_length,
         bad_records=config.data.bad_records,  # type: ignore[arg-type]
     )
+
+
+def data_dir(config: schema.Config) -> Path:
+    """Where data sets are built and looked for."""
+    return Path(config.data.dir).expanduser()

@@ -66,7 +66,7 @@ def run_data(config: schema.Config, records: int, against: str | None, out: Path
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # not progress.say, which asks jax whether this is the first process
+    print(line, flush=True)  # not console.say, which asks jax whether this is the first process
 
 
 def _require_torch() -> None:

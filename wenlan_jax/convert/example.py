@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wenlan_jax.convert.exporting import Model
+from wenlan_jax.convert.model import Model
 
 FILE = "example.py"
 REQUIREMENTS = "requirements.txt"

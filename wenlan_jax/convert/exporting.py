@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import jax
 import numpy as np
 
 from wenlan_jax import __version__, checkpoint, restore, schema
-from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
+from wenlan_jax.console import say
+from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_proof, parity, weights
+from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
-from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.mesh import AXES
-from wenlan_jax.progress import say
 from wenlan_jax.tasks.contrast import read_scale
 from wenlan_jax.tasks.single import TOWER
 
@@ -35,54 +35,6 @@ ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh
 REPORT = "parity.json"
 LOGIT_SCALE = "logit_scale"
 """The parameter of a learnable temperature."""
-
-
-class ExportError(RuntimeError):
-    """An export that was refused, or whose result does not agree with the JAX towers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What there is to export.
-
-    tower: reads the `params` and `batch_stats` of a tower, `image`, `text`, their `_momentum` copies, or `single`. It
-        reads anew each time, so that an export holds no more than it is working on.
-    shapes: what `tower` gives without its values: by the tower's name, leaves of which shape and type alone are read.
-        Momentum copies are left out.
-    momentum: whether there are momentum towers.
-    tokenizer: None where none was configured; only formats that hold one ask for it.
-    result: the newest `result.json` of the run, empty without one.
-    unused_layers: what an official file that the run started from holds beside BriVL's own weights.
-    dtype: of the exported weights, `float32` or `float16`.
-    scale: what the loss multiplies similarities by, one over the temperature.
-    license: of the exported model, by the name that Hugging Face has for it; empty where nobody said.
-    check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
-    """
-
-    config: schema.Config
-    step: int
-    tower: Callable[[str], dict[str, Any]]
-    shapes: Mapping[str, Any]
-    momentum: bool
-    tokenizer: Tokenizer | None
-    result: dict[str, float]
-    unused_layers: dict[str, np.ndarray]
-    dtype: str
-    scale: float = 1.0
-    license: str = ""
-    check: Callable[[], None] = lambda: None
-
-    @property
-    def words(self) -> Tokenizer:
-        """The tokenizer. Raises ExportError where there is none."""
-        if self.tokenizer is None:
-            other = "" if self.config.task in schema.SINGLE_TASKS else ", or export with --format=brivl"
-            raise ExportError(
-                "this format holds a tokenizer, and this checkpoint was imported without one: import again with "
-                f"--config.tokenizer.path{other}"
-            )
-        return self.tokenizer
-
 
 Runner = Callable[[Any], Any]
 """Runs the artefact that a format has written on the batch of a `Proof`."""
@@ -184,7 +136,6 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`; CheckpointError
     if towers are not stored whole.
     """
-    from wenlan_jax.convert import example, example_proof  # which know `Model`
 
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, schema, single_data
 from wenlan_jax import mesh as meshes
+from wenlan_jax.console import say
 from wenlan_jax.data import images, sources
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.mixture import Wanted
@@ -21,9 +22,8 @@ from wenlan_jax.data.text import Tokenizer, WordPiece
 from wenlan_jax.eval import attention_picture
 from wenlan_jax.eval.trained import Model, Place, find, read
 from wenlan_jax.models.single_tower import attention
-from wenlan_jax.progress import say
-from wenlan_jax.run import data_dir
 from wenlan_jax.tasks.single import TOWER, Tower
+from wenlan_jax.training_data import data_dir
 
 
 class AttentionError(ValueError):

@@ -16,11 +16,11 @@ from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, notes, restore, schema
 from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.console import say
 from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.eval import evaluate
 from wenlan_jax.eval.trained import SECTIONS
-from wenlan_jax.progress import say
-from wenlan_jax.run import data_dir
+from wenlan_jax.training_data import data_dir
 
 NOTE = "embeddings.json"
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax import schema
+from wenlan_jax.console import say
 from wenlan_jax.data.sources import Source
 from wenlan_jax.eval import links, ranking, reranking
 from wenlan_jax.eval.cascade import Measured
-from wenlan_jax.progress import say
 
 Judged = Mapping[str, Mapping[str, int]]
 """Of each text, see `links.words`: the grade of each picture that was judged for it, by the id of its record."""

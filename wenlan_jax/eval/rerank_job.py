@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, notes, schema
+from wenlan_jax.console import say
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.pulse import Pulse
 from wenlan_jax.data.sources import Source
@@ -18,7 +19,6 @@ from wenlan_jax.eval import cascade, cascade_speed, evaluate, graded, ranking, r
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.reranking import Pairs
 from wenlan_jax.eval.trained import Model, Place, find, read
-from wenlan_jax.progress import say
 
 TWO_TOWER_TASKS = ("brivl", "clip")
 SCORING_TASKS = ("mlmm", "rank")

@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace, config: schema.Config, wanted: Sequence[Topology]) -> int:
+    from wenlan_jax.console import say
     from wenlan_jax.plan import planner, report, roofline, search
-    from wenlan_jax.progress import say
 
     shares, name, plans, rows = roofline.Shares(), arguments.config.stem, [], []
     for topology in wanted:

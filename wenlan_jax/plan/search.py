@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Iterator
 
 from wenlan_jax import schema
+from wenlan_jax.console import say
 from wenlan_jax.plan import planner, roofline
 from wenlan_jax.plan.topology import Topology
-from wenlan_jax.progress import say
 
 MOST_BATCHES = 6
 """Batches tried after the first that fits."""
