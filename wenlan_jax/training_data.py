@@ -60,7 +60,7 @@ def texts(data: schema.Data) -> Iterator[str]:
 def _choice(part: schema.Part, language_alpha: float) -> TextChoice:
     return TextChoice(
         wanted=Wanted(part.kinds, part.languages),
-        kind_choice=part.kind_choice,  # type: ignore[arg-type]
+        kind_choice=part.kind_choice,
         kind_weights=part.kind_weights,
         language_alpha=language_alpha,
     )
@@ -74,7 +74,7 @@ def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures
     return loader.Pictures(
         size=data.image_size,
         antialias=data.antialias,
-        averaging=data.averaging,  # type: ignore[arg-type]
+        averaging=data.averaging,
         enlarge=data.enlarge == "host",
         box_limit=boxes,
     )
@@ -89,7 +89,7 @@ def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, 
         share=share,
         pictures=pictures(config),
         text_length=config.data.text_length,
-        bad_records=config.data.bad_records,  # type: ignore[arg-type]
+        bad_records=config.data.bad_records,
     )
 
 

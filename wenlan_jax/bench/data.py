@@ -87,7 +87,7 @@ def _job(config: schema.Config, place: Path, vocabulary: Path, size: int) -> Job
         prefetch=data.prefetch,
         text_length=data.text_length,
         antialias=data.antialias,
-        averaging=data.averaging,  # type: ignore[arg-type]
+        averaging=data.averaging,
         seed=config.seed,
     )
 

@@ -36,10 +36,10 @@ def protocol(settings: schema.Graded) -> ranking.Protocol:
     """The protocol of a configuration."""
     return ranking.Protocol(
         k=settings.k,
-        gain=settings.gain,  # type: ignore[arg-type]
-        ideal=settings.ideal,  # type: ignore[arg-type]
+        gain=settings.gain,
+        ideal=settings.ideal,
         relevant_from=settings.relevant_from,
-        empty=settings.empty,  # type: ignore[arg-type]
+        empty=settings.empty,
     )
 
 
