@@ -32,7 +32,8 @@ LAYERS = (
 """From the lowest to the highest: a module imports from its own layer or lower ones."""
 
 ROOMS = {
-    "util": "arguments notes host_memory html_page data.places data.pulse data.units data.orphans data.languages",
+    "util": "arguments errors notes host_memory html_page data.places data.pulse data.units data.orphans "
+    "data.languages",
     "config": "schema settings",
     "models": "augment",
     "data": "data.builders.prepare",

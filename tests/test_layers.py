@@ -52,6 +52,56 @@ def test_orbax_is_known_to_the_checkpoints_alone() -> None:
     assert {module for module in found if layers.room(module) != "checkpoints"} == WITH_ORBAX
 
 
+def _errors() -> dict[str, tuple[str, ...]]:
+    """The public errors of the package with their bases."""
+    found = {}
+    for path in layers.modules().values():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and not node.name.startswith("_"):
+                found[node.name] = tuple(ast.unparse(base) for base in node.bases)
+    return found
+
+
+def test_every_error_is_one_of_ours() -> None:
+    """So that a command explains it, in place of a traceback."""
+    found = _errors()
+    assert len(found) > 50
+    for name, bases in found.items():
+        assert name == "WenlanError" or {"WenlanError", *found} & set(bases), name
+
+
+EFFECTS = {
+    "cli",  # a data worker of the command is spared jax
+    "data.formats.files",  # a stand-in for what cannot be decoded
+    "convert.huggingface.modeling_wenlan",  # files for a folder of their own, which transformers imports
+    "convert.run_example",
+}
+"""Modules that may do something when they are imported."""
+
+
+def test_importing_changes_nothing_elsewhere() -> None:
+    """At the level of a module there are definitions alone; derivatives are registered for functions of its own."""
+    found = set()
+    for module, path in layers.modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+            assigned = isinstance(node, ast.Assign) and any(
+                isinstance(part, ast.Attribute | ast.Subscript) for target in node.targets for part in ast.walk(target)
+            )
+            done = isinstance(node, ast.For | ast.While | ast.With) or assigned or (called and not _is_derivative(node))
+            if done or (isinstance(node, ast.If) and not _is_usual(node)):
+                found.add(module)
+    assert found == EFFECTS
+
+
+def _is_derivative(node: ast.stmt) -> bool:
+    return ".defvjp(" in ast.unparse(node)
+
+
+def _is_usual(node: ast.If) -> bool:
+    return any(name in ast.unparse(node.test) for name in ("TYPE_CHECKING", "__name__"))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

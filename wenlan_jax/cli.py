@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from wenlan_jax import __version__
 from wenlan_jax.arguments import real, whole
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.schema import Config
@@ -113,7 +114,7 @@ def _leave(status: int) -> int:
 
 def _explain(error: Exception, parsed: argparse.Namespace) -> str | None:
     """The message of an error of ours, or of the system's with its path; None for any other error, which is a bug."""
-    if type(error).__module__.startswith("wenlan_jax."):
+    if isinstance(error, WenlanError):
         return str(error)
     if _in_a_job() and (lost := sys.modules["wenlan_jax.distributed"].lost_peer(error)) is not None:
         return str(lost)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.metrics import read as read_lines
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _GUESSES = ("majority", "question_alone", "constant_accuracy")
 """Names beside an accuracy of what is right without the model."""
 
 
-class CurvesError(ValueError):
+class CurvesError(WenlanError, ValueError):
     """A metrics file that holds nothing to draw."""
 
 

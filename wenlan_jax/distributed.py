@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from wenlan_jax import __version__, roll_call, schema
+from wenlan_jax.errors import WenlanError
 
 COORDINATOR, PROCESSES, PROCESS = "WENLAN_COORDINATOR", "WENLAN_PROCESSES", "WENLAN_PROCESS"
 
@@ -34,7 +35,7 @@ LEAVE_SECONDS = 10.0
 """How long a process that failed waits for the others to end in the same way."""
 
 
-class DistributedError(RuntimeError):
+class DistributedError(WenlanError, RuntimeError):
     """A job that cannot start as configured, or that lost one of its processes."""
 
 

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from wenlan_jax import schema
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.models.placement import Places
 
 BATCH_AXES = ("replica", "data", "fsdp")
@@ -45,7 +46,7 @@ PRESETS = {
 """Meshes by name, for `mesh.preset`."""
 
 
-class MeshError(ValueError):
+class MeshError(WenlanError, ValueError):
     """A mesh that the devices at hand cannot form, or a batch that does not divide by it."""
 
 

@@ -19,6 +19,8 @@ from typing import Any, Generic, Literal, TypeVar
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from wenlan_jax.errors import WenlanError
+
 T = TypeVar("T")
 
 
@@ -26,7 +28,7 @@ LARGEST_WHOLE = 2**31 - 1
 """Of a whole number whose field gives no limit: steps, rows and sizes are counted in 32 bits on accelerators."""
 
 
-class ConfigError(ValueError):
+class ConfigError(WenlanError, ValueError):
     """Settings that cannot be used; the message lists every fault found, one a line."""
 
 

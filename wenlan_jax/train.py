@@ -60,6 +60,7 @@ from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax.console import say
 from wenlan_jax.data import loader, places, text
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import evaluations
 from wenlan_jax.in_flight import InFlight
 from wenlan_jax.progress import Meter
@@ -74,7 +75,7 @@ LEDGER = "ledger.jsonl"
 """In the work directory: where the time of all starts went."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(WenlanError, RuntimeError):
     """A loss or a gradient was not finite, and the configuration says to stop."""
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from wenlan_jax import host_memory
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.errors import WenlanError
 
 Kind = Literal[
     "ours",
@@ -38,7 +39,7 @@ SETTLED = 0.2
 """Seconds in which a loader that has filled up its queue uses less than a tenth of a core."""
 
 
-class SideError(RuntimeError):
+class SideError(WenlanError, RuntimeError):
     """A loader that failed, or a system on which CPU seconds cannot be read."""
 
 

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wenlan_jax.errors import WenlanError
 
-class TorchError(RuntimeError):
+
+class TorchError(WenlanError, RuntimeError):
     """PyTorch is not installed, or the reference cannot follow the configuration."""
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from wenlan_jax import schema
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.errors import WenlanError
 
 
-class ExportError(RuntimeError):
+class ExportError(WenlanError, RuntimeError):
     """An export that was refused, or whose result does not agree with the JAX towers."""
 
 

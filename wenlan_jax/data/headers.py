@@ -7,12 +7,14 @@ import re
 import struct
 from collections.abc import Iterator
 
+from wenlan_jax.errors import WenlanError
+
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 less DHT, JPG, DAC
 _JPEG_BARE = frozenset([0x01, *range(0xD0, 0xD9)])  # markers without a segment
 _EXIF_ORIENTATION = 0x0112
 
 
-class UnknownSize(ValueError):  # noqa: N818
+class UnknownSize(WenlanError, ValueError):  # noqa: N818
     """An image whose size cannot be told without decoding it."""
 
 

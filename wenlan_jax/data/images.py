@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Num, UInt8
 
 from wenlan_jax.data import headers
+from wenlan_jax.errors import WenlanError
 
 _JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +35,7 @@ TURNS = {
 }
 
 
-class CorruptImage(ValueError):  # noqa: N818
+class CorruptImage(WenlanError, ValueError):  # noqa: N818
     """An image that cannot be decoded whole."""
 
 

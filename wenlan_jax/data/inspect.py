@@ -20,13 +20,14 @@ from wenlan_jax.data.findings import Findings
 from wenlan_jax.data.formats import files, registry
 from wenlan_jax.data.readers import Fault, Reason, Rejected
 from wenlan_jax.data.records import Question, Region, Text
+from wenlan_jax.errors import WenlanError
 
 T = TypeVar("T")
 
 _WRONG_SIZE = "its record says {} x {} pixels, the picture {} x {}"
 
 
-class InspectError(ValueError):
+class InspectError(WenlanError, ValueError):
     """A place that holds no data set; the message says what would be one."""
 
 

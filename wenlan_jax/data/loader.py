@@ -38,6 +38,7 @@ import numpy as np
 from wenlan_jax import host_memory
 from wenlan_jax.data import images, records
 from wenlan_jax.data.mixture import Mixture, Row, Wanted
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -53,7 +54,7 @@ MAX_REPLACEMENTS = 1000
 """Bad records in a row after which a search for the next good one is given up."""
 
 
-class BadRecord(ValueError):  # noqa: N818
+class BadRecord(WenlanError, ValueError):  # noqa: N818
     """A record that cannot become an example: its image is damaged, or none of its texts is wanted."""
 
 
@@ -64,7 +65,7 @@ PLENTY = 2**33
 """Bytes of shared memory that are enough without a look at the batch."""
 
 
-class SharedMemoryError(ValueError):
+class SharedMemoryError(WenlanError, ValueError):
     """Batches of the configured data processes do not fit into shared memory."""
 
 

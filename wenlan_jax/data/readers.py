@@ -18,6 +18,7 @@ from typing import Any
 
 from wenlan_jax.data import languages
 from wenlan_jax.data.records import Question, Region, Text
+from wenlan_jax.errors import WenlanError
 
 Row = Mapping[str, Any]
 Box = tuple[float, float, float, float]
@@ -57,7 +58,7 @@ class Reason(enum.StrEnum):
     DAMAGED_SHARD = "damaged_shard"
 
 
-class ReadError(ValueError):
+class ReadError(WenlanError, ValueError):
     """An input that cannot be read, or no further; the message names the file and the remedy."""
 
 

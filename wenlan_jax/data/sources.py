@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, Protocol
 
 from wenlan_jax.data import places, records
 from wenlan_jax.data.builders import registry
+from wenlan_jax.errors import WenlanError
 
 EMBEDDED = "wenlan_scenes"
 """The data set that this package draws itself, on first use."""
 
 
-class SourceError(ValueError):
+class SourceError(WenlanError, ValueError):
     """Data that is missing, damaged or of another schema; the message names the file and the remedy."""
 
 

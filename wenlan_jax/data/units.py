@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from wenlan_jax import notes
 from wenlan_jax.data import orphans, places, pulse
+from wenlan_jax.errors import WenlanError
 
 U = TypeVar("U")
 Report = dict[str, Any]
@@ -25,7 +26,7 @@ Report = dict[str, Any]
 _REPORTS, _IDENTITY = "reports", "identity.json"
 
 
-class UnitError(ValueError):
+class UnitError(WenlanError, ValueError):
     """A job that cannot go on; the message says why and what to do."""
 
 

@@ -18,6 +18,7 @@ from wenlan_jax import compilation, distributed, notes, restore, schema
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.console import say
 from wenlan_jax.data import places, pulse, sources
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import evaluate
 from wenlan_jax.eval.trained import SECTIONS
 from wenlan_jax.training_data import data_dir
@@ -25,7 +26,7 @@ from wenlan_jax.training_data import data_dir
 NOTE = "embeddings.json"
 
 
-class EmbedError(ValueError):
+class EmbedError(WenlanError, ValueError):
     """Embeddings that cannot be written; the message says why and what to do."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from wenlan_jax import schema
 from wenlan_jax.console import say
 from wenlan_jax.data.sources import Source
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import links, ranking, reranking
 from wenlan_jax.eval.cascade import Measured
 
@@ -28,7 +29,7 @@ Numbered = Mapping[int, Mapping[int, int]]
 """The same by the numbers of texts and the rows of pictures in a split."""
 
 
-class JudgementsError(ValueError):
+class JudgementsError(WenlanError, ValueError):
     """A file of judgements that cannot be read, or that does not belong to the data."""
 
 

@@ -15,6 +15,7 @@ from wenlan_jax.console import say
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.pulse import Pulse
 from wenlan_jax.data.sources import Source
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import cascade, cascade_speed, evaluate, graded, ranking, rerank_page
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.reranking import Pairs
@@ -28,7 +29,7 @@ READ_AT_ONCE = 256
 """Pictures between two looks at the clock."""
 
 
-class CascadeError(ValueError):
+class CascadeError(WenlanError, ValueError):
     """Models or depths that no cascade can be made of; the message says which and what to do."""
 
 

@@ -14,12 +14,13 @@ from wenlan_jax.data.clean.options import Options
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.pictures import MAX_BYTES
 from wenlan_jax.data.roots import Root
+from wenlan_jax.errors import WenlanError
 
 LISTED_LINES = 4096
 """Lines of an evaluation list in one unit."""
 
 
-class CleanError(ValueError):
+class CleanError(WenlanError, ValueError):
     """A cleaning job that cannot be done; the message says why and what to do."""
 
 

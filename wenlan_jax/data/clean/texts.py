@@ -12,6 +12,7 @@ from typing import Any
 
 from wenlan_jax.data import records
 from wenlan_jax.data.clean import language, options, patterns
+from wenlan_jax.errors import WenlanError
 
 _Step = tuple[str, bool, Callable[[str], str]]
 """Name, whether it is wanted, and the function."""
@@ -24,7 +25,7 @@ _REMOVABLE = (
 """What is taken out, in this order: an e-mail address would else lose its half as a web address."""
 
 
-class MissingPackageError(ImportError):
+class MissingPackageError(WenlanError, ImportError):
     """A package of the extra `clean` is not installed."""
 
 
