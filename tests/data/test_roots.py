@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import command as command_of_data
-from wenlan_jax.data import inspect, pack, pack_command, readers, roots, sources
+from wenlan_jax.data import inspect, pack, pack_command, pictures, readers, roots, sources
 from wenlan_jax.data.readers import ReadError, Rejected
 
 PICTURE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
@@ -64,6 +64,27 @@ def test_names_that_lead_elsewhere_are_refused(place: Path) -> None:
         with pytest.raises(Rejected) as caught:
             root.read(name, 100)
         assert caught.value.reason == "untrusted_place", name
+
+
+BLANKS = ["\u2028", " ", "\t", "\u3000", "\x1f", "\u00a0"]
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_parts_that_are_dots_once_blanks_are_dropped_lead_nowhere(place: Path, links: bool) -> None:
+    (place.parent / "secret.npz").write_bytes(b"secret")
+    names = [
+        f"{part}/secret.jpg" for blank in BLANKS for part in (f"..{blank}", f"{blank}..", f"sub/..{blank}/{blank}..")
+    ]
+    names += [f"sub/{part}/in.jpg" for blank in BLANKS for part in (f".{blank}", blank, f"{blank}..{blank}")]
+    local = roots.Root(str(place), links=links)
+    for root in (local, roots.Root(f"file://{place}", links=links), roots.Root("https://host/dir", True, links)):
+        for name in names:
+            with pytest.raises(Rejected, match="not below") as caught:
+                root.read(name, 100)
+            assert caught.value.reason == "untrusted_place", name
+    for name in names:
+        with pytest.raises(Rejected):
+            pictures.boxes_beside(local, name)
 
 
 def test_names_below_are_read_however_they_are_spelled(place: Path) -> None:
@@ -117,6 +138,9 @@ def test_names_below_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
         for root in (web, store):
             with pytest.raises(Rejected):
                 root.read(name, 9)
+    for name in ("%2e%2e/x", "a/%2E./%2e%2E/x", "..%2fx", "a%2f..%2f..%2fx", "%2fetc", "..%20/x"):
+        with pytest.raises(Rejected):
+            web.read(name, 9)
     assert len(asked) == count
 
 
@@ -157,6 +181,29 @@ def test_a_pack_follows_no_name_that_leads_elsewhere(place: Path) -> None:
     found, _ = inspect.inspect(inspect.InspectOptions(str(captions), place, images=str(place)))
     assert found.broken["untrusted_place"] == len(_elsewhere(place)) - 1  # of two names of one file
     assert found.formats == {"jpeg": 1}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "coco", "brivl"])
+def test_no_format_follows_dots_behind_blanks(place: Path, form: str) -> None:
+    (place.parent / "secret.jpg").write_bytes(PICTURE)
+    names = ["in.jpg", "..\u2028/secret.jpg", "sub/..\u00a0/\u3000../secret.jpg"]
+    captions = place.parent / f"c.{'json' if form == 'coco' else 'jsonl' if form == 'brivl' else form}"
+    if form == "coco":
+        found = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        said = [{"id": number, "image_id": number, "caption": "x"} for number in range(len(names))]
+        captions.write_text(json.dumps({"images": found, "annotations": said}))
+    elif form in ("csv", "tsv"):
+        separator = "," if form == "csv" else "\t"
+        captions.write_text(
+            "\n".join(separator.join(row) for row in [("image", "caption"), *((n, "x") for n in names)])
+        )
+    else:
+        fields = ("image_id", "sentences") if form == "brivl" else ("image", "caption")
+        said = [["easy", "x"]] if form == "brivl" else "x"
+        captions.write_text("".join(json.dumps({fields[0]: n, fields[1]: said, "bbox": None}) + "\n" for n in names))
+    for links in (False, True):
+        report = _pack(captions, images=str(place), allow_links=links, file_format=form)
+        assert (report.packed, report.rejected) == (1, {"untrusted_place": 2})
 
 
 def test_a_pipe_that_the_user_names_is_refused(place: Path) -> None:

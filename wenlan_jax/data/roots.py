@@ -12,7 +12,7 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.readers import ReadError, Reason, Rejected, printable
@@ -66,11 +66,13 @@ class Root:
     def _below_address(self, name: str) -> Iterator[str]:
         """What `name` may be called below an address, in the order to try."""
         path = posixpath.normpath(name)
-        if path.startswith(("/", "..")) or "::" in path:
+        if path.startswith(("/", "..")) or "::" in path or _has_dots(path):
             raise _refused(name, f"not below {self.place}")
         if not self.place.startswith(("http://", "https://")):
             yield from forms(path)
             return
+        if _has_dots(unquote(path)):  # servers and clients go where `%2e%2e` leads
+            raise _refused(name, f"not below {self.place}")
         for form in forms(path):
             yield quote(form)
         if quote(path, safe="/%") == path:  # it was quoted when it was written down
@@ -79,7 +81,7 @@ class Root:
     def _path(self, name: str) -> str:
         base = self.place.removeprefix(_LOCAL_SCHEME)
         inside = os.path.relpath(os.path.normpath(os.path.join(os.path.abspath(base), name)), os.path.abspath(base))
-        if inside.split(os.sep)[0] == os.pardir:
+        if inside != os.curdir and _has_dots(inside):
             raise _refused(name, f"not below {base}")
         path = _existing(base, inside)
         if self.links:
@@ -97,6 +99,11 @@ def _real(folder: str) -> str:
 
 def _refused(name: str, why: str) -> Rejected:
     return Rejected(Reason.UNTRUSTED_PLACE, f"{printable(name[:200])}: {why}")
+
+
+def _has_dots(path: str) -> bool:
+    """Whether a part of a normal path is `..`, `.` or nothing, or is taken for that by one who drops blanks."""
+    return any(_usual(part) in ("", os.curdir, os.pardir) for part in path.split("/"))
 
 
 def _is_below(path: str, folder: str) -> bool:
