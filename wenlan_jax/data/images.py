@@ -6,7 +6,6 @@ Pixels are uint8 RGB throughout. Normalisation and augmentation are the accelera
 from __future__ import annotations
 
 import math
-import re
 import zlib
 
 import cv2
@@ -17,9 +16,6 @@ from wenlan_jax.data import headers
 
 _JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-# A marker inside JPEG scan data: 0xFF followed by neither a stuffed zero, a restart (D0-D7) nor padding (FF).
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_JPEG_END = 0xD9
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 # EXIF orientation -> mirror left and right after turning a quarter anticlockwise so many times.
 TURNS = {
@@ -40,17 +36,8 @@ class CorruptImage(ValueError):  # noqa: N818
 
 def _check_jpeg(data: bytes) -> None:
     """Walks the segments to the end-of-image marker; a marker inside an EXIF thumbnail does not count."""
-    position = 2
-    while found := _JPEG_MARKER.search(data, position):
-        marker = data[found.start() + 1]
-        if marker == _JPEG_END:
-            return
-        position = found.end()
-        # Scan data follows its header and is searched for the next marker; other segments are skipped whole.
-        position += int.from_bytes(data[position : position + 2], "big")
-        if position >= len(data):
-            break
-    raise CorruptImage(f"truncated JPEG: no end-of-image marker in its {len(data)} bytes")
+    if all(marker != headers.JPEG_END for marker in headers.jpeg_markers(data)):
+        raise CorruptImage(f"truncated JPEG: no end-of-image marker in its {len(data)} bytes")
 
 
 def _check_png(data: bytes) -> None:
@@ -76,9 +63,14 @@ def _check_webp(data: bytes) -> None:
 
 
 def _check_complete(data: bytes) -> None:
-    """Raises `CorruptImage` for a file that stops early: some versions of OpenCV return a partial picture."""
+    """Raises `CorruptImage` for a file that stops early: some versions of OpenCV return a partial picture.
+
+    Also for one whose decoding would take far longer than its size tells.
+    """
     if not data:
         raise CorruptImage("empty file")
+    if why := headers.why_slow(data):
+        raise CorruptImage(why)
     if data.startswith(_JPEG_START):
         _check_jpeg(data)
     elif data.startswith(_PNG_START):
