@@ -243,6 +243,49 @@ def test_a_list_of_addresses_is_fetched_only_if_that_is_allowed(place: Path) -> 
             _pack(captions, read=readers.ReadOptions(image_name="{url}"), allow_remote=allowed)
 
 
+def _names_of_one(place: Path) -> list[str]:
+    """Of the picture `in.jpg`, by paths, blanks, and links within the folder."""
+    return [
+        *("in.jpg", "./in.jpg", "sub/../in.jpg", "../images/in.jpg", str(place / "in.jpg"), f"/{place}/in.jpg"),
+        *(f"{place}/../images//in.jpg", " in.jpg", "in.jpg\u3000", "sub/within.jpg", "again/in.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_picture_of_many_names_is_one_record(place: Path, links: bool) -> None:
+    (place / "again").symlink_to(".")
+    captions = place.parent / "c.jsonl"
+    names = [*_names_of_one(place), "café.jpg", unicodedata.normalize("NFD", "café.jpg")]
+    (place / names[-1]).write_bytes(PICTURE)
+    captions.write_text("".join(json.dumps({"image": n, "caption": f"{k}"}) + "\n" for k, n in enumerate(names)))
+    report = _pack(captions, images=str(place), allow_links=links, split_shares={"a": 0.5, "b": 0.5})
+    assert (report.read, report.packed, sum(report.records.values())) == (len(names), len(names), 2)
+    found = {r.id: r for s in report.records for r in sources.open_source(str(place.parent / "out"), s, place)}
+    assert set(found) == {"in.jpg", "café.jpg"}
+    assert [text.text for text in found["in.jpg"].texts] == [str(k) for k in range(len(names) - 2)]
+    assert [text.text for text in found["café.jpg"].texts] == [str(k) for k in range(len(names) - 2, len(names))]
+
+
+def test_shards_agree_on_the_split_of_a_picture_of_many_names(place: Path) -> None:
+    (place / "again").symlink_to(".")
+    for number, name in enumerate(_names_of_one(place)):
+        (place.parent / f"{number}.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))
+    report = _pack(place.parent / "*.jsonl", images=str(place), split_shares={f"s{k}": 0.1 for k in range(10)})
+    assert sum(report.records.values()) == len(_names_of_one(place)) and len(report.records) == 1
+
+
+def test_pictures_of_like_names_stay_apart(place: Path) -> None:
+    for name in (NFC, NFD, "in.jpg ", "sub/in.jpg"):
+        (place / name).write_bytes(PICTURE)
+    names = [NFC, NFD, "in.jpg", "in.jpg ", "sub/in.jpg"]
+    captions = place.parent / "c.jsonl"
+    captions.write_text(
+        "".join(json.dumps({"image": n, "caption": "x", "id": str(k)}) + "\n" for k, n in enumerate(names))
+    )
+    report = _pack(captions, images=str(place))
+    assert (report.packed, report.records) == (5, {"train": 5})
+
+
 STRANGE = ["[1]", "a*b", "q?", "h#h", "p%20", "bl ank", "new\nline", "back\\slash", "{1..3}", "{a,b}", NFD, "~", "a:b"]
 
 

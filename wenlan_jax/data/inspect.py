@@ -141,7 +141,7 @@ class Raw:
         for shard in self._shards:
             prefix = f"{shard.name}/" if len(self._shards) > 1 else ""
             items = shard.read_up_to_damage(must_begin=False, item=shard.name)
-            yield from ingest.Grouping({}, prefix).group(items)
+            yield from ingest.Grouping(self._root, {}, prefix).group(items)
 
     def _seen(self, draft: ingest.Draft) -> Seen:
         def load() -> bytes:

@@ -140,10 +140,11 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
     workers = options.workers
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
-    stored = options.regions and options.regions.knowing(_pictures(shards))
+    root = roots.Root(options.image_root, options.allow_remote, options.allow_links)
+    stored = options.regions and options.regions.knowing(_pictures(shards, root))
     target = packing.Target(
         directory=directory,
-        root=roots.Root(options.image_root, options.allow_remote, options.allow_links),
+        root=root,
         source=options.source or options.out.resolve().name,
         split_shares=options.split_shares,
         pictures=options.pictures,
@@ -167,8 +168,8 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
     return reports
 
 
-def _pictures(shards: Sequence[readers.Shard]) -> Iterator[tuple[str, str, str]]:
-    """Id, name and identity of every picture of a pack: two names are two pictures, and so are two that are brought."""
+def _pictures(shards: Sequence[readers.Shard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
+    """Id, name and identity of every picture of a pack: names of two files are two, and so are any that are brought."""
     beat = pulse.Pulse()
     for shard in shards:
         for item in shard.read_up_to_damage(must_begin=False):
@@ -176,7 +177,7 @@ def _pictures(shards: Sequence[readers.Shard]) -> Iterator[tuple[str, str, str]]
                 pulse.say(f"{_JOB}: which pictures take which regions; {shard.name}, line {item.number}")
             if isinstance(item, readers.Item):
                 brought = item.data is not None
-                identity = f"{shard.name}:{item.number}" if brought else ingest.key_of(item.image)
+                identity = f"{shard.name}:{item.number}" if brought else root.named(item.image)[1]
                 yield item.id or item.image, item.image, identity
 
 

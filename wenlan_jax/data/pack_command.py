@@ -126,12 +126,14 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.Pictu
 def add_trust_arguments(group: argparse._ArgumentGroup) -> None:
     """Declares how far names of images in data are followed."""
     group.add_argument(
-        "--allow-remote",
+        roots.ALLOW_REMOTE,
         action="store_true",
         help=f"fetch images that data names by address ({', '.join(roots.REMOTE)})",
     )
     group.add_argument(
-        "--allow-links", action="store_true", help="follow links that lead out of the directory of the images"
+        roots.ALLOW_LINKS,
+        action="store_true",
+        help="follow links that lead out of the directory of the images, or out of that of stored regions",
     )
 
 
@@ -193,7 +195,11 @@ def run(args: argparse.Namespace) -> int:
 def _regions(args: argparse.Namespace) -> stored.Stored | None:
     if (args.regions is None) != (args.regions_format is None):
         raise packing.PackError("--regions and --regions-format go together; name both")
-    return None if args.regions is None else stored.Stored(args.regions, args.regions_format, args.regions_key)
+    return (
+        None
+        if args.regions is None
+        else stored.Stored(args.regions, args.regions_format, args.regions_key, links=args.allow_links)
+    )
 
 
 def read_options(args: argparse.Namespace) -> readers.ReadOptions:

@@ -99,7 +99,7 @@ def _item(path: Path, number: int, line: str) -> records.Record:
     where = f"{path}: line {number}"
     try:
         value = json.loads(line)
-        image = Root(str(path.parent)).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
+        image = Root(str(path.parent), options=()).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
         said = value.get("texts", [])
         said = ([said] if isinstance(said, str) else list(said)) + ([value["caption"]] if "caption" in value else [])
     except (readers.ReadError, readers.Rejected) as error:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import codecs
 import contextlib
+import functools
 import glob
 import gzip
 import io
@@ -193,21 +194,41 @@ _BOMS = (
 # GB18030 reads all that its forerunners write.
 _OTHER_SPELLINGS = {
     **dict.fromkeys(("utf8bom", "utf8withbom", "utf8sig"), "utf-8"),
-    **dict.fromkeys(("gb", "gb2312", "gb18030", "gb180302000", "gbk", "cp936", "ms936", "windows936"), "gb18030"),
-    **dict.fromkeys(("utf16", "utf16bom", "unicode", "ucs2"), "utf-16"),
+    **dict.fromkeys(("utf8mb3", "utf8mb4"), "utf-8"),
+    **dict.fromkeys(("gb", "gb2312", "gb18030", "gb180302000", "gb180302005", "gb180302022"), "gb18030"),
+    **dict.fromkeys(("gbk", "cp936", "ms936", "windows936"), "gb18030"),
+    **dict.fromkeys(("utf16", "utf16bom", "unicode", "ucs2", "iso10646ucs2"), "utf-16"),
+    **dict.fromkeys(("utf32", "utf32bom", "ucs4", "iso10646ucs4"), "utf-32"),
+    **dict.fromkeys(("windows932", "windows31j", "mskanji"), "cp932"),
+    **{f"windows{page}": f"cp{page}" for page in (874, 949, 950, *range(1250, 1259))},
 }
+_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as Windows writes it; Python has several minds
 _STAND_IN = "wenlan_stand_in"
 
 
+@functools.lru_cache(maxsize=64)
 def encoding_of(name: str) -> str:
     """The codec of a text encoding by any of its spellings. Raises ReadError."""
     squeezed = re.sub(r"[^a-z0-9]", "", name.lower())
-    known = _OTHER_SPELLINGS.get(squeezed, name.strip())
-    for one in (known, squeezed, re.sub(r"^(euc|iso|utf)", r"\1-", squeezed)):
-        with contextlib.suppress(LookupError, UnicodeError):
-            "a".encode(one).decode(one)
+    bare = squeezed.removeprefix("x")  # as in x-sjis
+    known = _OTHER_SPELLINGS.get(squeezed, _OTHER_SPELLINGS.get(bare, name.strip()))
+    for one in (known, squeezed, bare, re.sub(r"^(euc|iso|utf|mac)", r"\1-", bare)):
+        if _is_of_texts(one):
             return one
-    raise ReadError(f"--encoding {name}: no such encoding; e.g. utf-8 or gb18030")
+    raise ReadError(f"--encoding {name[:80]}: no such encoding of texts; e.g. utf-8 or gb18030")
+
+
+def _is_of_texts(codec: str) -> bool:
+    """Whether a codec turns all bytes into texts as files need it: none of escapes or of host names does."""
+    try:
+        mark = "".encode(codec)
+        for handler in ("replace", _STAND_IN):
+            for data in ("a".encode(codec), mark + bytes(range(256)), mark + b"a-b\xff", mark + b"\xfe\xff\xff"):
+                data.decode(codec, handler)
+                codecs.getincrementaldecoder(codec)(handler).decode(data, final=True)
+        return "a".encode(codec).decode(codec) == "a" and b"\\u0041".decode(codec, "replace") != "A"
+    except Exception:  # codecs fail in ways of their own at what they are not made for
+        return False
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
@@ -225,7 +246,8 @@ def _marked(start: bytes, encoding: str) -> tuple[int, str]:
     for mark, told in _BOMS:
         if start.startswith(mark):
             return len(mark), told
-    return 0, encoding_of(encoding)
+    codec = encoding_of(encoding)
+    return 0, _WITHOUT_MARK.get(codec, codec)
 
 
 def lines(place: str, encoding: str) -> Iterator[str]:
