@@ -102,7 +102,7 @@ class Grouping:
         identity = item.id or image.strip()
         owner = self._owners.setdefault(identity, image)
         if owner != image or (item.data is not None and identity in self._brought):
-            raise Rejected(Reason.DUPLICATE_ID, f"id {identity!r} is that of {owner}")
+            raise Rejected(Reason.DUPLICATE_ID, f"id {identity[:200]!r} is that of {owner[:200]}")
         split = item.split or split_of(unicodedata.normalize("NFC", item.id or key.strip()), self._shares)
         if split not in self._splits and len(self._splits) >= MAX_SPLITS:
             raise Rejected(Reason.BAD_VALUE, f"split {split!r} is one more than {MAX_SPLITS}; see --split-field")

@@ -188,6 +188,7 @@ def is_packed(place: str) -> bool:
 def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
     """The bytes of a picture, after its header and, with `decode`, all of it were found to be sound."""
     data = seen.load()
+    pictures.check_not_empty(data)
     try:
         header = headers.read(data)
     except headers.UnknownSize as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import shutil
@@ -129,8 +130,9 @@ def pack(options: PackOptions) -> PackReport:
             parts.assemble(directory, [report["written"] for report in reports], "Packed by `wenlan pack`")
             _finish(options, report, len(shards), directory)
     except OSError as error:
+        remedy = "free the space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
         raise PackError(
-            f"{options.out}: cannot be written ({error.strerror or error}); free the space or choose another place"
+            f"{options.out}: cannot be written ({error.strerror or error}); {remedy} another place"
         ) from error
     return report
 
@@ -262,8 +264,10 @@ def _check(options: PackOptions) -> None:
 
 def _check_shares(shares: Mapping[str, float]) -> None:
     for name, share in shares.items():
-        if not readers.SPLIT_NAME.fullmatch(name) or not 0.0 < share <= 1.0:
-            raise PackError(f"split {name}={share}: needs a name of letters, digits and _ and a share in (0, 1]")
+        if why := readers.split_fault(name):
+            raise PackError(f"--split: {why}")
+        if not 0.0 < share <= 1.0:
+            raise PackError(f"--split {name}={share:g}: needs a share in (0, 1]")
     if sum(shares.values()) > 1.0:
         raise PackError(f"the split shares add up to {sum(shares.values()):g}, more than 1")
 

@@ -317,6 +317,16 @@ def test_truncated_and_compressed_shards(tmp_path: Path, packed: Any, picture: A
     assert {record.id.split("/")[0] for record in found.all()} == {"00", "01", "02"}
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_what_gzip_packed_is_told_by_its_content(
+    name: str, is_packed: bool, tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    data = archive(_sample("1", picture(1)))
+    (tmp_path / name).write_bytes(gzip.compress(data) if is_packed else data)
+    assert [record.image for record in packed(tmp_path / name).all()] == [picture(1)]
+
+
 def test_a_url(packed: Any, picture: Any, archive: Any, images: Any, tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     system = fsspec.filesystem("memory")

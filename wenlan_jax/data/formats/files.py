@@ -21,8 +21,10 @@ import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from wenlan_jax.data import readers
 from wenlan_jax.data.readers import ReadError, Reason, Rejected, check_unicode
 
+_GZIP = b"\x1f\x8b\x08"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _BRACES_LIMIT = 100
@@ -109,27 +111,28 @@ def reading(place: str) -> Iterator[None]:
 
 
 def open_bytes(place: str) -> IO[bytes]:
-    """A stream of the bytes of a file or URL; what ends in .gz or .tgz is unpacked. Raises ReadError."""
+    """A stream of the bytes of a file or URL; what gzip has packed is unpacked, by its beginning. Raises ReadError."""
     with reading(place):
         stream = _open(place)
-        if place.endswith((".gz", ".tgz")):
-            return cast(IO[bytes], _Unpacked(stream))
-        return stream
+        whole = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
+        if whole.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
+            return cast(IO[bytes], _Unpacked(whole, place))
+        return cast(IO[bytes], whole)
 
 
 class _Unpacked(gzip.GzipFile):
     """What a gzip file holds, unless that is a bomb: far more than data of any kind shrinks to."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], place: str) -> None:
         super().__init__(fileobj=stream, mode="rb")
-        self._packed, self._given = stream, 0
+        self._packed, self._place, self._given = stream, place, 0
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
         self._given += len(data)
         if self._given > _UNPACKED_BYTES and self._given > _UNPACKED_RATIO * self._packed.tell():
             raise ReadError(
-                f"{getattr(self._packed, 'name', 'a .gz file')}: more than {_UNPACKED_RATIO} times its size is packed "
+                f"{self._place}: more than {_UNPACKED_RATIO} times its size is packed "
                 "into it; unpack it to a file if that is meant"
             )
         return data
@@ -317,7 +320,7 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
     """The JSON object in one line, or why there is none."""
     try:
         check_unicode(line)
-        row = json.loads(line)
+        row = readers.json_value(line)
     except Rejected as rejected:
         return rejected
     except (ValueError, RecursionError) as error:
@@ -331,11 +334,11 @@ def json_array(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] 
     opening = _ARRAY.match(text)
     if opening is None:
         raise ReadError(f"{place}: no JSON array")
-    position = opening.end()
+    position, decoder = opening.end(), json.JSONDecoder(parse_int=readers.whole_number)
     while (end := _ARRAY_END.match(text, position)) is None:
         number += 1
         try:
-            row, position = json.JSONDecoder().raw_decode(text, position)
+            row, position = decoder.raw_decode(text, position)
             following = _ARRAY_COMMA.match(text, position)
             if following is None:
                 raise ValueError("no comma")
@@ -359,7 +362,7 @@ def _checked_object(row: Any) -> dict[str, Any] | Rejected:
 def json_document(place: str, encoding: str) -> Any:
     """A whole JSON file. Raises ReadError."""
     try:
-        return json.loads(_document(place, encoding))
+        return readers.json_value(_document(place, encoding))
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
 
