@@ -296,3 +296,18 @@ def test_what_is_no_picture() -> None:
         with pytest.raises(Rejected) as caught:
             _check(data)
         assert caught.value.reason == "corrupt_image"
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "L"])
+def test_notes_on_colour_spaces_change_no_pixel_and_print_nothing(mode: str, capfd: pytest.CaptureFixture[str]) -> None:
+    plain = _encoded("PNG", PICTURE.convert(mode))
+    notes = {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 20_000), b"cHRM": bytes(32), b"iCCP": b"a\0\0damaged"}
+    for kind, body in notes.items():
+        chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for before in (b"IDAT", b"IEND"):  # the first is behind the palette where there is one
+            start = plain.index(before) - 4
+            noted = plain[:start] + chunk + plain[start:]
+            np.testing.assert_array_equal(images.decode(noted), images.decode(plain))
+            with pytest.raises(images.CorruptImage, match=f"wrong checksum in the {kind!r}"):
+                images.decode(noted.replace(chunk, chunk[:-1] + bytes([chunk[-1] ^ 1])))
+    assert capfd.readouterr().err == ""

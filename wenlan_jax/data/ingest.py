@@ -145,6 +145,7 @@ def prepare(draft: Draft, root: Root, options: pictures.PictureOptions, stored: 
         name, data = "", draft.data
         if data is None:
             name, data = pictures.fetch(root, places_of(draft.image))
+        pictures.check_not_empty(data)
         regions = pictures.boxes_beside(root, name) if draft.box_file and name else draft.regions
         picture = pictures.checked(data, options, fixes)
         fitted = _stored(draft, picture, stored, fixes) or detections.Fitted(

@@ -136,7 +136,6 @@ def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str
 
 
 def _header(data: bytes, options: PictureOptions) -> headers.Header:
-    check_not_empty(data)
     if len(data) > MAX_BYTES:
         raise Rejected(Reason.OVERSIZED_IMAGE, f"more than {MAX_BYTES} bytes")
     try:
