@@ -508,6 +508,16 @@ def test_values_that_python_or_utf8_do_not_take_cost_their_line_and_are_named(fo
     assert [row["reason"] for row in told[3:]] == ["wrong_encoding", "wrong_encoding"]
 
 
+def test_a_document_with_a_number_that_python_does_not_take_is_refused_by_it(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    document = f'{{"images": [{{"id": {digits}, "file_name": "a.jpg"}}], "annotations": [{{"image_id": {digits}8}}]}}'
+    (tmp_path / "c.json").write_text(document)
+    options = pack.PackOptions((str(tmp_path / "c.json"),), tmp_path / "out", file_format="coco", workers=0, threads=1)
+    with pytest.raises(readers.ReadError, match="c.json: not whole JSON .a number of 5,000 digits, 999") as caught:
+        pack.pack(options)
+    assert "set_int" not in str(caught.value) and len(str(caught.value)) < 400
+
+
 def test_pictures_of_no_bytes_are_empty_however_they_come(tmp_path: Path) -> None:
     good = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

@@ -362,9 +362,16 @@ def _checked_object(row: Any) -> dict[str, Any] | Rejected:
 def json_document(place: str, encoding: str) -> Any:
     """A whole JSON file. Raises ReadError."""
     try:
-        return readers.json_value(_document(place, encoding))
+        return json.loads(_document(place, encoding), parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
+
+
+def _whole_number(digits: str) -> int:
+    """A whole number in a document whose parts name each other by numbers, so that none may stand for another."""
+    if isinstance(number := readers.whole_number(digits), int):
+        return number
+    raise ValueError(f"a number of {len(digits):,} digits, {digits[:20]} and so on")
 
 
 def _document(place: str, encoding: str) -> str:
