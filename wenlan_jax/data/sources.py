@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import os
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -247,9 +248,15 @@ def open_builder(directory: Path) -> Any:
     """The read-only TFDS builder of a prepared directory, whose fields must be ours."""
     import tensorflow_datasets as tfds
 
+    if not os.path.isfile(Path(directory) / "dataset_info.json"):
+        raise SourceError(f"{directory}: {_what_is_there(Path(directory))}")
     try:
         builder = tfds.builder_from_directory(str(directory))
         stored = set(builder.info.features or ())
+    except OSError as error:  # of rights, or of the disk
+        raise SourceError(
+            f"{directory}: cannot be read ({error.strerror or error}); see to that and try again"
+        ) from error
     except Exception as error:  # TFDS raises many kinds for a damaged dataset_info.json or features.json
         raise SourceError(f"{directory}: cannot be opened ({error}); remove it, then build or pack it again") from error
     missing = set(records.features()) - set(records.ARRAYS) - stored
@@ -259,6 +266,19 @@ def open_builder(directory: Path) -> Any:
             "convert it with `wenlan pack`"
         )
     return builder
+
+
+def _what_is_there(directory: Path) -> str:
+    """Why a directory is no data set."""
+    if not os.path.lexists(directory):
+        return "no such directory; name one that `wenlan pack` made"
+    if not os.path.isdir(directory):
+        return "not a directory; name one that `wenlan pack` made"
+    if not os.access(directory, os.R_OK | os.X_OK):
+        return "cannot be read; see to its rights"
+    if below := sorted(str(file.parent) for file in directory.glob("*/dataset_info.json")):
+        return f"no data set itself; name {' or '.join(below[:3])}"
+    return "no data set, it has no dataset_info.json; name a directory that `wenlan pack` made"
 
 
 def _split_names(builder: Any) -> str:

@@ -29,6 +29,11 @@ class Judge:
     def __init__(self, chosen: options.Language) -> None:
         self._options = chosen
 
+    def check(self) -> None:
+        """Raises what `__call__` would of a package or a language that is missing."""
+        if self._options.action != "off":
+            _identifier(self._options.languages)
+
     def __call__(self, text: str, declared: str) -> Found:
         """Judges one text. Raises an ImportError naming the remedy when py3langid is not installed."""
         chosen = self._options

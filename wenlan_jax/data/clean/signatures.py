@@ -122,6 +122,12 @@ def _empty_minhash(permutations: int) -> Any:
     return made(num_perm=permutations, seed=_MINHASH_SEED, scheme="affine32", gpu_mode="disable")
 
 
+def check(options: Options) -> None:
+    """Raises MissingPackageError where the package that the options need is not installed."""
+    if Layout.of(options).permutations:
+        _minhash_class()
+
+
 def _minhash_class() -> Any:
     try:
         import datasketch

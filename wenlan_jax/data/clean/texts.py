@@ -161,6 +161,12 @@ def converter(direction: str) -> Callable[[str], str]:
     return lambda value: str(convert(value))
 
 
+def check(chosen: options.Options) -> None:
+    """Raises MissingPackageError where a package that the options need is not installed."""
+    converter(chosen.text.chinese)
+    language.Judge(chosen.language).check()
+
+
 def essence(value: str) -> str:
     """The letters and digits of a text in lower case, by which texts are compared; the text itself if it has none."""
     return patterns.NOT_LETTERS.sub("", value.casefold()) or value
