@@ -42,7 +42,7 @@ ROOMS = {
     "parallel": "console compilation distributed mesh partition roll_call stopping waiting",
     "prepare": "data.builders data.clean data.formats data.regions data.command data.contact_sheet data.findings "
     "data.ingest data.inspect data.pack data.pack_command data.packing data.parts data.pictures data.readers "
-    "data.roots",
+    "data.roots data.templates",
     "synthetic": "data.scenes",
     "tasks": "config config_single schema_single data.single eval.baselines eval.cross eval.evaluate eval.evaluations "
     "eval.gallery_queries eval.single run_answers single_data training_data",

@@ -11,12 +11,8 @@ from pathlib import Path
 import layers
 import pytest
 
-UPWARDS = {
-    ("data.sources", "data.builders.registry"),
-    ("data.sources", "data.scenes.builder"),
-    ("schema", "schema_single"),
-}
-CIRCLES = [["data.clean.language", "data.clean.texts"]]
+UPWARDS = {("schema", "schema_single")}
+CIRCLES: list[list[str]] = []
 WITH_JAX: set[str] = set()
 WITH_ORBAX: set[str] = set()
 

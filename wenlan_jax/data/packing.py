@@ -80,7 +80,7 @@ class _ShardJob:
         self._sources: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self._first_fault = ""
         prefix = "" if target.sole else f"{shard.name}/"
-        self._grouping = ingest.Grouping(target.split_shares, prefix, target.source)
+        self._grouping = ingest.Grouping(target.root, target.split_shares, prefix, target.source)
 
     def run(self) -> dict[str, Any]:
         before = stamps(self._shard)
