@@ -22,6 +22,9 @@ BATCH_AXES = ("replica", "data", "fsdp")
 AXES = (*BATCH_AXES, "tensor")
 """All axes, outermost first: the innermost talk most and get the nearest devices."""
 
+ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
+"""The fields of a mesh of one device, onto which checkpoints of any mesh can be read."""
+
 PER_SLICE = 0
 """Size of an axis in a preset: one for every TPU slice."""
 

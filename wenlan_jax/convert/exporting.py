@@ -20,17 +20,14 @@ import jax
 import numpy as np
 
 from wenlan_jax import __version__, checkpoint, restore, schema
+from wenlan_jax import mesh as meshes
 from wenlan_jax.console import say
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_proof, parity, weights
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
-from wenlan_jax.mesh import AXES
 from wenlan_jax.tasks.contrast import read_scale
 from wenlan_jax.tasks.single import TOWER
-
-ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
-"""An export needs no mesh: checkpoints of any mesh are read onto one device."""
 
 REPORT = "parity.json"
 LOGIT_SCALE = "logit_scale"
@@ -85,7 +82,7 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
 
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
-    trained = restore.load(workdir, step, ONE_DEVICE, ("mesh.",), jax.devices()[:1])
+    trained = restore.load(workdir, step, meshes.ONE_DEVICE, ("mesh.",), jax.devices()[:1])
     mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
     config = dataclasses.replace(trained.config, mesh=schema.Mesh(**mesh))  # what is told is what it was trained with
     towers = (TOWER,) if config.task in schema.SINGLE_TASKS else parity.Embeddings._fields

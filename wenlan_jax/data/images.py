@@ -206,6 +206,34 @@ def read_square(
     pixels = _rgb(data, factor)
     if factor == 1:
         height, width = pixels.shape[:2]
+    _write_square(pixels, height, width, factor, antialias, exact, out, enlarge)
+    return height, width
+
+
+def write_square(
+    pixels: UInt8[np.ndarray, "height width 3"],
+    antialias: bool,
+    exact: bool,
+    out: UInt8[np.ndarray, "size size 3"],
+    enlarge: bool = True,
+) -> tuple[int, int]:
+    """`read_square` of a picture that is decoded already."""
+    height, width = pixels.shape[:2]
+    _write_square(pixels, height, width, 1, antialias, exact, out, enlarge)
+    return height, width
+
+
+def _write_square(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    height: int,
+    width: int,
+    factor: int,
+    antialias: bool,
+    exact: bool,
+    out: UInt8[np.ndarray, "size size 3"],
+    enlarge: bool,
+) -> None:
+    """Resizes a picture of `height` by `width`, of which `pixels` are decoded at a fraction of 1 / `factor`."""
     target = out if enlarge else out[:height, :width]
     out[:height, target.shape[1] :] = 0
     out[target.shape[0] :] = 0
@@ -213,7 +241,6 @@ def read_square(
         _average(pixels, width / factor, height / factor, target)
     else:
         _resize(pixels, antialias, target)
-    return height, width
 
 
 def _average(
