@@ -1,7 +1,8 @@
 """MLMM as far as it is described: one tower, seven languages, four objectives, of which weak pairs train one.
 
 Command   wenlan train --config=configs/mlmm.py --workdir=runs/mlmm --config.tokenizer.path=sentencepiece.bpe.model
-          --config.init_from=imported/xlm_roberta, after setting `data.mixture` below to your packed data
+          --config.init_from=imported/xlm_roberta --config.data.source=packed/cc, whose held-out splits are evaluated,
+          after setting `data.mixture` below to your packed data
 Hardware  not stated; a slice of 32 TPU v5e by `wenlan plan`
 Time      not yet run
 Metric    not yet run; the papers' data are not public

@@ -29,7 +29,8 @@ install_into_environment() {
   if [ "$(cat "$stamp" 2> /dev/null || true)" != "$wanted" ]; then
     echo "Installing into $VENV (a few minutes the first time) ..."
     pip_install --upgrade pip
-    pip_install --editable "$repository$1"
+    # The build warns that the folders beside the package may be imported, which an editable installation is for.
+    PYTHONWARNINGS=ignore pip_install --editable "$repository$1"
     echo "$wanted" > "$stamp"
   fi
 }

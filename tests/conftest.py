@@ -75,14 +75,20 @@ def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
     return c
 
 
-@pytest.fixture
-def tiny() -> Callable[..., schema.Config]:
-    """The typed tiny configuration, with changes."""
+@pytest.fixture(scope="session")
+def tiny_of() -> Callable[..., schema.Config]:
+    """The typed tiny configuration, with changes; for fixtures of a wider scope than a test."""
 
     def make(**changes: Any) -> schema.Config:
         return configs.parse(tiny_dict(**changes))
 
     return make
+
+
+@pytest.fixture
+def tiny(tiny_of: Callable[..., schema.Config]) -> Callable[..., schema.Config]:
+    """See `tiny_of`."""
+    return tiny_of
 
 
 @pytest.fixture

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from wenlan_jax import arguments, cli
@@ -54,3 +60,23 @@ def test_no_command_takes_any_number() -> None:
     package = Path(cli.__file__).parent
     bare = re.compile(r"add_argument\([^)]*\btype=(int|float)\b")
     assert [str(file) for file in package.rglob("*.py") if bare.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_texts_are_utf8_whatever_the_locale() -> None:
+    for written in ("zh", "中文", "čeština", ""):
+        assert arguments.text(written) == written
+        assert arguments.text(written.encode().decode("ascii", "surrogateescape")) == written
+    with pytest.raises(argparse.ArgumentTypeError, match="is no UTF-8"):
+        arguments.text("\udcff")
+
+
+def test_a_language_that_is_typed_under_a_locale_without_utf8(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("image,标题\na.jpg,一只猫\n", "utf-8")
+    (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes())
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    asked = ["--language", "中文", "--text-field", "标题=title", "--source", "网", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "wenlan_jax.cli", "pack", str(tmp_path / "c.csv"), *asked]
+    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, check=False)
+    assert done.returncode == 0 and b"texts     zh 1" in done.stdout, done
+    report = json.loads((tmp_path / "out" / "pack.json").read_text("utf-8"))["report"]
+    assert (report["texts"], list(report["sources"])) == ({"zh": 1}, ["网"])

@@ -316,6 +316,8 @@ import asyncio, time
 import tensorstore
 from wenlan_jax import checkpoint
 
+checkpoint._leave_out_echoes()
+
 async def writing(of):
     await of
 

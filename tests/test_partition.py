@@ -182,8 +182,8 @@ def test_a_mesh_takes_its_sizes_from_the_configuration(config: schema.Mesh, expe
     ("config", "message"),
     [
         (schema.Mesh(data=4), "replica=1 x data=4 x fsdp=1 x tensor=1 is not the 8 devices at hand; set one of"),
-        (schema.Mesh(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=2 x tensor=1 is not the 8 devices at hand"),
-        (schema.Mesh(fsdp=16), "replica=1 x data=0 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
+        (schema.Mesh(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=-1 x tensor=1 is not the 8 devices at hand"),
+        (schema.Mesh(fsdp=16), "replica=1 x data=-1 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
         (schema.Mesh(preset="laptop"), "is not the 8 devices at hand; choose another --config.mesh.preset"),
         (schema.Mesh(preset="a_pod"), "mesh.preset: there is no 'a_pod'; known are laptop, 8_gpus"),
     ],

@@ -178,6 +178,17 @@ def test_curves_that_were_not_logged_are_left_out(tmp_path: Path) -> None:
     assert out.read_text(encoding="utf-8").count("not logged") == 3
 
 
+def test_a_run_that_ranks_nothing_shows_its_accuracy(tmp_path: Path) -> None:
+    path, out = tmp_path / "metrics.jsonl", tmp_path / "curves.svg"
+    path.write_text(
+        '{"step": 4, "vqa/test/all/accuracy": 0.4, "vqa/test/all/majority": 0.2, "vqa/test/zh/accuracy": 1}'
+    )
+    curves.plot_curves(path, out)
+    drawn = out.read_text(encoding="utf-8")
+    assert "vqa, test, all, accuracy" in drawn and "vqa, test, all, majority" in drawn and "zh" not in drawn
+    assert drawn.count("not logged") == 3
+
+
 def test_an_empty_log_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(curves.CurvesError, match="has the run logged yet"):

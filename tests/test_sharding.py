@@ -73,22 +73,27 @@ def test_queries_travel_once_a_direction_and_so_do_their_gradients(
     assert sum(len([dims for _, dims in shapes if dims == (local, WIDTH)]) for shapes in back) == 2
 
 
+@pytest.mark.parametrize("program", ["data"], indirect=True)
 def test_without_fsdp_no_parameter_is_gathered(program: tuple[str, runs.Run, list[Collective]]) -> None:
-    name, _, found = program
-    if name == "data":
-        assert set(gathered(found)) <= {(BATCH, WIDTH), (BATCH,)}
-        assert not [operation for operation in found if operation.kind in ("all-to-all", "collective-permute")]
+    _, _, found = program
+    assert (BATCH, WIDTH) in gathered(found)
+    assert set(gathered(found)) <= {(BATCH, WIDTH), (BATCH,)}
+    assert not [operation for operation in found if operation.kind in ("all-to-all", "collective-permute")]
 
 
-def test_fsdp_gathers_weights_and_never_activations(program: tuple[str, runs.Run, list[Collective]]) -> None:
+@pytest.mark.parametrize("program", ["fsdp", "both"], indirect=True)
+def test_fsdp_gathers_every_weight(program: tuple[str, runs.Run, list[Collective]]) -> None:
+    _, current, found = program
+    assert not [dims for dims in gathered(found) if dims[:1] == (BATCH,) and dims not in ((BATCH, WIDTH), (BATCH,))]
+    split = [name for name, at in trees.flatten(current.shardings.params).items() if not at.is_fully_replicated]
+    assert split and len(gathered(found)) > len(split)  # every split parameter, in the query and in the key towers
+
+
+def test_activations_never_travel(program: tuple[str, runs.Run, list[Collective]]) -> None:
     """An activation of the whole batch starts with its size; weights of the tiny model do not."""
-    name, current, found = program
-    whole = [dims for dims in gathered(found) if dims[:1] == (BATCH,) and dims not in ((BATCH, WIDTH), (BATCH,))]
-    if name in ("fsdp", "both"):
-        assert not whole
-        split = [n for n, at in trees.flatten(current.shardings.params).items() if not at.is_fully_replicated]
-        assert len(gathered(found)) > len(split)  # every split parameter, in the query and in the key towers
-        assert all(BATCH not in leaf.shape[:1] for leaf in jax.tree.leaves(current.shapes.params))
+    _, current, found = program
+    assert all(BATCH not in leaf.shape[:1] for leaf in jax.tree.leaves(current.shapes.params))
+    assert found
     for operation in found:
         for _, dims in operation.shapes:
             assert len(dims) < 3 or dims[0] != BATCH, operation

@@ -135,6 +135,10 @@ def test_epochs_are_worked_out_in_steps(tiny: Make, data_dir: str) -> None:
     assert configs.with_length(tiny(), 10**6) == tiny()
     with pytest.raises(configs.ConfigError, match="warmup_steps"):
         configs.with_length(tiny(train__epochs=0.5, train__steps=100, optimizer__warmup_steps=50), 64)
+    for field in ("train__epochs", "eval__every_epochs"):
+        for epochs in (1e10, 1e308):  # more steps than a configuration can be read back with, and infinitely many
+            with pytest.raises(configs.ConfigError, match=f"{field.replace('__', '.')}: .* a run has at most"):
+                configs.with_length(tiny(**{field: epochs}), 64)
 
 
 def test_a_run_of_epochs_has_their_steps(tiny: Make, data_dir: str, tmp_path: Path) -> None:

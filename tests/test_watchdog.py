@@ -61,10 +61,8 @@ def call(script: str, *limits: float) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_step_that_hangs_ends_with_the_stacks_of_all_threads() -> None:
-    began = time.perf_counter()
     done = call(A_STEP_THAT_HANGS, 3, 0)
     assert done.returncode == watchdog.EXIT_HUNG, done.stderr
-    assert time.perf_counter() - began < 30
     assert "hung in the phase 'steps' for 3 s, 0 steps done" in done.stderr
     assert "stuck_for_ever" in done.stderr
     assert "Current thread" in done.stderr

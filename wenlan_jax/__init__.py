@@ -1,6 +1,33 @@
 """wenlan_jax: train, reproduce, study and ship BriVL and its family in JAX.
 
-This file imports nothing, so that data workers can import the package without jax.
+`wenlan_jax.load` loads a trained model. Nothing is imported before it is asked for: data workers import this package
+without jax.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wenlan_jax.api import Model as Model
+    from wenlan_jax.api import load as load
+    from wenlan_jax.errors import WenlanError as WenlanError
+    from wenlan_jax.schema import Config as Config
+
 __version__ = "0.1.0"
+
+_PUBLIC = {"load": "api", "Model": "api", "Config": "schema", "WenlanError": "errors"}
+"""Names of this package by the module that has them."""
+
+__all__ = ["Config", "Model", "WenlanError", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""Numbers on the command line, each within its range: `parser.add_argument("--limit", type=whole(1))`."""
+"""Values on the command line: numbers within their range, as in `parser.add_argument("--limit", type=whole(1))`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def text(value: str) -> str:
+    """What was typed as text, not as the name of a file: in UTF-8, whatever the locale of the process is."""
+    try:
+        return value.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError as error:
+        told = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        raise argparse.ArgumentTypeError(f"{told!r} is no UTF-8; type it in UTF-8") from error
 
 
 def real(low: float, high: float) -> Callable[[str], float]:

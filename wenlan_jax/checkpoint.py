@@ -8,6 +8,7 @@ its step number only when complete, so a killed run leaves the previous one inta
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import re
@@ -33,22 +34,31 @@ T = TypeVar("T")
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Orbax logs with a traceback what it also raises, and what is raised is told in our words."""
-    return not (record.exc_info and "orbax" in record.pathname + record.getMessage())
+    message = record.getMessage()
+    raised = record.exc_info and "orbax" in record.pathname + message
+    return not raised and "ArrayMetadata persistence is disabled" not in message  # of NumPy arrays; we keep checksums
 
 
-def _tell_news(found: Any) -> None:
+@functools.cache
+def _leave_out_echoes() -> None:
+    """Has what is no news left out of the log and of what Python tells of errors that no caller can catch, for good.
+
+    Threads of Orbax and TensorStore still report when a manager is closed, so nothing is put back.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_news)
+    sys.unraisablehook = functools.partial(_tell_news, sys.unraisablehook)
+
+
+def _tell_news(tell: Callable[[Any], None], found: Any) -> None:
     """Tells of errors that no caller can catch, but for those that follow from a failed write.
 
     When one file cannot be written, Orbax closes its event loop and raises, while threads of TensorStore still report
     other files to that loop: a traceback for each, of something that is told already.
     """
     if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
-        _tell(found)
+        tell(found)
 
-
-for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).addFilter(_is_news)
-_tell, sys.unraisablehook = sys.unraisablehook, _tell_news
 
 DATA_FILE_BYTES = 2**27
 """Of each file of a checkpoint. Orbax holds a file's data in host memory until it is full, and its default is 2 GiB."""
@@ -114,6 +124,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, settings: schema.Checkpoint, host_arrays: bool = False) -> None:
+        _leave_out_echoes()
         self.directory = directory.absolute()
         check_place(self.directory)
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True)

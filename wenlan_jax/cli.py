@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from wenlan_jax import __version__
 from wenlan_jax.arguments import real, whole
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.schema import Config
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(GARBAGE_AFTER)
     atexit.register(gc.freeze)
     _print_anything()
-    logging.basicConfig(format="wenlan: %(message)s")  # warnings; a library's tell themselves by their text
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     return _end(_status_of(parser, parsed, rest))
@@ -113,7 +114,7 @@ def _leave(status: int) -> int:
 
 def _explain(error: Exception, parsed: argparse.Namespace) -> str | None:
     """The message of an error of ours, or of the system's with its path; None for any other error, which is a bug."""
-    if type(error).__module__.startswith("wenlan_jax."):
+    if isinstance(error, WenlanError):
         return str(error)
     if _in_a_job() and (lost := sys.modules["wenlan_jax.distributed"].lost_peer(error)) is not None:
         return str(lost)
@@ -122,7 +123,7 @@ def _explain(error: Exception, parsed: argparse.Namespace) -> str | None:
     reason = error.strerror or str(error)
     if error.filename is None:
         # Writing to an open file, as on a full disk: the system does not say which one.
-        place = getattr(parsed, "workdir", None) or getattr(parsed, "out", None)
+        place = getattr(parsed, "out", None) or getattr(parsed, "workdir", None)  # with both, the latter is read
         return f"{reason} (this command writes to {place})" if place else reason
     if isinstance(error, FileExistsError) and os.path.isfile(error.filename):
         reason = "is a file; a directory is needed"
@@ -223,7 +224,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
         "sections data, eval and mesh may be set, e.g. --config.eval.final_splits=\"('validation',)\".\n"
         "Prints a table and writes result.json and gallery.html into --out."
     )
-    parser.epilog = "example:\n  wenlan eval --workdir=runs/first --config.eval.languages=\"('zh',)\""
+    parser.epilog = "example:\n  wenlan eval --workdir=runs/quickstart --config.eval.languages=\"('zh',)\""
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a run of `wenlan train`")
     parser.add_argument("--step", type=whole(0), help="the checkpoint to evaluate (default: the newest)")
     parser.add_argument("--out", type=Path, help="where results are written (default: WORKDIR/eval)")
@@ -241,7 +242,9 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
         "Write the embeddings of all pictures and texts of a data set, SPLIT.pictures.npy and SPLIT.texts.npy,\n"
         "float32 unit rows, for `wenlan score` or for your own search. Fields data.*, eval.* and mesh.* may be set."
     )
-    parser.epilog = "example:\n  wenlan embed --workdir=runs/first --config.data.source=data/web --out=runs/first/web"
+    parser.epilog = (
+        "example:\n  wenlan embed --workdir=runs/quickstart --config.data.source=data/web --out=embeddings/web"
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="of a training run or an import")
     parser.add_argument("--out", type=Path, required=True, help="directory for the arrays")
     parser.add_argument("--step", type=whole(0), help="checkpoint (default: the newest)")
@@ -304,7 +307,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "fixed batch; OUT appears only if they agree, with the figures in parity.json. Formats:\n\n" + known
     )
     parser.epilog = (
-        "examples:\n  wenlan export --workdir=runs/first --format=torch --out=exports/first\n"
+        "examples:\n  wenlan export --workdir=runs/quickstart --format=torch --out=exports/quickstart\n"
         "  wenlan export --workdir=runs/mlmm --format=uc2 --out=exports/mlmm"
     )
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a run of `wenlan train`")
@@ -377,6 +380,9 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.config is None:
         raise configs.ConfigError("--config: name a configuration file, e.g. configs/bench_b0.py")
     if arguments.conversion:
+        from wenlan_jax.bench import torch_side
+
+        torch_side.require("--conversion")
         from wenlan_jax.bench import conversion
 
         conversion.run_conversion(arguments.config, rest, arguments.json)

@@ -97,6 +97,7 @@ def require_data(c: Config) -> None:
         raise ConfigError(
             "data.source: name a data set, e.g. --config.data.source=DIR that `wenlan pack` wrote, one of `wenlan data "
             "list`, or the drawn scenes, wenlan_scenes/s64"
+            + (". data.mixture is trained on, and data.source is what is evaluated" if c.data.mixture else "")
         )
 
 
@@ -108,17 +109,26 @@ def with_length(c: Config, records: int) -> Config:
     train, optimizer, evaluation = c.train, c.optimizer, c.eval
     of_epoch = records / train.batch_size
     if train.epochs:
-        train = dataclasses.replace(train, steps=max(1, round(train.epochs * of_epoch)))
+        train = dataclasses.replace(train, steps=_steps("train.epochs", train.epochs, of_epoch))
     if optimizer.warmup_fraction:
         optimizer = dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_fraction * train.steps))
     if evaluation.every_epochs:
-        evaluation = dataclasses.replace(evaluation, every=max(1, round(evaluation.every_epochs * of_epoch)))
+        every = _steps("eval.every_epochs", evaluation.every_epochs, of_epoch)
+        evaluation = dataclasses.replace(evaluation, every=every)
     if optimizer.warmup_steps >= train.steps:
         raise ConfigError(
             f"optimizer.warmup_steps: {optimizer.warmup_steps} in a run of {train.steps} steps; give "
             "optimizer.warmup_fraction instead"
         )
     return dataclasses.replace(c, train=train, optimizer=optimizer, eval=evaluation)
+
+
+def _steps(field: str, epochs: float, of_epoch: float) -> int:
+    """So many epochs in steps, at least one; no more than `train.steps` and `eval.every` can say."""
+    steps = epochs * of_epoch
+    if steps > settings.LARGEST_WHOLE:
+        raise ConfigError(f"{field}: {epochs:g} epochs are {steps:.3g} steps here, and a run has at most 2^31")
+    return max(1, round(steps))
 
 
 def _clashes(c: Config) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.metrics import read as read_lines
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ Series = dict[int, float]
 
 _RECALL = re.compile(r"(?:^|.*/)retrieval/([^/]+)/(text_to_image|image_to_text)/recall_at_(\d+)$")
 
+_ACCURACY = re.compile(r"([a-z]+/[^/]+/(?:all|itm|mlm|mrc))/accuracy$")
+_GUESSES = ("majority", "question_alone", "constant_accuracy")
+"""Names beside an accuracy of what is right without the model."""
 
-class CurvesError(ValueError):
+
+class CurvesError(WenlanError, ValueError):
     """A metrics file that holds nothing to draw."""
 
 
@@ -40,6 +45,8 @@ def by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
 
 def _draw(axes: Axes, series: Series, label: str, **style: Any) -> None:
     style = {"marker": "o" if len(series) < 30 else None, "markersize": 3 if len(series) > 1 else 7, **style}
+    if len(series) == 1:
+        style["marker"] = "o"  # a line of one point would not be seen
     axes.plot(list(series), list(series.values()), label=label, **style)
 
 
@@ -72,6 +79,9 @@ def _learning_rate(axes: Axes, metrics: dict[str, Series]) -> None:
 def _recall(axes: Axes, metrics: dict[str, Series]) -> None:
     directions = {"text_to_image": "-", "image_to_text": "--"}
     found = [(name, match) for name in sorted(metrics) if (match := _RECALL.match(name))]
+    if not found and any(_ACCURACY.match(name) for name in metrics):
+        _accuracy(axes, metrics)
+        return
     if found and all(len(metrics[name]) == 1 for name, _ in found):
         _recall_once(axes, metrics, found)
         return
@@ -86,6 +96,20 @@ def _recall(axes: Axes, metrics: dict[str, Series]) -> None:
             _draw(axes, chance, f"{split}, chance@{k}", color=colour, linestyle=":", marker=None, alpha=0.6)
     axes.set_ylim(0, 1)
     _finish(axes, "retrieval")
+
+
+def _accuracy(axes: Axes, metrics: dict[str, Series]) -> None:
+    """Of a run that ranks nothing: shares of right answers, over all languages, with the best constant guess."""
+    found = [(name, match) for name in sorted(metrics) if (match := _ACCURACY.match(name))]
+    for place, (name, match) in enumerate(found):
+        what, first = match[1].replace("/", ", "), place * (1 + len(_GUESSES))
+        _draw(axes, metrics[name], f"{what}, accuracy", color=f"C{first % 10}")
+        for number, guess in enumerate(_GUESSES, first + 1):
+            if (constant := metrics.get(f"{match[1]}/{guess}")) is not None:
+                style = {"color": f"C{number % 10}", "linestyle": ":", "marker": None, "alpha": 0.6}
+                _draw(axes, constant, f"{what}, {guess.replace('_', ' ')}", **style)
+    axes.set_ylim(0, 1)
+    _finish(axes, "accuracy")
 
 
 def _recall_once(axes: Axes, metrics: dict[str, Series], found: Sequence[tuple[str, re.Match[str]]]) -> None:

@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from wenlan_jax import __version__, roll_call, schema
+from wenlan_jax.errors import WenlanError
 
 COORDINATOR, PROCESSES, PROCESS = "WENLAN_COORDINATOR", "WENLAN_PROCESSES", "WENLAN_PROCESS"
 
@@ -34,7 +35,7 @@ LEAVE_SECONDS = 10.0
 """How long a process that failed waits for the others to end in the same way."""
 
 
-class DistributedError(RuntimeError):
+class DistributedError(WenlanError, RuntimeError):
     """A job that cannot start as configured, or that lost one of its processes."""
 
 
@@ -61,6 +62,7 @@ def start(settings: schema.Distributed, started_with: Mapping[str, Any]) -> None
     roll_call.hold(found.place, {**versions, **started_with}, settings.timeout)
     # Signals are agreed on by stopping.Agreement: JAX's own service would take SIGTERM's handler for itself.
     jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_check_proxy_envs", False)  # its warning, for which there is no cause any more
     jax.distributed.initialize(
         found.place.coordinator,
         found.place.processes,

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 
+from wenlan_jax.errors import WenlanError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(WenlanError, RuntimeError):
     """A checkpoint that is missing, cannot be read, is of another model, or could not be written."""
 
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 
 import cv2
-
-from wenlan_jax.data import images
+import numpy as np
 
 _SIGNATURES = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 
@@ -124,10 +123,10 @@ def image(data: bytes, label: str) -> str:
 def _png(data: bytes) -> bytes | None:
     """A picture of another kind, such as BMP or TIFF, as PNG; None for one that cannot be decoded."""
     try:
-        pixels = images.decode(data)
-    except images.CorruptImage:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
         return None
-    return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return None if pixels is None else bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def spoken(tag: str, text: str, language: str) -> str:

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from wenlan_jax import schema
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.models.placement import Places
 
 BATCH_AXES = ("replica", "data", "fsdp")
@@ -20,6 +21,9 @@ BATCH_AXES = ("replica", "data", "fsdp")
 
 AXES = (*BATCH_AXES, "tensor")
 """All axes, outermost first: the innermost talk most and get the nearest devices."""
+
+ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
+"""The fields of a mesh of one device, onto which checkpoints of any mesh can be read."""
 
 PER_SLICE = 0
 """Size of an axis in a preset: one for every TPU slice."""
@@ -45,7 +49,7 @@ PRESETS = {
 """Meshes by name, for `mesh.preset`."""
 
 
-class MeshError(ValueError):
+class MeshError(WenlanError, ValueError):
     """A mesh that the devices at hand cannot form, or a batch that does not divide by it."""
 
 
@@ -74,11 +78,11 @@ def _sizes(config: schema.Mesh, devices: int, slices: int) -> tuple[int, ...]:
         raise MeshError(f"mesh.preset: there is no {config.preset!r}; known are {', '.join(PRESETS)}")
     sizes = PRESETS[config.preset].sizes if config.preset else tuple(getattr(config, axis) for axis in AXES)
     sizes = tuple(slices if size == PER_SLICE else size for size in sizes)
-    known = math.prod(size for size in sizes if size != -1)
+    known, asked = math.prod(size for size in sizes if size != -1), sizes
     if sizes.count(-1) == 1:
         sizes = tuple(devices // known if size == -1 else size for size in sizes)
     if math.prod(sizes) != devices:
-        found = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        found = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, asked, strict=True))
         remedy = (
             "choose another --config.mesh.preset, or none"
             if config.preset

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wenlan_jax.data import places
+from wenlan_jax.errors import WenlanError
 
 T = TypeVar("T")
 Kind = type[T] | types.GenericAlias | types.UnionType
@@ -35,7 +36,7 @@ _WHOLE = 2**63
 """Above every whole number of a note."""
 
 
-class NoteError(ValueError):
+class NoteError(WenlanError, ValueError):
     """A file that is not the note it should be; the message names it and says what is wrong."""
 
 

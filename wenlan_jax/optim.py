@@ -12,6 +12,7 @@ from optax import contrib
 
 from wenlan_jax import schema, trees
 from wenlan_jax.arrays import Array
+from wenlan_jax.errors import WenlanError
 
 NO_DECAY = (r"/(bias|scale)$", r"logit_scale$")
 """Parameters that weight decay leaves alone: biases, the scales of normalisations, the temperature."""
@@ -22,7 +23,7 @@ MUON_RMS = 0.2
 (Liu et al. 2025, section 2.2)."""
 
 
-class OptimizerError(ValueError):
+class OptimizerError(WenlanError, ValueError):
     """Settings of the optimiser that do not fit the parameters."""
 
 

@@ -18,10 +18,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from wenlan_jax import trees
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.mesh import BATCH_AXES
 
 
-class PartitionError(ValueError):
+class PartitionError(WenlanError, ValueError):
     """Leaves without a rule, or rules without a leaf."""
 
 

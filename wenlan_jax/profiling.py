@@ -8,7 +8,7 @@ from types import TracebackType
 
 import jax
 
-from wenlan_jax.progress import say
+from wenlan_jax.console import say
 
 
 def parse(setting: str) -> tuple[int, int]:

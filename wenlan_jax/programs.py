@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from wenlan_jax import distributed, flops, run
-from wenlan_jax.progress import say
+from wenlan_jax.console import say
 from wenlan_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]

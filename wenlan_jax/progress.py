@@ -14,12 +14,6 @@ from wenlan_jax.ledger import WAIT, Ledger
 from wenlan_jax.plan import devices
 
 
-def say(message: str) -> None:
-    """One line for the person at the terminal, from the first process only."""
-    if jax.process_index() == 0:
-        print(message, flush=True)
-
-
 class Meter:
     """Means of the metrics since the last log line, and the speed.
 

@@ -12,7 +12,7 @@ import jax
 from wenlan_jax import bank, checkpoint, run
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax.progress import say
+from wenlan_jax.console import say
 from wenlan_jax.state import TrainState
 
 

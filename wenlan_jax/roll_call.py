@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from wenlan_jax.errors import WenlanError
+
 RETRY_SECONDS = 0.2
 HELLO_SECONDS = 5.0
 """A connection that says nothing for so long is no process of ours."""
@@ -23,7 +25,7 @@ HELLO_SECONDS = 5.0
 LONGEST_LINE = 2**20
 
 
-class RollCallError(RuntimeError):
+class RollCallError(WenlanError, RuntimeError):
     """Processes of the job that are missing, double, or were started differently; the message names them."""
 
 

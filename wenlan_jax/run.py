@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from wenlan_jax import config as configs
 from wenlan_jax import host_memory, partition, rngs, schema, step, waiting
@@ -17,17 +15,7 @@ from wenlan_jax import mesh as meshes
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import TrainState
 from wenlan_jax.tasks import registry
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A configuration made concrete. `shapes` and `shardings` have the structure of the train state."""
-
-    config: schema.Config
-    mesh: Mesh
-    recipe: step.Recipe
-    shapes: TrainState
-    shardings: TrainState
+from wenlan_jax.tasks.run import Run
 
 
 def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -> Run:
@@ -94,8 +82,3 @@ def replace_vocabulary(config: schema.Config, rows: int) -> schema.Config:
     bert = dataclasses.replace(config.model.text.bert, vocab_size=rows)
     text = dataclasses.replace(config.model.text, bert=bert)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
-
-
-def data_dir(config: schema.Config) -> Path:
-    """Where data sets are built and looked for."""
-    return Path(config.data.dir).expanduser()

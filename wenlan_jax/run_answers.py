@@ -9,9 +9,9 @@ import jax
 
 from wenlan_jax import config as configs
 from wenlan_jax import distributed, notes, schema, single_data
+from wenlan_jax.console import say
 from wenlan_jax.data import places
 from wenlan_jax.eval.vqa import Answers, VqaError
-from wenlan_jax.progress import say
 
 FILE = "answers.json"
 """In the work directory: the answers in the order of the columns of the head."""

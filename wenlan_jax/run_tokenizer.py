@@ -10,9 +10,9 @@ import jax
 
 from wenlan_jax import config as configs
 from wenlan_jax import distributed, schema, training_data
+from wenlan_jax.console import say
 from wenlan_jax.data import text, vocab
 from wenlan_jax.faults import CheckpointError
-from wenlan_jax.progress import say
 
 FILE = text.SentencePiece.file_name
 """In the work directory: the vocabulary trained for a run that was configured without one."""

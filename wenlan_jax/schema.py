@@ -6,6 +6,8 @@ Tags such as [C] at the end of a field's text say where its value comes from; `S
 from __future__ import annotations
 
 import dataclasses
+import typing
+from typing import Literal
 
 from wenlan_jax.data import languages
 from wenlan_jax.schema_single import Pretrain, Rank, SingleTower, Vqa
@@ -55,10 +57,9 @@ class Tokenizer:
         "vocab.txt (BERT word pieces) or *.model (SentencePiece); empty: a SentencePiece model is trained on the "
         "training texts at the first start and kept in the work directory",
     )
-    algorithm: str = field(
+    algorithm: Literal["unigram", "bpe"] = field(
         "unigram",
         "how a vocabulary is trained when path is empty; bpe keeps frequent words whole on a small corpus",
-        choices=("unigram", "bpe"),
     )
     split_han: bool = field(
         False,
@@ -86,7 +87,7 @@ class Part:
     kinds: tuple[str, ...] = field(
         (), "as data.kinds; the released code reads ('sur_text',) of web search, the text around the picture [C]"
     )
-    kind_choice: str = field("any", "as data.kind_choice", choices=("any", "first", "weighted"))
+    kind_choice: Literal["any", "first", "weighted"] = field("any", "as data.kind_choice")
     kind_weights: tuple[float, ...] = field((), "as data.kind_weights")
     languages: tuple[str, ...] = field((), "as data.languages", each=languages.typed)
     objectives: tuple[str, ...] = field(
@@ -113,11 +114,10 @@ class Data:
         "('sur_text',)}, {'source': 'news', 'weight': 0.3, 'kinds': ('title',)})",
     )
     kinds: tuple[str, ...] = field((), "kinds of text to train on, e.g. ('descriptive',); empty: all")
-    kind_choice: str = field(
+    kind_choice: Literal["any", "first", "weighted"] = field(
         "any",
         "of a record with texts of several kinds: any of them alike, those of the first of data.kinds that it has, or "
         "of a kind drawn by data.kind_weights among those it has; the released code reads one kind alone [C]",
-        choices=("any", "first", "weighted"),
     )
     kind_weights: tuple[float, ...] = field((), "one for each of data.kinds, where kind_choice is 'weighted'")
     languages: tuple[str, ...] = field((), "languages to train on, e.g. ('zh', 'en'); empty: all", each=languages.typed)
@@ -130,17 +130,15 @@ class Data:
     )
     image_size: int = field(456, "side S of the square input picture, pixels [C]", low=8)
     antialias: bool = field(True, "average when shrinking; the released code does not [C]")
-    averaging: str = field(
+    averaging: Literal["fast", "exact"] = field(
         "fast",
         "how antialias averages: fast decodes large JPEGs at 1/2, 1/4 or 1/8 and averages samples, within about one "
         "level of 255 of exact area means on average, in half the time or less [W]",
-        choices=("fast", "exact"),
     )
-    enlarge: str = field(
+    enlarge: Literal["host", "accelerator"] = field(
         "host",
         "where smaller pictures grow to image_size: where they are decoded, or on the accelerator; bilinear, equal "
         "but for rounding; most of what a processor spends on such a picture besides decoding it is this [W]",
-        choices=("host", "accelerator"),
     )
     text_length: int = field(80, "word pieces a text is cut or padded to, with [CLS] and [SEP] [C]", low=3)
     workers: int = field(0, "data processes; 0: threads of this process", low=0, free=True)
@@ -152,10 +150,9 @@ class Data:
         low=0,
         free=True,
     )
-    bad_records: str = field(
+    bad_records: Literal["replace", "raise"] = field(
         "replace",
         "an undecodable image or a record without a fitting text: take the next record and count it, or stop",
-        choices=("replace", "raise"),
     )
 
 
@@ -187,10 +184,9 @@ class Backbone:
     head: int = field(1280, "channels of the map before scaling [C]", low=1)
     width_multiplier: float = field(1.6, "scales all channels; 1.6 makes a B5, 2.0 a B7 [C]", low=0.05, high=16)
     depth_multiplier: float = field(2.2, "scales all repeats; 2.2 makes a B5, 3.1 a B7 [C]", low=0.1, high=16)
-    depthwise: str = field(
+    depthwise: Literal["auto", "conv", "shift"] = field(
         "auto",
         "how depthwise convolutions are computed, with equal results; auto: shift on CPU, conv elsewhere",
-        choices=("auto", "conv", "shift"),
         free=True,
     )
     remat: bool = field(False, "recompute each block in the backward pass to save memory", free=True)
@@ -201,10 +197,9 @@ class Backbone:
 class BatchNorm:
     """Statistics of batch normalisation, declared so that they never depend on the number of devices."""
 
-    mode: str = field(
+    mode: Literal["group", "batch", "frozen"] = field(
         "group",
         "statistics over each group of consecutive examples, over the whole batch, or the stored ones",
-        choices=("group", "batch", "frozen"),
     )
     group_size: int = field(16, "examples in a group; the papers' per-GPU batch is 16 [X]", low=1)
     momentum: float = field(0.1, "weight of the new statistics in the running ones (PyTorch's sense)", low=0, high=1)
@@ -219,16 +214,15 @@ class BatchNorm:
 class Regions:
     """Which parts of a picture become tokens."""
 
-    kind: str = field("grid", "fixed grid (2.0) or detector boxes (1.0) [S]", choices=("grid", "boxes"))
+    kind: Literal["grid", "boxes"] = field("grid", "fixed grid (2.0) or detector boxes (1.0) [S]")
     grid: tuple[int, ...] = field((6,), "sides of the grids; (1, 5) is multi-scale; 6x6 in 2.0 [C]", low=1, high=64)
     boxes: int = field(36, "detector boxes used, the first ones [C]", low=1)
     whole_image: bool = field(True, "the whole picture is one more region, the last [C]")
     samples: int = field(4, "bilinear samples along each side of a region [C]", low=1)
     project: bool = field(True, "a linear layer after pooling; the video descendant has none [C]")
-    coordinates: str = field(
+    coordinates: Literal["corrected", "official"] = field(
         "corrected",
         "official: grid built for align_corners=True and sampled with False, as released weights need [C]",
-        choices=("corrected", "official"),
     )
 
 
@@ -308,7 +302,7 @@ class Model:
         "allow frozen parameters that no import gives: they stay as they are drawn, which is for measuring speed [W]",
         free=True,
     )
-    dtype: str = field("bfloat16", "of the computation; the state is float32 [W]", choices=("float32", "bfloat16"))
+    dtype: Literal["float32", "bfloat16"] = field("bfloat16", "of the computation; the state is float32 [W]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,10 +313,9 @@ class Contrast:
     learnable_temperature: bool = field(False, "trained as the logarithm of its inverse; fixed in BriVL [C]")
     momentum: float = field(0.99, "m of k <- m k + (1-m) q [C]", low=0, high=1)
     bank_size: int = field(9600, "K, entries of each bank [C]; the task 'clip' has none", low=1)
-    bank_start: str = field(
+    bank_start: Literal["empty", "random"] = field(
         "empty",
         "unfilled entries are masked, or random unit vectors stand in them as in the released code [C]",
-        choices=("empty", "random"),
     )
     bank_from_step: int = field(
         0,
@@ -343,14 +336,13 @@ class Contrast:
 class Optimizer:
     """Optimiser and schedule."""
 
-    name: str = field(
+    name: Literal["adam", "adamw", "muon", "sgd"] = field(
         "adam",
         "[S] says Adam; muon makes the momentum of every linear layer's matrix orthogonal (Jordan et al. 2024) and "
         "leaves tables, vectors and convolutions to Adam with Nesterov's momentum, as Optax has it [W]",
-        choices=("adam", "adamw", "muon", "sgd"),
     )
     learning_rate: float = field(1e-4, "the highest, reached at the end of the warm-up [R]", low=0)
-    schedule: str = field("constant", "after the warm-up; never released", choices=("constant", "cosine", "linear"))
+    schedule: Literal["constant", "cosine", "linear"] = field("constant", "after the warm-up; never released")
     warmup_steps: int = field(0, "in which the learning rate rises linearly from 0 to the highest", low=0)
     warmup_fraction: float = field(
         0.0, "of train.steps, in place of warmup_steps, as where train.epochs gives the length; 0: warmup_steps counts",
@@ -390,9 +382,8 @@ class Train:
     )
     batch_size: int = field(2688, "pairs of one optimiser step, over all devices [R]", low=1)
     accumulation: int = field(1, "micro-batches a step is computed in, with the same result", low=1)
-    non_finite: str = field(
-        "stop", "a loss or gradient that is not finite stops the run, or the step is skipped and counted",
-        choices=("stop", "skip"), free=True,
+    non_finite: Literal["stop", "skip"] = field(
+        "stop", "a loss or gradient that is not finite stops the run, or the step is skipped and counted", free=True,
     )  # fmt: skip
     log_every: int = field(20, "steps between log lines", low=1, free=True)
 
@@ -402,15 +393,14 @@ class Graded:
     """How graded judgements of retrieval are counted (`wenlan rerank --judgements`); the papers give k alone."""
 
     k: int = field(30, "results of a query that count [S]", low=1)
-    gain: str = field("exp", "of a grade g: 2**g - 1, or g; not stated [W]", choices=("exp", "linear"))
-    ideal: str = field(
+    gain: Literal["exp", "linear"] = field("exp", "of a grade g: 2**g - 1, or g; not stated [W]")
+    ideal: Literal["pool", "judged-list"] = field(
         "pool",
         "the list with NDCG 1: the best of all that was judged for the query, or of what the system shows; by the "
         "latter a system that finds only poor results is perfect [W]",
-        choices=("pool", "judged-list"),
     )
     relevant_from: int = field(3, "lowest grade of a relevant result, for MAP; not stated [W]", low=1)
-    empty: str = field("zero", "a query without anything relevant counts 0, or not [W]", choices=("zero", "skip"))
+    empty: Literal["zero", "skip"] = field("zero", "a query without anything relevant counts 0, or not [W]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -499,13 +489,12 @@ class Compilation:
 class Telemetry:
     """What a run tells about itself besides metrics.jsonl and ledger.jsonl, and when it counts as hung."""
 
-    tensorboard: str = field(
+    tensorboard: Literal["auto", "on", "off"] = field(
         "auto",
         "event files in the work directory; auto: where tensorboardX is installed",
-        choices=("auto", "on", "off"),
     )
-    wandb: str = field(
-        "off", "a run of Weights & Biases; offline: into the work directory", choices=("off", "online", "offline")
+    wandb: Literal["off", "online", "offline"] = field(
+        "off", "a run of Weights & Biases; offline: into the work directory"
     )
     wandb_project: str = field("wenlan", "project of Weights & Biases")
     profile: str = field(
@@ -524,7 +513,9 @@ class Telemetry:
     )
 
 
-SINGLE_TASKS = ("mlmm", "rank", "vqa")
+SingleTask = Literal["mlmm", "rank", "vqa"]
+Task = Literal["brivl", "clip", SingleTask]
+SINGLE_TASKS: tuple[str, ...] = typing.get_args(SingleTask)
 """The tasks that train the tower of `single`; the others train those of `model`."""
 
 
@@ -532,11 +523,10 @@ SINGLE_TASKS = ("mlmm", "rank", "vqa")
 class Config:
     """One experiment."""
 
-    task: str = field(
+    task: Task = field(
         "brivl",
         "two towers with momentum towers and banks, or with in-batch negatives alone; the single tower: its "
         "pretraining, fine-tuned for retrieval or for questions",
-        choices=("brivl", "clip", *SINGLE_TASKS),
     )
     seed: int = field(
         0,

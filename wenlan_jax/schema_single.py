@@ -6,6 +6,7 @@ Values of UNITER [U] and UC2 [UC2] stand where the description of MLMM says noth
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from wenlan_jax.data import languages
 from wenlan_jax.settings import field, section
@@ -18,14 +19,13 @@ OBJECTIVES = ("itm", "mlm", "mrfr", "mrc")
 class SingleRegions:
     """What the tower sees of a picture."""
 
-    features: str = field(
+    features: Literal["stored", "map", "pixels"] = field(
         "stored",
         "of a region: those a detector left in the records (`wenlan regions`), pooled on the map of BriVL's backbone "
         "(model.image.backbone, which stays as it is), or its pixels",
-        choices=("stored", "map", "pixels"),
     )
-    boxes: str = field(
-        "stored", "those in the records, or a fixed grid where there is no detector", choices=("stored", "grid")
+    boxes: Literal["stored", "grid"] = field(
+        "stored", "those in the records, or a fixed grid where there is no detector"
     )
     grid: int = field(6, "cells along each side of the grid; the whole picture is one more region", low=1)
     limit: int = field(100, "regions of a picture at most, the first ones [U]", low=1)
@@ -85,17 +85,15 @@ class Pretrain:
         1.0, "a step's language is drawn in proportion to the number of its texts to this power; 0: alike", low=0,
         high=1,
     )  # fmt: skip
-    mrc_kind: str = field("kl", "against the detector's distribution [S], or its best class", choices=("kl", "hard"))
-    mrc_reduction: str = field(
+    mrc_kind: Literal["kl", "hard"] = field("kl", "against the detector's distribution [S], or its best class")
+    mrc_reduction: Literal["elementwise", "batchmean"] = field(
         "elementwise",
         "KL is averaged over regions and classes as in UNITER's code, or summed over classes, 1601 times as much [U]",
-        choices=("elementwise", "batchmean"),
     )
-    mrfr_reduction: str = field(
+    mrfr_reduction: Literal["elementwise", "batchmean"] = field(
         "elementwise",
         "squared errors are averaged over regions and numbers as in UNITER's code, or summed over the numbers of a "
         "region, without which objectives of larger gradients leave this one unlearnt in a short run [U]",
-        choices=("elementwise", "batchmean"),
     )
     uc2_start: bool = field(
         False,

@@ -14,10 +14,12 @@ import runpy
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from absl import flags
 from ml_collections import config_dict, config_flags
+
+from wenlan_jax.errors import WenlanError
 
 T = TypeVar("T")
 
@@ -26,7 +28,7 @@ LARGEST_WHOLE = 2**31 - 1
 """Of a whole number whose field gives no limit: steps, rows and sizes are counted in 32 bits on accelerators."""
 
 
-class ConfigError(ValueError):
+class ConfigError(WenlanError, ValueError):
     """Settings that cannot be used; the message lists every fault found, one a line."""
 
 
@@ -34,19 +36,19 @@ def field(
     default: T,
     doc: str,
     *,
-    choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
     free: bool = False,
     each: Callable[[str], str] | None = None,
 ) -> T:
-    """A schema field. `free` marks fields that may change on resume, as they do not change the result.
+    """A schema field; a type that is a `Literal` says the choices.
 
+    free: the field may change on resume, as it does not change the result.
     low, high: the range of the number, or of every number where the field is a tuple. Whole numbers go up to
     `LARGEST_WHOLE` unless `high` says otherwise; what is not finite is refused everywhere.
     each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "free": free, "each": each}
+    metadata = {"doc": doc, "low": low, "high": high, "free": free, "each": each}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -64,6 +66,11 @@ def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
             yield from fields(hints[one.name], path + ".")
         else:
             yield path, one, hints[one.name]
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The values that a field of the type `hint` may have; none where it is no `Literal`."""
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Form(Generic[T]):
         """The reference of all fields, for `--help`: name, default, meaning."""
         lines = []
         for path, one, hint in fields(self.schema):
-            choices = f" One of {', '.join(one.metadata['choices'])}." if one.metadata["choices"] else ""
+            choices = f" One of {', '.join(choices_of(hint))}." if choices_of(hint) else ""
             lines.append(f"  --config.{path}={one.default!r}\n      {one.metadata['doc']}.{choices}")
             element = _element(hint)
             lines += [
@@ -200,13 +207,15 @@ def _elements(value: Any, kind: type, path: str, faults: list[str]) -> tuple[Any
 def _leaf(value: Any, hint: Any, one: dataclasses.Field[Any], path: str, faults: list[str]) -> Any:
     """The value of a field, or its default where the value is of another type."""
     metadata = one.metadata
+    choices = choices_of(hint)
     try:
-        value = _coerce(value, hint)
+        value = _coerce(value, str if choices else hint)
     except (TypeError, OverflowError):  # a whole number may be too large for any other
-        faults.append(f"{path}: {_type_name(hint)} is needed, not {value!r}")
+        faults.append(f"{path}: {_type_name(str if choices else hint)} is needed, not {value!r}")
         return one.default
-    if metadata["choices"] and value not in metadata["choices"]:
-        faults.append(f"{path}: one of {', '.join(metadata['choices'])} is needed, not {value!r}")
+    if choices and value not in choices:
+        faults.append(f"{path}: one of {', '.join(choices)} is needed, not {value!r}")
+        return one.default
     within = f" in {value!r}" if isinstance(value, tuple) else ""
     faults += [
         f"{path}: {fault}{within}" for fault in map(functools.partial(_range_fault, metadata), _numbers(value)) if fault

@@ -27,8 +27,8 @@ def regions(config: schema.Config) -> Regions:
     """How the regions of a record become arrays."""
     c = config.single.regions
     return Regions(
-        features=c.features,  # type: ignore[arg-type]
-        boxes=c.boxes,  # type: ignore[arg-type]
+        features=c.features,
+        boxes=c.boxes,
         grid=c.grid,
         limit=c.limit,
         width=c.width,
@@ -83,7 +83,7 @@ def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, 
         pretrain.language_alpha,
         config.seed,
     )
-    return SingleBatches(schedule, recipe(config, tokenizer), share, config.data.bad_records)  # type: ignore[arg-type]
+    return SingleBatches(schedule, recipe(config, tokenizer), share, config.data.bad_records)
 
 
 def measured(config: schema.Config, tokenizer: text.Tokenizer, source: Source, wanted: Wanted) -> lengths.Lengths:
@@ -144,7 +144,7 @@ def training_questions(config: schema.Config, tokenizer: text.Tokenizer, share: 
     """The places `share` of every training batch of questions."""
     return QuestionBatches(
         questions=open_questions(config, config.data.train_split, config.vqa.languages),
-        bad_records=config.data.bad_records,  # type: ignore[arg-type]
+        bad_records=config.data.bad_records,
         **_question_options(config, tokenizer, config.train.batch_size, share),
     )
 

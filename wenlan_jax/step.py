@@ -23,6 +23,7 @@ from jaxtyping import Bool, Int, PyTree, UInt32
 
 from wenlan_jax import optim, rngs, trees
 from wenlan_jax.arrays import Array
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.state import Momentum, Params, TrainState
 from wenlan_jax.tasks.base import Batch, Metrics, MicroLoss, Own, Rows, Task
 
@@ -60,7 +61,7 @@ class Pass:
     batch_stats: PyTree
 
 
-class FreezeError(ValueError):
+class FreezeError(WenlanError, ValueError):
     """Freezing patterns that freeze nothing, or everything."""
 
 

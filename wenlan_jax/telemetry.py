@@ -20,6 +20,7 @@ import jax
 
 from wenlan_jax import metrics, notes, schema
 from wenlan_jax.data import places
+from wenlan_jax.errors import WenlanError
 
 WANDB_ID = "wandb_id.txt"
 """In the work directory: the run of Weights & Biases that all starts of a run go on with."""
@@ -27,7 +28,7 @@ WANDB_ID = "wandb_id.txt"
 _ID = re.compile(rb"[0-9a-z]+\n?")
 
 
-class TelemetryError(RuntimeError):
+class TelemetryError(WenlanError, RuntimeError):
     """A writer that was asked for cannot be had."""
 
 

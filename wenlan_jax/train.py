@@ -58,12 +58,15 @@ from wenlan_jax import (
 )
 from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
+from wenlan_jax.console import say
 from wenlan_jax.data import loader, places, text
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import evaluations
 from wenlan_jax.in_flight import InFlight
-from wenlan_jax.progress import Meter, say
+from wenlan_jax.progress import Meter
 from wenlan_jax.state import TrainState
 from wenlan_jax.stopping import Agreement, Stopped, StopSignal
+from wenlan_jax.tasks import registry
 
 LOCK_SECONDS = 60.0
 """How long a start waits for another job to leave the work directory."""
@@ -72,7 +75,7 @@ LEDGER = "ledger.jsonl"
 """In the work directory: where the time of all starts went."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(WenlanError, RuntimeError):
     """A loss or a gradient was not finite, and the configuration says to stop."""
 
 
@@ -108,7 +111,16 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 def _make_way(workdir: Path) -> None:
     """Renames what stands in the place of the files of a run, before it is found out after a whole training."""
-    known = [LEDGER, start_note.NAME, run_answers.FILE, "metrics.jsonl", "result.json", "curves.png", "gallery.html"]
+    known = [
+        LEDGER,
+        start_note.NAME,
+        run_answers.FILE,
+        run_data.FILE,
+        "metrics.jsonl",
+        "result.json",
+        "curves.png",
+        "gallery.html",
+    ]
     for place in [*(workdir / name for name in known), *workdir.glob("ranks_*.npz")]:
         if (renamed := notes.make_way(place)) is not None:
             say(f"{place}: is no file; renamed to {renamed}")
@@ -173,7 +185,7 @@ def describe_parameters(current: run.Run) -> str:
 def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
     """This process's part of every training batch."""
     share = meshes.share(current.mesh, current.config.train.batch_size)
-    return training_data.batches(current.config, tokenizer, share)
+    return registry.batches(current.config, tokenizer, share)
 
 
 class Late(NamedTuple):

@@ -60,7 +60,7 @@ def texts(data: schema.Data) -> Iterator[str]:
 def _choice(part: schema.Part, language_alpha: float) -> TextChoice:
     return TextChoice(
         wanted=Wanted(part.kinds, part.languages),
-        kind_choice=part.kind_choice,  # type: ignore[arg-type]
+        kind_choice=part.kind_choice,
         kind_weights=part.kind_weights,
         language_alpha=language_alpha,
     )
@@ -74,18 +74,14 @@ def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures
     return loader.Pictures(
         size=data.image_size,
         antialias=data.antialias,
-        averaging=data.averaging,  # type: ignore[arg-type]
+        averaging=data.averaging,
         enlarge=data.enlarge == "host",
         box_limit=boxes,
     )
 
 
 def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
-    """The places `share` of every training batch of the configuration's task."""
-    if config.task in schema.SINGLE_TASKS:
-        from wenlan_jax import single_data  # which reads a source's parts as this module opens them
-
-        return single_data.batches(config, tokenizer, share)
+    """The places `share` of every training batch of two towers."""
     return loader.TrainBatches(
         mixture=mixture(config.data, config.seed),
         tokenizer=tokenizer,
@@ -93,5 +89,10 @@ def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, 
         share=share,
         pictures=pictures(config),
         text_length=config.data.text_length,
-        bad_records=config.data.bad_records,  # type: ignore[arg-type]
+        bad_records=config.data.bad_records,
     )
+
+
+def data_dir(config: schema.Config) -> Path:
+    """Where data sets are built and looked for."""
+    return Path(config.data.dir).expanduser()

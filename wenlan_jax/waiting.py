@@ -14,7 +14,7 @@ from typing import TypeVar
 import jax
 
 from wenlan_jax import stopping
-from wenlan_jax.progress import say
+from wenlan_jax.console import say
 
 T = TypeVar("T")
 

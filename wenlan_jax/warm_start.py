@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from wenlan_jax import checkpoint, run, schema, trees
 from wenlan_jax import config as configs
-from wenlan_jax.progress import say
+from wenlan_jax.console import say
 from wenlan_jax.state import TrainState
 
 LEFT_OUT = re.compile(r"params/single/\w+_head/|(params|batch_stats)/image/(?!backbone/)")

@@ -175,6 +175,55 @@ def test_the_decoded_size_is_that_of_the_header(name: str, monkeypatch: pytest.M
         assert caught.value.reason == "corrupt_image"
 
 
+def _of_scans(count: int, between: bytes = b"") -> bytes:
+    """A progressive JPEG whose last scan is repeated up to `count` scans, with `between` before each that is added."""
+    data = KINDS["progressive"]
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + (between + data[last:-2]) * (count - data.count(b"\xff\xda")) + data[-2:]
+
+
+def _of_notes(kind: bytes, count: int, after: bytes = b"IDAT") -> bytes:
+    start = KINDS["png"].index(after) - 4
+    body = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind] + zlib.compress(bytes(1000))
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return KINDS["png"][:start] + chunk * count + KINDS["png"][start:]
+
+
+SLOW = {
+    "scans": _of_scans(headers.MOST_SCANS + 1),
+    "scans behind a bare marker": _of_scans(headers.MOST_SCANS + 1, b"\xff\x01"),
+    "scans behind padding": _of_scans(headers.MOST_SCANS + 1, b"\xff\xff\xff"),
+    "zTXt": _of_notes(b"zTXt", headers.MOST_PACKED + 1),
+    "iTXt at the end": _of_notes(b"iTXt", headers.MOST_PACKED + 1, b"IEND"),
+    "iCCP": _of_notes(b"iCCP", headers.MOST_PACKED + 1),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_picture_that_takes_far_longer_than_it_says_is_never_decoded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(headers.UnknownSize, match="more than"):
+        headers.read(SLOW[name])
+    with pytest.raises(Rejected, match="more than (100 scans|50 compressed notes)") as caught:
+        _check(SLOW[name])
+    assert caught.value.reason == "corrupt_image"
+    with pytest.raises(images.CorruptImage, match="more than"):
+        images.read_square(SLOW[name], antialias=True, exact=False, out=np.zeros((8, 8, 3), np.uint8))
+
+
+def test_pictures_of_many_scans_and_notes_up_to_the_limit_are_read(capfd: pytest.CaptureFixture[str]) -> None:
+    for data in (_of_scans(headers.MOST_SCANS), _of_notes(b"zTXt", headers.MOST_PACKED)):
+        assert _check(data)[0].data == data
+    capfd.readouterr()  # libjpeg tells of the repeated scans
+    # What looks like scans inside a segment, and behind the end, is none.
+    inside = b"\xff\xda" * 60
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(inside)) + inside
+    data = KINDS["jpeg"][:2] + comment + KINDS["jpeg"][2:] + inside
+    assert _check(data)[0].data == data
+
+
 def test_the_pixel_limit_is_exact() -> None:
     assert _check(KINDS["png"], max_pixels=44 * 30)[0].data == KINDS["png"]
     with pytest.raises(Rejected, match="44 x 30"):
@@ -247,3 +296,18 @@ def test_what_is_no_picture() -> None:
         with pytest.raises(Rejected) as caught:
             _check(data)
         assert caught.value.reason == "corrupt_image"
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "L"])
+def test_notes_on_colour_spaces_change_no_pixel_and_print_nothing(mode: str, capfd: pytest.CaptureFixture[str]) -> None:
+    plain = _encoded("PNG", PICTURE.convert(mode))
+    notes = {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 20_000), b"cHRM": bytes(32), b"iCCP": b"a\0\0damaged"}
+    for kind, body in notes.items():
+        chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for before in (b"IDAT", b"IEND"):  # the first is behind the palette where there is one
+            start = plain.index(before) - 4
+            noted = plain[:start] + chunk + plain[start:]
+            np.testing.assert_array_equal(images.decode(noted), images.decode(plain))
+            with pytest.raises(images.CorruptImage, match=f"wrong checksum in the {kind!r}"):
+                images.decode(noted.replace(chunk, chunk[:-1] + bytes([chunk[-1] ^ 1])))
+    assert capfd.readouterr().err == ""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import command, contact_sheet, images, inspect, parts, readers
+from wenlan_jax.data.builders import prepare
 from wenlan_jax.data.records import Question, Record, Region, Text
 
 
@@ -98,6 +99,33 @@ def test_cards_stay_few_and_spaced() -> None:
         if kept.next_is_wanted():
             kept.add(number)
     assert kept.kept == [0, 32, 64, 96]
+
+
+@pytest.mark.parametrize(("most", "total"), [(64, 1200), (4, 23), (7, 7), (9, 4), (1, 100), (38, 39)])
+def test_of_a_known_number_exactly_the_cards_asked_for_are_kept(most: int, total: int) -> None:
+    kept: inspect.Evenly[int] = inspect.Evenly(most, total)
+    for number in range(total):
+        if kept.next_is_wanted(number):
+            kept.add(number)
+    count = min(most, total)
+    assert kept.kept == [index * total // count for index in range(count)]
+    faulty: inspect.Evenly[int] = inspect.Evenly(4, 100)
+    for number in range(100):
+        if faulty.next_is_wanted(number) and number not in (0, 50, 51):
+            faulty.add(number)
+    assert faulty.kept == [1, 25, 52, 75]
+
+
+def test_a_sheet_of_packed_or_counted_data_has_all_its_cards(packed: Path, tmp_path: Path) -> None:
+    for cards in (3, 5, 7):  # what is broken comes last
+        assert len(_look(packed, tmp_path, cards=cards)[1]) == cards
+    rows = ["image\tcaption"]
+    for seed in range(30):
+        (tmp_path / f"{seed}.jpg").write_bytes(_picture(seed))
+        rows.append(f"{seed}.jpg\tx")
+    (tmp_path / "many.tsv").write_text("\n".join(rows))
+    assert len(_look(tmp_path / "many.tsv", tmp_path, cards=13, limit=20)[1]) == 13
+    assert len(_look(tmp_path / "many.tsv", tmp_path, cards=13)[1]) <= 13
 
 
 def _table(root: Path) -> Path:
@@ -193,6 +221,27 @@ def test_the_command_prints_text_or_json(packed: Path, tmp_path: Path, capsys: p
 def test_the_command_lists_what_can_be_built(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("list") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert "wenlan_emoji/noto" in names and "wenlan_public/multi30k" in names and len(names) == len(set(names)) == 15
+    assert "wenlan_emoji/noto" in names and "wenlan_public/multi30k" in names and len(names) == len(set(names)) == 19
+    assert names[:4] == [f"wenlan_scenes/{size}" for size in ("tiny", "close64", "s64", "s128")]
+    assert _run("list") == 0
+    assert "(drawn here, nothing to fetch)" in capsys.readouterr().out.splitlines()[0]
     assert _run("list", "wenlan_public/mscoco") == 0
     assert "dataset_coco.json" in capsys.readouterr().out
+
+
+def test_data_sets_by_the_end_of_their_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for short, name in (
+        ("muge", "wenlan_public/muge"),
+        ("noto", "wenlan_emoji/noto"),
+        ("stamps", "wenlan_stamps"),
+        ("s64", "wenlan_scenes/s64"),
+        ("public/coco_cn", "wenlan_public/coco_cn"),
+    ):
+        assert _run("list", short) == 0
+        assert capsys.readouterr().out.startswith(f"{name}: ")
+    assert _run("build", "tiny", "--data-dir", str(tmp_path)) == 0
+    assert capsys.readouterr().out.startswith(f"wenlan_scenes/tiny in {tmp_path}: ")
+    with pytest.raises(prepare.BuildError, match=r"'mugge'; perhaps wenlan_public/muge"):
+        _run("list", "mugge")
+    with pytest.raises(prepare.BuildError, match="data set 'wenlan_public/muge' is not in"):
+        _run("build", "muge", "--data-dir", str(tmp_path))

@@ -42,6 +42,7 @@ def test_several_words() -> None:
 
 def test_other_languages_keep_their_code_and_words_are_refused() -> None:
     assert [languages.code(one) for one in ("", "es", "pt_BR", "NL", "yue")] == ["", "es", "pt-br", "nl", "yue"]
+    assert {languages.code(one) for one in ("nolang", "Unknown", "und")} == {""}
     for wrong in ("Klingon", "a red cat", "z", "zh CN EN", "en,de", "../zh", "12"):
         with pytest.raises(ValueError, match="use a code such as zh"):
             languages.code(wrong)

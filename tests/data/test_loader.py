@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,9 +66,14 @@ class Letters:
         return ids, ids > 0
 
 
-class SlowLetters(Letters):
+class CountedLetters(Letters):
+    """Tells of each batch that it is asked for."""
+
+    def __init__(self) -> None:
+        self.made = threading.Semaphore(0)
+
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        time.sleep(0.05)
+        self.made.release()
         return super().encode(texts, length)
 
 
@@ -270,23 +276,21 @@ def test_no_wanted_text_at_all_is_an_error() -> None:
         loader.list_texts(Rows(), Wanted((), ("cs",)))
 
 
-def test_waiting_for_data_is_measured() -> None:
-    with loader.train_batches(_maker(tokenizer=SlowLetters()), 0, workers=0, prefetch=1) as batches:
-        began = time.perf_counter()
+def test_waiting_for_data_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 3 seconds whenever it is read: once before and once after each batch."""
+    ticks = itertools.count(0, 3)
+    with loader.train_batches(_maker(), 0, workers=0, prefetch=1) as batches:
+        monkeypatch.setattr(loader, "time", types.SimpleNamespace(perf_counter=lambda: float(next(ticks))))
         for _ in range(4):
             next(batches)
-        spent = time.perf_counter() - began
-    assert 0.15 < batches.wait_seconds <= spent
+    assert batches.wait_seconds == 12
 
 
 def test_batches_are_made_ahead() -> None:
-    with loader.train_batches(_maker(tokenizer=SlowLetters()), 0, workers=0, prefetch=4) as batches:
+    letters = CountedLetters()
+    with loader.train_batches(_maker(tokenizer=letters), 0, workers=0, prefetch=4) as batches:
         next(batches)
-        time.sleep(0.6)
-        before = batches.wait_seconds
-        for _ in range(3):
-            next(batches)
-        assert batches.wait_seconds - before < 0.05
+        assert all(letters.made.acquire(timeout=60) for _ in range(1 + 3))  # three more than were asked for
 
 
 @pytest.mark.parametrize("workers", [0, 2])

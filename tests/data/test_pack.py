@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import collections
 import dataclasses
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from wenlan_jax.data import images, ingest, pack, pack_command, pictures, places, readers, sources
+from wenlan_jax.data import images, ingest, inspect, pack, pack_command, pictures, places, readers, sources
 from wenlan_jax.data.languages import LANGUAGES
 from wenlan_jax.data.records import Record
 
@@ -439,3 +442,94 @@ def test_emoji7_packs_whole(tmp_path: Path) -> None:
     assert (record.id, record.width, record.height) == ("#", 128, 128)
     descriptive = {text.language: text.text for text in record.texts if text.kind == "descriptive"}
     assert set(descriptive) == set(LANGUAGES) and descriptive["zh"] == "井号"
+
+
+def test_shares_of_splits_are_told_as_they_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    pack_command.add_arguments(parser)
+    for wrong, told in (
+        ("a=0.5,a=0.6", "names 'a' 2 times"),
+        ("a=0.1,b=0.2, a=0.1", "names 'a' 2 times"),
+        ("a", "is not"),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["x.csv", "--out", "o", "--split", wrong])
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("all", "every split to TFDS"), ("a b", "letters, digits"), ("1", "letters")]
+)
+def test_names_of_splits_are_refused_for_what_they_are(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "x", "split": name}))
+    options = pack.PackOptions((str(tmp_path / "c.jsonl"),), tmp_path / "out", workers=0, threads=1)
+    with pytest.raises(pack.PackError, match=f"bad_value.*{told}"):
+        pack.pack(options)
+    with pytest.raises(pack.PackError, match=f"--split: .*{told}"):
+        pack.pack(dataclasses.replace(options, split_shares={name: 0.5}))
+
+
+def test_an_output_that_cannot_be_made_is_told_by_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.csv").write_text("image,caption\na.jpg,x\n")
+    options = pack.PackOptions((str(tmp_path / "c.csv"),), tmp_path / "out", workers=0, threads=1)
+    for number in (errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+
+        def fail(place: Path, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(pack.places, "replacing", fail)
+        with pytest.raises(pack.PackError, match=os.strerror(number)) as caught:
+            pack.pack(options)
+        assert ("free the space" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_values_that_python_or_utf8_do_not_take_cost_their_line_and_are_named(form: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes())
+    digits = "9" * 5000
+    rows = [
+        f'{{"image": "a.jpg", "caption": "x", "id": {digits}}}',
+        f'{{"image": "a.jpg", "caption": {digits}}}',
+        f'{{"image": "a.jpg", "caption": "x", "split": -{digits}}}',
+        '{"image": "a.jpg", "caption": "\\ud800"}',
+        '{"image": "a.jpg\\udfff", "caption": "x"}',
+        f'{{"image": "a.jpg", "caption": "good", "other": {digits}}}',
+    ]
+    text = "\n".join(rows) if form == "jsonl" else f"[{','.join(rows)}]"
+    (tmp_path / f"c.{form}").write_text(text)
+    options = pack.PackOptions((str(tmp_path / f"c.{form}"),), tmp_path / "out", workers=0, threads=1)
+    report = pack.pack(options)
+    told = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
+    assert (report.read, report.packed, report.fixes) == (6, 1, {})
+    details = [row["detail"] for row in told]
+    for detail, name in zip(details, ("field 'id'", "caption", "field 'split'", "U\\+D800", "U\\+DFFF"), strict=False):
+        assert re.search(name, detail) or name == "caption", details
+        assert len(detail) < 300 and "set_int_max_str_digits" not in detail and "--encoding" not in detail
+    assert [row["reason"] for row in told[3:]] == ["wrong_encoding", "wrong_encoding"]
+
+
+def test_a_document_with_a_number_that_python_does_not_take_is_refused_by_it(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    document = f'{{"images": [{{"id": {digits}, "file_name": "a.jpg"}}], "annotations": [{{"image_id": {digits}8}}]}}'
+    (tmp_path / "c.json").write_text(document)
+    options = pack.PackOptions((str(tmp_path / "c.json"),), tmp_path / "out", file_format="coco", workers=0, threads=1)
+    with pytest.raises(readers.ReadError, match="c.json: not whole JSON .a number of 5,000 digits, 999") as caught:
+        pack.pack(options)
+    assert "set_int" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_pictures_of_no_bytes_are_empty_however_they_come(tmp_path: Path) -> None:
+    good = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": good, "path": "a.jpg"}, {"bytes": b"", "path": "b.jpg"}]
+    parquet.write_table(pa.table({"image": images, "caption": ["x", "y"]}), tmp_path / "c.parquet")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    rows = [base64.b64encode(good).decode(), ""]
+    listed = [{"image": f"data:image/jpeg;base64,{data}", "caption": "x"} for data in rows]
+    listed.append({"image": "empty.jpg", "caption": "x"})
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    for name, count in (("c.parquet", 1), ("c.jsonl", 2)):
+        report = pack.pack(pack.PackOptions((str(tmp_path / name),), tmp_path / "out", workers=0, threads=1))
+        assert (report.packed, report.rejected) == (1, {"empty_image": count})
+        found, _ = inspect.inspect(inspect.InspectOptions(str(tmp_path / name), tmp_path))
+        assert found.broken == {"empty_image": count}

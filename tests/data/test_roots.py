@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import command as command_of_data
-from wenlan_jax.data import inspect, pack, pack_command, readers, roots, sources
+from wenlan_jax.data import inspect, pack, pack_command, pictures, readers, roots, sources
 from wenlan_jax.data.readers import ReadError, Rejected
 
 PICTURE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
@@ -64,6 +64,27 @@ def test_names_that_lead_elsewhere_are_refused(place: Path) -> None:
         with pytest.raises(Rejected) as caught:
             root.read(name, 100)
         assert caught.value.reason == "untrusted_place", name
+
+
+BLANKS = ["\u2028", " ", "\t", "\u3000", "\x1f", "\u00a0"]
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_parts_that_are_dots_once_blanks_are_dropped_lead_nowhere(place: Path, links: bool) -> None:
+    (place.parent / "secret.npz").write_bytes(b"secret")
+    names = [
+        f"{part}/secret.jpg" for blank in BLANKS for part in (f"..{blank}", f"{blank}..", f"sub/..{blank}/{blank}..")
+    ]
+    names += [f"sub/{part}/in.jpg" for blank in BLANKS for part in (f".{blank}", blank, f"{blank}..{blank}")]
+    local = roots.Root(str(place), links=links)
+    for root in (local, roots.Root(f"file://{place}", links=links), roots.Root("https://host/dir", True, links)):
+        for name in names:
+            with pytest.raises(Rejected, match="not below") as caught:
+                root.read(name, 100)
+            assert caught.value.reason == "untrusted_place", name
+    for name in names:
+        with pytest.raises(Rejected):
+            pictures.boxes_beside(local, name)
 
 
 def test_names_below_are_read_however_they_are_spelled(place: Path) -> None:
@@ -117,6 +138,9 @@ def test_names_below_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
         for root in (web, store):
             with pytest.raises(Rejected):
                 root.read(name, 9)
+    for name in ("%2e%2e/x", "a/%2E./%2e%2E/x", "..%2fx", "a%2f..%2f..%2fx", "%2fetc", "..%20/x"):
+        with pytest.raises(Rejected):
+            web.read(name, 9)
     assert len(asked) == count
 
 
@@ -159,6 +183,29 @@ def test_a_pack_follows_no_name_that_leads_elsewhere(place: Path) -> None:
     assert found.formats == {"jpeg": 1}
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "coco", "brivl"])
+def test_no_format_follows_dots_behind_blanks(place: Path, form: str) -> None:
+    (place.parent / "secret.jpg").write_bytes(PICTURE)
+    names = ["in.jpg", "..\u2028/secret.jpg", "sub/..\u00a0/\u3000../secret.jpg"]
+    captions = place.parent / f"c.{'json' if form == 'coco' else 'jsonl' if form == 'brivl' else form}"
+    if form == "coco":
+        found = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        said = [{"id": number, "image_id": number, "caption": "x"} for number in range(len(names))]
+        captions.write_text(json.dumps({"images": found, "annotations": said}))
+    elif form in ("csv", "tsv"):
+        separator = "," if form == "csv" else "\t"
+        captions.write_text(
+            "\n".join(separator.join(row) for row in [("image", "caption"), *((n, "x") for n in names)])
+        )
+    else:
+        fields = ("image_id", "sentences") if form == "brivl" else ("image", "caption")
+        said = [["easy", "x"]] if form == "brivl" else "x"
+        captions.write_text("".join(json.dumps({fields[0]: n, fields[1]: said, "bbox": None}) + "\n" for n in names))
+    for links in (False, True):
+        report = _pack(captions, images=str(place), allow_links=links, file_format=form)
+        assert (report.packed, report.rejected) == (1, {"untrusted_place": 2})
+
+
 def test_a_pipe_that_the_user_names_is_refused(place: Path) -> None:
     for options in ({}, {"file_format": "csv"}, {"file_format": "webdataset"}):
         with pytest.raises(ReadError, match="a pipe, not a regular file"):
@@ -194,6 +241,49 @@ def test_a_list_of_addresses_is_fetched_only_if_that_is_allowed(place: Path) -> 
     for allowed, told in ((False, "untrusted_place.*--allow-remote"), (True, "missing_image")):
         with pytest.raises(pack.PackError, match=told):
             _pack(captions, read=readers.ReadOptions(image_name="{url}"), allow_remote=allowed)
+
+
+def _names_of_one(place: Path) -> list[str]:
+    """Of the picture `in.jpg`, by paths, blanks, and links within the folder."""
+    return [
+        *("in.jpg", "./in.jpg", "sub/../in.jpg", "../images/in.jpg", str(place / "in.jpg"), f"/{place}/in.jpg"),
+        *(f"{place}/../images//in.jpg", " in.jpg", "in.jpg\u3000", "sub/within.jpg", "again/in.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_picture_of_many_names_is_one_record(place: Path, links: bool) -> None:
+    (place / "again").symlink_to(".")
+    captions = place.parent / "c.jsonl"
+    names = [*_names_of_one(place), "café.jpg", unicodedata.normalize("NFD", "café.jpg")]
+    (place / names[-1]).write_bytes(PICTURE)
+    captions.write_text("".join(json.dumps({"image": n, "caption": f"{k}"}) + "\n" for k, n in enumerate(names)))
+    report = _pack(captions, images=str(place), allow_links=links, split_shares={"a": 0.5, "b": 0.5})
+    assert (report.read, report.packed, sum(report.records.values())) == (len(names), len(names), 2)
+    found = {r.id: r for s in report.records for r in sources.open_source(str(place.parent / "out"), s, place)}
+    assert set(found) == {"in.jpg", "café.jpg"}
+    assert [text.text for text in found["in.jpg"].texts] == [str(k) for k in range(len(names) - 2)]
+    assert [text.text for text in found["café.jpg"].texts] == [str(k) for k in range(len(names) - 2, len(names))]
+
+
+def test_shards_agree_on_the_split_of_a_picture_of_many_names(place: Path) -> None:
+    (place / "again").symlink_to(".")
+    for number, name in enumerate(_names_of_one(place)):
+        (place.parent / f"{number}.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))
+    report = _pack(place.parent / "*.jsonl", images=str(place), split_shares={f"s{k}": 0.1 for k in range(10)})
+    assert sum(report.records.values()) == len(_names_of_one(place)) and len(report.records) == 1
+
+
+def test_pictures_of_like_names_stay_apart(place: Path) -> None:
+    for name in (NFC, NFD, "in.jpg ", "sub/in.jpg"):
+        (place / name).write_bytes(PICTURE)
+    names = [NFC, NFD, "in.jpg", "in.jpg ", "sub/in.jpg"]
+    captions = place.parent / "c.jsonl"
+    captions.write_text(
+        "".join(json.dumps({"image": n, "caption": "x", "id": str(k)}) + "\n" for k, n in enumerate(names))
+    )
+    report = _pack(captions, images=str(place))
+    assert (report.packed, report.records) == (5, {"train": 5})
 
 
 STRANGE = ["[1]", "a*b", "q?", "h#h", "p%20", "bl ank", "new\nline", "back\\slash", "{1..3}", "{a,b}", NFD, "~", "a:b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -215,3 +216,31 @@ def test_the_locks_of_a_process_reach_its_workers(tmp_path: Path) -> None:
 
 def _locks(number: int, unit: int) -> dict[str, Any]:
     return {"held": [os.readlink(f"/proc/self/fd/{handle}") for handle in places._held]}
+
+
+def test_work_with_other_options_names_what_differs(tmp_path: Path) -> None:
+    before = {
+        "options": {"text": {"chinese": "t2s", "html": True}, "samples": 16, "sets": ["a"], "long": "x" * 500},
+        "units": [["a", "train", 0, 5], ["b", "train", 0, 7]],
+    }
+    with places.resumable(tmp_path / "out") as directory:
+        units.run(Write(directory), [1], directory, before, 0, "write")
+
+        def told(change: Callable[[dict[str, Any]], None]) -> str:
+            now = json.loads(json.dumps(before))
+            change(now)
+            with pytest.raises(units.UnitError, match="unfinished work with other options") as caught:
+                units.run(Write(directory), [1], directory, now, 0, "write")
+            return str(caught.value).partition("other options (")[2].partition("); repeat")[0]
+
+        assert (
+            told(lambda now: now["options"]["text"].update(chinese="off")) == "options.text.chinese was 't2s', is 'off'"
+        )
+        assert told(lambda now: now["units"][1].__setitem__(3, 8)) == (
+            "units[1] was ['b', 'train', 0, 7], is ['b', 'train', 0, 8]"
+        )
+        assert told(lambda now: now["options"].pop("samples")) == "options.samples was 16, is absent"
+        assert told(lambda now: now["options"].update(sets=[])) == "options.sets was ['a'], is []"
+        assert len(told(lambda now: now["options"].update(long="y" * 500))) < 200
+        many = told(lambda now: now.update({f"n{k}": k for k in range(9)}))
+        assert many.startswith("n0 was absent, is 0; ") and many.endswith("n4 was absent, is 4; 4 more")

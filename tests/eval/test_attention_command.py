@@ -181,7 +181,7 @@ def _request(single: Path, out: Path) -> attention_job.Request:
     [
         ({"rows": (0, 16)}, "--rows: wenlan_scenes/tiny/test has rows 0 to 15, not 16"),
         ({"rows": (-1,)}, "has rows 0 to 15, not -1"),
-        ({"languages": ("en", "xx")}, r"row 0: no text of kinds \['descriptive'\] in xx; it has .*descriptive/zh"),
+        ({"languages": ("en", "es")}, r"row 0: no text of kinds \['descriptive'\] in es; it has .*descriptive/zh"),
         ({"fields": ("--config.eval.kinds=('title',)",)}, r"row 0: no text of kinds \['title'\] in any language"),
     ],
 )

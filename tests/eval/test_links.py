@@ -10,7 +10,7 @@ import pytest
 from listed_records import with_ids
 
 from wenlan_jax.data import loader, records
-from wenlan_jax.eval import cascade, evaluate, links, ranks, report, rerank_page, retrieval
+from wenlan_jax.eval import cascade, evaluate, gallery_queries, links, ranks, rerank_page, retrieval
 from wenlan_jax.run_report import results
 from wenlan_jax.sweep import statistics as stats
 
@@ -163,10 +163,10 @@ def test_the_gallery_frames_every_truth_and_tells_the_rank_of_the_best() -> None
     texts, images, words = shop()
     embedded = split(texts, images, words[[1, 0, 2, 3]])  # the first two titles are mistaken for each other
     image_ranks, text_ranks = retrieval.truth_ranks(images, embedded.text_embeddings, embedded.links)
-    found = report.text_queries(embedded, 4)
+    found = gallery_queries.text_queries(embedded, 4)
     assert [query.rank for query in found] == text_ranks.tolist()
     assert [sum(hit.is_true for hit in query.hits) for query in found][2:] == [3, 3]
-    assert [query.rank for query in report.picture_queries(embedded, 12)] == image_ranks.tolist()
+    assert [query.rank for query in gallery_queries.picture_queries(embedded, 12)] == image_ranks.tolist()
 
 
 def test_intervals_draw_pictures_that_share_a_text_together(tmp_path: Path) -> None:

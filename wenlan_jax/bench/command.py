@@ -15,7 +15,7 @@ from wenlan_jax import config as configs
 from wenlan_jax import run, schema
 from wenlan_jax.bench import measure, single, torch_side, torch_side_single
 from wenlan_jax.bench.torch_worker import AnyJob, TorchError, TorchProcess
-from wenlan_jax.progress import say
+from wenlan_jax.console import say
 from wenlan_jax.state import TrainState
 
 ROUNDS = 3

@@ -25,8 +25,9 @@ import numpy as np
 
 from wenlan_jax import config as configs
 from wenlan_jax import run, schema, trees
+from wenlan_jax.console import say
 from wenlan_jax.convert import export_brivl, exporting, weights
-from wenlan_jax.progress import say
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.state import MOMENTUM
 
 ROUNDS = 3
@@ -74,7 +75,7 @@ class Round(NamedTuple):
     exporting: Cost
 
 
-class ConversionError(RuntimeError):
+class ConversionError(WenlanError, RuntimeError):
     """A part of the measurement that failed."""
 
 

@@ -55,6 +55,7 @@ def run_data(config: schema.Config, records: int, against: str | None, out: Path
             size = data_pictures.write(place, records, width, height, config.seed)
             _say(f"{records} JPEGs of {width} x {height}, {size / records / 1000:.0f} kB each; records a CPU-second:")
             for side in SIZES:
+                _say(f"  to {side} px, {ROUNDS} rounds of each side ...")
                 job = _job(config, place, folder / "vocab.txt", side)
                 rates = _measure(job, ALONE + TORCH if against else ALONE)
                 figures |= {f"{width}x{height}/{side}/{name}": value for name, value in _figures(rates).items()}
@@ -65,7 +66,7 @@ def run_data(config: schema.Config, records: int, against: str | None, out: Path
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # not progress.say, which asks jax whether this is the first process
+    print(line, flush=True)  # not console.say, which asks jax whether this is the first process
 
 
 def _require_torch() -> None:
@@ -86,7 +87,7 @@ def _job(config: schema.Config, place: Path, vocabulary: Path, size: int) -> Job
         prefetch=data.prefetch,
         text_length=data.text_length,
         antialias=data.antialias,
-        averaging=data.averaging,  # type: ignore[arg-type]
+        averaging=data.averaging,
         seed=config.seed,
     )
 

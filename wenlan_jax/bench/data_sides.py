@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import numpy as np
 from wenlan_jax import host_memory
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.errors import WenlanError
 
 Kind = Literal[
     "ours",
@@ -37,7 +39,7 @@ SETTLED = 0.2
 """Seconds in which a loader that has filled up its queue uses less than a tenth of a core."""
 
 
-class SideError(RuntimeError):
+class SideError(WenlanError, RuntimeError):
     """A loader that failed, or a system on which CPU seconds cannot be read."""
 
 
@@ -105,6 +107,7 @@ def _batches(job: Job) -> Iterator[Any]:
 
 def serve(connection: Connection, job: Job) -> None:
     """The process's loop: takes as many batches as it is asked for, until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
         # Grain looks for jax's profiler, which is kept out here, and warns.
         logging.getLogger("absl").setLevel(logging.ERROR)

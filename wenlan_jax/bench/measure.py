@@ -57,7 +57,7 @@ def batch_shapes(config: schema.Config) -> dict[str, tuple[tuple[int, ...], type
 def heaviest(config: schema.Config) -> dict[str, Any]:
     """A batch of the single tower, abstract: of the largest bucket, and of the objective that needs most, words."""
     pretrain = config.pretrain
-    objective = config.task
+    objective: str = config.task
     if config.task == "mlmm":
         objective = "mlm" if "mlm" in pretrain.objectives else pretrain.objectives[0]
     sizes = (config.train.batch_size, pretrain.text_buckets[-1], pretrain.region_buckets[-1])

@@ -19,13 +19,11 @@ from wenlan_jax.state import TrainState
 from wenlan_jax.tasks import towers
 
 
-def require() -> None:
-    """Raises TorchError with the remedy where PyTorch or transformers is missing."""
+def require(option: str = "--against=torch") -> None:
+    """Raises TorchError with the remedy where PyTorch or transformers, which `option` needs, is missing."""
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
-        raise TorchError(
-            f"--against=torch needs {' and '.join(missing)}; install the extra: pip install 'wenlan_jax[torch]'"
-        )
+        raise TorchError(f"{option} needs {' and '.join(missing)}; install the extra: pip install 'wenlan_jax[torch]'")
 
 
 def check(config: schema.Config) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import signal
 import time
 from multiprocessing.connection import Connection
 from types import ModuleType
@@ -15,8 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from wenlan_jax.errors import WenlanError
 
-class TorchError(RuntimeError):
+
+class TorchError(WenlanError, RuntimeError):
     """PyTorch is not installed, or the reference cannot follow the configuration."""
 
 
@@ -102,6 +105,7 @@ class TorchStep:
 
 def serve(connection: Connection, job: AnyJob) -> None:
     """The worker's loop: answers the names of methods of `Worker` until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
         worker = job.start()
         connection.send(None)

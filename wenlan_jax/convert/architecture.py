@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 from wenlan_jax import schema
 from wenlan_jax.models.transformer import TransformerEncoder
@@ -46,7 +46,7 @@ def _image(config: schema.Config, tower: ImageTower) -> torch_modules.Image:
     return {
         "size": config.data.image_size,
         "antialias": config.data.antialias,
-        "averaging": cast(Literal["fast", "exact"], config.data.averaging),
+        "averaging": config.data.averaging,
         "mean": list(config.augment.mean),
         "std": list(config.augment.std),
         "stem": backbone.stem_width,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wenlan_jax.convert.exporting import Model
+from wenlan_jax.convert.model import Model
 
 FILE = "example.py"
 REQUIREMENTS = "requirements.txt"
 
 _TORCH = """\
+import sys
+
 import torch
 import wenlan_text
 import wenlan_torch
@@ -33,11 +35,13 @@ def embed(pixel_values, input_ids, attention_mask{parameters}):
 
 
 if __name__ == "__main__":
-    images, texts = embed(**inputs(["picture.jpg"], ["{text}"]){boxes})
+    picture, text = sys.argv[1:] or ("picture.jpg", "{text}")  # python example.py PICTURE TEXT
+    images, texts = embed(**inputs([picture], [text]){boxes})
     print("similarity", (images @ texts.T).item())
 """
 
 _HUGGINGFACE = """\
+import sys
 from pathlib import Path
 
 import torch
@@ -59,11 +63,14 @@ def embed(pixel_values, input_ids, attention_mask{parameters}):
 
 
 if __name__ == "__main__":
-    images, texts = embed(**inputs(["picture.jpg"], ["{text}"]){boxes})
+    picture, text = sys.argv[1:] or ("picture.jpg", "{text}")  # python example.py PICTURE TEXT
+    images, texts = embed(**inputs([picture], [text]){boxes})
     print("similarity", (images @ texts.T).item())
 """
 
 _ONNX = """\
+import sys
+
 import numpy as np
 import onnxruntime
 import wenlan_pictures
@@ -85,7 +92,8 @@ def embed(pixel_values, input_ids, attention_mask{parameters}):
 
 
 if __name__ == "__main__":
-    images, texts = embed(**inputs(["picture.jpg"], ["{text}"]){boxes})
+    picture, text = sys.argv[1:] or ("picture.jpg", "{text}")  # python example.py PICTURE TEXT
+    images, texts = embed(**inputs([picture], [text]){boxes})
     print("similarity", (images @ texts.T).item())
 """
 

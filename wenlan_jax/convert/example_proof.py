@@ -19,7 +19,7 @@ import numpy as np
 
 from wenlan_jax import schema
 from wenlan_jax.convert import example, parity, sample
-from wenlan_jax.convert.exporting import ExportError, Model
+from wenlan_jax.convert.model import ExportError, Model
 
 MEAN_LEVELS, MOST_LEVELS = 0.5, 4.0
 """Of 255: how far pictures may be from the training's on average and at most. Two decoders, and two resizings in whole

@@ -17,7 +17,8 @@ from wenlan_jax.convert.brivl import (
     with_batch_counters,
 )
 from wenlan_jax.convert.export_torch import tower_state
-from wenlan_jax.convert.exporting import ExportError, Model, Runner
+from wenlan_jax.convert.exporting import Runner
+from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.torch_file import Stored
 from wenlan_jax.state import MOMENTUM

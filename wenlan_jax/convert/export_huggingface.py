@@ -19,7 +19,8 @@ from wenlan_jax.convert import example, model_card, parity, torch_modules, weigh
 from wenlan_jax.convert.architecture import architecture_of, picture_settings
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.export_torch import ARCHITECTURE, MODULES, WEIGHTS, query_state
-from wenlan_jax.convert.exporting import ExportError, Model, Runner
+from wenlan_jax.convert.exporting import Runner
+from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, Tokenizer, WordPiece
 

@@ -22,7 +22,8 @@ from wenlan_jax import __version__, schema
 from wenlan_jax import config as configs
 from wenlan_jax.convert import example, model_card, parity, picture_modules
 from wenlan_jax.convert.architecture import picture_settings
-from wenlan_jax.convert.exporting import ExportError, Model, Runner
+from wenlan_jax.convert.exporting import Runner
+from wenlan_jax.convert.model import ExportError, Model
 
 if TYPE_CHECKING:
     import torch

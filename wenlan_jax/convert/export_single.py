@@ -10,7 +10,8 @@ from typing import Any
 from wenlan_jax import __version__
 from wenlan_jax import config as configs
 from wenlan_jax.convert import bert, model_card, single_layout, weights
-from wenlan_jax.convert.exporting import ExportError, Model, Runner
+from wenlan_jax.convert.exporting import Runner
+from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.single_layout import Layout
 from wenlan_jax.run_answers import FILE as ANSWERS

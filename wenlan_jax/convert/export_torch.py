@@ -11,7 +11,8 @@ from wenlan_jax import config as configs
 from wenlan_jax.convert import example, model_card, text_modules, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
-from wenlan_jax.convert.exporting import Model, Runner
+from wenlan_jax.convert.exporting import Runner
+from wenlan_jax.convert.model import Model
 from wenlan_jax.convert.rules import FlatTree, torch_views
 
 MODULES, WEIGHTS, ARCHITECTURE = "wenlan_torch.py", "model.safetensors", "config.json"

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +20,18 @@ import jax
 import numpy as np
 
 from wenlan_jax import __version__, checkpoint, restore, schema
-from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, parity, weights
+from wenlan_jax import mesh as meshes
+from wenlan_jax.console import say
+from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_proof, parity, weights
+from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
-from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.mesh import AXES
-from wenlan_jax.progress import say
 from wenlan_jax.tasks.contrast import read_scale
 from wenlan_jax.tasks.single import TOWER
-
-ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in AXES) + ("--config.mesh.preset=",)
-"""An export needs no mesh: checkpoints of any mesh are read onto one device."""
 
 REPORT = "parity.json"
 LOGIT_SCALE = "logit_scale"
 """The parameter of a learnable temperature."""
-
-
-class ExportError(RuntimeError):
-    """An export that was refused, or whose result does not agree with the JAX towers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What there is to export.
-
-    tower: reads the `params` and `batch_stats` of a tower, `image`, `text`, their `_momentum` copies, or `single`. It
-        reads anew each time, so that an export holds no more than it is working on.
-    shapes: what `tower` gives without its values: by the tower's name, leaves of which shape and type alone are read.
-        Momentum copies are left out.
-    momentum: whether there are momentum towers.
-    tokenizer: None where none was configured; only formats that hold one ask for it.
-    result: the newest `result.json` of the run, empty without one.
-    unused_layers: what an official file that the run started from holds beside BriVL's own weights.
-    dtype: of the exported weights, `float32` or `float16`.
-    scale: what the loss multiplies similarities by, one over the temperature.
-    license: of the exported model, by the name that Hugging Face has for it; empty where nobody said.
-    check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
-    """
-
-    config: schema.Config
-    step: int
-    tower: Callable[[str], dict[str, Any]]
-    shapes: Mapping[str, Any]
-    momentum: bool
-    tokenizer: Tokenizer | None
-    result: dict[str, float]
-    unused_layers: dict[str, np.ndarray]
-    dtype: str
-    scale: float = 1.0
-    license: str = ""
-    check: Callable[[], None] = lambda: None
-
-    @property
-    def words(self) -> Tokenizer:
-        """The tokenizer. Raises ExportError where there is none."""
-        if self.tokenizer is None:
-            other = "" if self.config.task in schema.SINGLE_TASKS else ", or export with --format=brivl"
-            raise ExportError(
-                "this format holds a tokenizer, and this checkpoint was imported without one: import again with "
-                f"--config.tokenizer.path{other}"
-            )
-        return self.tokenizer
-
 
 Runner = Callable[[Any], Any]
 """Runs the artefact that a format has written on the batch of a `Proof`."""
@@ -133,8 +82,9 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
 
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
-    trained = restore.load(workdir, step, ONE_DEVICE, ("mesh.",), jax.devices()[:1])
-    config = trained.config
+    trained = restore.load(workdir, step, meshes.ONE_DEVICE, ("mesh.",), jax.devices()[:1])
+    mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
+    config = dataclasses.replace(trained.config, mesh=schema.Mesh(**mesh))  # what is told is what it was trained with
     towers = (TOWER,) if config.task in schema.SINGLE_TASKS else parity.Embeddings._fields
     return Model(
         config=config,
@@ -183,7 +133,6 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`; CheckpointError
     if towers are not stored whole.
     """
-    from wenlan_jax.convert import example, example_proof  # which know `Model`
 
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)

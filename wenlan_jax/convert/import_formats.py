@@ -14,6 +14,7 @@ from wenlan_jax import host_memory, schema
 from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.state import MOMENTUM, TrainState
 from wenlan_jax.tasks.single import TOWER
 from wenlan_jax.tasks.towers import image_tower
@@ -24,7 +25,7 @@ WHOLE_MODEL = "learnable."
 """Before the towers' keys in the state dict of the official model as a whole, queues included."""
 
 
-class ImportingError(ValueError):
+class ImportingError(WenlanError, ValueError):
     """Weights that cannot be imported; the message lists every fault, and nothing was written."""
 
 

@@ -22,12 +22,12 @@ import numpy as np
 
 from wenlan_jax import checkpoint, run, run_tokenizer, schema, warm_start
 from wenlan_jax import config as configs
+from wenlan_jax.console import say
 from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
 from wenlan_jax.convert.brivl import is_unused_layer
 from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Format, Found, ImportingError, Target
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.data import text
-from wenlan_jax.progress import say
 from wenlan_jax.state import TrainState
 from wenlan_jax.tasks.single import TOWER
 

@@ -8,7 +8,7 @@ from typing import Any
 from wenlan_jax import __version__, schema
 from wenlan_jax import config as configs
 from wenlan_jax.convert import example
-from wenlan_jax.convert.exporting import Model
+from wenlan_jax.convert.model import Model
 
 _CARD = """\
 # WenLan (BriVL) towers, checkpoint {step}

@@ -22,13 +22,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from wenlan_jax.convert import copying
+from wenlan_jax.errors import WenlanError
 
 FlatTree = dict[str, np.ndarray]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _SCANNED = re.compile(r"(?P<before>(?:^|.*/)(?:layers|blocks_\d+)_)(?P<first>\d+)_(?P<last>\d+)(?P<after>/.*)")
 
 
-class ConversionError(ValueError):
+class ConversionError(WenlanError, ValueError):
     """Weights that the rules cannot convert; the message names every leaf concerned."""
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from wenlan_jax.convert import copying
 from wenlan_jax.convert.torch_file import TorchFile
+from wenlan_jax.errors import WenlanError
 
 SAFETENSORS_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -75,7 +76,7 @@ _LFS_POINTER = b"version https://git-lfs"
 State = dict[str, np.ndarray]
 
 
-class WeightsError(ValueError):
+class WeightsError(WenlanError, ValueError):
     """A file of weights that cannot be read or written; the message names the file and the remedy."""
 
 

@@ -64,7 +64,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_data_dir(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet into this directory")
     parser.add_argument(
-        "--cards", type=whole(0), default=64, help="pictures of the contact sheet (default: %(default)s)"
+        "--cards", type=whole(0), default=64, help="pictures of the contact sheet, at most (default: %(default)s)"
     )
     parser.add_argument("--decode", action="store_true", help="decode every picture instead of reading its header")
     parser.add_argument("--limit", type=whole(1), metavar="N", help="look at N records, evenly spaced, instead of all")
@@ -100,9 +100,10 @@ def _build(args: argparse.Namespace) -> int:
     from wenlan_jax.data.builders import registry as builders
 
     data_dir = args.data_dir.expanduser()
-    builders.build(args.name, data_dir, args.manual_dir)
-    sizes = sources.split_sizes(args.name, data_dir)
-    print(f"{args.name} in {data_dir}: {', '.join(f'{split} {count:,}' for split, count in sizes.items())}")
+    name = builders.find(args.name).name
+    builders.build(name, data_dir, args.manual_dir)
+    sizes = sources.split_sizes(name, data_dir)
+    print(f"{name} in {data_dir}: {', '.join(f'{split} {count:,}' for split, count in sizes.items())}")
     return 0
 
 
@@ -114,8 +115,7 @@ def _list(args: argparse.Namespace) -> int:
         print(f"{one.name}: {one.title}\n{one.instructions}")
         return 0
     for one in builders.names().values():
-        needs = f"packages {', '.join(one.packages)}" if one.packages else "files that you fetch"
-        print(f"{one.name:28}{one.title} (from {needs})")
+        print(f"{one.name:28}{one.title} ({one.needs})")
     return 0
 
 

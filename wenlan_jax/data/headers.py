@@ -7,13 +7,24 @@ import re
 import struct
 from collections.abc import Iterator
 
+from wenlan_jax.errors import WenlanError
+
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 less DHT, JPG, DAC
 _JPEG_BARE = frozenset([0x01, *range(0xD0, 0xD9)])  # markers without a segment
+# A marker inside JPEG scan data: 0xFF followed by neither a stuffed zero, a restart (D0-D7) nor padding (FF).
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
+MOST_SCANS = 100
+"""Scans of one JPEG. Encoders write some 10, optimisers up to a few dozen; each costs a pass over the whole picture,
+however few its bytes, so that a small file of thousands would keep a decoder busy for minutes."""
+MOST_PACKED = 50
+"""Compressed notes of one PNG. Programs write a few; libpng unpacks up to 8 MB of each, however few its bytes."""
+_PNG_PACKED = (b"zTXt", b"iTXt", b"iCCP")
 _EXIF_ORIENTATION = 0x0112
 
 
-class UnknownSize(ValueError):  # noqa: N818
-    """An image whose size cannot be told without decoding it."""
+class UnknownSize(WenlanError, ValueError):  # noqa: N818
+    """An image whose size, or the time that it takes to decode, cannot be told without decoding it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +53,24 @@ def read(data: bytes) -> Header:
     for start, parse in _PARSERS:
         if start.match(data):
             try:
-                return parse(data)
+                header = parse(data)
             except (struct.error, IndexError, KeyError, OverflowError) as error:
                 raise UnknownSize(f"the header is damaged or cut short ({error})") from error
+            if why := why_slow(data):
+                raise UnknownSize(why)
+            return header
     raise UnknownSize(f"not an image of a known kind; the {len(data)} bytes begin with {data[:8]!r}")
+
+
+def why_slow(data: bytes) -> str:
+    """Why decoding an image would take far longer than its size and its bytes tell; "" where it would not."""
+    if data.startswith(b"\xff\xd8"):
+        # The count of these bytes is quick, and at least that of the scans.
+        if data.count(b"\xff\xda") > MOST_SCANS < sum(marker == _JPEG_SCAN for marker in jpeg_markers(data)):
+            return f"a JPEG of more than {MOST_SCANS} scans, each a pass over the whole picture; save it anew"
+    elif data.startswith(b"\x89PNG") and sum(map(data.count, _PNG_PACKED)) > MOST_PACKED:
+        return f"a PNG with more than {MOST_PACKED} compressed notes (zTXt, iTXt, iCCP); save it without them"
+    return ""
 
 
 def _jpeg(data: bytes) -> Header:
@@ -68,6 +93,20 @@ def _jpeg(data: bytes) -> Header:
             orientation = _exif(data[body + 6 : position + 2 + length])
         position += 2 + max(length, 2)
     raise IndexError("no frame header")
+
+
+def jpeg_markers(data: bytes, position: int = 2) -> Iterator[int]:
+    """The markers of a JPEG from a byte on, up to its end: those of segments and scans, none inside a segment."""
+    while found := _JPEG_MARKER.search(data, position):
+        marker = data[found.start() + 1]
+        yield marker
+        position = found.end()
+        if marker == JPEG_END:
+            return
+        if marker not in _JPEG_BARE:  # scan data follows its header and is searched; other segments are skipped whole
+            position += int.from_bytes(data[position : position + 2], "big")
+        if position >= len(data):
+            return
 
 
 def _png(data: bytes) -> Header:

@@ -6,7 +6,6 @@ Pixels are uint8 RGB throughout. Normalisation and augmentation are the accelera
 from __future__ import annotations
 
 import math
-import re
 import zlib
 
 import cv2
@@ -14,12 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Num, UInt8
 
 from wenlan_jax.data import headers
+from wenlan_jax.errors import WenlanError
 
 _JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-# A marker inside JPEG scan data: 0xFF followed by neither a stuffed zero, a restart (D0-D7) nor padding (FF).
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_JPEG_END = 0xD9
+_PNG_COLOURS = frozenset((b"sRGB", b"gAMA", b"cHRM", b"iCCP"))
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 # EXIF orientation -> mirror left and right after turning a quarter anticlockwise so many times.
 TURNS = {
@@ -34,28 +32,23 @@ TURNS = {
 }
 
 
-class CorruptImage(ValueError):  # noqa: N818
+class CorruptImage(WenlanError, ValueError):  # noqa: N818
     """An image that cannot be decoded whole."""
 
 
 def _check_jpeg(data: bytes) -> None:
     """Walks the segments to the end-of-image marker; a marker inside an EXIF thumbnail does not count."""
-    position = 2
-    while found := _JPEG_MARKER.search(data, position):
-        marker = data[found.start() + 1]
-        if marker == _JPEG_END:
-            return
-        position = found.end()
-        # Scan data follows its header and is searched for the next marker; other segments are skipped whole.
-        position += int.from_bytes(data[position : position + 2], "big")
-        if position >= len(data):
-            break
-    raise CorruptImage(f"truncated JPEG: no end-of-image marker in its {len(data)} bytes")
+    if all(marker != headers.JPEG_END for marker in headers.jpeg_markers(data)):
+        raise CorruptImage(f"truncated JPEG: no end-of-image marker in its {len(data)} bytes")
 
 
-def _check_png(data: bytes) -> None:
-    """Walks the chunks to IEND and compares the checksum of each."""
-    position = len(_PNG_START)
+def _checked_png(data: bytes) -> bytes:
+    """Walks the chunks to IEND and compares the checksum of each; the PNG without its notes on colour spaces.
+
+    OpenCV applies none of these, and libpng prints warnings of many.
+    """
+    kept: list[bytes] = []
+    position, start = len(_PNG_START), 0
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
         kind, end = data[position + 4 : position + 8], position + 8 + length
@@ -64,7 +57,10 @@ def _check_png(data: bytes) -> None:
         if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise CorruptImage(f"damaged PNG: wrong checksum in the {kind!r} chunk at byte {position}")
         if kind == b"IEND":
-            return
+            return b"".join([*kept, data[start:]]) if kept else data
+        if kind in _PNG_COLOURS:
+            kept.append(data[start:position])
+            start = end + 4
         position = end + 4
     raise CorruptImage(f"truncated PNG: no IEND chunk in its {len(data)} bytes")
 
@@ -75,16 +71,22 @@ def _check_webp(data: bytes) -> None:
         raise CorruptImage(f"truncated WebP: {len(data)} of {expected} bytes")
 
 
-def _check_complete(data: bytes) -> None:
-    """Raises `CorruptImage` for a file that stops early: some versions of OpenCV return a partial picture."""
+def _complete(data: bytes) -> bytes:
+    """What to decode of a file. Raises `CorruptImage` for one that stops early, of which some OpenCV show a part.
+
+    Also for one whose decoding would take far longer than its size tells.
+    """
     if not data:
         raise CorruptImage("empty file")
+    if why := headers.why_slow(data):
+        raise CorruptImage(why)
     if data.startswith(_JPEG_START):
         _check_jpeg(data)
     elif data.startswith(_PNG_START):
-        _check_png(data)
+        return _checked_png(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _check_webp(data)
+    return data
 
 
 def _to_eight_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
@@ -108,8 +110,7 @@ def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     orientation is ignored, as in the released BriVL code: boxes, width and height refer to the stored
     pixels. Raises `CorruptImage` for data that is cut short or damaged, in so far as the format tells.
     """
-    _check_complete(data)
-    return _rgb(data)
+    return _rgb(_complete(data))
 
 
 _JPEG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -198,13 +199,41 @@ def read_square(
     is at least 2, 4 or 8 times as large is decoded at that fraction by libjpeg itself, and the means are those of
     bilinear samples at most `SPACING` apart, a whole number a pixel. Raises `CorruptImage` as `decode` does.
     """
-    _check_complete(data)
+    data = _complete(data)
     size = len(out)
     height, width = (jpeg_sides(data) if antialias and not exact else None) or (0, 0)
     factor = next((f for f in _REDUCED if min(height, width) >= f * size), 1)
     pixels = _rgb(data, factor)
     if factor == 1:
         height, width = pixels.shape[:2]
+    _write_square(pixels, height, width, factor, antialias, exact, out, enlarge)
+    return height, width
+
+
+def write_square(
+    pixels: UInt8[np.ndarray, "height width 3"],
+    antialias: bool,
+    exact: bool,
+    out: UInt8[np.ndarray, "size size 3"],
+    enlarge: bool = True,
+) -> tuple[int, int]:
+    """`read_square` of a picture that is decoded already."""
+    height, width = pixels.shape[:2]
+    _write_square(pixels, height, width, 1, antialias, exact, out, enlarge)
+    return height, width
+
+
+def _write_square(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    height: int,
+    width: int,
+    factor: int,
+    antialias: bool,
+    exact: bool,
+    out: UInt8[np.ndarray, "size size 3"],
+    enlarge: bool,
+) -> None:
+    """Resizes a picture of `height` by `width`, of which `pixels` are decoded at a fraction of 1 / `factor`."""
     target = out if enlarge else out[:height, :width]
     out[:height, target.shape[1] :] = 0
     out[target.shape[0] :] = 0
@@ -212,7 +241,6 @@ def read_square(
         _average(pixels, width / factor, height / factor, target)
     else:
         _resize(pixels, antialias, target)
-    return height, width
 
 
 def _average(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,12 +46,13 @@ class Draft:
 class Grouping:
     """Groups the items of one shard into drafts by image; counts what it repairs in `fixes`, and items in `read`.
 
-    Ids begin with `prefix`, which tells shards apart. Splits follow the id without it: where shards share an image,
-    they agree on its split.
+    Names of one image below `root` are one, however they are spelled. Ids begin with `prefix`, which tells shards
+    apart. Splits follow the id without it, or the image where none is given: where shards share an image, they agree
+    on its split.
     """
 
-    def __init__(self, split_shares: Mapping[str, float], prefix: str = "", source: str = "") -> None:
-        self._shares, self._prefix, self._source = split_shares, prefix, source
+    def __init__(self, root: Root, split_shares: Mapping[str, float], prefix: str = "", source: str = "") -> None:
+        self._root, self._shares, self._prefix, self._source = root, split_shares, prefix, source
         self._drafts: dict[str, Draft] = {}
         self._owners: dict[str, str] = {}  # id -> image
         self._brought: set[str] = set()  # ids of items that brought their image
@@ -80,11 +80,11 @@ class Grouping:
 
     def _add(self, item: Item) -> Draft:
         if item.data is not None:
-            draft = self._start(item.image, item)
+            draft = self._start(item.image, item.image, item)
         else:
-            key = key_of(item.image)
+            name, key = self._root.named(item.image)
             if key not in self._drafts:
-                self._drafts[key] = self._start(key, item)
+                self._drafts[key] = self._start(name, key, item)
             draft = self._drafts[key]
         if item.split and item.split != draft.split:
             raise Rejected(
@@ -98,12 +98,12 @@ class Grouping:
         self.fixes.update(item.fixes)
         return draft
 
-    def _start(self, image: str, item: Item) -> Draft:
+    def _start(self, image: str, key: str, item: Item) -> Draft:
         identity = item.id or image.strip()
         owner = self._owners.setdefault(identity, image)
         if owner != image or (item.data is not None and identity in self._brought):
-            raise Rejected(Reason.DUPLICATE_ID, f"id {identity!r} is that of {owner}")
-        split = item.split or split_of(unicodedata.normalize("NFC", identity), self._shares)
+            raise Rejected(Reason.DUPLICATE_ID, f"id {identity[:200]!r} is that of {owner[:200]}")
+        split = item.split or split_of(unicodedata.normalize("NFC", item.id or key.strip()), self._shares)
         if split not in self._splits and len(self._splits) >= MAX_SPLITS:
             raise Rejected(Reason.BAD_VALUE, f"split {split!r} is one more than {MAX_SPLITS}; see --split-field")
         self._splits.add(split)
@@ -111,11 +111,6 @@ class Grouping:
             self._brought.add(identity)
         source = item.source or self._source
         return Draft(image, item.data, self._prefix + identity, split, source, item.box_file, {}, [], (), [])
-
-
-def key_of(image: str) -> str:
-    """What the names of one image have in common."""
-    return image if "://" in image else posixpath.normpath(image)
 
 
 def split_of(identity: str, shares: Mapping[str, float]) -> str:
@@ -150,6 +145,7 @@ def prepare(draft: Draft, root: Root, options: pictures.PictureOptions, stored: 
         name, data = "", draft.data
         if data is None:
             name, data = pictures.fetch(root, places_of(draft.image))
+        pictures.check_not_empty(data)
         regions = pictures.boxes_beside(root, name) if draft.box_file and name else draft.regions
         picture = pictures.checked(data, options, fixes)
         fitted = _stored(draft, picture, stored, fixes) or detections.Fitted(

@@ -9,24 +9,25 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from wenlan_jax.data import contact_sheet, headers, images, ingest, pictures, readers, roots, sources
-from wenlan_jax.data.builders import registry as builders
+from wenlan_jax.data import contact_sheet, headers, images, ingest, named_sets, pictures, readers, roots, sources
 from wenlan_jax.data.findings import Findings
 from wenlan_jax.data.formats import files, registry
 from wenlan_jax.data.readers import Fault, Reason, Rejected
 from wenlan_jax.data.records import Question, Region, Text
+from wenlan_jax.errors import WenlanError
 
 T = TypeVar("T")
 
 _WRONG_SIZE = "its record says {} x {} pixels, the picture {} x {}"
 
 
-class InspectError(ValueError):
+class InspectError(WenlanError, ValueError):
     """A place that holds no data set; the message says what would be one."""
 
 
@@ -88,6 +89,11 @@ class Packed:
             (split, sources.open_source(place, split, data_dir)) for split, count in self.records.items() if count
         ]
 
+    def count(self, limit: int | None) -> int | None:
+        """How many `look` gives."""
+        total = sum(self.records.values())
+        return min(limit or total, total)
+
     def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
         """The records, `limit` of them evenly spaced; nothing is `broken` before its picture is opened."""
         wanted, before = _evenly(sum(self.records.values()), limit), 0
@@ -121,10 +127,17 @@ class Raw:
         self._root = roots.Root(place, options.allow_remote, options.allow_links)
         self.records: dict[str, int] = {}
 
+    @functools.cached_property
+    def _total(self) -> int:
+        return sum(not isinstance(entry, Fault) for entry in self._entries())
+
+    def count(self, limit: int | None) -> int | None:
+        """How many `look` gives; None where that is not known before, which is without `limit`."""
+        return min(limit, self._total) if limit else None
+
     def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
         """The drafts, `limit` of them evenly spaced, for which all is read twice; `broken` takes what is none."""
-        total = sum(not isinstance(entry, Fault) for entry in self._entries()) if limit else None
-        wanted = _evenly(total, limit) if total is not None else None
+        wanted = _evenly(self._total, limit) if limit else None
         counts: collections.Counter[str] = collections.Counter()
         number = 0
         for entry in self._entries():
@@ -141,7 +154,7 @@ class Raw:
         for shard in self._shards:
             prefix = f"{shard.name}/" if len(self._shards) > 1 else ""
             items = shard.read_up_to_damage(must_begin=False, item=shard.name)
-            yield from ingest.Grouping({}, prefix).group(items)
+            yield from ingest.Grouping(self._root, {}, prefix).group(items)
 
     def _seen(self, draft: ingest.Draft) -> Seen:
         def load() -> bytes:
@@ -160,8 +173,8 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
     """
     data: Packed | Raw = Packed(options.place, options.data_dir) if is_packed(options.place) else Raw(options)
     found = Findings(options.place, data.layout, options.decode)
-    cards: Evenly[contact_sheet.Card] = Evenly(options.cards)
-    for seen in data.look(options.limit, found.add_broken):
+    cards: Evenly[contact_sheet.Card] = Evenly(options.cards, data.count(options.limit))
+    for number, seen in enumerate(data.look(options.limit, found.add_broken)):
         found.add_texts(seen.source, seen.texts)
         found.add_marks(seen.regions, seen.questions, seen.widths)
         try:
@@ -169,7 +182,7 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
         except Rejected as rejected:
             found.add_broken(Fault(0, rejected.reason, rejected.detail, seen.name))
             continue
-        if cards.next_is_wanted():
+        if cards.next_is_wanted(number):
             with contextlib.suppress(images.CorruptImage):  # counted where pictures are decoded
                 cards.add(_card(seen, content))
     found.records = data.records
@@ -182,12 +195,13 @@ def is_packed(place: str) -> bool:
     """Whether `place` is a prepared directory or the name of a data set that can be."""
     folder = Path(place)
     prepared = (folder / "dataset_info.json").is_file() or any(folder.glob("*/dataset_info.json"))
-    return prepared or builders.is_named(place) or place.split("/")[0] == sources.EMBEDDED
+    return prepared or named_sets.is_named(place)
 
 
 def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
     """The bytes of a picture, after its header and, with `decode`, all of it were found to be sound."""
     data = seen.load()
+    pictures.check_not_empty(data)
     try:
         header = headers.read(data)
     except headers.UnknownSize as error:
@@ -225,14 +239,20 @@ def _evenly(total: int, limit: int | None) -> Callable[[int, int], list[int]]:
 
 
 class Evenly(Generic[T]):
-    """Keeps `most` or fewer of a stream of unknown length, evenly spaced: of more, every other is dropped."""
+    """Keeps `most` or fewer of a stream, evenly spaced.
 
-    def __init__(self, most: int) -> None:
-        self._most, self._stride, self._offered = most, 1, 0
+    Of a stream of `total`, `most` are wanted, and where one is missing the next. Of one of unknown length every other
+    is dropped where they are more.
+    """
+
+    def __init__(self, most: int, total: int | None = None) -> None:
+        self._most, self._total, self._stride, self._offered = most, total, 1, 0
         self.kept: list[T] = []
 
-    def next_is_wanted(self) -> bool:
-        """Whether the next of the stream is to be added; counts it."""
+    def next_is_wanted(self, number: int = 0) -> bool:
+        """Whether the one of this number in the stream is to be added, of those without a fault; counts them."""
+        if self._total is not None:
+            return len(self.kept) < min(self._most, -(-(number + 1) * self._most // max(1, self._total)))
         self._offered += 1
         return (self._offered - 1) % self._stride == 0
 

@@ -45,10 +45,16 @@ def _folded(spelling: str) -> str:
 _CODES = {_folded(word): code for code, words in _SPELLINGS.items() for word in words.split()}
 
 
+_NONE = frozenset(("nolang", "unknown", "undefined", "und"))
+"""What data sets write where the language was not found, as LAION does."""
+
+
 @functools.lru_cache(maxsize=4096)
 def code(spelling: str) -> str:
-    """The code of a language by any of its spellings; "" for "". Raises ValueError with what to write instead."""
+    """The code of a language by any of its spellings; "" for none. Raises ValueError with what to write instead."""
     folded = _LOCALE.sub("", _folded(spelling))
+    if folded in _NONE:
+        return ""
     if known := known_code(folded):
         return known
     if folded and not _CODE.fullmatch(folded):

@@ -34,10 +34,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_check
 
 import cv2
 import numpy as np
+from jaxtyping import Float64, UInt8
 
 from wenlan_jax import host_memory
 from wenlan_jax.data import images, records
 from wenlan_jax.data.mixture import Mixture, Row, Wanted
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -53,7 +55,7 @@ MAX_REPLACEMENTS = 1000
 """Bad records in a row after which a search for the next good one is given up."""
 
 
-class BadRecord(ValueError):  # noqa: N818
+class BadRecord(WenlanError, ValueError):  # noqa: N818
     """A record that cannot become an example: its image is damaged, or none of its texts is wanted."""
 
 
@@ -64,7 +66,7 @@ PLENTY = 2**33
 """Bytes of shared memory that are enough without a look at the batch."""
 
 
-class SharedMemoryError(ValueError):
+class SharedMemoryError(WenlanError, ValueError):
     """Batches of the configured data processes do not fit into shared memory."""
 
 
@@ -125,12 +127,26 @@ class Pictures:
 
     def write(self, record: records.Record, batch: Batch, row: int) -> None:
         """Puts the picture of `record` and its boxes into `row` of `batch`. Raises `images.CorruptImage`."""
+        boxes = [region.box for region in record.regions] if self.box_limit else ()
+        self.write_image(record.image, np.array(boxes, np.float64).reshape(-1, 4), batch, row)
+
+    def write_image(
+        self,
+        image: bytes | UInt8[np.ndarray, "height width 3"],
+        boxes: Float64[np.ndarray, "boxes 4"],
+        batch: Batch,
+        row: int,
+    ) -> None:
+        """Puts an encoded image, or its pixels, into `row` of `batch`, with `boxes` in its pixels where they are kept.
+
+        Raises `images.CorruptImage`.
+        """
         exact = self.averaging == "exact"
-        height, width = images.read_square(record.image, self.antialias, exact, batch["image"][row], self.enlarge)
+        write = images.read_square if isinstance(image, bytes) else images.write_square
+        height, width = write(image, self.antialias, exact, batch["image"][row], self.enlarge)  # type: ignore[arg-type]
         if not self.enlarge:
             batch["image_sides"][row] = min(height, self.size), min(width, self.size)
         if self.box_limit:
-            boxes = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
             batch["boxes"][row], batch["box_mask"][row] = images.normalise_boxes(boxes, width, height, self.box_limit)
 
 

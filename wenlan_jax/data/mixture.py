@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from wenlan_jax.data import order, records
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -21,7 +22,7 @@ LARGEST_ID = 2**31 - 1
 """Ids of pictures are int32 on the accelerator."""
 
 
-class MixtureError(ValueError):
+class MixtureError(WenlanError, ValueError):
     """Parts that cannot be mixed; the message names the field and the remedy."""
 
 

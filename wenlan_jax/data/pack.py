@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import shutil
@@ -129,8 +130,9 @@ def pack(options: PackOptions) -> PackReport:
             parts.assemble(directory, [report["written"] for report in reports], "Packed by `wenlan pack`")
             _finish(options, report, len(shards), directory)
     except OSError as error:
+        remedy = "free the space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
         raise PackError(
-            f"{options.out}: cannot be written ({error.strerror or error}); free the space or choose another place"
+            f"{options.out}: cannot be written ({error.strerror or error}); {remedy} another place"
         ) from error
     return report
 
@@ -140,10 +142,11 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
     workers = options.workers
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
-    stored = options.regions and options.regions.knowing(_pictures(shards))
+    root = roots.Root(options.image_root, options.allow_remote, options.allow_links)
+    stored = options.regions and options.regions.knowing(_pictures(shards, root))
     target = packing.Target(
         directory=directory,
-        root=roots.Root(options.image_root, options.allow_remote, options.allow_links),
+        root=root,
         source=options.source or options.out.resolve().name,
         split_shares=options.split_shares,
         pictures=options.pictures,
@@ -167,8 +170,8 @@ def _run(options: PackOptions, shards: Sequence[readers.Shard], directory: Path)
     return reports
 
 
-def _pictures(shards: Sequence[readers.Shard]) -> Iterator[tuple[str, str, str]]:
-    """Id, name and identity of every picture of a pack: two names are two pictures, and so are two that are brought."""
+def _pictures(shards: Sequence[readers.Shard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
+    """Id, name and identity of every picture of a pack: names of two files are two, and so are any that are brought."""
     beat = pulse.Pulse()
     for shard in shards:
         for item in shard.read_up_to_damage(must_begin=False):
@@ -176,7 +179,7 @@ def _pictures(shards: Sequence[readers.Shard]) -> Iterator[tuple[str, str, str]]
                 pulse.say(f"{_JOB}: which pictures take which regions; {shard.name}, line {item.number}")
             if isinstance(item, readers.Item):
                 brought = item.data is not None
-                identity = f"{shard.name}:{item.number}" if brought else ingest.key_of(item.image)
+                identity = f"{shard.name}:{item.number}" if brought else root.named(item.image)[1]
                 yield item.id or item.image, item.image, identity
 
 
@@ -261,8 +264,10 @@ def _check(options: PackOptions) -> None:
 
 def _check_shares(shares: Mapping[str, float]) -> None:
     for name, share in shares.items():
-        if not readers.SPLIT_NAME.fullmatch(name) or not 0.0 < share <= 1.0:
-            raise PackError(f"split {name}={share}: needs a name of letters, digits and _ and a share in (0, 1]")
+        if why := readers.split_fault(name):
+            raise PackError(f"--split: {why}")
+        if not 0.0 < share <= 1.0:
+            raise PackError(f"--split {name}={share:g}: needs a share in (0, 1]")
     if sum(shares.values()) > 1.0:
         raise PackError(f"the split shares add up to {sum(shares.values()):g}, more than 1")
 

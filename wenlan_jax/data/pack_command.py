@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 from pathlib import Path
 
-from wenlan_jax.arguments import whole
+from wenlan_jax.arguments import text, whole
 from wenlan_jax.data import pack, packing, pictures, readers, roots
 from wenlan_jax.data.formats import registry
 from wenlan_jax.data.regions import stored
@@ -56,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write; an earlier pack is replaced")
     parser.add_argument("--images", help="directory or URL of the images (default: that of the first input)")
     parser.add_argument("--format", choices=tuple(registry.FORMATS), help="default: found from the first input")
-    parser.add_argument("--source", default=usual.source, help="source of records that name none (default: OUT's name)")
+    parser.add_argument(
+        "--source", type=text, default=usual.source, help="source of records that name none (default: OUT's name)"
+    )
     parser.add_argument(
         "--split",
         type=_shares,
@@ -83,7 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_text_arguments(group: argparse._ArgumentGroup, usual: readers.ReadOptions) -> None:
     """Declares the options of how texts are read."""
     group.add_argument(
-        "--language", default=usual.language, help="language of texts that name none, e.g. zh; any usual spelling"
+        "--language",
+        type=text,
+        default=usual.language,
+        help="language of texts that name none, e.g. zh; any usual spelling",
     )
     group.add_argument(
         "--encoding",
@@ -126,18 +132,22 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: pictures.Pictu
 def add_trust_arguments(group: argparse._ArgumentGroup) -> None:
     """Declares how far names of images in data are followed."""
     group.add_argument(
-        "--allow-remote",
+        roots.ALLOW_REMOTE,
         action="store_true",
         help=f"fetch images that data names by address ({', '.join(roots.REMOTE)})",
     )
     group.add_argument(
-        "--allow-links", action="store_true", help="follow links that lead out of the directory of the images"
+        roots.ALLOW_LINKS,
+        action="store_true",
+        help="follow links that lead out of the directory of the images, or out of that of stored regions",
     )
 
 
 def add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) -> None:
     """Declares the options of where in a record each part is."""
-    group.add_argument("--image-field", default=usual.image, metavar="FIELD", help="path (default: %(default)s)")
+    group.add_argument(
+        "--image-field", type=text, default=usual.image, metavar="FIELD", help="path (default: %(default)s)"
+    )
     group.add_argument(
         "--text-field",
         action="append",
@@ -146,8 +156,10 @@ def add_field_arguments(group: argparse._ArgumentGroup, usual: readers.Fields) -
         help="texts and their kind, e.g. descriptive or weak; may be given several times (default: caption)",
     )
     for name in ("id", "split", "language", "kind", "source"):
-        group.add_argument(f"--{name}-field", metavar="FIELD", help=f"{name} (default: {name}, where present)")
-    group.add_argument("--box-field", metavar="FIELD", help="boxes [[x1, y1, x2, y2], ...] in pixels")
+        group.add_argument(
+            f"--{name}-field", type=text, metavar="FIELD", help=f"{name} (default: {name}, where present)"
+        )
+    group.add_argument("--box-field", type=text, metavar="FIELD", help="boxes [[x1, y1, x2, y2], ...] in pixels")
 
 
 def _add_region_arguments(group: argparse._ArgumentGroup) -> None:
@@ -193,7 +205,11 @@ def run(args: argparse.Namespace) -> int:
 def _regions(args: argparse.Namespace) -> stored.Stored | None:
     if (args.regions is None) != (args.regions_format is None):
         raise packing.PackError("--regions and --regions-format go together; name both")
-    return None if args.regions is None else stored.Stored(args.regions, args.regions_format, args.regions_key)
+    return (
+        None
+        if args.regions is None
+        else stored.Stored(args.regions, args.regions_format, args.regions_key, links=args.allow_links)
+    )
 
 
 def read_options(args: argparse.Namespace) -> readers.ReadOptions:
@@ -219,7 +235,7 @@ def read_options(args: argparse.Namespace) -> readers.ReadOptions:
 
 
 def _text_field(value: str) -> tuple[str, str]:
-    name, _, kind = value.partition("=")
+    name, _, kind = text(value).partition("=")
     if not name:
         raise argparse.ArgumentTypeError(f"{value!r} is not FIELD or FIELD=KIND")
     return name, kind or readers.DEFAULT_KIND
@@ -227,7 +243,10 @@ def _text_field(value: str) -> tuple[str, str]:
 
 def _shares(value: str) -> dict[str, float]:
     try:
-        pairs = [part.split("=") for part in value.split(",")]
-        return {name.strip(): float(share) for name, share in pairs}
+        pairs = [(name.strip(), float(share)) for name, share in (part.split("=") for part in value.split(","))]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{value!r} is not NAME=SHARE,NAME=SHARE") from error
+    for name, count in collections.Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise argparse.ArgumentTypeError(f"{value!r} names {name!r} {count} times; give one share")
+    return dict(pairs)

@@ -15,6 +15,7 @@ from wenlan_jax.data import ingest, parts, pictures, places, pulse
 from wenlan_jax.data.readers import Fault, Rejected, Shard
 from wenlan_jax.data.regions.stored import Stored
 from wenlan_jax.data.roots import Root
+from wenlan_jax.errors import WenlanError
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ _WINDOW_BYTES = 1 << 28
 """Of the images that wait for their turn, where the input brings them."""
 
 
-class PackError(ValueError):
+class PackError(WenlanError, ValueError):
     """A pack that cannot be made; the message says why and what to do."""
 
 
@@ -79,7 +80,7 @@ class _ShardJob:
         self._sources: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self._first_fault = ""
         prefix = "" if target.sole else f"{shard.name}/"
-        self._grouping = ingest.Grouping(target.split_shares, prefix, target.source)
+        self._grouping = ingest.Grouping(target.root, target.split_shares, prefix, target.source)
 
     def run(self) -> dict[str, Any]:
         before = stamps(self._shard)

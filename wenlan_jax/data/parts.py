@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax.data import records
+from wenlan_jax.errors import WenlanError
 
 RECORDS_PER_FILE = 4096
 NAME = "pairs"
@@ -21,7 +22,7 @@ _PARTS = "parts"
 _LAYOUT = "group_size:1,uncompressed"  # records are read one by one, and pictures do not shrink further
 
 
-class PartError(ValueError):
+class PartError(WenlanError, ValueError):
     """Parts that do not fit together; the message names the file and the remedy."""
 
 

@@ -78,10 +78,15 @@ def fetch(root: Root, names: Sequence[str]) -> tuple[str, bytes]:
         except ReadError as error:
             first = first or error
             continue
-        if not data:
-            raise Rejected(Reason.EMPTY_IMAGE, f"{printable(name)}: a file of 0 bytes")
+        check_not_empty(data, f"{printable(name)}: ")
         return name, data
     raise Rejected(Reason.MISSING_IMAGE, printable(str(first))) from first
+
+
+def check_not_empty(data: bytes, where: str = "") -> None:
+    """Raises Rejected for an image without bytes, which `where` names."""
+    if not data:
+        raise Rejected(Reason.EMPTY_IMAGE, f"{where}a picture of 0 bytes")
 
 
 def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:

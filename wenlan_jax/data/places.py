@@ -17,11 +17,13 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
+from wenlan_jax.errors import WenlanError
+
 _PATIENCE = 1.0
 """Seconds that a lock is waited for."""
 
 
-class PlaceError(ValueError):
+class PlaceError(WenlanError, ValueError):
     """A directory that cannot be written; the message says why and what to do."""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from wenlan_jax.data import languages
 from wenlan_jax.data.records import Question, Region, Text
+from wenlan_jax.errors import WenlanError
 
 Row = Mapping[str, Any]
 Box = tuple[float, float, float, float]
@@ -29,7 +30,7 @@ KINDS = (
 )
 """Words that name a kind of text where a file's name tells it."""
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif", "tif", "tiff")
-SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]{0,63}")  # TFDS means every split by "all"
+SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 _NAME_LIMIT = 4096  # characters of an id, a source, a kind
@@ -57,7 +58,7 @@ class Reason(enum.StrEnum):
     DAMAGED_SHARD = "damaged_shard"
 
 
-class ReadError(ValueError):
+class ReadError(WenlanError, ValueError):
     """An input that cannot be read, or no further; the message names the file and the remedy."""
 
 
@@ -228,8 +229,8 @@ def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text
     texts += [text for name, kind in present.items() for text in texts_of(row[name], name, kind, language)]
     regions, dropped = regions_of(row.get(fields.boxes) if fields.boxes else None)
     split = _optional(row, fields.split, "split")
-    if split and not SPLIT_NAME.fullmatch(split):
-        raise Rejected(Reason.BAD_VALUE, f"split {split[:80]!r} is not a name of up to 64 letters, digits and _")
+    if split and (why := split_fault(split)):
+        raise Rejected(Reason.BAD_VALUE, why)
     kept, fixes = kept_texts(texts, options)
     return Item(
         number=number,
@@ -241,6 +242,13 @@ def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text
         regions=regions,
         fixes={**fixes, "box_malformed_dropped": dropped},
     )
+
+
+def split_fault(name: str) -> str:
+    """Why `name` cannot be that of a split; "" where it can."""
+    if name == "all":
+        return "split 'all' would mean every split to TFDS; take another name"
+    return "" if SPLIT_NAME.fullmatch(name) else f"split {name[:80]!r} is not a name of up to 64 letters, digits and _"
 
 
 def texts_of(value: Any, name: str, kind: str, language: str) -> Iterator[Text]:
@@ -282,7 +290,7 @@ def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
     """The boxes `[[x1, y1, x2, y2], ...]` of a row, and the number of those that are not four finite numbers."""
     if isinstance(value, str):
         try:
-            value = json.loads(value or "[]")
+            value = json_value(value or "[]")
         except (ValueError, RecursionError) as error:
             raise Rejected(Reason.BAD_VALUE, f"boxes are not JSON: {error}") from error
     if not isinstance(value, list | None):
@@ -291,6 +299,21 @@ def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
         Region((float(x1), float(y1), float(x2), float(y2))) for x1, y1, x2, y2 in filter(_is_box, value or ())
     )
     return regions, len(value or ()) - len(regions)
+
+
+def json_value(text: str) -> Any:
+    """What JSON stands for; whole numbers of thousands of digits, which Python does not read, are infinite."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise
+        return json.loads(text, parse_int=whole_number)
+
+
+def whole_number(digits: str) -> int | float:
+    """A whole number in JSON; infinite, as JSON's 1e999 is, where it has thousands of digits."""
+    return int(digits) if len(digits) <= _NAME_LIMIT else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
 def image_name(value: Any, name: str) -> str:
@@ -328,6 +351,11 @@ def check_unicode(value: str) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         bad = value[error.start]
+        if not 0xDC00 <= ord(bad) <= 0xDCFF:  # no byte that could not be read, but written so, as JSON can
+            raise Rejected(
+                Reason.WRONG_ENCODING,
+                f"half of a surrogate pair (U+{ord(bad):04X}) at character {error.start} is no text; correct the data",
+            ) from error
         raise Rejected(
             Reason.WRONG_ENCODING,
             f"not of the expected encoding at character {error.start} (U+{ord(bad):04X} stands for it); see --encoding",
@@ -349,8 +377,10 @@ def _optional(row: Row, name: str | None, usual: str) -> str:
     # A column of numbers that lacks some, as pandas keeps it; beyond 2^53 a float stands for several numbers.
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         value = int(value)
+    if value in (math.inf, -math.inf):
+        raise Rejected(Reason.BAD_VALUE, f"field {name or usual!r}: a number too large, or of thousands of digits")
     if isinstance(value, int) and not isinstance(value, bool):
-        return _number(value)
+        return str(value)
     if not isinstance(value, str):
         raise Rejected(
             Reason.BAD_VALUE,
@@ -359,13 +389,6 @@ def _optional(row: Row, name: str | None, usual: str) -> str:
     if len(value) > _NAME_LIMIT:
         raise Rejected(Reason.BAD_VALUE, f"field {name or usual!r}: more than {_NAME_LIMIT} characters")
     return clean(value)
-
-
-def _number(value: int) -> str:
-    try:
-        return str(value)
-    except ValueError as error:  # Python refuses to write out thousands of digits
-        raise Rejected(Reason.BAD_VALUE, str(error)) from error
 
 
 def _is_visible(text: str) -> bool:

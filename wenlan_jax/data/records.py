@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from wenlan_jax.data import languages
+from wenlan_jax.errors import WenlanError
 
 Features = Float16[np.ndarray, "regions width"]
 Classes = Float16[np.ndarray, "regions classes"]
@@ -23,7 +24,7 @@ ARRAYS = ("region_features", "region_classes")
 """Fields that directories packed before there were any do not have; such records are read with None."""
 
 
-class RecordError(ValueError):
+class RecordError(WenlanError, ValueError):
     """A record that contradicts itself; the message names its id and the field."""
 
 

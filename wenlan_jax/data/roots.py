@@ -12,13 +12,15 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.readers import ReadError, Reason, Rejected, printable
 
 REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "hf")
 """Schemes of the addresses that data may name where the user allows it: web servers and object stores."""
+
+ALLOW_REMOTE, ALLOW_LINKS = "--allow-remote", "--allow-links"
 
 _LOCAL_SCHEME = "file://"
 
@@ -30,12 +32,14 @@ class Root:
     remote: names may also be addresses of one of REMOTE.
     links: links may lead out of the folder.
     linked: folders below it that may themselves be links, since the user set them.
+    options: those by which the user can allow more, named where a name is refused.
     """
 
     place: str
     remote: bool = False
     links: bool = False
     linked: tuple[str, ...] = ()
+    options: tuple[str, ...] = (ALLOW_REMOTE, ALLOW_LINKS)
 
     def read(self, name: str, limit: int) -> bytes:
         """The first `limit` bytes of what `name` names.
@@ -47,6 +51,22 @@ class Root:
         if files.is_url(self.place) and not self.place.startswith(_LOCAL_SCHEME):
             return _first_of([posixpath.join(self.place, one) for one in self._below_address(name)], limit)
         return files.read_local(self._path(name), limit)
+
+    def named(self, name: str) -> tuple[str, str]:
+        """A name in short, below this root, and what all names of the same file have in common.
+
+        Addresses, and names that lead elsewhere, have themselves in common.
+        """
+        if "://" in name:
+            return name, name
+        short = posixpath.normpath(name)
+        if files.is_url(self.place) and not self.place.startswith(_LOCAL_SCHEME):
+            return short, unicodedata.normalize("NFC", short)
+        try:
+            short = self._inside(name)
+            return short, os.path.relpath(os.path.realpath(self._path(name)), _real(os.path.abspath(self._base)))
+        except (Rejected, OSError):
+            return short, short
 
     def has(self, name: str) -> bool:
         """Whether there may be something of that name; an address is asked when it is read."""
@@ -60,34 +80,48 @@ class Root:
         if scheme not in REMOTE or "::" in name:
             raise _refused(name, f"data may name no address but plain ones of {', '.join(REMOTE)}")
         if not self.remote:
-            raise _refused(name, "data names an address; --allow-remote fetches such")
+            raise _refused(name, "data names an address" + self._remedy(ALLOW_REMOTE, "fetches"))
         return f"{scheme}://{rest}"
 
     def _below_address(self, name: str) -> Iterator[str]:
         """What `name` may be called below an address, in the order to try."""
         path = posixpath.normpath(name)
-        if path.startswith(("/", "..")) or "::" in path:
+        if path.startswith(("/", "..")) or "::" in path or _has_dots(path):
             raise _refused(name, f"not below {self.place}")
         if not self.place.startswith(("http://", "https://")):
             yield from forms(path)
             return
+        if _has_dots(unquote(path)):  # servers and clients go where `%2e%2e` leads
+            raise _refused(name, f"not below {self.place}")
         for form in forms(path):
             yield quote(form)
         if quote(path, safe="/%") == path:  # it was quoted when it was written down
             yield path
 
+    @property
+    def _base(self) -> str:
+        return self.place.removeprefix(_LOCAL_SCHEME)
+
+    def _inside(self, name: str) -> str:
+        """A name as it is from the folder on. Raises Rejected for one that leads out of it."""
+        base = os.path.abspath(self._base)
+        inside = os.path.relpath(os.path.normpath(os.path.join(base, name)), base)
+        if inside != os.curdir and _has_dots(inside):
+            raise _refused(name, f"not below {self._base}")
+        return inside
+
     def _path(self, name: str) -> str:
-        base = self.place.removeprefix(_LOCAL_SCHEME)
-        inside = os.path.relpath(os.path.normpath(os.path.join(os.path.abspath(base), name)), os.path.abspath(base))
-        if inside.split(os.sep)[0] == os.pardir:
-            raise _refused(name, f"not below {base}")
+        base, inside = self._base, self._inside(name)
         path = _existing(base, inside)
         if self.links:
             return path
         real = os.path.realpath(path)
         if not any(_is_below(real, _real(os.path.join(os.path.abspath(base), one))) for one in ("", *self.linked)):
-            raise _refused(name, f"a link that leads out of {base}; --allow-links follows such")
+            raise _refused(name, f"a link that leads out of {base}" + self._remedy(ALLOW_LINKS, "follows"))
         return real
+
+    def _remedy(self, option: str, does: str) -> str:
+        return f"; {option} {does} such" if option in self.options else ", and no option allows that"
 
 
 @functools.lru_cache(maxsize=64)
@@ -97,6 +131,11 @@ def _real(folder: str) -> str:
 
 def _refused(name: str, why: str) -> Rejected:
     return Rejected(Reason.UNTRUSTED_PLACE, f"{printable(name[:200])}: {why}")
+
+
+def _has_dots(path: str) -> bool:
+    """Whether a part of a normal path is `..`, `.` or nothing, or is taken for that by one who drops blanks."""
+    return any(_usual(part) in ("", os.curdir, os.pardir) for part in path.split("/"))
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -9,20 +9,18 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import os
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from wenlan_jax.data import places, records
-from wenlan_jax.data.builders import registry
-
-EMBEDDED = "wenlan_scenes"
-"""The data set that this package draws itself, on first use."""
+from wenlan_jax.data import named_sets, places, records
+from wenlan_jax.errors import WenlanError
 
 
-class SourceError(ValueError):
+class SourceError(WenlanError, ValueError):
     """Data that is missing, damaged or of another schema; the message names the file and the remedy."""
 
 
@@ -183,22 +181,14 @@ def open_source(spec: str, split: str, data_dir: Path) -> Source:
         raise SourceError(
             "data.source: names no data set; give --config.data.source=DIR or a name of `wenlan data list`"
         )
-    name = spec if _is_embedded(spec) or registry.is_named(spec) else Path(spec).name
+    name = spec if named_sets.is_named(spec) else Path(spec).name
     return TfdsSource(_prepared_directory(spec, Path(data_dir)), split, name)
 
 
-def _is_embedded(spec: str) -> bool:
-    return spec.split("/")[0] == EMBEDDED
-
-
 def _prepared_directory(spec: str, data_dir: Path) -> Path:
-    if _is_embedded(spec):
-        from wenlan_jax.data.scenes import builder
-
-        return builder.build(spec, data_dir)
     tried = [Path(spec), data_dir / spec]
-    if registry.is_named(spec) and not Path(spec).exists():
-        return registry.build(spec, data_dir)
+    if named_sets.is_named(spec) and (named_sets.is_drawn(spec) or not Path(spec).exists()):
+        return named_sets.build(spec, data_dir)
     for place in tried:
         versions = sorted(file.parent for file in place.glob("*/dataset_info.json"))
         if (place / "dataset_info.json").is_file():
@@ -210,7 +200,7 @@ def _prepared_directory(spec: str, data_dir: Path) -> Path:
     looked = " and ".join(str(place) for place in dict.fromkeys(tried))
     raise SourceError(
         f"data set {spec!r} not found: no dataset_info.json in {looked}; "
-        f"make one from your pairs with `wenlan pack`, or use {EMBEDDED}/s64"
+        f"make one from your pairs with `wenlan pack`, or use {named_sets.SCENES}/s64"
     )
 
 
@@ -250,9 +240,15 @@ def open_builder(directory: Path) -> Any:
     """The read-only TFDS builder of a prepared directory, whose fields must be ours."""
     import tensorflow_datasets as tfds
 
+    if not os.path.isfile(Path(directory) / "dataset_info.json"):
+        raise SourceError(f"{directory}: {_what_is_there(Path(directory))}")
     try:
         builder = tfds.builder_from_directory(str(directory))
         stored = set(builder.info.features or ())
+    except OSError as error:  # of rights, or of the disk
+        raise SourceError(
+            f"{directory}: cannot be read ({error.strerror or error}); see to that and try again"
+        ) from error
     except Exception as error:  # TFDS raises many kinds for a damaged dataset_info.json or features.json
         raise SourceError(f"{directory}: cannot be opened ({error}); remove it, then build or pack it again") from error
     missing = set(records.features()) - set(records.ARRAYS) - stored
@@ -262,6 +258,19 @@ def open_builder(directory: Path) -> Any:
             "convert it with `wenlan pack`"
         )
     return builder
+
+
+def _what_is_there(directory: Path) -> str:
+    """Why a directory is no data set."""
+    if not os.path.lexists(directory):
+        return "no such directory; name one that `wenlan pack` made"
+    if not os.path.isdir(directory):
+        return "not a directory; name one that `wenlan pack` made"
+    if not os.access(directory, os.R_OK | os.X_OK):
+        return "cannot be read; see to its rights"
+    if below := sorted(str(file.parent) for file in directory.glob("*/dataset_info.json")):
+        return f"no data set itself; name {' or '.join(below[:3])}"
+    return "no data set, it has no dataset_info.json; name a directory that `wenlan pack` made"
 
 
 def _split_names(builder: Any) -> str:

@@ -21,6 +21,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from wenlan_jax.errors import WenlanError
+
 TokenIds = Int32[np.ndarray, "texts length"]
 TokenMask = Bool[np.ndarray, "texts length"]
 
@@ -29,7 +31,7 @@ VOCAB_NAME = "vocab.txt"
 MODEL_SUFFIX = ".model"
 
 
-class TokenizerError(ValueError):
+class TokenizerError(WenlanError, ValueError):
     """A tokenizer file that is missing or cannot be used; the message names the file and the remedy."""
 
 

@@ -18,14 +18,17 @@ from typing import Any, TypeVar
 
 from wenlan_jax import notes
 from wenlan_jax.data import orphans, places, pulse
+from wenlan_jax.errors import WenlanError
 
 U = TypeVar("U")
 Report = dict[str, Any]
 
 _REPORTS, _IDENTITY = "reports", "identity.json"
+_SHOWN, _SHORT = 5, 80  # differences that an error names, and characters of a value in it
+_ABSENT = object()
 
 
-class UnitError(ValueError):
+class UnitError(WenlanError, ValueError):
     """A job that cannot go on; the message says why and what to do."""
 
 
@@ -86,12 +89,36 @@ def _begin(place: Path, identity: Mapping[str, Any], directory: Path) -> None:
         ) from error
     now = json.loads(wanted)
     if before != now:
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
         raise UnitError(
-            f"{directory}: holds unfinished work with other options ({told}); "
+            f"{directory}: holds unfinished work with other options ({_changes(before, now)}); "
             "repeat the command with those, or remove that directory"
         )
+
+
+def _changes(before: Report, now: Report) -> str:
+    """What differs between two identities: the fields themselves, a few of them, with short values."""
+    earlier, later = dict(_leaves(before, "")), dict(_leaves(now, ""))
+    changed = [name for name in {**earlier, **later} if earlier.get(name, _ABSENT) != later.get(name, _ABSENT)]
+    told = [f"{name} was {_short(earlier, name)}, is {_short(later, name)}" for name in changed[:_SHOWN]]
+    return "; ".join(told + [f"{len(changed) - _SHOWN} more"] * (len(changed) > _SHOWN))
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The values within objects, by their dotted names; lists of plain values are one."""
+    if isinstance(value, dict) and value:
+        inner = [(f"{name}.{key}" if name else str(key), of) for key, of in value.items()]
+    elif isinstance(value, list) and any(isinstance(of, dict | list) for of in value):
+        inner = [(f"{name}[{number}]", of) for number, of in enumerate(value)]
+    else:
+        yield name, value
+        return
+    for one, of in inner:
+        yield from _leaves(of, one)
+
+
+def _short(leaves: Mapping[str, Any], name: str) -> str:
+    told = repr(leaves[name]) if name in leaves else "absent"
+    return told if len(told) <= _SHORT else f"{told[: _SHORT - 3]}..."
 
 
 def _finished(

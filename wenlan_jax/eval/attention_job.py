@@ -12,21 +12,22 @@ from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, schema, single_data
 from wenlan_jax import mesh as meshes
+from wenlan_jax.console import say
 from wenlan_jax.data import images, sources
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.records import Text
 from wenlan_jax.data.sources import Source
 from wenlan_jax.data.text import Tokenizer, WordPiece
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import attention_picture
 from wenlan_jax.eval.trained import Model, Place, find, read
 from wenlan_jax.models.single_tower import attention
-from wenlan_jax.progress import say
-from wenlan_jax.run import data_dir
 from wenlan_jax.tasks.single import TOWER, Tower
+from wenlan_jax.training_data import data_dir
 
 
-class AttentionError(ValueError):
+class AttentionError(WenlanError, ValueError):
     """Records that are not there, or that say nothing in the wanted languages."""
 
 

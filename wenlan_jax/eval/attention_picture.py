@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from wenlan_jax import html_page
 from wenlan_jax.data import places
+from wenlan_jax.errors import WenlanError
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Weights = Float32[np.ndarray, " regions"]
@@ -35,7 +36,7 @@ _UNSPACED_SCRIPTS = ("CJK UNIFIED", "CJK COMPATIBILITY", "IDEOGRAPHIC ITERATION"
 _CONTINUED, _SPACE = "##", "\u2581"
 
 
-class AttentionPictureError(ValueError):
+class AttentionPictureError(WenlanError, ValueError):
     """Attention, boxes and words that do not belong together."""
 
 

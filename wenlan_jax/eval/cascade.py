@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from wenlan_jax.console import say
 from wenlan_jax.data.pulse import Pulse
 from wenlan_jax.eval import ranking, reranking, retrieval
 from wenlan_jax.eval.evaluate import Embedded
 from wenlan_jax.eval.reranking import CascadeRow, Orders, Pairs
-from wenlan_jax.progress import say
 
 TEXT_TO_IMAGE, IMAGE_TO_TEXT = "text_to_image", "image_to_text"
 

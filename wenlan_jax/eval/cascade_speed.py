@@ -21,8 +21,8 @@ from wenlan_jax.eval import evaluate
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.evaluate import Embedded
 from wenlan_jax.eval.trained import Model
-from wenlan_jax.run import data_dir
 from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.training_data import data_dir
 
 QUERIES = 20
 """Texts that are served alone, one after the other, for their latency; the median counts."""

@@ -9,9 +9,9 @@ import jax
 
 from wenlan_jax import compilation, distributed, notes, restore, run_data, schema, trees
 from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.console import say
 from wenlan_jax.eval import evaluations
 from wenlan_jax.eval.trained import SECTIONS
-from wenlan_jax.progress import say
 
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.sources import Source
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.models.single_tower import MATCH
-from wenlan_jax.run import Run
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single import Tower
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, notes, restore, schema
 from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.console import say
 from wenlan_jax.data import places, pulse, sources
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import evaluate
 from wenlan_jax.eval.trained import SECTIONS
-from wenlan_jax.progress import say
-from wenlan_jax.run import data_dir
+from wenlan_jax.training_data import data_dir
 
 NOTE = "embeddings.json"
 
 
-class EmbedError(ValueError):
+class EmbedError(WenlanError, ValueError):
     """Embeddings that cannot be written; the message says why and what to do."""
 
 
@@ -49,7 +50,14 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     state = trained.read("params", "batch_stats")
     evaluator = evaluate.Evaluator(current, trained.tokenizer)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, _made_by(trained, config))
+    with places.holding(out) if jax.process_index() == 0 else contextlib.nullcontext():
+        _claim(out, _made_by(trained, config))
+        _embed(evaluator, state, config, out, splits)
+
+
+def _embed(
+    evaluator: evaluate.Evaluator, state: Mapping[str, Any], config: schema.Config, out: Path, splits: Sequence[str]
+) -> None:
     for split in splits or sources.split_sizes(config.data.source, data_dir(config)):
         for name, parts in evaluator.parts(state["params"], state["batch_stats"], split).items():
             file = out / f"{split}.{name}.npy"

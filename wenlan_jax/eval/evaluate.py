@@ -18,8 +18,9 @@ from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval import ranks, retrieval
-from wenlan_jax.run import Run, data_dir
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.training_data import data_dir
 
 
 @dataclasses.dataclass(frozen=True)

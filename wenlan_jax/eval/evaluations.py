@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
@@ -12,32 +11,10 @@ from wenlan_jax import config as configs
 from wenlan_jax import schema
 from wenlan_jax.data import sources
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import evaluate, ranks, report
-from wenlan_jax.run import Run, data_dir
-
-
-@runtime_checkable
-class Evaluation(Protocol):
-    """How a task is measured on the splits of its data; compiles what it needs once."""
-
-    what: str
-    """In a word or two, for the log."""
-
-    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Any]:
-        """Metrics of `split` by name, the split in the name, and what the pages show of it."""
-        ...
-
-    def one_line(self, scores: Mapping[str, float], split: str) -> str:
-        """The metrics of a split for the log."""
-        ...
-
-    def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """The metrics of several splits for the end."""
-        ...
-
-    def write_pages(self, out: Path, found: Sequence[Any]) -> None:
-        """Writes what a person would rather look at into `out`; `found` is what `score` gave with the metrics."""
-        ...
+from wenlan_jax.eval import evaluate, gallery_queries, ranks, report
+from wenlan_jax.eval.evaluation import Evaluation
+from wenlan_jax.tasks.run import Run
+from wenlan_jax.training_data import data_dir
 
 
 class Retrieval:
@@ -65,7 +42,7 @@ class Retrieval:
         """The ranks of all queries of each split, and the gallery of the first one."""
         for one in found:
             ranks.write(out, one.split, one.ranks)
-        report.write_gallery(out, self._config, [one.embedded for one in found])
+        gallery_queries.write_gallery(out, self._config, [one.embedded for one in found])
 
 
 def check(config: schema.Config, training: bool = False) -> None:
@@ -76,6 +53,8 @@ def check(config: schema.Config, training: bool = False) -> None:
     named = {"eval.final_splits": config.eval.final_splits}
     if training and 0 < config.eval.every < config.train.steps:
         named["eval.splits"] = config.eval.splits
+    if any(named.values()):
+        _check_source(config)
     for field, splits in named.items():
         for split in splits:
             try:
@@ -84,6 +63,13 @@ def check(config: schema.Config, training: bool = False) -> None:
                 raise configs.ConfigError(f"{field}: {error}") from error
             if config.task != "vqa":  # whose texts are questions
                 _check_texts(config.eval, source)
+
+
+def _check_source(config: schema.Config) -> None:
+    try:
+        sources.split_sizes(config.data.source, data_dir(config))
+    except sources.SourceError as error:
+        raise configs.ConfigError(f"data.source: {error}") from error
 
 
 def _check_texts(wanted: schema.Eval, source: sources.Source) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax import schema
+from wenlan_jax.console import say
 from wenlan_jax.data.sources import Source
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import links, ranking, reranking
 from wenlan_jax.eval.cascade import Measured
-from wenlan_jax.progress import say
 
 Judged = Mapping[str, Mapping[str, int]]
 """Of each text, see `links.words`: the grade of each picture that was judged for it, by the id of its record."""
@@ -28,7 +29,7 @@ Numbered = Mapping[int, Mapping[int, int]]
 """The same by the numbers of texts and the rows of pictures in a split."""
 
 
-class JudgementsError(ValueError):
+class JudgementsError(WenlanError, ValueError):
     """A file of judgements that cannot be read, or that does not belong to the data."""
 
 
@@ -36,10 +37,10 @@ def protocol(settings: schema.Graded) -> ranking.Protocol:
     """The protocol of a configuration."""
     return ranking.Protocol(
         k=settings.k,
-        gain=settings.gain,  # type: ignore[arg-type]
-        ideal=settings.ideal,  # type: ignore[arg-type]
+        gain=settings.gain,
+        ideal=settings.ideal,
         relevant_from=settings.relevant_from,
-        empty=settings.empty,  # type: ignore[arg-type]
+        empty=settings.empty,
     )
 
 

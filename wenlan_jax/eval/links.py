@@ -18,11 +18,12 @@ from scipy import sparse  # type: ignore[import-untyped]
 from scipy.sparse import csgraph  # type: ignore[import-untyped]
 
 from wenlan_jax.data.loader import RecordText
+from wenlan_jax.errors import WenlanError
 
 Rows = Int64[np.ndarray, " rows"]
 
 
-class RetrievalError(ValueError):
+class RetrievalError(WenlanError, ValueError):
     """Embeddings or links that no retrieval figure can be computed from."""
 
 

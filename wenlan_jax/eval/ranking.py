@@ -15,13 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64, Int
 
+from wenlan_jax.errors import WenlanError
+
 Grades = Int[np.ndarray, " results"]
 AnyGrades = Int[np.ndarray, " grades"]
 Judgements = Mapping[Any, int]
 """The grades, from 0, of what was judged for one query, by its name or row; what was not judged has grade 0."""
 
 
-class RankingError(ValueError):
+class RankingError(WenlanError, ValueError):
     """A ranking or judgements that no figure can be computed from."""
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Int64, Shaped, UInt32
 
 from wenlan_jax import notes
 from wenlan_jax.data import places
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import links as true_pairs
 
 
-class RanksError(ValueError):
+class RanksError(WenlanError, ValueError):
     """A file of ranks that is not whole."""
 
 

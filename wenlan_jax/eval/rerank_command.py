@@ -21,7 +21,7 @@ be set; they hold for both models, which must read the same data.source."""
 
 EXAMPLE = """\
 example:
-  wenlan rerank --workdir=runs/first --single=runs/rank --out=runs/reranked --top-k 5 10 30 \\
+  wenlan rerank --workdir=runs/quickstart --single=runs/rank --out=runs/reranked --top-k 5 10 30 \\
       --config.eval.one_text_per_image=true"""
 
 

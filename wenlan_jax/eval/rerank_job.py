@@ -11,14 +11,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, notes, schema
+from wenlan_jax.console import say
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.pulse import Pulse
 from wenlan_jax.data.sources import Source
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import cascade, cascade_speed, evaluate, graded, ranking, rerank_page
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.reranking import Pairs
 from wenlan_jax.eval.trained import Model, Place, find, read
-from wenlan_jax.progress import say
 
 TWO_TOWER_TASKS = ("brivl", "clip")
 SCORING_TASKS = ("mlmm", "rank")
@@ -28,7 +29,7 @@ READ_AT_ONCE = 256
 """Pictures between two looks at the clock."""
 
 
-class CascadeError(ValueError):
+class CascadeError(WenlanError, ValueError):
     """Models or depths that no cascade can be made of; the message says which and what to do."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int64
 
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import links as true_pairs
 from wenlan_jax.eval import ranking
 from wenlan_jax.eval.links import Links, LinksLike
@@ -26,7 +27,7 @@ Clock = Callable[[], float]
 """The time in seconds, such as `time.perf_counter`."""
 
 
-class RerankingError(ValueError):
+class RerankingError(WenlanError, ValueError):
     """Candidates or scores that cannot be put in order."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from wenlan_jax.eval.evaluations import Evaluation
+from wenlan_jax.eval.evaluation import Evaluation
 
 
 class Several:

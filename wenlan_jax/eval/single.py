@@ -20,11 +20,12 @@ from wenlan_jax.data.single.questions import Asked, Questions
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.eval import baselines, evaluate, language_table, links, report, retrieval, vqa
 from wenlan_jax.eval.cross import PairScorer
-from wenlan_jax.eval.evaluations import Evaluation
+from wenlan_jax.eval.evaluation import Evaluation
 from wenlan_jax.eval.several import Several
-from wenlan_jax.run import Run, data_dir
 from wenlan_jax.tasks import objectives
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single import Tower
+from wenlan_jax.training_data import data_dir
 
 ALL = "all"
 """The languages together."""

@@ -10,15 +10,16 @@ from jaxtyping import PyTree
 
 from wenlan_jax import restore, trees
 from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.console import say
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.progress import say
-from wenlan_jax.run import Run
+from wenlan_jax.errors import WenlanError
+from wenlan_jax.tasks.run import Run
 
 SECTIONS = ("data.", "eval.", "mesh.")
 """Fields that may differ from those of the training run."""
 
 
-class TaskError(ValueError):
+class TaskError(WenlanError, ValueError):
     """A model of another task than is needed."""
 
 

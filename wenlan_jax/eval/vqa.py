@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from wenlan_jax import notes
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import vqa_words
 
 OUTSIDE = -1
@@ -39,7 +40,7 @@ _FULL_STOPS_REMOVED = int(re.UNICODE)
 _UNSPACED = frozenset({"zh", "ja"})
 
 
-class VqaError(ValueError):
+class VqaError(WenlanError, ValueError):
     """Answers, columns or scores that do not fit together."""
 
 

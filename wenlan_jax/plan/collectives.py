@@ -11,6 +11,8 @@ import functools
 import math
 import re
 
+from wenlan_jax.errors import WenlanError
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2}
@@ -36,7 +38,7 @@ _PART = re.compile(r"'(\w+)'(?::\(\d+\)(\d+))?")
 _PAIRS = re.compile(r"source_target_pairs=\{\{")
 
 
-class ProgramError(ValueError):
+class ProgramError(WenlanError, ValueError):
     """A program whose text is not understood; what was not counted would make a plan wrong."""
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from wenlan_jax import config as configs
 from wenlan_jax.arguments import real, whole
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.plan import topology as topologies
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ PAIRS = 650e6
 """Pairs of BriVL 2's training set [S]."""
 
 
-class PlanError(ValueError):
+class PlanError(WenlanError, ValueError):
     """Arguments of `wenlan plan` that do not go together."""
 
 
@@ -79,8 +80,8 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
 
 
 def _plan(arguments: argparse.Namespace, config: schema.Config, wanted: Sequence[Topology]) -> int:
+    from wenlan_jax.console import say
     from wenlan_jax.plan import planner, report, roofline, search
-    from wenlan_jax.progress import say
 
     shares, name, plans, rows = roofline.Shares(), arguments.config.stem, [], []
     for topology in wanted:

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from wenlan_jax import schema
+from wenlan_jax.console import say
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.plan import planner, roofline
 from wenlan_jax.plan.topology import Topology
-from wenlan_jax.progress import say
 
 MOST_BATCHES = 6
 """Batches tried after the first that fits."""
@@ -51,7 +52,7 @@ SINGLE_CHOICES = tuple(Remat(False, False, False, single) for single in (False, 
 """The same for the tasks of the single tower."""
 
 
-class NothingFits(RuntimeError):  # noqa: N818
+class NothingFits(WenlanError, RuntimeError):  # noqa: N818
     """No batch and no choice of recomputation fits the memory."""
 
 

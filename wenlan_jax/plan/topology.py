@@ -17,6 +17,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.plan import devices
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _NO_TPU_HERE = {
 a TPU, several may run at once."""
 
 
-class TopologyError(ValueError):
+class TopologyError(WenlanError, ValueError):
     """A topology that is not understood, that does not exist, or that this process cannot compile for."""
 
 

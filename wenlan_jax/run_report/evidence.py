@@ -13,6 +13,7 @@ from typing import Any
 
 from wenlan_jax import config as configs
 from wenlan_jax import curves, html_page, ledger, metrics, notes, start_note
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import ranks
 
 CHECKPOINTS, METRICS, LEDGER, RESULT, GALLERY = (
@@ -25,7 +26,7 @@ CHECKPOINTS, METRICS, LEDGER, RESULT, GALLERY = (
 """What `wenlan train` leaves in a work directory; a run that has begun to step has one of the first three."""
 
 
-class ReportError(ValueError):
+class ReportError(WenlanError, ValueError):
     """A directory that holds no run to report on."""
 
 

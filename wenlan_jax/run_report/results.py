@@ -77,7 +77,7 @@ def _retrieval(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> Iter
             yield _ways(whole, figures, known)
         yield _provenance(of_split, known)
         if by_part := [one for one in of_split if one.part]:
-            yield elements.folded(f"{split}, by language", _languages(by_part, known))
+            yield elements.folded(f"{split}, by language", _languages(by_part, figures, known))
 
 
 def _ways(found: Sequence[Recall], figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
@@ -96,13 +96,19 @@ def _ways(found: Sequence[Recall], figures: Mapping[str, float], known: Mapping[
     return elements.table(headers, rows, caption=f"Retrieval, {found[0].split}")
 
 
-def _languages(found: Sequence[Recall], known: Mapping[str, Ranks]) -> str:
-    """A line a language. Texts are searched among those of their language, pictures among all."""
+def _languages(found: Sequence[Recall], figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
+    """Two lines a language. Texts are searched among those of their language, pictures among all."""
     columns = sorted({(one.way, one.k) for one in found}, reverse=True, key=lambda column: (column[0], -column[1]))
     rows = []
     for part in dict.fromkeys(one.part for one in found):
         cells = {(one.way, one.k): _share(one, known) for one in found if one.part == part}
         rows.append([part, *(cells.get(column, "") for column in columns)])
+        at = f"retrieval/{found[0].split}/{part}"
+        counts = {_number(figures, f"{at}/{way}/candidates", "{:,.0f}"): way for way, _ in columns}
+        among = " and ".join(filter(None, counts))
+        chance = [_number(figures, f"{at}/{way}/chance_recall_at_{k}", "{:.1%}") for way, k in columns]
+        if any(chance):
+            rows.append([f"by chance, among {among}", *chance])
     return elements.table(["", *(f"{_WAYS[way]} @{k}" for way, k in columns)], rows)
 
 

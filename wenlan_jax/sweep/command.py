@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wenlan_jax.arguments import LARGEST_SEED, whole
 from wenlan_jax.data import places
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.sweep import folder as folders
 from wenlan_jax.sweep import local, picture, plan, report, slurm, summary, table
 
@@ -35,7 +36,7 @@ SCRIPT = "sweep.sbatch"
 """In OUT: the job array of --backend=slurm."""
 
 
-class SweepError(ValueError):
+class SweepError(WenlanError, ValueError):
     """Arguments of `wenlan sweep` that go together with nothing there is."""
 
 

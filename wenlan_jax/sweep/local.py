@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.sweep import claims
 from wenlan_jax.sweep.folder import Folder
 
@@ -282,5 +283,5 @@ def _groups(known: Sequence[str], jobs: int, each: int) -> Iterator[Sequence[str
     return (known[job * each : (job + 1) * each] for job in range(jobs))
 
 
-class SlotsError(ValueError):
+class SlotsError(WenlanError, ValueError):
     """More trainings side by side than there are devices for."""

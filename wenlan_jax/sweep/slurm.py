@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.errors import WenlanError
+
 WARNING_SECONDS = 300
 """How long before the end of its time a task is told to save."""
 
@@ -31,7 +33,7 @@ exit "$status"
 """
 
 
-class SlurmError(RuntimeError):
+class SlurmError(WenlanError, RuntimeError):
     """A job array that cannot be written or submitted."""
 
 

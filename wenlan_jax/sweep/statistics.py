@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval.ranks import Ranks
 
 RESAMPLES = 10_000
@@ -32,7 +33,7 @@ _BLOCK = 2**22
 _RECALL = re.compile(r"retrieval/[^/]+/(?:([^/]+)/)?(text_to_image|image_to_text)/recall_at_(\d+)")
 
 
-class NotPairedError(ValueError):
+class NotPairedError(WenlanError, ValueError):
     """Two rows that cannot be compared query by query."""
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wenlan_jax.errors import WenlanError
 
-class TableError(ValueError):
+
+class TableError(WenlanError, ValueError):
     """Table files that cannot be run; the message lists every fault found, one a line."""
 
 

@@ -71,7 +71,7 @@ class Tower:
             self.pooling = RegionPooling(
                 grid=(),
                 whole_image=False,
-                coordinates=config.model.image.regions.coordinates,  # type: ignore[arg-type]
+                coordinates=config.model.image.regions.coordinates,
                 samples=config.model.image.regions.samples,
                 project=False,
                 dtype=jnp.dtype(config.model.dtype),

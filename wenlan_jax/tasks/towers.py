@@ -46,7 +46,7 @@ def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower
     regions = RegionPooling(
         grid=image.regions.grid if image.regions.kind == "grid" else (),
         whole_image=image.regions.whole_image,
-        coordinates=image.regions.coordinates,  # type: ignore[arg-type]
+        coordinates=image.regions.coordinates,
         samples=image.regions.samples,
         project=image.regions.project,
         dtype=dtype,
@@ -94,7 +94,7 @@ def _encoder(config: schema.Encoder, dtype: DTypeLike) -> TransformerEncoder:
 def _batch_norm(config: schema.Model) -> BatchNormOptions:
     norm = config.image.batch_norm
     return BatchNormOptions(
-        mode=norm.mode,  # type: ignore[arg-type]
+        mode=norm.mode,
         group_size=norm.group_size,
         momentum=norm.momentum,
         eps=norm.eps,

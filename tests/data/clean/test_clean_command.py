@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 
 from wenlan_jax import settings
-from wenlan_jax.data.clean import command, options, shards
+from wenlan_jax.data import sources
+from wenlan_jax.data.clean import command, language, options, shards, signatures, texts
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "clean" / "web_zh.py"
+EVERYTHING_OFF = [
+    *("--config.language.action=off", "--config.text.chinese=off"),
+    *("--config.duplicates.texts=off", "--config.leakage.text_similarity=0"),
+]
 PLAIN = ["--config.language.action=off", "--config.text.chinese=off"]
 
 
@@ -55,6 +60,51 @@ def test_wrong_arguments_are_named(plant: Any, tmp_path: Path) -> None:
         command.run(parse(*common, "--beam-options=--runner=X"), PLAIN)
     with pytest.raises(SystemExit):
         parse(*common, "--workers=-1")
+
+
+PACKAGES = {
+    "opencc": "--config.text.chinese=off",
+    "py3langid": "--config.language.action=off",
+    "datasketch": "--config.duplicates.texts=off --config.leakage.text_similarity=0",
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_missing_package_is_told_before_anything_is_made(
+    package: str, plant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what the message advises works in the next call."""
+    others = [option for name, remedy in PACKAGES.items() if name != package for option in remedy.split()]
+    source = plant.write(tmp_path / "in", {"train": [plant.clean_record(n) for n in range(3)]})
+    for cached in (texts.converter, language._identifier, signatures._empty_minhash):
+        cached.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    given = parse(source, "--out", tmp_path / "out", "--config", CONFIG, "--workers", 0)
+    with pytest.raises(texts.MissingPackageError, match=f"{package}: install.*{PACKAGES[package]}"):
+        command.run(given, others)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert command.run(given, [*others, *PACKAGES[package].split()]) == 0
+
+
+def test_a_source_that_is_none_is_told_as_what_it_is(plant: Any, tmp_path: Path) -> None:
+    plant.write(tmp_path / "in" / "1.0.0", {"train": [plant.clean_record(0)]})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    scored = argparse.ArgumentParser()
+    command.add_score_arguments(scored)
+    for name, told in (
+        ("nothing", "nothing: no such directory"),
+        ("empty", "empty: no data set, it has no dataset_info.json"),
+        ("file", "file: not a directory"),
+        ("in", "in: no data set itself; name .*1.0.0"),
+    ):
+        place = tmp_path / name
+        with pytest.raises(sources.SourceError, match=told) as caught:
+            command.run(parse(place, "--out", tmp_path / "out", "--config", CONFIG, "--workers", 0), EVERYTHING_OFF)
+        assert "remove it" not in str(caught.value)
+        arguments = [str(place), "--embeddings", str(tmp_path / "empty"), "--out", str(tmp_path / "scores")]
+        with pytest.raises(sources.SourceError, match=told):
+            command.run_score(scored.parse_args(arguments))
 
 
 def test_every_field_is_described() -> None:

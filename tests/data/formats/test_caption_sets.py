@@ -197,8 +197,9 @@ def test_conceptual_captions_in_either_order(tmp_path: Path, packed: Any, images
     assert sorted(found.reasons) == ["missing_image", "wrong_columns", "wrong_columns"]
     second = _lines(tmp_path / "cc12m.tsv", "https://a/1\ta cat")
     assert packed(second, images=str(root)).texts() == [[("en", "a cat")]]
-    with pytest.raises(readers.ReadError, match="--image-name"):
-        packed(second, images=str(root), image_name="{row}.jpg")
+    for wrong in ("{row}.jpg", "{url.__class__}", "{url[0]}", "{number:99999999999}", "{}", "{number!r}", "{"):
+        with pytest.raises(readers.ReadError, match=r"--image-name .*may hold \{number\}, \{url\}"):
+            packed(second, images=str(root), image_name=wrong)
 
 
 def test_vqa_keeps_every_annotator(tmp_path: Path, packed: Any, images: Any) -> None:

@@ -46,22 +46,54 @@ def test_a_mark_tells_the_encoding(encoding: str, suffix: str, tmp_path: Path, p
     ("written", "spellings"),
     [
         ("utf-8", ["UTF8", "utf_8", "utf-8-bom", "Utf-8 with BOM"]),
-        ("gbk", ["GBK", "gb2312", "GB-2312", "cp936", "GB18030", "gb_18030", "GB 18030", "Windows-936"]),
-        ("big5", ["Big5", "BIG-5"]),
-        ("shift_jis", ["Shift-JIS", "SJIS", "shift_jis"]),
-        ("euc-kr", ["EUC-KR", "euckr", "EUC_KR"]),
-        ("utf-16", ["utf16", "UTF-16", "utf_16"]),
+        (
+            "gbk",
+            [
+                "GBK",
+                "gb2312",
+                "GB-2312",
+                "cp936",
+                "GB18030",
+                "gb_18030",
+                "GB 18030",
+                "Windows-936",
+                "x-gbk",
+                "gb18030-2022",
+            ],
+        ),
+        ("big5", ["Big5", "BIG-5", "windows-950", "x-big5", "cp950", "x-windows-950"]),
+        ("shift_jis", ["Shift-JIS", "SJIS", "shift_jis", "x-sjis", "Windows-31J", "windows-932"]),
+        ("euc-jp", ["EUC-JP", "x-euc-jp", "eucJP"]),
+        ("euc-kr", ["EUC-KR", "euckr", "EUC_KR", "windows-949", "x-windows-949", "ks_c_5601-1987"]),
+        ("utf-16", ["utf16", "UTF-16", "utf_16", "ucs-2", "UCS2", "ISO-10646-UCS-2"]),
+        ("utf-32", ["UTF-32", "ucs-4", "UCS4"]),
+        ("iso-2022-jp", ["ISO-2022-JP", "iso2022_jp"]),
     ],
 )
 def test_encodings_by_any_spelling(written: str, spellings: list[str], tmp_path: Path) -> None:
-    text = {"shift_jis": "猫です\n", "euc-kr": "고양이\n"}.get(written, "中文\n")
+    text = {"shift_jis": "猫です\n", "euc-jp": "猫です\n", "iso-2022-jp": "猫です\n", "euc-kr": "고양이\n"}.get(
+        written, "中文\n"
+    )
     (tmp_path / "a.txt").write_bytes(text.encode(written))
     for spelling in spellings:
         assert list(files.lines(str(tmp_path / "a.txt"), spelling)) == [text]
         assert files.text_of(text.encode(written), spelling) == text
 
 
-@pytest.mark.parametrize("wrong", ["gb99", "base64", "rot13", "hex", "", "zip"])
+@pytest.mark.parametrize("asked", ["utf-16", "ucs-2", "utf-32", "ucs-4"])
+def test_wide_texts_without_a_mark_are_those_of_windows(asked: str, tmp_path: Path) -> None:
+    data = "中文\n".encode("utf-16-le" if asked in ("utf-16", "ucs-2") else "utf-32-le")
+    (tmp_path / "a.txt").write_bytes(data)
+    assert list(files.lines(str(tmp_path / "a.txt"), asked)) == [files.text_of(data, asked)] == ["中文\n"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("gb99", "base64", "rot13", "hex", "", "zip", "bz2", "uu", "quopri"),
+        *("idna", "punycode", "undefined", "unicode_escape", "raw-unicode-escape", "x", "n" * 500, "a\0b"),
+    ],
+)
 def test_what_is_no_encoding_of_texts(wrong: str) -> None:
     with pytest.raises(ReadError, match="no such encoding"):
         files.encoding_of(wrong)

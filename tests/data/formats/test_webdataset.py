@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import pack, readers, units
-from wenlan_jax.data.formats import tar, webdataset
+from wenlan_jax.data.formats import samples, tar
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
@@ -70,6 +70,7 @@ DOTTED = [
     ["a", "a.b", "a.b.c"],
     ["shop.de", "shop.en", "shop.zh"],
     ["x.title", "x.alt", "x"],
+    ["d/", "d/d/", "a"],
     [".hidden", "..", "end."],
 ]
 
@@ -137,15 +138,68 @@ def test_parts_that_are_no_neighbours(
     }
 
 
+FAR_ORDERS = [
+    *("jpg txt json", "txt jpg json", "json jpg txt", "jpg json txt", "jpg zh.txt json txt", "jpg txt json title.txt"),
+    *("jpg txt / json", "jpg json / zh.txt txt", "txt json / jpg", "json / jpg txt / title.txt"),
+]
+
+
+@pytest.mark.parametrize("order", FAR_ORDERS)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_part_that_comes_after_a_sample_seems_whole_belongs_to_it(
+    name: str, order: str, tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    """All parts of one kind, then all of the next; with / several parts of a sample are neighbours."""
+    runs = [run.split() for run in order.split(" / ")] if "/" in order else [[part] for part in order.split()]
+    said = {"zh.txt": "中文", "txt": "plain", "title.txt": "a title"}
+
+    def member(key: str, part: str) -> tuple[str, bytes]:
+        row = json.dumps({"caption": "in json", "split": "val", "source": "web"})
+        return f"{key}.{part}", picture(int(key)) if part == "jpg" else said.get(part, row).encode()
+
+    keys = ["1", "2", "3"]
+    members = [member(key, part) for run in runs for key in keys for part in run]
+    found = packed(_shard(tmp_path, name, members, archive))
+    assert found.rejected == [] and found.report.read == 3 and list(found.records) == ["val"]
+    texts = {text for part, text in said.items() if part in order.replace("/", "").split()}
+    for key, record in zip(keys, found.records["val"], strict=True):
+        assert (record.id, record.image, record.source) == (key, picture(int(key)), "web")
+        assert {text.text for text in record.texts} == texts | (set() if "plain" in texts else {"in json"})
+
+
+@pytest.mark.parametrize(
+    ("order", "read"),
+    [
+        ("jpg txt b jpg txt b json", 3),
+        ("jpg b jpg txt b txt json", 3),
+        ("jpg jpg txt b json", 3),
+        ("jpg txt b jpg b json", 3),
+    ],
+)
+def test_a_part_of_a_key_that_comes_twice_is_given_to_neither(
+    order: str, read: int, tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    said = {"txt": b"x", "json": b'{"split": "val"}'}
+    others = iter(range(9))
+    members: list[tuple[str, bytes]] = []
+    for part in order.split():
+        members += (
+            _sample(f"b{next(others)}", picture(8)) if part == "b" else [(f"a.{part}", said.get(part, picture()))]
+        )
+    found = packed(_shard(tmp_path, "a.tar", members, archive))
+    assert [record.id for record in found.all()] == ["b0", "b1"][: order.count("b")]
+    assert found.reasons == ["duplicate_id"] * read and found.report.read == order.count("b") + read
+
+
 def test_parts_too_far_away_are_told(
     tmp_path: Path, packed: Any, picture: Any, archive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webdataset, "HELD_LIMIT", 4 * len(picture()))
-    samples = [[m for m in _sample(f"{k}", picture(k)) if not m[0].endswith("json")] for k in range(9)]
-    found = packed(_shard(tmp_path, "a.tar", _mixed(samples, "pictures first"), archive))
+    monkeypatch.setattr(samples, "HELD_LIMIT", 4 * len(picture()))
+    pairs = [[m for m in _sample(f"{k}", picture(k)) if not m[0].endswith("json")] for k in range(9)]
+    found = packed(_shard(tmp_path, "a.tar", _mixed(pairs, "pictures first"), archive))
     told = [row["detail"] for row in found.rejected if row["reason"] == "damaged_shard"]
     assert told and all("tar --sort=name" in detail for detail in told)
-    assert found.report.packed + len(told) == 9 and found.reasons.count("missing_image") == len(told)
+    assert found.report.read == found.report.packed + len(told) == 9
 
 
 def test_what_macos_adds_is_passed_over(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
@@ -261,6 +315,16 @@ def test_truncated_and_compressed_shards(tmp_path: Path, packed: Any, picture: A
     for name in ("01", "02"):
         assert found.report.shards[name]["packed"] >= 1
     assert {record.id.split("/")[0] for record in found.all()} == {"00", "01", "02"}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_what_gzip_packed_is_told_by_its_content(
+    name: str, is_packed: bool, tmp_path: Path, packed: Any, picture: Any, archive: Any
+) -> None:
+    data = archive(_sample("1", picture(1)))
+    (tmp_path / name).write_bytes(gzip.compress(data) if is_packed else data)
+    assert [record.image for record in packed(tmp_path / name).all()] == [picture(1)]
 
 
 def test_a_url(packed: Any, picture: Any, archive: Any, images: Any, tmp_path: Path) -> None:

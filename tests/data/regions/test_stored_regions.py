@@ -155,6 +155,36 @@ def _read_entry(layout: str, data: bytes) -> detections.Detections:
     return uniter.detections(arrays, "here")
 
 
+WRONG_KEYS = [
+    *("{image}", "{id.foo}", "{id[x]}", "{path.__class__.__mro__}", "{number:99999999999}", "{id:>999}", "{id!r}"),
+    *("{}", "{0}", "{id:{number}}", "{", "}", "{id:d}", "{number:.99999999f}", "{number:q}"),
+]
+
+
+def test_keys_are_of_plain_fields(tmp_path: Path) -> None:
+    (tmp_path / "val.tsv").write_text("")
+    for key in WRONG_KEYS:
+        with pytest.raises(readers.ReadError, match=r"--regions-key .*may hold \{id\}, \{path\}, \{stem\}"):
+            Stored(str(tmp_path / "val.tsv"), "butd_tsv", key).check()
+    named = Stored("x", "butd_tsv", "{{a}}_{number:012d}_{stem:_>8}_{id:.3}")
+    assert named.key_of("record", "p/img12.jpg") == "{a}_000000000012____img12_rec"
+    assert Stored("x", "butd_tsv").key_of("9" * 5000, "") == ""
+
+
+@pytest.mark.parametrize("form", ["brivl_npz", "uniter_npz"])
+def test_links_of_stored_regions_are_followed_where_the_user_allows_it(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    named = {"bbox": [[1, 2, 3, 4]], "norm_bb": [[0, 0, 1, 1, 1, 1.0]], "conf": [0.5], "features": [[1.0, 2.0]]}
+    np.savez(tmp_path / "elsewhere.npz", **{name: np.array(values) for name, values in named.items()})
+    (folder / "a.npz").symlink_to("../elsewhere.npz")
+    with pytest.raises(DetectionError, match="leads out of .*--allow-links follows such"):
+        Stored(str(folder), form).find("a", "a.jpg")
+    found = Stored(str(folder), form, links=True)
+    for one in (found, found.knowing([("a", "a.jpg", "a")])):
+        assert one.find("a", "a.jpg") is not None
+
+
 def test_stores_that_fit_no_record_say_how_they_are_named(written: Any, tmp_path: Path, packed: Path) -> None:
     (tmp_path / "val.tsv").write_text(_butd_line("flickr30k_7", written.arrays(0), 60, 40))
     with pytest.raises(job.RegionError, match=r"val.tsv: has none.*'\{number\}'.*flickr30k_7"):
@@ -165,7 +195,7 @@ def test_stores_that_fit_no_record_say_how_they_are_named(written: Any, tmp_path
         Stored(str(tmp_path), "uniter_npz"),
         Stored(str(tmp_path / "none"), "uniter_lmdb"),
         Stored(str(tmp_path / "*.tsv.*"), "butd_tsv"),
-        Stored(str(tmp_path / "val.tsv"), "butd_tsv", key="{image}"),
+        *(Stored(str(tmp_path / "val.tsv"), "butd_tsv", key=key) for key in WRONG_KEYS),
     ):
         with pytest.raises(readers.ReadError):
             job.run(packed, tmp_path / "out", wrong, workers=0)

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import headers, ingest, languages, records
+from wenlan_jax.data import headers, ingest, languages, named_sets, records
 from wenlan_jax.data.builders import cldr, emoji_pictures, packages
 from wenlan_jax.data.builders.prepare import RecordBuilder
 
-SOURCE = "wenlan_emoji"
+SOURCE = named_sets.EMOJI
 SPLIT_SHARES = {"validation": 0.1, "test": 0.1}
 SPLITS = (ingest.DEFAULT_SPLIT, *SPLIT_SHARES)
 _TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))

@@ -72,7 +72,7 @@ def emojione(root: Path) -> Iterator[tuple[str, bytes]]:
         named = [(str(entry["moji"]).replace(VARIATION, ""), str(entry["unicode"])) for entry in index.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{place}: not the index of gemojione ({error!r}); fetch {EMOJIONE_PACKAGE} again") from error
-    pictures = Root(str(place.parents[1] / "assets" / "png"))
+    pictures = Root(str(place.parents[1] / "assets" / "png"), options=())
     for sequence, code in named:
         try:
             if pictures.has(f"{code}.png"):

@@ -16,9 +16,10 @@ import tensorflow_datasets as tfds
 
 from wenlan_jax.data import pulse, records
 from wenlan_jax.data.pulse import say
+from wenlan_jax.errors import WenlanError
 
 
-class BuildError(ValueError):
+class BuildError(WenlanError, ValueError):
     """A data set that cannot be built; the message says what is missing and where to get it."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import ingest, pictures, readers, roots
+from wenlan_jax.data import ingest, named_sets, pictures, readers, roots
 from wenlan_jax.data.builders import sets
 from wenlan_jax.data.builders.prepare import BuildError, RecordBuilder
 from wenlan_jax.data.builders.sets import Part, PublicSet
@@ -24,7 +24,7 @@ from wenlan_jax.data.formats import registry
 from wenlan_jax.data.readers import Fault, Item, Outcome, Reason, Rejected
 from wenlan_jax.data.records import Record
 
-SOURCE = "wenlan_public"
+SOURCE = named_sets.PUBLIC
 _SAMPLES = 5  # kept of each reason
 
 
@@ -90,7 +90,7 @@ class Reading:
     def __init__(self, of: PublicSet, root: Path) -> None:
         self._of, self._root = of, root
         folders = {*of.images, *(part.images for part in of.parts if part.images)}
-        self._image_root = roots.Root(str(root), linked=tuple(sorted(folders)))
+        self._image_root = roots.Root(str(root), linked=tuple(sorted(folders)), options=())
         self._parts = [part for part in of.parts if not part.optional or self._is_there(part)]
         absent = [name for part in self._parts for name in part.files if not (root / name).exists()]
         absent += [name for name in of.lists if not (root / name).exists()]
@@ -106,7 +106,7 @@ class Reading:
     def records(self, split: str) -> Iterator[Record]:
         """The records of one split, in the order of the files."""
         yield from self._prepared(self._by_rule.pop(split, []))
-        grouping = ingest.Grouping({}, source=self._of.name)
+        grouping = ingest.Grouping(self._image_root, {}, source=self._of.name)
         items = (item for part in self._parts if part.fixed_split == split for item in self._items(part))
         yield from self._prepared(grouping.group(items))
         self._fixes.update(grouping.fixes)
@@ -125,7 +125,7 @@ class Reading:
     def _by_rule(self) -> dict[str, list[ingest.Draft | Fault]]:
         """The drafts of all parts whose split a rule tells, by split."""
         drafts: dict[str, list[ingest.Draft | Fault]] = collections.defaultdict(list)
-        grouping = ingest.Grouping({}, source=self._of.name)
+        grouping = ingest.Grouping(self._image_root, {}, source=self._of.name)
         for entry in grouping.group(item for part in self._parts if not part.fixed_split for item in self._items(part)):
             if isinstance(entry, Fault):
                 self._reject(entry)

@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wenlan_jax.data.named_sets import EMOJI, PUBLIC, SCENES, STAMPS
+
 if TYPE_CHECKING:
     from wenlan_jax.data.builders.prepare import RecordBuilder
-
-EMOJI, STAMPS, PUBLIC = "wenlan_emoji", "wenlan_stamps", "wenlan_public"
-FAMILIES = (EMOJI, STAMPS, PUBLIC)
-"""First words of the names of all data sets of this package."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +20,7 @@ class Named:
     """A data set by name, e.g. `wenlan_emoji/noto`.
 
     `packages` are Debian packages that it is made from, which can be fetched; empty where the user must fetch files.
+    With `drawn` it is made from nothing.
     """
 
     name: str
@@ -30,18 +29,27 @@ class Named:
     config: str
     instructions: str
     packages: tuple[str, ...] = ()
+    drawn: bool = False
 
-
-def is_named(spec: str) -> bool:
-    """Whether `spec` begins as the names of this package do."""
-    return spec.split("/")[0] in FAMILIES
+    @property
+    def needs(self) -> str:
+        """What it is made from, in a few words."""
+        if self.drawn:
+            return "drawn here, nothing to fetch"
+        return f"from packages {', '.join(self.packages)}" if self.packages else "from files that you fetch"
 
 
 def names() -> dict[str, Named]:
-    """Every data set by its name."""
+    """Every data set by its name, first those that are drawn."""
     from wenlan_jax.data.builders import emoji, packages, public, sets, stamps
+    from wenlan_jax.data.scenes import builder as scenes
 
+    told = "Drawn by this package on first use; there is nothing to fetch."
     found = [
+        Named(f"{SCENES}/{name}", config.description, scenes.WenlanScenes, name, told, drawn=True)
+        for name, config in scenes.CONFIGS.items()
+    ]
+    found += [
         Named(
             f"{EMOJI}/{config.name}",
             f"{config.description}, names and keywords in seven languages",
@@ -63,14 +71,22 @@ def names() -> dict[str, Named]:
 
 
 def find(name: str) -> Named:
-    """The data set of that name. Raises BuildError with the nearest names."""
+    """The data set of that name, or the only one whose name ends so. Raises BuildError with the nearest names."""
     from wenlan_jax.data.builders.prepare import BuildError
 
     known = names()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.4) or list(known)
-        raise BuildError(f"unknown data set {name!r}; perhaps {', '.join(near)}? `wenlan data list` names all")
-    return known[name]
+    meant = [name] if name in known else [one for one in known if name in _short_names(one)]
+    if len(meant) == 1:
+        return known[meant[0]]
+    spelled = {short: one for one in known for short in (one, *_short_names(one))}
+    near = [spelled[short] for short in difflib.get_close_matches(name, spelled, 5, 0.4)]
+    told = ", ".join(list(dict.fromkeys([*meant, *near]))[: max(3, len(meant))] or known)
+    raise BuildError(f"unknown data set {name[:80]!r}; perhaps {told}? `wenlan data list` names all")
+
+
+def _short_names(name: str) -> tuple[str, str]:
+    """A name without its family, and without the first word of all families."""
+    return name.rpartition("/")[2], name.removeprefix("wenlan_")
 
 
 def build(
@@ -94,6 +110,8 @@ def build(
         if not Path(manual_dir).is_dir():
             raise prepare.BuildError(f"{manual_dir}: no such directory. {one.instructions}")
         return prepare.build(one.kind, one.config, data_dir, manual_dir)
+    if one.drawn:
+        return prepare.build(one.kind, one.config, data_dir, None)
     if not one.packages:
         raise prepare.BuildError(
             f"data set {name!r} is not in {data_dir}; build it with "

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wenlan_jax.data import ingest, languages, pictures, records
+from wenlan_jax.data import ingest, languages, named_sets, pictures, records
 from wenlan_jax.data.builders import packages
 from wenlan_jax.data.builders.emoji import SPLIT_SHARES, SPLITS
 from wenlan_jax.data.builders.prepare import RecordBuilder
 from wenlan_jax.data.readers import Rejected
 
-SOURCE = "wenlan_stamps"
+SOURCE = named_sets.STAMPS
 PACKAGE = "tuxpaint-stamps-default"
 MAX_SIDE = 512
 """Pixels of the longer side; larger stamps are shrunk to it."""

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from wenlan_jax.data import parts, places
-from wenlan_jax.data.clean import decisions, ledger, runners, shards
+from wenlan_jax.data.clean import decisions, ledger, runners, shards, signatures, texts
 from wenlan_jax.data.clean.options import Options
 from wenlan_jax.data.clean.rewrite import Rewrite
 from wenlan_jax.data.clean.survey import Survey
@@ -61,6 +61,8 @@ def clean(sources: Sequence[Path], out: Path, chosen: Options, runner: runners.R
     """
     started = time.monotonic()
     _check(sources, out)
+    texts.check(chosen)
+    signatures.check(chosen)
     plan = shards.plan([place.resolve() for place in sources], chosen)
     identity = {"options": dataclasses.asdict(chosen), "units": [_identity(shard) for shard in plan]}
     with places.resumable(out) as directory:

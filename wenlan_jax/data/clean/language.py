@@ -12,6 +12,7 @@ from typing import Any
 
 from wenlan_jax import settings
 from wenlan_jax.data.clean import options, patterns
+from wenlan_jax.data.clean.errors import MissingPackageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Judge:
 
     def __init__(self, chosen: options.Language) -> None:
         self._options = chosen
+
+    def check(self) -> None:
+        """Raises what `__call__` would of a package or a language that is missing."""
+        if self._options.action != "off":
+            _identifier(self._options.languages)
 
     def __call__(self, text: str, declared: str) -> Found:
         """Judges one text. Raises an ImportError naming the remedy when py3langid is not installed."""
@@ -52,8 +58,6 @@ def _identifier(languages: tuple[str, ...]) -> Any:
     try:
         from py3langid import langid
     except ImportError as error:
-        from wenlan_jax.data.clean.texts import MissingPackageError
-
         raise MissingPackageError(
             "language identification needs py3langid: install wenlan_jax[clean], or set --config.language.action=off"
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from wenlan_jax.data import records
 from wenlan_jax.data.clean import pictures
+from wenlan_jax.errors import WenlanError
 
 THUMBNAIL = 96
 """Pixels of the side of a sample's picture."""
@@ -20,7 +21,7 @@ _COUNTERS = (
 )  # fmt: skip
 
 
-class AccountError(RuntimeError):
+class AccountError(WenlanError, RuntimeError):
     """Items were neither written nor counted as dropped, which is a bug."""
 
 

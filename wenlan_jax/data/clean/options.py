@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from ml_collections import config_dict
 
@@ -16,7 +17,7 @@ from wenlan_jax import settings
 from wenlan_jax.data import languages
 from wenlan_jax.settings import field, section
 
-_REMOVAL = ("keep", "remove", "drop")
+Removal = Literal["keep", "remove", "drop"]
 _LENGTH = re.compile(r"(?P<language>[^=]+|\*)=(?P<low>\d+)-(?P<high>\d+)")
 
 
@@ -38,23 +39,21 @@ class Text:
 
     html: bool = field(True, "resolve HTML entities and take out tags")
     control: bool = field(True, "take out control, zero-width and direction characters")
-    width: str = field(
+    width: Literal["keep", "half", "all"] = field(
         "half",
         "half: full-width Latin letters, digits and signs become half-width, half-width Katakana full-width; all: "
         "Chinese commas, brackets and marks (but not 。) become half-width, too",
-        choices=("keep", "half", "all"),
     )
-    chinese: str = field("t2s", "OpenCC on Chinese texts: to simplified, to traditional", choices=("off", "t2s", "s2t"))
-    emoji: str = field("keep", "text: each becomes its Unicode name in English", choices=("keep", "strip", "text"))
+    chinese: Literal["off", "t2s", "s2t"] = field("t2s", "OpenCC on Chinese texts: to simplified, to traditional")
+    emoji: Literal["keep", "strip", "text"] = field("keep", "text: each becomes its Unicode name in English")
     whitespace: bool = field(True, "runs of white space become one blank, none at the ends")
-    urls: str = field("remove", "web addresses: leave, take out, or drop the text", choices=_REMOVAL)
-    emails: str = field("remove", "e-mail addresses", choices=_REMOVAL)
-    contacts: str = field("remove", "telephone numbers (Chinese forms), QQ and WeChat ids", choices=_REMOVAL)
-    mentions: str = field("remove", "@-names", choices=_REMOVAL)
-    topics: str = field(
+    urls: Removal = field("remove", "web addresses: leave, take out, or drop the text")
+    emails: Removal = field("remove", "e-mail addresses")
+    contacts: Removal = field("remove", "telephone numbers (Chinese forms), QQ and WeChat ids")
+    mentions: Removal = field("remove", "@-names")
+    topics: Literal["keep", "unwrap", "remove", "drop"] = field(
         "unwrap",
         "#topics# of Weibo and #hashtags; unwrap: only the signs go",
-        choices=("keep", "unwrap", "remove", "drop"),
     )
     advertising: tuple[str, ...] = field(
         (
@@ -106,10 +105,9 @@ class Repeats:
 class Language:
     """Language identification by py3langid among a few languages; short texts keep what they were declared as."""
 
-    action: str = field(
+    action: Literal["off", "label", "drop"] = field(
         "label",
         "when the text is surely in another language than declared: put the found one, or drop the text",
-        choices=("off", "label", "drop"),
     )
     languages: tuple[str, ...] = field(
         languages.LANGUAGES, "to choose among; texts declared in others are left alone", each=languages.typed
@@ -132,10 +130,9 @@ class Duplicates:
         low=0, high=255,
     )  # fmt: skip
     hash_side: int = field(16, "the perceptual hash has this number squared bits; a multiple of 8", low=8, high=32)
-    texts: str = field(
+    texts: Literal["off", "record", "all"] = field(
         "record",
         "near-equal texts go within a record, or across all records (which also drops weak pairs with common captions)",
-        choices=("off", "record", "all"),
     )
     text_similarity: float = field(
         0.8, "Jaccard similarity of character n-grams from which texts are equal", low=0.1, high=1

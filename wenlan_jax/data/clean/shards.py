@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from wenlan_jax.data.clean.options import Options
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.pictures import MAX_BYTES
 from wenlan_jax.data.roots import Root
+from wenlan_jax.errors import WenlanError
 
 LISTED_LINES = 4096
 """Lines of an evaluation list in one unit."""
 
 
-class CleanError(ValueError):
+class CleanError(WenlanError, ValueError):
     """A cleaning job that cannot be done; the message says why and what to do."""
 
 
@@ -98,8 +98,8 @@ def _listed(path: Path, start: int, stop: int) -> Iterator[records.Record]:
 def _item(path: Path, number: int, line: str) -> records.Record:
     where = f"{path}: line {number}"
     try:
-        value = json.loads(line)
-        image = Root(str(path.parent)).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
+        value = readers.json_value(line)
+        image = Root(str(path.parent), options=()).read(str(value["image"]), MAX_BYTES) if value.get("image") else b""
         said = value.get("texts", [])
         said = ([said] if isinstance(said, str) else list(said)) + ([value["caption"]] if "caption" in value else [])
     except (readers.ReadError, readers.Rejected) as error:

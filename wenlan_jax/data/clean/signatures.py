@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float64, UInt32, UInt64
 
 from wenlan_jax.data.clean import patterns, pictures, texts
+from wenlan_jax.data.clean.errors import MissingPackageError
 from wenlan_jax.data.clean.options import Options
 
 EVALUATION, PROTECTED, TRAINING = 0, 1, 2
@@ -122,11 +123,17 @@ def _empty_minhash(permutations: int) -> Any:
     return made(num_perm=permutations, seed=_MINHASH_SEED, scheme="affine32", gpu_mode="disable")
 
 
+def check(options: Options) -> None:
+    """Raises MissingPackageError where the package that the options need is not installed."""
+    if Layout.of(options).permutations:
+        _minhash_class()
+
+
 def _minhash_class() -> Any:
     try:
         import datasketch
     except ImportError as error:
-        raise texts.MissingPackageError(
+        raise MissingPackageError(
             "near-equal texts need datasketch: install wenlan_jax[clean], or set "
             "--config.duplicates.texts=off --config.leakage.text_similarity=0"
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from wenlan_jax.data import records
 from wenlan_jax.data.clean import language, options, patterns
+from wenlan_jax.data.clean.errors import MissingPackageError
 
 _Step = tuple[str, bool, Callable[[str], str]]
 """Name, whether it is wanted, and the function."""
@@ -22,10 +23,6 @@ _REMOVABLE = (
     ("mentions", patterns.MENTION),
 )
 """What is taken out, in this order: an e-mail address would else lose its half as a web address."""
-
-
-class MissingPackageError(ImportError):
-    """A package of the extra `clean` is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +156,12 @@ def converter(direction: str) -> Callable[[str], str]:
         ) from error
     convert: Any = opencc.OpenCC(direction).convert
     return lambda value: str(convert(value))
+
+
+def check(chosen: options.Options) -> None:
+    """Raises MissingPackageError where a package that the options need is not installed."""
+    converter(chosen.text.chinese)
+    language.Judge(chosen.language).check()
 
 
 def essence(value: str) -> str:

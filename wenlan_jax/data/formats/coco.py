@@ -94,8 +94,8 @@ def _karpathy(number: int, row: Row, options: ReadOptions) -> Item:
         raise Rejected(Reason.MISSING_FIELD, "'sentences' must be a list of objects")
     split = readers.clean(row.get("split", ""))
     split = _SPLITS.get(split, split)
-    if split and not readers.SPLIT_NAME.fullmatch(split):
-        raise Rejected(Reason.BAD_VALUE, f"split {split[:80]!r} is not a name of letters, digits and _")
+    if split and (why := readers.split_fault(split)):
+        raise Rejected(Reason.BAD_VALUE, why)
     language = readers.language_code(options.language)
     texts = [Text(readers.DEFAULT_KIND, language, readers.clean(sentence.get("raw"))) for sentence in sentences]
     kept, fixes = readers.kept_texts(texts, options)

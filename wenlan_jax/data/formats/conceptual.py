@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from wenlan_jax.data import readers
+from wenlan_jax.data import readers, templates
 from wenlan_jax.data.formats import files
-from wenlan_jax.data.readers import Item, Outcome, ReadError, ReadOptions, Reason, Rejected, Row
+from wenlan_jax.data.readers import Item, Outcome, ReadOptions, Reason, Rejected, Row
 from wenlan_jax.data.records import Text
 
 _URL = re.compile(r"https?://\S+")
@@ -33,8 +33,12 @@ def read(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
             if line.strip():
                 yield number, _cells(line.strip("\r\n").split("\t"))
 
-    _check(options.image_name)
     return readers.convert(rows(), _item, options, "url")
+
+
+def check(options: ReadOptions) -> None:
+    """Raises ReadError for a template of names that is none."""
+    templates.check("--image-name", options.image_name, {"number": 0, "url": ""})
 
 
 def _cells(cells: list[str]) -> Row | Rejected:
@@ -51,10 +55,3 @@ def _item(number: int, row: Row, options: ReadOptions) -> Item:
     text = Text(readers.DEFAULT_KIND, readers.language_code(options.language), readers.clean(row["caption"]))
     kept, fixes = readers.kept_texts([text], options)
     return Item(number, options.image_name.format(number=number - 1, url=url), kept, fixes=fixes)
-
-
-def _check(template: str) -> None:
-    try:
-        template.format(number=0, url="")
-    except (KeyError, IndexError, ValueError) as error:
-        raise ReadError(f"--image-name {template!r}: may use {{number}} and {{url}} only ({error})") from error

@@ -9,6 +9,7 @@ import base64
 import binascii
 import codecs
 import contextlib
+import functools
 import glob
 import gzip
 import io
@@ -20,8 +21,10 @@ import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from wenlan_jax.data import readers
 from wenlan_jax.data.readers import ReadError, Reason, Rejected, check_unicode
 
+_GZIP = b"\x1f\x8b\x08"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _BRACES_LIMIT = 100
@@ -108,27 +111,28 @@ def reading(place: str) -> Iterator[None]:
 
 
 def open_bytes(place: str) -> IO[bytes]:
-    """A stream of the bytes of a file or URL; what ends in .gz or .tgz is unpacked. Raises ReadError."""
+    """A stream of the bytes of a file or URL; what gzip has packed is unpacked, by its beginning. Raises ReadError."""
     with reading(place):
         stream = _open(place)
-        if place.endswith((".gz", ".tgz")):
-            return cast(IO[bytes], _Unpacked(stream))
-        return stream
+        whole = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
+        if whole.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
+            return cast(IO[bytes], _Unpacked(whole, place))
+        return cast(IO[bytes], whole)
 
 
 class _Unpacked(gzip.GzipFile):
     """What a gzip file holds, unless that is a bomb: far more than data of any kind shrinks to."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], place: str) -> None:
         super().__init__(fileobj=stream, mode="rb")
-        self._packed, self._given = stream, 0
+        self._packed, self._place, self._given = stream, place, 0
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
         self._given += len(data)
         if self._given > _UNPACKED_BYTES and self._given > _UNPACKED_RATIO * self._packed.tell():
             raise ReadError(
-                f"{getattr(self._packed, 'name', 'a .gz file')}: more than {_UNPACKED_RATIO} times its size is packed "
+                f"{self._place}: more than {_UNPACKED_RATIO} times its size is packed "
                 "into it; unpack it to a file if that is meant"
             )
         return data
@@ -193,21 +197,41 @@ _BOMS = (
 # GB18030 reads all that its forerunners write.
 _OTHER_SPELLINGS = {
     **dict.fromkeys(("utf8bom", "utf8withbom", "utf8sig"), "utf-8"),
-    **dict.fromkeys(("gb", "gb2312", "gb18030", "gb180302000", "gbk", "cp936", "ms936", "windows936"), "gb18030"),
-    **dict.fromkeys(("utf16", "utf16bom", "unicode", "ucs2"), "utf-16"),
+    **dict.fromkeys(("utf8mb3", "utf8mb4"), "utf-8"),
+    **dict.fromkeys(("gb", "gb2312", "gb18030", "gb180302000", "gb180302005", "gb180302022"), "gb18030"),
+    **dict.fromkeys(("gbk", "cp936", "ms936", "windows936"), "gb18030"),
+    **dict.fromkeys(("utf16", "utf16bom", "unicode", "ucs2", "iso10646ucs2"), "utf-16"),
+    **dict.fromkeys(("utf32", "utf32bom", "ucs4", "iso10646ucs4"), "utf-32"),
+    **dict.fromkeys(("windows932", "windows31j", "mskanji"), "cp932"),
+    **{f"windows{page}": f"cp{page}" for page in (874, 949, 950, *range(1250, 1259))},
 }
+_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as Windows writes it; Python has several minds
 _STAND_IN = "wenlan_stand_in"
 
 
+@functools.lru_cache(maxsize=64)
 def encoding_of(name: str) -> str:
     """The codec of a text encoding by any of its spellings. Raises ReadError."""
     squeezed = re.sub(r"[^a-z0-9]", "", name.lower())
-    known = _OTHER_SPELLINGS.get(squeezed, name.strip())
-    for one in (known, squeezed, re.sub(r"^(euc|iso|utf)", r"\1-", squeezed)):
-        with contextlib.suppress(LookupError, UnicodeError):
-            "a".encode(one).decode(one)
+    bare = squeezed.removeprefix("x")  # as in x-sjis
+    known = _OTHER_SPELLINGS.get(squeezed, _OTHER_SPELLINGS.get(bare, name.strip()))
+    for one in (known, squeezed, bare, re.sub(r"^(euc|iso|utf|mac)", r"\1-", bare)):
+        if _is_of_texts(one):
             return one
-    raise ReadError(f"--encoding {name}: no such encoding; e.g. utf-8 or gb18030")
+    raise ReadError(f"--encoding {name[:80]}: no such encoding of texts; e.g. utf-8 or gb18030")
+
+
+def _is_of_texts(codec: str) -> bool:
+    """Whether a codec turns all bytes into texts as files need it: none of escapes or of host names does."""
+    try:
+        mark = "".encode(codec)
+        for handler in ("replace", _STAND_IN):
+            for data in ("a".encode(codec), mark + bytes(range(256)), mark + b"a-b\xff", mark + b"\xfe\xff\xff"):
+                data.decode(codec, handler)
+                codecs.getincrementaldecoder(codec)(handler).decode(data, final=True)
+        return "a".encode(codec).decode(codec) == "a" and b"\\u0041".decode(codec, "replace") != "A"
+    except Exception:  # codecs fail in ways of their own at what they are not made for
+        return False
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
@@ -225,7 +249,8 @@ def _marked(start: bytes, encoding: str) -> tuple[int, str]:
     for mark, told in _BOMS:
         if start.startswith(mark):
             return len(mark), told
-    return 0, encoding_of(encoding)
+    codec = encoding_of(encoding)
+    return 0, _WITHOUT_MARK.get(codec, codec)
 
 
 def lines(place: str, encoding: str) -> Iterator[str]:
@@ -295,7 +320,7 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
     """The JSON object in one line, or why there is none."""
     try:
         check_unicode(line)
-        row = json.loads(line)
+        row = readers.json_value(line)
     except Rejected as rejected:
         return rejected
     except (ValueError, RecursionError) as error:
@@ -309,11 +334,11 @@ def json_array(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] 
     opening = _ARRAY.match(text)
     if opening is None:
         raise ReadError(f"{place}: no JSON array")
-    position = opening.end()
+    position, decoder = opening.end(), json.JSONDecoder(parse_int=readers.whole_number)
     while (end := _ARRAY_END.match(text, position)) is None:
         number += 1
         try:
-            row, position = json.JSONDecoder().raw_decode(text, position)
+            row, position = decoder.raw_decode(text, position)
             following = _ARRAY_COMMA.match(text, position)
             if following is None:
                 raise ValueError("no comma")
@@ -337,9 +362,16 @@ def _checked_object(row: Any) -> dict[str, Any] | Rejected:
 def json_document(place: str, encoding: str) -> Any:
     """A whole JSON file. Raises ReadError."""
     try:
-        return json.loads(_document(place, encoding))
+        return json.loads(_document(place, encoding), parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{place}: not whole JSON ({error}); fetch the file again") from error
+
+
+def _whole_number(digits: str) -> int:
+    """A whole number in a document whose parts name each other by numbers, so that none may stand for another."""
+    if isinstance(number := readers.whole_number(digits), int):
+        return number
+    raise ValueError(f"a number of {len(digits):,} digits, {digits[:20]} and so on")
 
 
 def _document(place: str, encoding: str) -> str:

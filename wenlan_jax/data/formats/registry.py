@@ -136,6 +136,7 @@ def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tup
 
     Inputs are files, URLs, patterns of either, or folders. Raises ReadError.
     """
+    conceptual.check(options)
     places = [place for one in inputs for place in files.expand(one)]
     name = name or detect(places[0], options)
     one = FORMATS[name]

@@ -64,8 +64,8 @@ class _Stream:
             raise _Cut(f"the file ends at byte {self.position}")
         return b"".join(chunks)
 
-    def padded(self, size: int, keep: bool) -> bytes:
-        """`size` bytes and the padding after them; b"" when they are not to be kept."""
+    def padded(self, size: int, keep: int) -> bytes:
+        """The first `keep` of `size` bytes, which are read with the padding after them."""
         kept = io.BytesIO()  # whose value is not copied once more
         missing = size
         while missing:
@@ -73,8 +73,8 @@ class _Stream:
             if not chunk:
                 raise _Cut(f"the file ends at byte {self.position}")
             missing -= len(chunk)
-            if keep:
-                kept.write(chunk)
+            if (room := keep - kept.tell()) > 0:
+                kept.write(chunk[:room] if room < len(chunk) else chunk)
         if size % _BLOCK and not self.read(_BLOCK - size % _BLOCK):
             raise _Cut(f"the file ends at byte {self.position}")
         return kept.getvalue()
@@ -86,8 +86,11 @@ class _Stream:
             raise _Cut(f"cannot be read after byte {self.position} ({error or 'early end'})") from error
 
 
-def members(stream: IO[bytes]) -> Iterator[Member | Damage]:
-    """The regular files of an archive in order, and what was lost between them. Folders and links are passed over."""
+def members(stream: IO[bytes], keep: int | None = None) -> Iterator[Member | Damage]:
+    """The regular files of an archive in order, and what was lost between them. Folders and links are passed over.
+
+    keep: bytes of each that are given, its first; None for all.
+    """
     source = _Stream(stream)
     start = 0
     try:
@@ -106,7 +109,7 @@ def members(stream: IO[bytes]) -> Iterator[Member | Damage]:
             if header is None:
                 header = _resume(source)
                 yield Damage(start, f"bytes {start} to {source.position - _BLOCK} are not tar")
-            yield from _entry(source, header, start)
+            yield from _entry(source, header, start, MEMBER_LIMIT if keep is None else keep)
     except _Cut as cut:
         yield Damage(start, f"{cut}; the member that starts at byte {start} is lost, and all after it")
 
@@ -118,15 +121,15 @@ class _Header:
     size: int
 
 
-def _entry(source: _Stream, header: _Header, start: int) -> Iterator[Member | Damage]:
+def _entry(source: _Stream, header: _Header, start: int, keep: int) -> Iterator[Member | Damage]:
     """The file that `header` begins; headers that only tell its name or size are read on the way."""
     name, size = "", -1
     while header.kind in b"LKxg":
         if header.size > _CHUNK:
             yield Damage(start, f"a name or attribute record of {header.size} bytes")
-            source.padded(header.size, keep=False)
+            source.padded(header.size, keep=0)
             return
-        content = source.padded(header.size, keep=True)
+        content = source.padded(header.size, keep=header.size)
         if header.kind == b"L":
             name = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif header.kind == b"x":
@@ -143,7 +146,7 @@ def _entry(source: _Stream, header: _Header, start: int) -> Iterator[Member | Da
     if wanted and size > MEMBER_LIMIT:
         yield Damage(start, f"{name!r} has {size} bytes, more than {MEMBER_LIMIT}")
         wanted = False
-    data = source.padded(size, keep=wanted)
+    data = source.padded(size, keep=keep if wanted else 0)
     if wanted:
         yield Member(start, name, data)
 

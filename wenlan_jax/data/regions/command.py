@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from wenlan_jax.arguments import real, whole
+from wenlan_jax.data import roots
 from wenlan_jax.data.regions import contract, detector, job, stored
 from wenlan_jax.data.regions.detections import Selection
 
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --stored")
     group.add_argument("--format", choices=tuple(stored.FORMATS))
     group.add_argument("--key", default="", metavar="TEMPLATE", help="name of a picture there (default: by format)")
+    group.add_argument(roots.ALLOW_LINKS, action="store_true", help="follow links that lead out of PLACE")
 
 
 def _add_detector_arguments(group: argparse._ArgumentGroup) -> None:
@@ -96,7 +98,7 @@ def _finder(arguments: argparse.Namespace) -> job.Finder:
             raise job.RegionError("--stored needs --format; see `wenlan regions --help`")
         threshold = Selection.threshold if arguments.threshold is None else arguments.threshold
         selection = Selection(threshold, arguments.min_boxes, arguments.max_boxes)
-        return stored.Stored(arguments.stored, arguments.format, arguments.key, selection)
+        return stored.Stored(arguments.stored, arguments.format, arguments.key, selection, arguments.allow_links)
     return detector.Supplied(
         place=arguments.detector,
         kind=arguments.kind or detector.kind_of(arguments.detector),

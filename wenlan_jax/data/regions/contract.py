@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from wenlan_jax.data.regions import boxes
 from wenlan_jax.data.regions.heads import ACTIVATIONS
+from wenlan_jax.errors import WenlanError
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ CHANNELS = ("rgb", "bgr")
 UNITS = ("pixels", "fractions")
 
 
-class DetectorError(ValueError):
+class DetectorError(WenlanError, ValueError):
     """A detector that cannot be used; the message names its file and what is wrong."""
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from wenlan_jax.data import records
 from wenlan_jax.data.records import Classes, Features, Region
+from wenlan_jax.errors import WenlanError
 
 Boxes = Float64[np.ndarray, "boxes 4"]
 Scores = Float64[np.ndarray, " boxes"]
@@ -21,7 +22,7 @@ _ASPECT_TOLERANCE = 0.02  # a picture shrunk to whole pixels is a little off
 _UNIT_TOLERANCE = 1e-2  # float16 rounds the length of a row by less
 
 
-class DetectionError(ValueError):
+class DetectionError(WenlanError, ValueError):
     """Stored detections that contradict themselves or the picture; the message says how."""
 
 

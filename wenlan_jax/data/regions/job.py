@@ -22,6 +22,7 @@ from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import detections
 from wenlan_jax.data.regions.detections import DetectionError, Detections, Selection
 from wenlan_jax.data.regions.stored import Stored
+from wenlan_jax.errors import WenlanError
 
 REPORT_NAME, FAULTS_NAME = "regions.json", "faults.jsonl"
 UNIT_RECORDS = 512
@@ -30,7 +31,7 @@ UNIT_RECORDS = 512
 _JOB = "regions"
 
 
-class RegionError(ValueError):
+class RegionError(WenlanError, ValueError):
     """A job that cannot be done; the message says why and what to do."""
 
 

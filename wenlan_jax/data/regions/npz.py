@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from wenlan_jax.data import roots
 from wenlan_jax.data.formats import files
 from wenlan_jax.data.readers import ReadError, Rejected
 from wenlan_jax.data.regions.detections import DetectionError, Detections
@@ -28,15 +29,17 @@ _SIZE_LIMIT = 1 << 28  # bytes of one picture's arrays
 class Folder:
     """A folder with an .npz file for each picture, by the name of the file without its ending.
 
+    links: files may be links that lead out of the folder.
     interpret: the detections in the arrays of the named file.
     """
 
     place: str
+    links: bool
     interpret: Callable[[Arrays, str], Detections]
 
     def get(self, key: str) -> Detections | None:
         """What was found in picture `key`; None where there is no file. Raises DetectionError for a damaged one."""
-        root, name = Root(self.place), key + SUFFIX
+        root, name = Root(self.place, links=self.links, options=(roots.ALLOW_LINKS,)), key + SUFFIX
         try:
             if not root.has(name):
                 return None

@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from wenlan_jax.data import readers
+from wenlan_jax.data import readers, templates
 from wenlan_jax.data.readers import ReadError
 from wenlan_jax.data.records import Record
 from wenlan_jax.data.regions import butd, npz, uniter
 from wenlan_jax.data.regions.detections import DetectionError, Detections, Selection
 
+_MOST_DIGITS = 1000  # of a number in a name; Python refuses to read a few thousand
 _NUMBER = re.compile(r"\d+")
 
 
@@ -31,19 +32,26 @@ class Store(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A kind of store: what it is, how it is opened, and the usual key of a picture in it."""
+    """A kind of store: what it is, how it is opened (its place, whether links are followed), and the usual key."""
 
     meaning: str
-    open: Callable[[str], Store]
+    open: Callable[[str, bool], Store]
     key: str
 
 
+def _without_links(open_store: Callable[[str], Store]) -> Callable[[str, bool], Store]:
+    """How a store is opened that has no files of entries, which might be links."""
+    return lambda place, links: open_store(place)
+
+
 FORMATS: Mapping[str, Format] = {
-    "butd_tsv": Format("bottom-up attention or LXMERT .tsv files, a path or a pattern", butd.Tsv, "{number}"),
+    "butd_tsv": Format(
+        "bottom-up attention or LXMERT .tsv files, a path or a pattern", _without_links(butd.Tsv), "{number}"
+    ),
     "uniter_npz": Format(
         "a folder of UNITER's .npz files", functools.partial(npz.Folder, interpret=uniter.detections), "{stem}"
     ),
-    "uniter_lmdb": Format("an LMDB directory of UNITER (extra `lmdb`)", uniter.Lmdb, "{stem}.npz"),
+    "uniter_lmdb": Format("an LMDB directory of UNITER (extra `lmdb`)", _without_links(uniter.Lmdb), "{stem}.npz"),
     "brivl_npz": Format(
         "a folder of BriVL's .npz files with boxes", functools.partial(npz.Folder, interpret=npz.brivl_boxes), "{path}"
     ),
@@ -57,23 +65,30 @@ class Stored:
     key: a format string of `id` (of the record), `path` (of the image, or the id, without the ending), `stem` (its last
         part) and `number` (the last digits of the stem, as a number: `coco_train2014_{number:012d}`); "" takes the
         usual one.
+    links: entries may be links that lead out of the folder.
     """
 
     place: str
     file_format: str
     key: str = ""
     selection: Selection = dataclasses.field(default_factory=Selection)
+    links: bool = False
+
+    @property
+    def template(self) -> str:
+        """Of the key, the usual one where none is given."""
+        return self.key or FORMATS[self.file_format].key
 
     def open(self) -> Store:
         """The store."""
-        return FORMATS[self.file_format].open(self.place)
+        return FORMATS[self.file_format].open(self.place, self.links)
 
     def check(self) -> None:
         """Raises ReadError or DetectionError for a store that is not there or options that make no sense."""
         self.selection.check()
         if self.file_format not in FORMATS:
             raise ReadError(f"regions of format {self.file_format}: must be one of {', '.join(FORMATS)}")
-        self.key_of("0", "0")
+        templates.check("--regions-key (--key of `wenlan regions`)", self.template, _fields("0", "0", "0", "0"))
         if not self.open().some_keys():
             raise ReadError(f"{self.place}: holds no regions of format {self.file_format}")
 
@@ -82,14 +97,9 @@ class Stored:
         path = _without_suffix(image or record_id)
         stem = posixpath.basename(path)
         digits = _NUMBER.findall(stem)
-        template = self.key or FORMATS[self.file_format].key
-        if not digits and "{number" in template:
+        if "{number" in self.template and not (digits and len(digits[-1]) <= _MOST_DIGITS):
             return ""  # which no entry has
-        fields = {"id": record_id, "path": path, "stem": stem, "number": int(digits[-1]) if digits else 0}
-        try:
-            return template.format(**fields)
-        except (KeyError, ValueError, IndexError) as error:
-            raise ReadError(f"key {template!r}: must be made of {', '.join(fields)}, in braces ({error})") from error
+        return self.template.format(**_fields(record_id, path, stem, digits[-1] if digits else "0"))
 
     def find(self, record_id: str, image: str = "") -> Detections | None:
         """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
@@ -101,7 +111,7 @@ class Stored:
 
         An entry that several of them would take is that of one at most, and is refused to all.
         """
-        if "{id}" in (self.key or FORMATS[self.file_format].key):
+        if "{id}" in self.template:
             return self  # no two records have one id
         owners: dict[str, int] = {}
         shared: set[str] = set()
@@ -109,7 +119,7 @@ class Stored:
             key, owner = self.key_of(record_id, image), hash(identity)
             if owners.setdefault(key, owner) != owner:
                 shared.add(key)
-        return _Knowing(self.place, self.file_format, self.key, self.selection, frozenset(shared))
+        return _Knowing(self.place, self.file_format, self.key, self.selection, self.links, frozenset(shared))
 
     @property
     def batch_size(self) -> int:
@@ -136,8 +146,15 @@ class Stored:
 
     def unmatched(self) -> str:
         """What to tell when none of the pictures is in the store."""
-        template, there = self.key or FORMATS[self.file_format].key, ", ".join(self.open().some_keys())
-        return f"{self.place}: has none of these pictures; they are looked for as {template!r}, entries are {there}"
+        there = ", ".join(self.open().some_keys())
+        return (
+            f"{self.place}: has none of these pictures; they are looked for as {self.template!r}, entries are {there}"
+        )
+
+
+def _fields(record_id: str, path: str, stem: str, number: str) -> dict[str, str | int]:
+    """What a template of a key may name."""
+    return {"id": record_id, "path": path, "stem": stem, "number": int(number)}
 
 
 def _without_suffix(name: str) -> str:

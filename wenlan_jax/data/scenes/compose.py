@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from wenlan_jax.data import named_sets
 from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.data.scenes.draw import encode_png, render
 from wenlan_jax.data.scenes.language import LANGUAGES
 from wenlan_jax.data.scenes.questions import choose_queries
 from wenlan_jax.data.scenes.world import WIDE, Dice, Framing, Scene, sample_scene
 
-SOURCE = "wenlan_scenes"
+SOURCE = named_sets.SCENES
 QUESTIONS = 3
 """Questions per scene and language."""
 

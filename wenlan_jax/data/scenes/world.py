@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from wenlan_jax.errors import WenlanError
+
 Colour = tuple[int, int, int]
 SceneKey = tuple[str, tuple[tuple[str, str, str, str, int], ...]]
 _T = TypeVar("_T")
@@ -72,7 +74,7 @@ _TEXTURE_LOTS = ("solid", "solid", "solid", "striped", "dotted", "checked")
 _ECHO = 0.2  # chance that a thing repeats the shape of the one before, so that counting has something to count
 
 
-class SceneError(ValueError):
+class SceneError(WenlanError, ValueError):
     """A request for a scene, split or data set size that does not exist."""
 
 

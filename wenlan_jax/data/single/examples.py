@@ -28,6 +28,7 @@ from wenlan_jax.data.mixture import Row, TextChoice
 from wenlan_jax.data.single import masking
 from wenlan_jax.data.single.buckets import Pictures, Rows, Shape
 from wenlan_jax.data.single.regions import Regions
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -39,7 +40,7 @@ NEGATIVE = "negative_"
 """Begins the names of the fields of other records in a batch of `rank`."""
 
 
-class ExampleError(ValueError):
+class ExampleError(WenlanError, ValueError):
     """An objective that examples cannot be made for; the message says what is missing."""
 
 

@@ -19,6 +19,7 @@ from wenlan_jax import notes
 from wenlan_jax.data import places, pulse, units
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.single.regions import Regions
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -31,7 +32,7 @@ SAMPLED_ROWS = 64
 _TABLE, _JOB, _WAIT_SECONDS = "lengths.npz", "lengths", 1.0
 
 
-class LengthsError(ValueError):
+class LengthsError(WenlanError, ValueError):
     """Lengths that a table cannot hold."""
 
 

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from wenlan_jax.data.text import Tokenizer, WordPiece
+from wenlan_jax.errors import WenlanError
 
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the chosen words that become `[MASK]` and another piece; the rest stay as they are (BERT)."""
 
 
-class MaskingError(ValueError):
+class MaskingError(WenlanError, ValueError):
     """A tokenizer that words cannot be masked with, or numbers that make no sense."""
 
 

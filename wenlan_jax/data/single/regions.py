@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64
 
 from wenlan_jax.data import images, loader, records
+from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -29,7 +30,7 @@ WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 Boxes = Float32[np.ndarray, "regions 4"]
 
 
-class RegionError(ValueError):
+class RegionError(WenlanError, ValueError):
     """Options that do not fit together, or a record without the regions they ask for."""
 
 

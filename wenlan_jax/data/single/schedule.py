@@ -21,6 +21,7 @@ from wenlan_jax.data.mixture import Mixture, Part, Row, TextChoice
 from wenlan_jax.data.single import buckets
 from wenlan_jax.data.single.buckets import Shape
 from wenlan_jax.data.single.lengths import Lengths
+from wenlan_jax.errors import WenlanError
 
 BLOCK = 256
 """Steps whose order is shuffled together."""
@@ -29,7 +30,7 @@ _Divide = Callable[[Lengths, str], list[buckets.Bucket]]
 Steps = Int64[np.ndarray, " steps"]
 
 
-class ScheduleError(ValueError):
+class ScheduleError(WenlanError, ValueError):
     """Data and objectives that no schedule can be made of; the message names the part and the remedy."""
 
 

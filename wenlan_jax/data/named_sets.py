@@ -1,0 +1,39 @@
+"""Data sets by name, which are built when they are first asked for.
+
+Sources know their names alone. What builds them lies in higher layers and is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+SCENES, EMOJI, STAMPS, PUBLIC = "wenlan_scenes", "wenlan_emoji", "wenlan_stamps", "wenlan_public"
+
+BUILDERS = {
+    SCENES: "wenlan_jax.data.scenes.builder:build",
+    EMOJI: "wenlan_jax.data.builders.registry:build",
+    STAMPS: "wenlan_jax.data.builders.registry:build",
+    PUBLIC: "wenlan_jax.data.builders.registry:build",
+}
+"""By the first word of a name, `module:function` of what builds it: `(name, data_dir) -> directory`."""
+
+
+def is_named(spec: str) -> bool:
+    """Whether `spec`, such as `wenlan_emoji/noto`, begins as the names of this package do."""
+    return spec.split("/")[0] in BUILDERS
+
+
+def is_drawn(spec: str) -> bool:
+    """Whether `spec` names one of the drawn sets, which need nothing from outside."""
+    return spec.split("/")[0] == SCENES
+
+
+def build(spec: str, data_dir: Path) -> Path:
+    """The directory of a named data set below `data_dir`, made where it is absent.
+
+    Raises the errors of its builder, which say what to fetch.
+    """
+    module, function = BUILDERS[spec.split("/")[0]].split(":")
+    found: Path = getattr(importlib.import_module(module), function)(spec, data_dir)
+    return found
