@@ -34,7 +34,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, tiny_of: C
 
 @pytest.fixture(scope="module")
 def model(workdir: Path) -> api.Model:
-    return wenlan_jax.load(workdir, batch_size=8)
+    return wenlan_jax.load(workdir, overrides=["eval.batch_size=8"])
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_few_programs_are_compiled(model: api.Model) -> None:
 
 
 def _sizes(model: api.Model, count: int) -> list[tuple[int, int]]:
-    found = model._parts({"token_ids": np.zeros((count, 4), np.int32)}, count)
+    found = model._parts(lambda rows: {"token_ids": np.zeros((rows.stop - rows.start, 4), np.int32)}, count)
     return [(rows, len(part["token_ids"])) for part, rows in found]
 
 
@@ -122,8 +122,10 @@ def test_faulty_input_is_named(model: api.Model, workdir: Path, tmp_path: Path) 
         model.encode_texts(["a", b"b"])  # type: ignore[list-item]
     with pytest.raises(api.ModelError, match="boxes: this model takes none"):
         model.encode_images([good], [np.zeros((1, 4))])
-    with pytest.raises(api.ModelError, match="batch_size"):
-        wenlan_jax.load(workdir, batch_size=0)
+    with pytest.raises(wenlan_jax.WenlanError, match="batch_size"):
+        wenlan_jax.load(workdir, overrides=["eval.batch_size=0"])
+    with pytest.raises(api.ModelError, match="image 9: "):  # of the second part
+        model.encode_images([good] * 9 + [3])
     with pytest.raises(wenlan_jax.WenlanError, match="holds no checkpoints"):
         wenlan_jax.load(tmp_path)
     with pytest.raises(wenlan_jax.WenlanError, match="only fields of"):

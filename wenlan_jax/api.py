@@ -1,10 +1,4 @@
-"""A trained model in a few lines of Python: `wenlan_jax.load`.
-
-model = wenlan_jax.load("runs/quickstart")
-images = model.encode_images(["cat.jpg", "dog.png"])     # (2, dim), unit rows
-texts = model.encode_texts(["一只猫", "a dog"])           # (2, dim)
-scores = model.similarity(texts, images)                 # (2, 2), cosines
-"""
+"""A trained model in a few lines of Python: `wenlan_jax.load`; README shows how."""
 
 from __future__ import annotations
 
@@ -28,9 +22,6 @@ from wenlan_jax.errors import WenlanError
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.towers import Towers
 
-LARGEST_BATCH = 64
-"""Images or texts that are encoded at once unless `load` is told otherwise."""
-
 SECTIONS = ("mesh.", "data.", "eval.")
 """Sections of the configuration that `load` may change: they do not change the model."""
 
@@ -41,27 +32,23 @@ class ModelError(WenlanError, ValueError):
     """A model or an input that cannot be encoded; the message says which, and what is needed."""
 
 
-def load(
-    place: str | Path, step: int | None = None, *, batch_size: int = LARGEST_BATCH, overrides: Sequence[str] = ()
-) -> Model:
+def load(place: str | Path, step: int | None = None, *, overrides: Sequence[str] = ()) -> Model:
     """Loads the two towers of a training run or of an import, on one device.
 
     Args:
       place: the work directory of `wenlan train`, or the directory that `wenlan import` wrote.
       step: the checkpoint; the newest by default.
-      batch_size: images or texts that are encoded at once, at least 1.
-      overrides: fields of the sections `data`, `eval` and `mesh` as on the command line, e.g. `"data.workers=0"`.
+      overrides: fields of the sections `data` and `eval` as on the command line. `"eval.batch_size=16"` sets how many
+        images or texts are encoded at once.
 
     Returns:
       The model. Its parameters are in memory; its programs are compiled when they are first needed.
 
     Raises:
-      CheckpointError: there is no checkpoint, or it was imported without a tokenizer.
+      CheckpointError: there is no checkpoint.
       ConfigError: an override names a field that cannot be changed, or a wrong value.
-      ModelError: the model is a single tower, which scores pairs and encodes neither side alone.
+      ModelError: the model is a single tower, which scores pairs and encodes neither side alone, or has no tokenizer.
     """
-    if batch_size < 1:
-        raise ModelError(f"batch_size: at least 1 is needed, not {batch_size}")
     fields = [f"--config.{field.removeprefix('--config.')}" for field in overrides]
     one_device = [*meshes.ONE_DEVICE, *fields]
     trained = restore.load(Path(place), step, one_device, SECTIONS, jax.devices()[:1])
@@ -73,7 +60,7 @@ def load(
     if trained.tokenizer is None:
         raise ModelError(f"{place}: was imported without a tokenizer; import again with --config.tokenizer.path")
     state = trained.read("params", "batch_stats")
-    return Model(trained.current, trained.tokenizer, state["params"], state["batch_stats"], trained.step, batch_size)
+    return Model(trained.current, trained.tokenizer, state["params"], state["batch_stats"], trained.step)
 
 
 Image = Any
@@ -90,7 +77,6 @@ class Model:
       params: the parameters, by tower.
       batch_stats: the statistics of batch normalisation, by tower.
       step: the number of the checkpoint.
-      batch_size: images or texts that are encoded at once.
     """
 
     run: Run
@@ -98,7 +84,6 @@ class Model:
     params: PyTree
     batch_stats: PyTree
     step: int
-    batch_size: int
 
     @property
     def config(self) -> schema.Config:
@@ -127,7 +112,12 @@ class Model:
           ModelError: an image cannot be read, by its place in the sequence; boxes that are missing or not asked for.
         """
         given = [images] if _is_one(images, (str, Path, bytes, np.ndarray)) else list(images)
-        return self._encode(self._image_program, self.preprocess(given, boxes), len(given))
+        self._check_boxes(len(given), boxes)
+
+        def part(rows: slice) -> Batch:
+            return self._preprocess(given[rows], None if boxes is None else boxes[rows], rows.start)
+
+        return self._encode(self._image_program, part, len(given))
 
     def encode_texts(self, texts: str | Sequence[str]) -> Embeddings:
         """Encodes texts, any number of them, cut to `data.text_length` tokens as in training.
@@ -142,8 +132,12 @@ class Model:
           ModelError: something is no text.
         """
         given = [texts] if isinstance(texts, str) else list(texts)
-        ids, mask = self.tokenize(given)
-        return self._encode(self._text_program, {"token_ids": ids, "token_mask": mask}, len(given))
+        _check_texts(given)
+
+        def part(rows: slice) -> Batch:
+            return dict(zip(("token_ids", "token_mask"), self.tokenize(given[rows]), strict=True))
+
+        return self._encode(self._text_program, part, len(given))
 
     def similarity(
         self, queries: Float[np.ndarray, "queries dim"], candidates: Float[np.ndarray, "candidates dim"]
@@ -156,13 +150,20 @@ class Model:
 
         See `encode_images`; the results are those of `wenlan embed`, bit for bit.
         """
+        self._check_boxes(len(images), boxes)
+        return self._preprocess(images, boxes, 0)
+
+    def _check_boxes(self, images: int, boxes: Sequence[Any] | None) -> None:
         with_boxes = self.config.model.image.regions.kind == "boxes"
         if with_boxes != (boxes is not None):
             raise ModelError(
                 "boxes: " + ("this model needs those of each image" if with_boxes else "this model takes none")
             )
-        if boxes is not None and len(boxes) != len(images):
-            raise ModelError(f"boxes: {len(images)} images have {len(boxes)} sets of boxes")
+        if boxes is not None and len(boxes) != images:
+            raise ModelError(f"boxes: {images} images have {len(boxes)} sets of boxes")
+
+    def _preprocess(self, images: Sequence[Image], boxes: Sequence[Any] | None, first: int) -> Batch:
+        """`preprocess` of images of which the first has the number `first`."""
         how = training_data.pictures(self.config)
         batch = how.empty(len(images))
         for row, image in enumerate(images):
@@ -170,28 +171,27 @@ class Model:
             try:
                 how.write_image(_content(image), of_image, batch, row)
             except (OSError, pictures.CorruptImage) as error:
-                raise ModelError(f"image {row}: {error}") from error
+                raise ModelError(f"image {first + row}: {error}") from error
         return batch
 
     def tokenize(
         self, texts: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
         """Token ids and which of them are no filling, `data.text_length` of each text."""
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ModelError(f"text {row}: a text is needed, not {type(text).__name__}")
+        _check_texts(texts)
         return self.tokenizer.encode(list(texts), self.config.data.text_length)
 
-    def _encode(self, program: Callable[..., jax.Array], batch: Batch, count: int) -> Embeddings:
-        found = [program(self.params, self.batch_stats, part)[:rows] for part, rows in self._parts(batch, count)]
+    def _encode(self, program: Callable[..., jax.Array], make: Callable[[slice], Batch], count: int) -> Embeddings:
+        found = [program(self.params, self.batch_stats, part)[:rows] for part, rows in self._parts(make, count)]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *map(np.asarray, found)])
 
-    def _parts(self, batch: Batch, count: int) -> Iterator[tuple[dict[str, jax.Array], int]]:
-        """The batch in parts that are filled up to a power of two, so that few programs are compiled."""
-        for start in range(0, count, self.batch_size):
-            rows = min(self.batch_size, count - start)
-            size = min(1 << (rows - 1).bit_length(), self.batch_size)
-            part = {name: _filled(field[start : start + rows], size) for name, field in batch.items()}
+    def _parts(self, make: Callable[[slice], Batch], count: int) -> Iterator[tuple[dict[str, jax.Array], int]]:
+        """Parts as they are made, so that never all is in memory; filled up to a power of two, so few are compiled."""
+        most = self.config.eval.batch_size
+        for start in range(0, count, most):
+            rows = min(most, count - start)
+            size = min(1 << (rows - 1).bit_length(), most)
+            part = {name: _filled(field, size) for name, field in make(slice(start, start + rows)).items()}
             yield meshes.to_devices(self.run.mesh, part), rows
 
     @functools.cached_property
@@ -214,6 +214,12 @@ class Model:
         return _aloud("encoding texts", jax.jit(embed))
 
 
+def _check_texts(texts: Sequence[str]) -> None:
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ModelError(f"text {row}: a text is needed, not {type(text).__name__}")
+
+
 def _aloud(what: str, program: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The program, whose compilation says that it goes on."""
     return lambda *inputs: waiting.aloud(what, lambda: jax.block_until_ready(program(*inputs)))
@@ -229,7 +235,7 @@ def _is_one(images: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _content(image: Image) -> bytes | np.ndarray:
-    """The bytes of a file, or pixels. Raises ModelError for what is no image, and OSError."""
+    """The bytes of a file, or pixels. Raises CorruptImage for what is no image, and OSError."""
     if isinstance(image, str | Path):
         return Path(image).expanduser().read_bytes()
     if isinstance(image, bytes):
