@@ -33,7 +33,7 @@ LAYERS = (
 
 ROOMS = {
     "util": "arguments errors notes host_memory html_page data.places data.pulse data.units data.orphans "
-    "data.languages",
+    "data.languages late",
     "config": "schema settings",
     "models": "augment arrays",
     "data": "data.builders.prepare",
@@ -48,7 +48,7 @@ ROOMS = {
     "eval.gallery_queries eval.single run_answers single_data training_data",
     "checkpoints": "checkpoint checksums faults",
     "monitoring": "curves in_flight ledger metrics plan.devices profiling progress start_note telemetry watchdog",
-    "training": "flops programs recovery restore run run_data run_tokenizer train warm_start",
+    "training": "flops programs recovery prepared restore run run_data run_tokenizer train warm_start",
     "applications": "eval.attention_command eval.attention_job eval.attention_picture eval.cascade eval.cascade_speed "
     "eval.embed eval.graded eval.rerank_command eval.rerank_job eval.rerank_page eval.trained",
     "convert": "reference",

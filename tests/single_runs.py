@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 from conftest import tiny_dict
 
 from wenlan_jax import config as configs
 from wenlan_jax import schema
 from wenlan_jax.data.scenes.world import SHAPES
-from wenlan_jax.tasks import single
+from wenlan_jax.tasks.single_tower.batch import objective_spec
 
 CHANGES: dict[str, Any] = {
     "task": "mlmm",
@@ -49,9 +48,9 @@ def noise(config: schema.Config, objective: str, seed: int = 0) -> dict[str, np.
     """A batch of an objective: random values, lengths and masks in the shapes that the loader gives."""
     rng, size = np.random.default_rng(seed), config.train.batch_size
     tokens, regions = config.pretrain.text_buckets[0], config.pretrain.region_buckets[0]
-    zeros = jax.eval_shape(lambda: single.example(config, objective, size, tokens, regions))
+    spec = objective_spec(config, objective, size, tokens, regions)
     lengths = {"token": (2, tokens), "region": (1, regions)}
-    return {name: _noise(name, leaf.shape, leaf.dtype, config, lengths, rng) for name, leaf in zeros.items()}
+    return {name: _noise(name, field.shape, field.dtype, config, lengths, rng) for name, field in spec.items()}
 
 
 def _noise(

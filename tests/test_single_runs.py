@@ -11,7 +11,7 @@ import pytest
 from single_runs import tiny_single
 from whole_runs import Place, assert_same_bits, final_state, training_lines
 
-from wenlan_jax.tasks import objectives
+from wenlan_jax.tasks.single_tower.batch import FIELDS
 
 PARTS = (
     {"source": "wenlan_scenes/tiny", "kinds": ("descriptive",), "weight": 0.5},
@@ -55,7 +55,7 @@ def straight(place: Place) -> Path:
 
 def test_every_step_trains_one_objective_and_the_log_tells_each_apart(place: Place) -> None:
     lines = training_lines(straight(place))
-    seen = [[name for name in objectives.FIELDS if f"train/{name}_loss" in line] for line in lines]
+    seen = [[name for name in FIELDS if f"train/{name}_loss" in line] for line in lines]
     assert all(len(names) == 1 for names in seen)
     assert {names[0] for names in seen} == {"itm", "mlm", "mrfr", "mrc"}
     result = json.loads((straight(place) / "result.json").read_text())

@@ -19,8 +19,10 @@ from wenlan_jax.data import images as pictures
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.errors import WenlanError
+from wenlan_jax.tasks import registry
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
 SECTIONS = ("mesh.", "data.", "eval.")
 """Sections of the configuration that `load` may change: they do not change the model."""
@@ -52,7 +54,7 @@ def load(place: str | Path, step: int | None = None, *, overrides: Sequence[str]
     fields = [f"--config.{field.removeprefix('--config.')}" for field in overrides]
     one_device = [*meshes.ONE_DEVICE, *fields]
     trained = restore.load(Path(place), step, one_device, SECTIONS, jax.devices()[:1])
-    if trained.config.task in schema.SINGLE_TASKS:
+    if registry.of(trained.config).model != TWO_TOWERS:
         raise ModelError(
             f"{place}: a model of task {trained.config.task!r} scores pairs and encodes neither side alone; "
             "see `wenlan rerank`"

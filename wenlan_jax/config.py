@@ -19,8 +19,9 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from wenlan_jax import config_single, schema, settings
+from wenlan_jax import schema, settings
 from wenlan_jax.schema import Config, Data, Mesh, Part
+from wenlan_jax.tasks import registry
 
 ConfigError = settings.ConfigError
 
@@ -76,9 +77,13 @@ def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
 
 def vocabulary(c: Config) -> tuple[str, int]:
     """The field that says how many rows the word table of the task has, and their number; 0 fits the tokenizer."""
-    if c.task in schema.SINGLE_TASKS:
-        return "single.vocab_size", c.single.vocab_size
-    return "model.text.bert.vocab_size", c.model.text.bert.vocab_size
+    field = registry.of(c).vocabulary
+    return field, settings.value_of(c, field)
+
+
+def with_vocabulary(c: Config, rows: int) -> Config:
+    """The configuration with `rows` rows in the word table of its task."""
+    return settings.replaced(c, {registry.of(c).vocabulary: rows})
 
 
 def require_vocabulary(c: Config, what: str) -> None:
@@ -144,7 +149,7 @@ def _clashes(c: Config) -> list[str]:
         c.train.batch_size % c.train.accumulation == 0,
         "train.accumulation: must divide train.batch_size",
     )
-    faults += config_single.clashes(c) if c.task in schema.SINGLE_TASKS else _two_tower_clashes(c)
+    faults += registry.of(c).clashes(c)
     settled = not (c.train.epochs or c.optimizer.warmup_fraction)  # otherwise both are worked out later
     check(
         not settled or c.optimizer.warmup_steps < c.train.steps,
@@ -169,62 +174,6 @@ def _clashes(c: Config) -> list[str]:
             re.compile(pattern)
         except re.error as error:
             faults.append(f"model.freeze: {pattern!r} is not a regular expression ({error})")
-    return faults
-
-
-def _two_tower_clashes(c: Config) -> list[str]:
-    """Faults of the fields that BriVL and CLIP read."""
-    faults: list[str] = []
-
-    def check(ok: bool, message: str) -> None:
-        if not ok:
-            faults.append(message)
-
-    bert, norm, micro = (
-        c.model.text.bert,
-        c.model.image.batch_norm,
-        c.train.batch_size // c.train.accumulation,
-    )
-    check(bert.width % bert.heads == 0, "model.text.bert.heads: must divide model.text.bert.width")
-    check(
-        bert.width % c.model.text.encoder.heads == 0,
-        "model.text.encoder.heads: must divide model.text.bert.width",
-    )
-    check(c.data.text_length <= bert.positions, "data.text_length: longer than model.text.bert.positions")
-    check(
-        not bert.scan_segments or sum(bert.scan_segments) == bert.layers,
-        "model.text.bert.scan_segments: must sum to model.text.bert.layers",
-    )
-    check(
-        norm.mode != "group" or micro % norm.group_size == 0,
-        f"model.image.batch_norm.group_size: must divide the micro-batch of {micro} "
-        "(train.batch_size / train.accumulation)",
-    )
-    check(
-        norm.mode != "batch" or c.train.accumulation == 1,
-        "train.accumulation: statistics of the whole batch cannot be had from micro-batches; "
-        "use model.image.batch_norm.mode='group' or 'frozen'",
-    )
-    check(
-        all(len(stage) == 5 for stage in c.model.image.backbone.stages),
-        "model.image.backbone.stages: five numbers a stage",
-    )
-    check(
-        bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes",
-        "model.image.regions.grid: no region is left; (1,) is the whole picture",
-    )
-    check(
-        c.contrast.multi_label_top_k <= c.contrast.bank_size,
-        "contrast.multi_label_top_k: more than contrast.bank_size",
-    )
-    check(
-        c.task != "clip" or c.contrast.multi_label_top_k == 0,
-        "contrast.multi_label_top_k: the task 'clip' has no bank",
-    )
-    check(
-        c.contrast.bank_from_step == 0 or c.contrast.in_batch_negatives,
-        "contrast.bank_from_step: without contrast.in_batch_negatives there is no negative before that step",
-    )
     return faults
 
 
@@ -342,11 +291,10 @@ def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
 
     What is measured counts, too; what a start works out from the data counts only where that is not left to it.
     """
+    task = registry.of(wanted)
     left_to_it = {
-        "model.text.bert.vocab_size": wanted.model.text.bert.vocab_size == 0,
-        "single.vocab_size": wanted.single.vocab_size == 0,
-        "vqa.answers_file": wanted.task == "vqa",
-        "vqa.fingerprint": wanted.task == "vqa",
+        task.vocabulary: settings.value_of(wanted, task.vocabulary) == 0,
+        **dict.fromkeys(task.settled, True),
         "train.steps": bool(wanted.train.epochs),
         "optimizer.warmup_steps": bool(wanted.optimizer.warmup_fraction),
         "eval.every": bool(wanted.eval.every_epochs),

@@ -89,10 +89,6 @@ def clashes(c: Config) -> list[str]:
     faults += _objectives(c)
     check(c.rank.hard <= c.rank.candidates, "rank.hard: at most rank.candidates")
     check(
-        not c.eval.zero_shot or c.task != "mlmm" or "itm" in pretrain.objectives,
-        "eval.zero_shot: pairs are ranked by what 'itm' teaches, which is not among pretrain.objectives",
-    )
-    check(
         regions.features != "map" or c.model.image.batch_norm.mode == "frozen",
         "model.image.batch_norm.mode: 'frozen', as the backbone under single.regions.features='map' stays as it is",
     )
@@ -100,6 +96,18 @@ def clashes(c: Config) -> list[str]:
         regions.features != "map" or "image/" in c.model.freeze,
         "model.freeze: ('image/',), as the backbone under single.regions.features='map' stays as it is",
     )
+    return faults
+
+
+def pretraining_clashes(c: Config) -> list[str]:
+    """The same, and faults of the fields that pretraining alone reads."""
+    faults, names = clashes(c), c.pretrain.objectives
+    if c.eval.zero_shot and "itm" not in names:
+        faults.append("eval.zero_shot: pairs are ranked by what 'itm' teaches, which is not among pretrain.objectives")
+    if "mrc" in names and not c.single.regions.classes:
+        faults.append("pretrain.objectives: 'mrc' needs single.regions.classes; leave it out without a detector")
+    if "mrc" in names and c.single.regions.boxes == "grid":
+        faults.append("pretrain.objectives: 'mrc' needs a detector's regions; leave it out with a grid")
     return faults
 
 
@@ -115,11 +123,6 @@ def _objectives(c: Config) -> list[str]:
         faults.append(f"pretrain.objectives: some of {', '.join(OBJECTIVES)}, each once")
     if len(pretrain.weights) != len(pretrain.objectives) or min(pretrain.weights, default=0) <= 0:
         faults.append("pretrain.weights: a positive number for each of pretrain.objectives is needed")
-    if "mrc" in pretrain.objectives and c.task == "mlmm":
-        if not c.single.regions.classes:
-            faults.append("pretrain.objectives: 'mrc' needs single.regions.classes; leave it out without a detector")
-        if c.single.regions.boxes == "grid":
-            faults.append("pretrain.objectives: 'mrc' needs a detector's regions; leave it out with a grid")
     for at, part in enumerate(c.data.mixture):
         other = [name for name in part.objectives if name not in pretrain.objectives]
         if other:

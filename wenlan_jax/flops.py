@@ -11,7 +11,6 @@ The count is made on the traced program of the step, without compiling it. The c
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from wenlan_jax import run, schema, step
+from wenlan_jax import run, schema, settings, step
+from wenlan_jax.tasks import remat
 
 
 def of_step(config: schema.Config, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
@@ -56,23 +56,8 @@ def counted(count: Callable[[], float]) -> tuple[float, str]:
 
 def _plain(config: schema.Config) -> schema.Config:
     """The same mathematics on one device, each operation once and as the operation that it is."""
-    image, text = config.model.image, config.model.text
-    single = dataclasses.replace(config.single, remat=False)
-    model = dataclasses.replace(
-        config.model,
-        image=dataclasses.replace(
-            image,
-            backbone=dataclasses.replace(image.backbone, remat=False, depthwise="conv"),
-            encoder=dataclasses.replace(image.encoder, remat=False),
-        ),
-        text=dataclasses.replace(
-            text,
-            bert=dataclasses.replace(text.bert, remat=False),
-            encoder=dataclasses.replace(text.encoder, remat=False),
-        ),
-    )
-    one_pass = dataclasses.replace(config.train, accumulation=1)
-    return dataclasses.replace(config, model=model, single=single, mesh=schema.Mesh(), train=one_pass)
+    values = {"train.accumulation": 1, "mesh": schema.Mesh(), "model.image.backbone.depthwise": "conv"}
+    return settings.replaced(remat.without(config), values)
 
 
 def _count(program: core.Jaxpr, used: Sequence[bool]) -> tuple[float, list[bool]]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from wenlan_jax import checkpoint, run, run_answers, run_tokenizer, schema
+from wenlan_jax import checkpoint, prepared, run, schema
 from wenlan_jax import config as configs
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import MOMENTUM
@@ -119,5 +119,5 @@ def load(
         raise checkpoint.CheckpointError(f"{workdir}: holds no checkpoints; is it the --workdir of a training run?")
     checkpoints = checkpoint.Checkpoints(place, schema.Checkpoint())
     at, note = checkpoints.note(step)
-    config = run_answers.settled(settings(note.config, overrides, sections), workdir)
-    return Trained(checkpoints, config, devices, run_tokenizer.saved(config, workdir, note.tokenizer), at)
+    config, tokenizer = prepared.of_trained(settings(note.config, overrides, sections), workdir, note.tokenizer)
+    return Trained(checkpoints, config, devices, tokenizer, at)

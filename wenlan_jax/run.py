@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from wenlan_jax import mesh as meshes
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import TrainState
 from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.recipe import recipe as make_recipe
 from wenlan_jax.tasks.run import Run
 
 
@@ -25,18 +25,13 @@ def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -
     """
     mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
-    recipe = registry.recipe(config, mesh)
+    recipe = make_recipe(config, mesh)
     try:
         shapes = jax.eval_shape(functools.partial(step.init_state, recipe), rngs.root(config.seed))
     except ValueError as error:
-        raise configs.ConfigError(f"{_section(config)}: this model cannot be built: {error}") from error
+        raise configs.ConfigError(f"{registry.of(config).sizes}: this model cannot be built: {error}") from error
     step.check_freeze(recipe, shapes.params)
     return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh, config.mesh.smallest_split))
-
-
-def _section(config: schema.Config) -> str:
-    """Where the sizes of the task's model are set."""
-    return "single.*" if config.task in schema.SINGLE_TASKS else "model.*"
 
 
 def fresh_state(run: Run) -> TrainState:
@@ -66,19 +61,10 @@ def with_vocabulary(config: schema.Config, tokenizer: Tokenizer) -> schema.Confi
     """The configuration with the size of the word table settled. Raises ConfigError if the table is too small."""
     field, rows = configs.vocabulary(config)
     if rows == 0:
-        return replace_vocabulary(config, tokenizer.size)
+        return configs.with_vocabulary(config, tokenizer.size)
     if rows < tokenizer.size:
         raise configs.ConfigError(
             f"{field}: {rows} rows for the {tokenizer.size} pieces of the tokenizer "
             f"{config.tokenizer.path or 'trained for this run'}; use at least {tokenizer.size}, or 0 to fit"
         )
     return config
-
-
-def replace_vocabulary(config: schema.Config, rows: int) -> schema.Config:
-    """The configuration with `rows` rows in the word table of its task."""
-    if config.task in schema.SINGLE_TASKS:
-        return dataclasses.replace(config, single=dataclasses.replace(config.single, vocab_size=rows))
-    bert = dataclasses.replace(config.model.text.bert, vocab_size=rows)
-    text = dataclasses.replace(config.model.text, bert=bert)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))

@@ -12,9 +12,7 @@ from wenlan_jax import distributed, notes, schema, single_data
 from wenlan_jax.console import say
 from wenlan_jax.data import places
 from wenlan_jax.eval.vqa import Answers, VqaError
-
-FILE = "answers.json"
-"""In the work directory: the answers in the order of the columns of the head."""
+from wenlan_jax.tasks.single_tower.spec import ANSWERS
 
 
 def prepare(config: schema.Config, workdir: Path) -> schema.Config:
@@ -22,9 +20,7 @@ def prepare(config: schema.Config, workdir: Path) -> schema.Config:
 
     Raises ConfigError for a list that is not the one the run began with.
     """
-    if config.task != "vqa":
-        return config
-    place = workdir / FILE
+    place = workdir / ANSWERS
     if jax.process_index() == 0 and not _is_whole(place):
         places.write(place, places.text_bytes(_given(config).to_json()))
     distributed.barrier("answers")
@@ -42,9 +38,9 @@ def _is_whole(place: Path) -> bool:
 
 
 def settled(config: schema.Config, workdir: Path) -> schema.Config:
-    """The configuration with the list of answers that a run has left in `workdir`, if it is one with answers."""
-    place = workdir / FILE
-    if config.task != "vqa" or not place.exists():
+    """The configuration with the list of answers that a run has left in `workdir`, if it has one."""
+    place = workdir / ANSWERS
+    if not place.exists():
         return config
     vqa = dataclasses.replace(config.vqa, answers_file=str(place))
     answers = single_data.answers(dataclasses.replace(config, vqa=vqa))

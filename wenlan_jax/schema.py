@@ -6,10 +6,10 @@ Tags such as [C] at the end of a field's text say where its value comes from; `S
 from __future__ import annotations
 
 import dataclasses
-import typing
 from typing import Literal
 
 from wenlan_jax.data import languages
+from wenlan_jax.late import late
 from wenlan_jax.schema_single import Pretrain, Rank, SingleTower, Vqa
 from wenlan_jax.settings import field, section
 
@@ -513,20 +513,15 @@ class Telemetry:
     )
 
 
-SingleTask = Literal["mlmm", "rank", "vqa"]
-Task = Literal["brivl", "clip", SingleTask]
-SINGLE_TASKS: tuple[str, ...] = typing.get_args(SingleTask)
-"""The tasks that train the tower of `single`; the others train those of `model`."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
-    task: Task = field(
+    task: str = field(
         "brivl",
-        "two towers with momentum towers and banks, or with in-batch negatives alone; the single tower: its "
-        "pretraining, fine-tuned for retrieval or for questions",
+        "what is trained: brivl and clip are two towers, with momentum towers and banks or with in-batch negatives "
+        "alone; mlmm is the single tower's pretraining, rank and vqa are its fine-tuning for retrieval and questions",
+        among=late("wenlan_jax.tasks.registry:names"),
     )
     seed: int = field(
         0,

@@ -40,6 +40,7 @@ def field(
     high: float | None = None,
     free: bool = False,
     each: Callable[[str], str] | None = None,
+    among: Callable[[], Sequence[str]] | None = None,
 ) -> T:
     """A schema field; a type that is a `Literal` says the choices.
 
@@ -47,8 +48,9 @@ def field(
     low, high: the range of the number, or of every number where the field is a tuple. Whole numbers go up to
     `LARGEST_WHOLE` unless `high` says otherwise; what is not finite is refused everywhere.
     each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
+    among: the choices where only the installation knows them; asked for when a value is checked.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "free": free, "each": each}
+    metadata = {"doc": doc, "low": low, "high": high, "free": free, "each": each, "among": among}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -68,9 +70,31 @@ def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
             yield path, one, hints[one.name]
 
 
-def choices_of(hint: Any) -> tuple[str, ...]:
-    """The values that a field of the type `hint` may have; none where it is no `Literal`."""
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+def choices_of(hint: Any, one: dataclasses.Field[Any] | None = None) -> tuple[str, ...]:
+    """The values that a field may have; none where neither its type `hint` is a `Literal` nor `among` names them."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    among = None if one is None else one.metadata.get("among")
+    return () if among is None else tuple(among())
+
+
+def replaced(settings: T, values: Mapping[str, Any]) -> T:
+    """Settings with the fields of dotted paths set to values, which are not checked."""
+    sections: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
+    for path, value in values.items():
+        name, dot, rest = path.partition(".")
+        if dot:
+            sections.setdefault(name, {})[rest] = value
+        else:
+            changes[name] = value
+    changes |= {name: replaced(getattr(settings, name), inner) for name, inner in sections.items()}
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def value_of(settings: Any, path: str) -> Any:
+    """The value of the field of a dotted path."""
+    return functools.reduce(getattr, path.split("."), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +117,8 @@ class Form(Generic[T]):
         """The reference of all fields, for `--help`: name, default, meaning."""
         lines = []
         for path, one, hint in fields(self.schema):
-            choices = f" One of {', '.join(choices_of(hint))}." if choices_of(hint) else ""
+            named = choices_of(hint, one)
+            choices = f" One of {', '.join(named)}." if named else ""
             lines.append(f"  --config.{path}={one.default!r}\n      {one.metadata['doc']}.{choices}")
             element = _element(hint)
             lines += [
@@ -207,7 +232,7 @@ def _elements(value: Any, kind: type, path: str, faults: list[str]) -> tuple[Any
 def _leaf(value: Any, hint: Any, one: dataclasses.Field[Any], path: str, faults: list[str]) -> Any:
     """The value of a field, or its default where the value is of another type."""
     metadata = one.metadata
-    choices = choices_of(hint)
+    choices = choices_of(hint, one)
     try:
         value = _coerce(value, str if choices else hint)
     except (TypeError, OverflowError):  # a whole number may be too large for any other

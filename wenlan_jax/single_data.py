@@ -18,6 +18,7 @@ from wenlan_jax.data.single.regions import Regions
 from wenlan_jax.data.single.schedule import Schedule, ScheduledPart
 from wenlan_jax.data.sources import Source
 from wenlan_jax.eval import vqa
+from wenlan_jax.tasks.single_tower.batch import trained
 
 CACHE = "wenlan_lengths"
 """Under `data.dir`: the tables of lengths, see `data/single/lengths.py`."""
@@ -43,7 +44,7 @@ def recipe(config: schema.Config, tokenizer: text.Tokenizer) -> examples.Recipe:
     """How records become examples."""
     pretrain = config.pretrain
     words = None
-    if config.task == "mlmm" and "mlm" in pretrain.objectives:
+    if "mlm" in trained(config):
         words = masking.word_masking(tokenizer, pretrain.mask_probability, pretrain.masked_words)
     return examples.Recipe(
         tokenizer=tokenizer,
@@ -57,26 +58,20 @@ def recipe(config: schema.Config, tokenizer: text.Tokenizer) -> examples.Recipe:
     )
 
 
-def objectives(config: schema.Config) -> dict[str, float]:
-    """What a step may train, with its weight."""
-    if config.task == "mlmm":
-        return dict(zip(config.pretrain.objectives, config.pretrain.weights, strict=True))
-    return {config.task: 1.0}
-
-
 def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
     """The places `share` of every training batch. Measures the lengths of the data first, which are kept."""
-    if config.task == "vqa":
-        return training_questions(config, tokenizer, share)
     pretrain = config.pretrain
-    allowed = [part.objectives if config.task == "mlmm" else () for part in training_data.parts(config.data)]
+    weights = trained(config)
+    # Parts name objectives of pretraining; a task of fine-tuning trains its own on all of them.
+    named = (part.objectives for part in training_data.parts(config.data))
+    allowed = [tuple(name for name in names if name in weights) for names in named]
     parts = [
         ScheduledPart(part, measured(config, tokenizer, part.source, part.texts.wanted), names)
         for part, names in zip(training_data.opened(config.data), allowed, strict=True)
     ]
     schedule = Schedule(
         parts,
-        objectives(config),
+        weights,
         config.train.batch_size,
         pretrain.text_buckets,
         pretrain.region_buckets,
@@ -105,7 +100,7 @@ def held_out(
         (name, language): FixedBatches(
             how, whole_pool(part, table, language), name, shape, config.eval.batch_size, share
         )
-        for name in objectives(config)
+        for name in trained(config)
         for language in table.languages
     }
 

@@ -40,18 +40,17 @@ from wenlan_jax import (
     ledger,
     metrics,
     notes,
+    prepared,
     profiling,
     programs,
     recovery,
     run,
-    run_answers,
     run_data,
     run_tokenizer,
     schema,
     start_note,
     step,
     telemetry,
-    training_data,
     trees,
     warm_start,
     watchdog,
@@ -109,17 +108,17 @@ def _alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _make_way(workdir: Path) -> None:
+def _make_way(config: schema.Config, workdir: Path) -> None:
     """Renames what stands in the place of the files of a run, before it is found out after a whole training."""
     known = [
         LEDGER,
         start_note.NAME,
-        run_answers.FILE,
         run_data.FILE,
         "metrics.jsonl",
         "result.json",
         "curves.png",
         "gallery.html",
+        *registry.of(config).files,
     ]
     for place in [*(workdir / name for name in known), *workdir.glob("ranks_*.npz")]:
         if (renamed := notes.make_way(place)) is not None:
@@ -130,11 +129,8 @@ def _train_in(config: schema.Config, workdir: Path, clock: ledger.Ledger) -> dic
     """`train` in a work directory that no other job uses."""
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
     if jax.process_index() == 0:
-        _make_way(workdir)
-    tokenizer = run_tokenizer.prepare(config, workdir)
-    config = run_answers.prepare(run.with_vocabulary(config, tokenizer), workdir)
-    if config.train.epochs or config.optimizer.warmup_fraction or config.eval.every_epochs:
-        config = configs.with_length(config, training_data.records(config.data))
+        _make_way(config, workdir)
+    config, tokenizer = prepared.for_training(config, workdir)
     evaluations.check(config, training=True)
     if jax.process_index() == 0:
         run_data.check(config, workdir)
@@ -185,7 +181,7 @@ def describe_parameters(current: run.Run) -> str:
 def train_maker(current: run.Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
     """This process's part of every training batch."""
     share = meshes.share(current.mesh, current.config.train.batch_size)
-    return registry.batches(current.config, tokenizer, share)
+    return registry.of(current.config).batches(current.config, tokenizer, share)
 
 
 class Late(NamedTuple):

@@ -9,7 +9,7 @@ the query tower.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,7 @@ from wenlan_jax import checkpoint, run, schema, trees
 from wenlan_jax import config as configs
 from wenlan_jax.console import say
 from wenlan_jax.state import TrainState
-
-LEFT_OUT = re.compile(r"params/single/\w+_head/|(params|batch_stats)/image/(?!backbone/)")
-"""Leaves that a run of the single tower need not have: heads of other tasks, and BriVL's image tower but its backbone,
-whose map regions are pooled on."""
+from wenlan_jax.tasks import registry
 
 TAKEN = ("params/", "batch_stats/", "momentum/params/", "momentum/batch_stats/")
 BANKS = "banks/"
@@ -44,7 +41,7 @@ def load(current: run.Run, tokenizer: str) -> TrainState:
         )
     with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
         step, stored = checkpoints.stored()
-        wanted = matching(current.shapes, stored, source)
+        wanted = matching(current.shapes, stored, source, current.config)
         _check_tokenizer(checkpoints.note(step)[1].tokenizer, tokenizer, wanted, current)
         check_frozen(current, wanted)
         places = trees.flatten(current.shardings)
@@ -64,9 +61,9 @@ def check_frozen(current: run.Run, taken: Collection[str]) -> None:
     """
     if current.config.model.random_frozen:
         return
-    single = current.config.task in schema.SINGLE_TASKS
+    optional = may_lack(current.config)
     names = [f"params/{name}" for name in trees.flatten(current.shapes.params) if not current.recipe.is_trained(name)]
-    fresh = [name for name in names if name not in taken and not (single and LEFT_OUT.match(name))]
+    fresh = [name for name in names if name not in taken and not optional(name)]
     if fresh:
         parts = ", ".join(dict.fromkeys(part_of(name).removeprefix("params/") for name in fresh))
         raise configs.ConfigError(
@@ -102,7 +99,13 @@ def initial_leaves(shapes: TrainState) -> dict[str, Any]:
     return {name: leaf for name, leaf in trees.flatten(shapes).items() if name.startswith((*TAKEN, BANKS))}
 
 
-def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dict[str, Any]:
+def may_lack(config: schema.Config) -> Callable[[str], bool]:
+    """Whether the task of a configuration can do without a leaf of a checkpoint, see `TaskSpec.may_lack`."""
+    pattern = registry.of(config).may_lack
+    return lambda name: bool(pattern) and re.match(pattern, name) is not None
+
+
+def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path, config: schema.Config) -> dict[str, Any]:
     """The leaves of `shapes` that `stored` gives, abstract, after a check of both sides.
 
     A tower that the model does not have is left out; a part of one that it has must be there as a whole. Raises
@@ -112,9 +115,8 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dic
     kinds = TAKEN if is_whole(stored) else (*TAKEN, BANKS)
     owners = {_owner(name) for name in ours}
     theirs = {name: leaf for name, leaf in stored.items() if name.startswith(kinds) and _owner(name) in owners}
-    if any(name.startswith("params/single/") for name in ours):
-        parts = {part_of(name) for name in ours}
-        theirs = {n: leaf for n, leaf in theirs.items() if part_of(n) in parts or not LEFT_OUT.match(n)}
+    optional, parts = may_lack(config), {part_of(name) for name in ours}
+    theirs = {name: leaf for name, leaf in theirs.items() if part_of(name) in parts or not optional(name)}
     given = {part_of(name) for name in theirs}
     needed = {name: leaf for name, leaf in ours.items() if part_of(name) in given}
     faults = [f"{name}: missing, {tuple(leaf.shape)} is needed" for name, leaf in needed.items() if name not in theirs]
@@ -129,7 +131,8 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path) -> dic
     if faults:
         raise checkpoint.CheckpointError(
             f"{source} does not fit the configuration:\n  " + "\n  ".join(faults) + "\n"
-            "Set model.* as the source's configuration has it, scans included, or import again for this"
+            f"Set {registry.of(config).sizes} as the source's configuration has it, scans included, or import again "
+            "for this"
         )
     return needed
 

@@ -27,8 +27,8 @@ from wenlan_jax.convert.rules import ConversionError, FlatTree
 from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
 from wenlan_jax.eval.vqa import Answers
-from wenlan_jax.run_answers import FILE as ANSWERS
-from wenlan_jax.tasks.single import TOWER, Tower
+from wenlan_jax.tasks.single import Tower
+from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
 
 Command = Callable[..., int]
 

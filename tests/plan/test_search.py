@@ -9,6 +9,7 @@ from single_runs import tiny_single
 
 from wenlan_jax import schema
 from wenlan_jax.plan import planner, search, topology
+from wenlan_jax.tasks import remat
 
 
 def memory_of(fixed: float, row: float, bend: float = 0.0) -> tuple[Callable[[int], float], list[int]]:
@@ -38,26 +39,30 @@ def test_a_batch_that_cannot_grow_stays() -> None:
     assert asked == [16]
 
 
-def test_what_is_computed_again_is_set_as_asked(tiny: Callable[..., schema.Config]) -> None:
+def test_what_is_recomputed_is_set_as_asked(tiny: Callable[..., schema.Config]) -> None:
     config = tiny(model__image__encoder__remat=True)
-    assert str(search.remat_of(config)) == "image encoder"
-    for remat in (search.Remat(True, True, True), search.Remat(False, False, False), search.Remat(False, False, True)):
-        assert search.remat_of(search.with_remat(config, remat)) == remat
-    both = search.with_remat(config, search.Remat(False, False, True)).model.text
-    assert both.bert.remat and both.encoder.remat
+    assert remat.text(config) == "image encoder"
+    chosen = list(remat.choices(config))
+    assert len(chosen) == 4
+    assert all(remat.of(remat.with_choice(config, choice)) == choice for choice in chosen)
+    texts = [remat.text(remat.with_choice(config, choice)) for choice in chosen]
+    both = "image backbone, image encoder"
+    assert texts == ["nothing", "text tower", both, f"{both}, text tower"]
+    text = remat.with_choice(config, chosen[1]).model.text
+    assert text.bert.remat and text.encoder.remat
+    assert remat.text(remat.without(config)) == "nothing"
 
 
 def test_candidates_come_in_the_order_of_what_they_cost(
     tiny: Callable[..., schema.Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flops(config: schema.Config) -> float:
-        remat = search.remat_of(config)
-        return 10.0 + 3.0 * remat.text + 2.0 * remat.image_backbone
+        return 10.0 + 3.0 * config.model.text.bert.remat + 2.0 * config.model.image.backbone.remat
 
     monkeypatch.setattr(planner, "computed_flops", flops)
     config = tiny(train__batch_size=16, mesh__data=-1)
     found = list(search._candidates(config, topology.parse("a100:2")))
-    names = [str(search.remat_of(one)) for one in found]
+    names = [remat.text(one) for one in found]
     both = "image backbone, image encoder, text tower"
     assert names == ["nothing", "image backbone, image encoder", "text tower", both, both, both]
     # Micro-batches of at least one whole group of 4 pairs.
@@ -75,4 +80,4 @@ def test_a_single_tower_is_computed_again_as_a_whole(monkeypatch: pytest.MonkeyP
     config = tiny_single(train__batch_size=16, mesh__data=-1)
     found = list(search._candidates(config, topology.parse("a100:2")))
     assert [one.single.remat for one in found][:2] == [False, True]
-    assert str(search.remat_of(found[1])) == "single tower"
+    assert remat.text(found[1]) == "single tower"

@@ -16,6 +16,7 @@ from wenlan_jax import run as runs
 from wenlan_jax import schema, step, trees
 from wenlan_jax.models.single_tower import MATCH
 from wenlan_jax.tasks import objectives
+from wenlan_jax.tasks.single_tower.batch import of_batch
 
 TASKS = {"itm": "mlmm", "mlm": "mlmm", "mrfr": "mlmm", "mrc": "mlmm", "rank": "rank", "vqa": "vqa"}
 
@@ -53,7 +54,7 @@ def assert_same(found: tuple[Any, dict[str, float]], expected: tuple[Any, dict[s
 @pytest.mark.parametrize("objective", list(TASKS))
 def test_a_batch_tells_its_objective_and_gives_finite_gradients(objective: str) -> None:
     config = tiny_single(task=TASKS[objective])
-    assert objectives.of_batch(noise(config, objective)) == objective
+    assert of_batch(noise(config, objective)) == objective
     grads, metrics = alone(objective)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert math.isfinite(metrics["loss"])

@@ -17,6 +17,10 @@ from wenlan_jax.bench import measure, single, torch_side, torch_side_single
 from wenlan_jax.bench.torch_worker import AnyJob, TorchError, TorchProcess
 from wenlan_jax.console import say
 from wenlan_jax.state import TrainState
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.batch import random_batch
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
 ROUNDS = 3
 """Turns that each side gets in a comparison."""
@@ -26,39 +30,49 @@ Batch = dict[str, np.ndarray]
 OnDevices = dict[str, jax.Array]
 
 
-class Subject(NamedTuple):
-    """What two towers and the single one do differently in a benchmark.
+class TorchSide(NamedTuple):
+    """What PyTorch needs to take the same step.
 
-    batch: random examples. parts: of a step, timed. check: whether PyTorch can follow. job: what its process is
-    started with. said: our side of what its `Worker.said` says.
+    check: whether it can follow a configuration. job: what its process is started with. said: our side of what its
+    `Worker.said` says.
     """
 
-    batch: Callable[[schema.Config, int], Batch]
-    parts: Callable[[run.Run, TrainState, OnDevices, int], list[measure.Part]]
     check: Callable[[schema.Config], None]
     job: Callable[[schema.Config, TrainState, Batch], AnyJob]
     said: Callable[[run.Run, TrainState, OnDevices], OnDevices]
 
 
-TWO_TOWERS = Subject(measure.random_batch, measure.parts, torch_side.check, torch_side.job, torch_side.said)
-SINGLE_TOWER = Subject(
-    single.random_batch, single.parts, torch_side_single.check, torch_side_single.job, torch_side_single.said
-)
+TORCH = {
+    "brivl": TorchSide(torch_side.check, torch_side.job, torch_side.said),
+    "mlmm": TorchSide(torch_side_single.check, torch_side_single.job, torch_side_single.said),
+}
+"""The tasks that an independent PyTorch model takes the step of, too."""
+
+PARTS = {TWO_TOWERS: measure.parts, SINGLE_TOWER: single.parts}
+"""What times the parts of a step, by kind of model; for others what all tasks have in common."""
+
+
+def _torch_side(config: schema.Config) -> TorchSide:
+    """The other side of a comparison. Raises TorchError where there is none for the task or the configuration."""
+    torch_side.require()
+    if config.task not in TORCH:
+        raise TorchError(
+            f"--against=torch: there is a PyTorch reference for task {' and '.join(TORCH)}, not {config.task}"
+        )
+    TORCH[config.task].check(config)
+    return TORCH[config.task]
 
 
 def run_bench(config: schema.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
     """Measures `config`, prints a report and returns its figures by name; also writes them to `out` if given."""
     configs.require_vocabulary(config, "a benchmark")
-    subject = SINGLE_TOWER if config.task in schema.SINGLE_TASKS else TWO_TOWERS
-    if against:
-        torch_side.require()
-        subject.check(config)
+    task, theirs = registry.of(config), _torch_side(config) if against else None
     current = run.set_up(config)
-    batch = subject.batch(config, config.seed)
+    batch = random_batch(task.batch_spec(config), config.seed)
     say(f"compiling the training step for {jax.device_count()} device(s) ({jax.default_backend()}) ...")
     stepper = measure.Stepper(current, batch)
     say(f"compiled in {stepper.compile_seconds:.0f} s")
-    figures = _side_by_side(subject, current, stepper, batch, steps) if against else _alone(stepper, steps)
+    figures = _side_by_side(theirs, current, stepper, batch, steps) if theirs else _alone(stepper, steps)
     pairs = config.train.batch_size
     figures["pairs_per_second"] = pairs / figures["step_seconds"]
     figures["compile_seconds"] = stepper.compile_seconds
@@ -69,7 +83,8 @@ def run_bench(config: schema.Config, steps: int, against: str | None, out: Path 
     figures |= stepper.memory_gib()
     say("memory            " + ", ".join(f"{n} {v:.2f}" for n, v in stepper.memory_gib().items()))
     say("parts, each by itself:")
-    for part in subject.parts(current, stepper.state, stepper.batch, max(steps // 2, 3)):
+    of_parts = PARTS.get(task.model, measure.common_parts)
+    for part in of_parts(current, stepper.state, stepper.batch, max(steps // 2, 3)):
         figures[f"part/{part.name.replace(',', '').replace(' ', '_')}"] = part.seconds
         share = part.seconds / figures["step_seconds"]
         say(f"  {part.name:<24}{part.seconds:8.3f} s  {share:5.0%} of a step")
@@ -83,15 +98,15 @@ def _alone(stepper: measure.Stepper, steps: int) -> dict[str, float]:
 
 
 def _side_by_side(
-    subject: Subject, current: run.Run, stepper: measure.Stepper, batch: Batch, steps: int
+    side: TorchSide, current: run.Run, stepper: measure.Stepper, batch: Batch, steps: int
 ) -> dict[str, float]:
     """Both in turn, round by round, so that a machine whose speed drifts is as slow for one as for the other.
 
     Each round starts with a step that is not counted: a process that sat idle first gets its memory back.
     """
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with TorchProcess(subject.job(current.config, stepper.state, batch)) as theirs:
-        ours = subject.said(current, stepper.state, stepper.batch)
+    with TorchProcess(side.job(current.config, stepper.state, batch)) as theirs:
+        ours = side.said(current, stepper.state, stepper.batch)
         difference = _difference(ours, theirs.ask("said"))
         say(f"same weights      {' and '.join(ours)} differ by at most {difference:.1e}")
         if not difference < 1e-4:

@@ -29,6 +29,8 @@ from wenlan_jax.console import say
 from wenlan_jax.convert import export_brivl, exporting, weights
 from wenlan_jax.errors import WenlanError
 from wenlan_jax.state import MOMENTUM
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
 ROUNDS = 3
 """How often each part is measured, in turn; the medians are reported, with the extremes of the ratios."""
@@ -87,7 +89,7 @@ def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[
     tower.
     """
     config = configs.load(path, fields)
-    if config.task in schema.SINGLE_TASKS:
+    if registry.of(config).model != TWO_TOWERS:
         raise ConversionError(
             f"--conversion is measured on the two towers of BriVL, and {path} has task {config.task!r}"
         )

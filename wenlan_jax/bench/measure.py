@@ -17,7 +17,7 @@ from wenlan_jax import mesh as meshes
 from wenlan_jax import metrics, momentum, optim, rngs, run, schema, trees
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import TrainState
-from wenlan_jax.tasks import single
+from wenlan_jax.tasks.base import Own
 from wenlan_jax.tasks.contrast import OTHER
 from wenlan_jax.tasks.towers import Towers
 
@@ -32,56 +32,6 @@ class Part:
     name: str
     seconds: float
     compile_seconds: float
-
-
-def batch_shapes(config: schema.Config) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and dtype of each field of a training batch, as the loader makes it; for the single tower, `heaviest`."""
-    if config.task in schema.SINGLE_TASKS:
-        return {name: (leaf.shape, leaf.dtype.type) for name, leaf in heaviest(config).items()}
-    size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
-    regions = config.model.image.regions
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "image": ((size, side, side, 3), np.uint8),
-        "token_ids": ((size, length), np.int32),
-        "token_mask": ((size, length), np.bool_),
-        "id": ((size,), np.int32),
-    }
-    if config.data.enlarge == "accelerator":
-        shapes["image_sides"] = ((size, 2), np.int32)
-    if regions.kind == "boxes":
-        shapes["boxes"] = ((size, regions.boxes, 4), np.float32)
-        shapes["box_mask"] = ((size, regions.boxes), np.bool_)
-    return shapes
-
-
-def heaviest(config: schema.Config) -> dict[str, Any]:
-    """A batch of the single tower, abstract: of the largest bucket, and of the objective that needs most, words."""
-    pretrain = config.pretrain
-    objective: str = config.task
-    if config.task == "mlmm":
-        objective = "mlm" if "mlm" in pretrain.objectives else pretrain.objectives[0]
-    sizes = (config.train.batch_size, pretrain.text_buckets[-1], pretrain.region_buckets[-1])
-    shapes: dict[str, Any] = jax.eval_shape(lambda: single.example(config, objective, *sizes))
-    return shapes
-
-
-def random_batch(config: schema.Config, seed: int) -> dict[str, np.ndarray]:
-    """Random pairs of the configuration's shapes, every text at full length."""
-    rng = np.random.default_rng(seed)
-    shapes = {name: shape for name, (shape, _) in batch_shapes(config).items()}
-    batch: dict[str, np.ndarray] = {
-        "image": rng.integers(0, 256, shapes["image"]).astype(np.uint8),
-        "token_ids": rng.integers(0, config.model.text.bert.vocab_size, shapes["token_ids"]).astype(np.int32),
-        "token_mask": np.ones(shapes["token_mask"], bool),
-        "id": np.arange(config.train.batch_size, dtype=np.int32),
-    }
-    if "image_sides" in shapes:
-        batch["image_sides"] = rng.integers(1, config.data.image_size + 1, shapes["image_sides"]).astype(np.int32)
-    if "boxes" in shapes:
-        corners = np.sort(rng.random((*shapes["boxes"][:2], 2, 2)), axis=2)
-        batch["boxes"] = corners.reshape(shapes["boxes"]).astype(np.float32)
-        batch["box_mask"] = np.ones(shapes["box_mask"], bool)
-    return batch
 
 
 def seconds_of(action: Callable[[], Any], repeats: int) -> float:
@@ -160,11 +110,38 @@ def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repe
             lambda keys, params: momentum.update(keys, params, current.config.contrast.momentum),
             (state.momentum.params, {name: state.params[name] for name in OTHER}),
         )
-    actions["optimiser"] = (
-        lambda g, s, p: optim.apply(recipe.optimizer, g, s, p, jnp.float32(1e-4)),
-        (trained, state.opt_state, trained),
-    )
-    return [timed(name, function, arguments, repeats) for name, (function, arguments) in actions.items()]
+    found = [timed(name, function, arguments, repeats) for name, (function, arguments) in actions.items()]
+    return [*found, optimiser(current, state, repeats)]
+
+
+def common_parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+    """The parts that the step of every task has: preparation, loss with its gradient, optimiser."""
+    task, rng = current.recipe.task, rngs.stream(state.rng, "bench", 0)
+    positions = jnp.arange(current.config.train.batch_size)
+    trained, frozen = trees.split(state.params, current.recipe.is_trained)
+
+    def loss(part: Any, state: TrainState, batch: Any) -> jax.Array:
+        rows, _ = task.targets(state, batch, rng)
+        own = Own(positions, rows)
+        return task.micro_loss(trees.merge(part, frozen), state, batch, own, rows, rng).loss
+
+    prepare = jax.jit(lambda b: task.prepare(b, rng, positions))
+    prepared = prepare(batch)
+    return [
+        timed("preparation", lambda b: task.prepare(b, rng, positions), (batch,), repeats),
+        timed("loss, both ways", jax.grad(loss), (trained, state, prepared), repeats),
+        optimiser(current, state, repeats),
+    ]
+
+
+def optimiser(current: run.Run, state: TrainState, repeats: int) -> Part:
+    """The update of the parameters that are trained."""
+    trained, _ = trees.split(state.params, current.recipe.is_trained)
+
+    def update(gradient: Any, opt_state: Any, params: Any) -> Any:
+        return optim.apply(current.recipe.optimizer, gradient, opt_state, params, jnp.float32(1e-4))
+
+    return timed("optimiser", update, (trained, state.opt_state, trained), repeats)
 
 
 def _bank(config: schema.Config, ids: jax.Array) -> Callable[..., Any]:

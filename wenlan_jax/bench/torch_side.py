@@ -32,7 +32,6 @@ def check(config: schema.Config) -> None:
     faults = [
         fault
         for holds, fault in (
-            (config.task == "brivl", "task must be 'brivl'"),
             (config.model.dtype == "float32", "model.dtype must be 'float32'"),
             (config.train.accumulation == 1, "train.accumulation must be 1"),
             (image.batch_norm.mode != "frozen", "model.image.batch_norm.mode must not be 'frozen'"),

@@ -13,7 +13,8 @@ from wenlan_jax.bench.torch_worker_single import SingleJob
 from wenlan_jax.convert.single_layout import LAYOUTS, layout_of, torch_sizes
 from wenlan_jax.models.single_tower import at_places
 from wenlan_jax.state import TrainState
-from wenlan_jax.tasks.single import TOWER, Single
+from wenlan_jax.tasks.single import Single
+from wenlan_jax.tasks.single_tower.spec import TOWER
 
 
 def check(config: schema.Config) -> None:
@@ -23,7 +24,6 @@ def check(config: schema.Config) -> None:
     faults = [
         fault
         for holds, fault in (
-            (config.task == "mlmm", "task must be 'mlmm'"),
             ("mlm" in config.pretrain.objectives, "pretrain.objectives must hold 'mlm'"),
             (config.model.dtype == "float32", "model.dtype must be 'float32'"),
             (config.train.accumulation == 1, "train.accumulation must be 1"),

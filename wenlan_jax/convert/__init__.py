@@ -5,12 +5,15 @@ Imports nothing heavy, so that the command line can list what there is.
 
 from typing import NamedTuple
 
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
+
 
 class ExportFormat(NamedTuple):
     """What an export format is, what writes it (`module:function` of this package), and what it needs.
 
     libraries: to import, and the extra that brings them. tokenizer: whether its files hold one.
-    single: whether it is for the single tower; the others are for two towers.
+    model: the kind of model that it is for, see `TaskSpec.model`.
     """
 
     meaning: str
@@ -18,12 +21,17 @@ class ExportFormat(NamedTuple):
     libraries: tuple[str, ...]
     extra: str
     tokenizer: bool
-    single: bool
+    model: str
 
 
 EXPORT_FORMATS = {
     "brivl": ExportFormat(
-        "brivl.pth in the layout of the official checkpoints", "export_brivl:write", ("torch",), "torch", False, False
+        "brivl.pth in the layout of the official checkpoints",
+        "export_brivl:write",
+        ("torch",),
+        "torch",
+        False,
+        TWO_TOWERS,
     ),
     "torch": ExportFormat(
         "safetensors and one PyTorch file that needs nothing of ours",
@@ -31,7 +39,7 @@ EXPORT_FORMATS = {
         ("torch", "safetensors"),
         "torch",
         True,
-        False,
+        TWO_TOWERS,
     ),
     "onnx": ExportFormat(
         "both towers as ONNX graphs with a dynamic batch",
@@ -39,7 +47,7 @@ EXPORT_FORMATS = {
         ("torch", "onnx", "onnxscript", "onnxruntime"),
         "onnx",
         True,
-        False,
+        TWO_TOWERS,
     ),
     "huggingface": ExportFormat(
         "a folder for AutoModel and AutoProcessor, and a BertModel",
@@ -47,7 +55,7 @@ EXPORT_FORMATS = {
         ("torch", "transformers"),
         "torch",
         True,
-        False,
+        TWO_TOWERS,
     ),
     "uniter": ExportFormat(
         "of a single tower: pytorch_model.bin in the layout of UNITER",
@@ -55,7 +63,7 @@ EXPORT_FORMATS = {
         ("torch",),
         "torch",
         True,
-        True,
+        SINGLE_TOWER,
     ),
     "uc2": ExportFormat(
         "of a single tower: pytorch_model.bin in the layout of UC2",
@@ -63,7 +71,7 @@ EXPORT_FORMATS = {
         ("torch",),
         "torch",
         True,
-        True,
+        SINGLE_TOWER,
     ),
 }
 """The formats of `wenlan export`."""

@@ -14,8 +14,8 @@ from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.single_layout import Layout
-from wenlan_jax.run_answers import FILE as ANSWERS
-from wenlan_jax.tasks.single import TOWER
+from wenlan_jax.tasks.single_tower.batch import trained
+from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
 
 WEIGHTS = "pytorch_model.bin"
 
@@ -99,7 +99,7 @@ def _check(model: Model, layout: Layout) -> None:
 
 def _copy_answers(model: Model, folder: Path) -> bool:
     """The list of answers of a run that was trained on questions, whose order is that of the head's columns."""
-    if model.config.task != "vqa" or not model.config.vqa.answers_file:
+    if "vqa" not in trained(model.config) or not model.config.vqa.answers_file:
         return False
     shutil.copyfile(Path(model.config.vqa.answers_file).expanduser(), folder / ANSWERS)
     return True
@@ -107,7 +107,7 @@ def _copy_answers(model: Model, folder: Path) -> bool:
 
 def _card(model: Model, layout: Layout, tokenizer: str, keys: list[str], answers: bool) -> str:
     config, single = model.config, model.config.single
-    pipeline = "visual-question-answering" if config.task == "vqa" else ""
+    pipeline = "visual-question-answering" if "vqa" in trained(config) else ""
     return model_card.metadata(model, "pytorch", pipeline) + _CARD.format(
         code=layout.code,
         step=model.step,

@@ -26,8 +26,11 @@ from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_p
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
+from wenlan_jax.tasks import registry
 from wenlan_jax.tasks.contrast import read_scale
-from wenlan_jax.tasks.single import TOWER
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
+from wenlan_jax.tasks.spec import TaskSpec
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
 REPORT = "parity.json"
 LOGIT_SCALE = "logit_scale"
@@ -35,6 +38,12 @@ LOGIT_SCALE = "logit_scale"
 
 Runner = Callable[[Any], Any]
 """Runs the artefact that a format has written on the batch of a `Proof`."""
+
+PROOFS: dict[str, Callable[[Model], Proof]] = {
+    TWO_TOWERS: lambda model: TwoTowerProof(model.config, model.tower, model.shapes),
+    SINGLE_TOWER: lambda model: SingleProof(model.config, model.tower),
+}
+"""By kind of model, what compares an artefact with the JAX model."""
 
 Writer = Callable[[Model, Path], Runner]
 """A format: writes its files into a folder."""
@@ -52,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     module, function = form.writer.split(":")
     writer = getattr(importlib.import_module(f"wenlan_jax.convert.{module}"), function)
     model = dataclasses.replace(load(arguments.workdir, arguments.step, arguments.dtype), license=arguments.license)
-    _check_kind(arguments.format, model.config.task)
+    _check_kind(arguments.format, registry.of(model.config))
     if form.tokenizer:
         _ = model.words
     say(f"checkpoint {model.step} of {arguments.workdir}: writing {arguments.format} ...")
@@ -60,14 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_kind(name: str, task: str) -> None:
-    """Raises ExportError for a format of the other kind of model."""
-    single = task in schema.SINGLE_TASKS
-    if EXPORT_FORMATS[name].single != single:
-        fitting = " or ".join(other for other, form in EXPORT_FORMATS.items() if form.single == single)
+def _check_kind(name: str, task: TaskSpec) -> None:
+    """Raises ExportError for a format of another kind of model."""
+    if EXPORT_FORMATS[name].model != task.model:
+        fitting = " or ".join(other for other, form in EXPORT_FORMATS.items() if form.model == task.model)
         raise ExportError(
-            f"--format={name} is for {'two towers' if single else 'the single tower'}, and this is a model of task "
-            f"{task!r}; choose --format={fitting}"
+            f"--format={name} is for {EXPORT_FORMATS[name].model}, and this is {task.model} of task {task.name!r}; "
+            + (f"choose --format={fitting}" if fitting else "no format is for these")
         )
 
 
@@ -85,12 +93,11 @@ def load(workdir: Path, step: int | None, dtype: str) -> Model:
     trained = restore.load(workdir, step, meshes.ONE_DEVICE, ("mesh.",), jax.devices()[:1])
     mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
     config = dataclasses.replace(trained.config, mesh=schema.Mesh(**mesh))  # what is told is what it was trained with
-    towers = (TOWER,) if config.task in schema.SINGLE_TASKS else parity.Embeddings._fields
     return Model(
         config=config,
         step=trained.step,
         tower=trained.tower,
-        shapes={tower: trained.shapes(tower) for tower in towers},
+        shapes={tower: trained.shapes(tower) for tower in registry.of(config).towers},
         momentum=trained.has_momentum(),
         tokenizer=trained.tokenizer,
         result=_result(workdir / "result.json"),
@@ -138,11 +145,7 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        proof: Proof
-        if model.config.task in schema.SINGLE_TASKS:
-            proof = SingleProof(model.config, model.tower)
-        else:
-            proof = TwoTowerProof(model.config, model.tower, model.shapes)
+        proof = PROOFS[registry.of(model.config).model](model)
         run_artefact = writer(dataclasses.replace(model, tower=proof.tower), staging)
         theirs = run_artefact(proof.batch)
         findings = proof.compare(theirs)

@@ -16,7 +16,8 @@ from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
 from wenlan_jax.errors import WenlanError
 from wenlan_jax.state import MOMENTUM, TrainState
-from wenlan_jax.tasks.single import TOWER
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.single_tower.spec import TOWER
 from wenlan_jax.tasks.towers import image_tower
 
 TOWERS = ("image", "text")
@@ -73,7 +74,7 @@ def _is_backbone(detect: Callable[[Iterable[str]], Any], keys: Iterable[str]) ->
 def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
     """The official checkpoint, or the state dict of the whole official model, whose queues fill the banks."""
     state = {key.removeprefix(WHOLE_MODEL): array for key, array in state.items()}
-    if target.config.task in schema.SINGLE_TASKS:
+    if TOWER in registry.of(target.config).towers:
         return _map_backbone(state, target)
     prefixes = {key.partition(".")[0] for key in state}
     queries = {prefix: tower for prefix, tower in QUERY_TOWERS.items() if tower in target.towers}

@@ -25,11 +25,12 @@ from wenlan_jax import config as configs
 from wenlan_jax.console import say
 from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
 from wenlan_jax.convert.brivl import is_unused_layer
-from wenlan_jax.convert.import_formats import FORMATS, TOWERS, WHOLE_MODEL, Format, Found, ImportingError, Target
+from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, Format, Found, ImportingError, Target
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.data import text
 from wenlan_jax.state import TrainState
-from wenlan_jax.tasks.single import TOWER
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.single_tower.spec import TOWER
 
 BOTH = "both"
 
@@ -78,7 +79,7 @@ def run_import(config: schema.Config, request: Request) -> None:
     target = _target(config, request, tokenizer)
     state = weights.read(request.source, request.trust_pickle)
     found = _read(state, target, request)
-    unused = _unused(state) if config.task not in schema.SINGLE_TASKS else {}
+    unused = _unused(state) if "text" in registry.of(config).towers else {}
     del state
     stored = _stored(request.out, target)
     merged = _merge(stored, found.leaves, request)
@@ -119,7 +120,7 @@ def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer |
     if tokenizer is not None:
         config = run.with_vocabulary(config, tokenizer)
     elif rows == 0 and list(wanted) == ["image"]:
-        some = run.replace_vocabulary(config, config.tokenizer.train_size)  # shapes of pictures do not depend on it
+        some = configs.with_vocabulary(config, config.tokenizer.train_size)  # shapes of pictures do not depend on it
         return dataclasses.replace(_target(some, request, None), config=config)
     elif rows == 0:
         raise configs.ConfigError(
@@ -133,7 +134,7 @@ def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer |
 
 def _towers(request: Request, config: schema.Config) -> Sequence[str]:
     """The towers asked for, as far as task and format have them."""
-    there = _of_task(config)
+    there = registry.of(config).importable_towers(config)
     asked = there if request.tower == BOTH else (request.tower,)
     wanted = [tower for tower in asked if tower in FORMATS[request.format].towers]
     if not wanted and not set(FORMATS[request.format].towers) & set(there):
@@ -144,13 +145,6 @@ def _towers(request: Request, config: schema.Config) -> Sequence[str]:
     if not wanted:
         raise ImportingError(f"--format={request.format} holds no {request.tower} tower; leave --tower out")
     return wanted
-
-
-def _of_task(config: schema.Config) -> Sequence[str]:
-    """The towers that weights can be imported for. The single one may pool regions on the map of an image backbone."""
-    if config.task not in schema.SINGLE_TASKS:
-        return TOWERS
-    return (TOWER, "image") if config.single.regions.features == "map" else (TOWER,)
 
 
 def _read(state: weights.State, target: Target, request: Request) -> Found:
@@ -175,7 +169,7 @@ def _remedy(faults: str, target: Target, chosen: Format) -> str:
     of_sizes = (" has shape ", " has no PyTorch key ", " the Flax model does not have", "; set ")
     if not any(sign in faults for sign in of_sizes):
         return "No size in the configuration changes that; give the weights of another model."
-    sizes = "single.*" if TOWER in target.towers else chosen.sizes
+    sizes = registry.of(target.config).sizes if TOWER in target.towers else chosen.sizes
     return (
         f"Set {sizes} to the sizes of this model, which `wenlan import --write-config FILE` writes for you, or give a "
         "file that holds all of the configured one."
@@ -194,7 +188,7 @@ def _stored(out: Path, target: Target) -> FlatTree:
         if warm_start.is_whole(stored):
             raise ImportingError(f"{out} is the work directory of a training run; choose another --out")
         at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = warm_start.matching(target.shapes, stored, out)
+        abstract = warm_start.matching(target.shapes, stored, out, target.config)
         placed = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in abstract.items()}
         _, tree = checkpoints.restore(unflatten(placed))
     return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}

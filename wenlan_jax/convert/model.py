@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax import schema
+from wenlan_jax.convert import EXPORT_FORMATS
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.errors import WenlanError
+from wenlan_jax.tasks import registry
 
 
 class ExportError(WenlanError, RuntimeError):
@@ -52,7 +54,9 @@ class Model:
     def words(self) -> Tokenizer:
         """The tokenizer. Raises ExportError where there is none."""
         if self.tokenizer is None:
-            other = "" if self.config.task in schema.SINGLE_TASKS else ", or export with --format=brivl"
+            model = registry.of(self.config).model
+            without = [name for name, form in EXPORT_FORMATS.items() if form.model == model and not form.tokenizer]
+            other = f", or export with --format={' or '.join(without)}" if without else ""
             raise ExportError(
                 "this format holds a tokenizer, and this checkpoint was imported without one: import again with "
                 f"--config.tokenizer.path{other}"

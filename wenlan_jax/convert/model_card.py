@@ -9,6 +9,7 @@ from wenlan_jax import __version__, schema
 from wenlan_jax import config as configs
 from wenlan_jax.convert import example
 from wenlan_jax.convert.model import Model
+from wenlan_jax.tasks import registry
 
 _CARD = """\
 # WenLan (BriVL) towers, checkpoint {step}
@@ -98,11 +99,7 @@ def metadata(model: Model, library: str, pipeline: str) -> str:
         "language": languages(model.config),
         "pipeline_tag": pipeline,
         "library_name": library,
-        "tags": [
-            "image-text-retrieval",
-            "brivl" if model.config.task not in schema.SINGLE_TASKS else "uniter",
-            "wenlan",
-        ],
+        "tags": ["image-text-retrieval", *registry.of(model.config).tags, "wenlan"],
     }
     # JSON is YAML; what is empty would be a claim.
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items() if value]

@@ -14,7 +14,8 @@ from wenlan_jax import schema
 from wenlan_jax.convert import parity
 from wenlan_jax.convert.proof import Findings, ReadTower
 from wenlan_jax.models.single_tower import MATCH, Hidden, at_places
-from wenlan_jax.tasks.single import TOWER, Tower
+from wenlan_jax.tasks.single import Tower
+from wenlan_jax.tasks.single_tower.spec import TOWER
 
 PLACES = 2
 """Words of each text that the head for words is asked for: its logits for all would take gigabytes."""

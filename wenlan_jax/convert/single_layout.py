@@ -11,6 +11,7 @@ from wenlan_jax.convert import bert
 from wenlan_jax.convert.rules import ConversionError
 from wenlan_jax.convert.single_tower import UC2_PREFIX, TiedTable, uc2_table, uniter_table
 from wenlan_jax.models.single_tower import TYPES
+from wenlan_jax.tasks.single_tower.batch import trained
 
 UNITER_PREFIX = "uniter."
 
@@ -66,7 +67,7 @@ def torch_sizes(config: schema.Config, layout: Layout) -> dict[str, Any]:
         "padding": layout.padding,
         "features": single.regions.width,
         "classes": max(single.regions.classes, 1),
-        "answers": config.vqa.answers if config.task == "vqa" else 1,
+        "answers": config.vqa.answers if "vqa" in trained(config) else 1,
         "text_eps": single.text_eps,
         "eps": single.eps,
         "dropout": single.dropout,
@@ -93,5 +94,5 @@ def description(config: schema.Config, layout: Layout) -> dict[str, Any]:
         "pad_token_id": layout.padding,
         "img_dim": single.regions.width,
         "img_label_dim": single.regions.classes,
-        "num_answer": config.vqa.answers if config.task == "vqa" else 0,
+        "num_answer": config.vqa.answers if "vqa" in trained(config) else 0,
     }

@@ -18,7 +18,8 @@ from wenlan_jax.convert.brivl import QUERY_TOWERS
 from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, ImportingError
 from wenlan_jax.convert.rules import ConversionError, flatten
 from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, efficientnet_sizes
-from wenlan_jax.tasks.single import TOWER
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER, TOWER
 
 Fields = dict[str, Any]
 """Values by dotted path of the configuration."""
@@ -75,7 +76,7 @@ def sizes(form: str, state: weights.State, source: Path, base: schema.Config | N
     if not FORMATS[form].knows(state):
         raise ConversionError(f"its keys are not those of --format={form}")
     description = bert.read_description(source)
-    of_single = base is not None and base.task in schema.SINGLE_TASKS
+    of_single = base is not None and _is_single(base)
     if form == "brivl":
         return _brivl({key.removeprefix(WHOLE_MODEL): array for key, array in state.items()})
     if form == "efficientnet":
@@ -86,6 +87,10 @@ def sizes(form: str, state: weights.State, source: Path, base: schema.Config | N
             f"model.text.bert.{name}": value for name, value in _bert(state, bert.detect(state), description).items()
         }
     return _single(form, state, description)
+
+
+def _is_single(config: schema.Config) -> bool:
+    return registry.of(config).model == SINGLE_TOWER
 
 
 def _rows(state: Mapping[str, np.ndarray], key: str, axis: int = 0) -> int:
@@ -193,7 +198,7 @@ _CLASSES = "region_classifier.net.3.weight"
 def _with(base: schema.Config | None, fields: Fields) -> schema.Config:
     """The configuration with fields set, and without loops over numbers of layers that are no more."""
     start = configs.default() if base is None else config_dict.ConfigDict(dataclasses.asdict(base))
-    if base is not None and "task" in fields and base.task in schema.SINGLE_TASKS:
+    if base is not None and "task" in fields and _is_single(base):
         fields = {name: value for name, value in fields.items() if name != "task"}
     for name, value in fields.items():
         *sections, leaf = name.split(".")

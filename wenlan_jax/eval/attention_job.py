@@ -23,7 +23,8 @@ from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import attention_picture
 from wenlan_jax.eval.trained import Model, Place, find, read
 from wenlan_jax.models.single_tower import attention
-from wenlan_jax.tasks.single import TOWER, Tower
+from wenlan_jax.tasks.single import Tower
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER, TOWER
 from wenlan_jax.training_data import data_dir
 
 
@@ -50,7 +51,7 @@ def run(request: Request) -> list[Path]:
     same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
     distributed.start(schema.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
     place = Place("--workdir", request.workdir, request.step)
-    trained = find(place, request.fields, schema.SINGLE_TASKS, "a single tower")
+    trained = find(place, request.fields, SINGLE_TOWER)
     config = trained.current.config
     print(distributed.introduction(trained.current.mesh), flush=True)
     compilation.use_cache(config.compilation)

@@ -16,6 +16,7 @@ from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.models.single_tower import MATCH
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single import Tower
+from wenlan_jax.tasks.single_tower.batch import trained
 
 
 class PairScorer:
@@ -75,7 +76,7 @@ class PairScorer:
 
     def _score(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         hidden = self._tower.encode(params, batch, self._tower.features(params, batch_stats, batch), None)
-        if self.run.config.task == "rank":
+        if "rank" in trained(self.run.config):
             score: jax.Array = self._tower.call(params, "rank_score", hidden.pooled)
             return score
         logits: jax.Array = self._tower.call(params, "itm_logits", hidden.pooled)

@@ -20,10 +20,12 @@ from wenlan_jax.eval import cascade, cascade_speed, evaluate, graded, ranking, r
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.eval.reranking import Pairs
 from wenlan_jax.eval.trained import Model, Place, find, read
+from wenlan_jax.tasks.single_tower.batch import trained
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
-TWO_TOWER_TASKS = ("brivl", "clip")
-SCORING_TASKS = ("mlmm", "rank")
-"""Tasks of the single tower that train a score of pairs."""
+SCORES = ("rank", "itm")
+"""Objectives of the single tower that train a score of pairs."""
 
 READ_AT_ONCE = 256
 """Pictures between two looks at the clock."""
@@ -80,11 +82,14 @@ def _models(request: Request) -> tuple[Model, Model]:
     """The two towers and the single tower, which must read the same data."""
     first = Place("--workdir", request.workdir, request.step)
     second = Place("--single", request.single, request.single_step)
-    two = find(first, request.fields, TWO_TOWER_TASKS, "a model of two towers")
-    single = find(second, request.fields, SCORING_TASKS, "a single tower that scores pairs")
+    two = find(first, request.fields, TWO_TOWERS)
+    single = find(second, request.fields, SINGLE_TOWER)
     config, other = two.current.config, single.current.config
-    if other.task == "mlmm" and "itm" not in other.pretrain.objectives:
-        raise CascadeError(f"--single: {request.single} was pretrained without the objective itm, which scores pairs")
+    if not trained(other).keys() & set(SCORES):
+        raise CascadeError(
+            f"--single: {request.single} was trained on {', '.join(trained(other))}, and a score of pairs is needed: "
+            f"by one of the objectives {', '.join(SCORES)}"
+        )
     if config.data.source != other.data.source:
         raise CascadeError(
             f"{request.workdir} reads {config.data.source} and {request.single} reads {other.data.source}; name the "

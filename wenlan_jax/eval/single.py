@@ -20,11 +20,10 @@ from wenlan_jax.data.single.questions import Asked, Questions
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.eval import baselines, evaluate, language_table, links, report, retrieval, vqa
 from wenlan_jax.eval.cross import PairScorer
-from wenlan_jax.eval.evaluation import Evaluation
-from wenlan_jax.eval.several import Several
 from wenlan_jax.tasks import objectives
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single import Tower
+from wenlan_jax.tasks.single_tower.batch import FIELDS, of_batch
 from wenlan_jax.training_data import data_dir
 
 ALL = "all"
@@ -90,7 +89,7 @@ class Pretraining:
 
     def _sums(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         config = self._run.config
-        name = objectives.of_batch(batch)
+        name = of_batch(batch)
         objective = objectives.OBJECTIVES[name]
         given = objectives.Given(config, self._tower, params, batch_stats, batch, None)
         sums = objective.sums(given)
@@ -126,7 +125,7 @@ class Pretraining:
 
 
 def _objectives_in(scores: Mapping[str, float], split: str) -> list[str]:
-    return [name for name in objectives.FIELDS if f"pretrain/{split}/{name}/loss" in scores]
+    return [name for name in FIELDS if f"pretrain/{split}/{name}/loss" in scores]
 
 
 def _cell(scores: Mapping[str, float], name: str, form: str) -> str:
@@ -316,16 +315,3 @@ class Answering:
 
     def write_pages(self, out: Path, found: Sequence[None]) -> None:
         """Figures say it all."""
-
-
-def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
-    """The evaluation of a task of the single tower."""
-    match run.config.task:
-        case "mlmm" if run.config.eval.zero_shot:
-            return Several([Pretraining(run, tokenizer), Ranking(run, tokenizer)])
-        case "mlmm":
-            return Pretraining(run, tokenizer)
-        case "rank":
-            return Ranking(run, tokenizer)
-        case _:
-            return Answering(run, tokenizer)

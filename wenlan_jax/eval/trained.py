@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import PyTree
@@ -12,15 +12,11 @@ from wenlan_jax import restore, trees
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.console import say
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.tasks import registry
 from wenlan_jax.tasks.run import Run
 
 SECTIONS = ("data.", "eval.", "mesh.")
 """Fields that may differ from those of the training run."""
-
-
-class TaskError(WenlanError, ValueError):
-    """A model of another task than is needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +39,18 @@ class Place:
     step: int | None
 
 
-def find(place: Place, fields: Sequence[str], tasks: Collection[str], needed: str) -> restore.Trained:
+def find(place: Place, fields: Sequence[str], model: str) -> restore.Trained:
     """The checkpoint with `fields` of `SECTIONS` set, not read yet.
 
-    Raises TaskError unless its task is one of `tasks`, in words `needed`, and CheckpointError where there is none or
-    it has no tokenizer.
+    Raises TaskError unless it is of a kind of `model`, and CheckpointError where there is none or it has no tokenizer.
     """
     trained = restore.load(place.workdir, place.step, fields, SECTIONS)
-    task = trained.current.config.task
-    if task not in tasks:
-        raise TaskError(
-            f"{place.option}: {place.workdir} is of task {task!r}, and {needed} is needed: of task "
-            + " or ".join(map(repr, tasks))
+    task = registry.of(trained.config)
+    if task.model != model:
+        raise registry.TaskError(
+            f"{place.option}: {place.workdir} is {task.model} of task {task.name!r}, and {model} "
+            f"{'is' if model.startswith('a ') else 'are'} needed: of task "
+            + " or ".join(map(repr, registry.of_model(model)))
         )
     if trained.tokenizer is None:
         raise CheckpointError(

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 
 from wenlan_jax import mesh as meshes
 from wenlan_jax import run, trees
-from wenlan_jax.bench import measure
+from wenlan_jax.tasks import registry
 
 PARTS = (
     ("parameters", r"^params/"),
@@ -98,8 +98,8 @@ def abstract_batch(current: run.Run) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, laid over the mesh."""
     sharding = meshes.batch_sharding(current.mesh)
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, (shape, dtype) in measure.batch_shapes(current.config).items()
+        name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=sharding)
+        for name, field in registry.of(current.config).batch_spec(current.config).items()
     }
 
 

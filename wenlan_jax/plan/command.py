@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser, advice: str) -> None:
         "--pairs", type=real(1, 1e15), default=PAIRS, help="training pairs that hours are for (%(default)g)"
     )
     parser.add_argument("--search", action="store_true", help="the cheapest recomputation and largest batch that fit")
-    parser.add_argument("--explain", action="store_true", help="instead: how every leaf of the state lies")
+    parser.add_argument(
+        "--explain", action="store_true", help="instead: how every leaf of the state lies, and the batch"
+    )
     parser.add_argument("--presets", action="store_true", help="instead: the named meshes of mesh.preset")
     parser.add_argument("--table", action="store_true", help="print the rows of a table in Markdown, not reports")
     parser.add_argument("--json", type=Path, help="also write all figures to this file, one plan a line")
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
 def _plan(arguments: argparse.Namespace, config: schema.Config, wanted: Sequence[Topology]) -> int:
     from wenlan_jax.console import say
     from wenlan_jax.plan import planner, report, roofline, search
+    from wenlan_jax.tasks import remat
 
     shares, name, plans, rows = roofline.Shares(), arguments.config.stem, [], []
     for topology in wanted:
@@ -90,12 +93,12 @@ def _plan(arguments: argparse.Namespace, config: schema.Config, wanted: Sequence
         else:
             say(f"compiling the training step of {name} for {topology} ...")
             chosen, plan = config, planner.make(config, topology, shares)
-        again = str(search.remat_of(chosen))
+        again = remat.text(chosen)
         plans.append(plan)
         rows.append(report.table_row(name, plan, again, arguments.pairs))
         if not arguments.table:
             print(report.text(plan, topology, shares, arguments.pairs))
-            print(f"computed again in the backward pass: {again}")
+            print(f"recomputed in the backward pass: {again}")
         if arguments.json is not None:
             _append(arguments.json, {"config": name, "recomputed": again, **report.as_json(plan, arguments.pairs)})
     if arguments.table:

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from wenlan_jax import mesh, run
-from wenlan_jax.plan import accounting
+from wenlan_jax.plan.accounting import abstract_batch, bytes_on_device, leaves
+from wenlan_jax.tasks import registry
 
 HEADINGS = ("leaf", "shape", "spec", "bytes per device")
+OF_BATCH = ("field of the batch", "shape", "bytes per device", "")
 
 
 def explain(current: run.Run) -> str:
-    """A table of all leaves: name, shape, partition, bytes per device; and their sum."""
-    rows = [(leaf.name, _shape(leaf), leaf.spec, f"{leaf.bytes:,}") for leaf in accounting.leaves(current)]
-    total = sum(leaf.bytes for leaf in accounting.leaves(current))
-    return table(HEADINGS, [*rows, ("total", "", "", f"{total:,}")])
+    """Tables of all leaves of the state, with their partition and bytes per device, and of the fields of a batch."""
+    rows = [(leaf.name, _shape(leaf.dtype, leaf.shape), leaf.spec, f"{leaf.bytes:,}") for leaf in leaves(current)]
+    total = sum(leaf.bytes for leaf in leaves(current))
+    state = table(HEADINGS, [*rows, ("total", "", "", f"{total:,}")])
+    return f"{state}\n\n{_batch(current)}"
 
 
-def _shape(leaf: accounting.Leaf) -> str:
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+def _batch(current: run.Run) -> str:
+    """The fields of the training batch that needs most memory, which are split over all axes but `tensor`."""
+    spec = registry.of(current.config).batch_spec(current.config)
+    sizes = {name: bytes_on_device(leaf, leaf.sharding) for name, leaf in abstract_batch(current).items()}
+    rows = [
+        (name, _shape(np.dtype(field.dtype).name, field.shape), f"{sizes[name]:,}", field.meaning)
+        for name, field in spec.items()
+    ]
+    return table(OF_BATCH, [*rows, ("total", "", f"{sum(sizes.values()):,}", "")])
+
+
+def _shape(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype}[{','.join(map(str, shape))}]"
 
 
 def presets() -> str:

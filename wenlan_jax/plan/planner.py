@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from wenlan_jax import config as configs
-from wenlan_jax import flops, run, schema, step
+from wenlan_jax import flops, run, schema, settings, step
 from wenlan_jax.plan import accounting, roofline
 from wenlan_jax.plan import topology as topologies
 from wenlan_jax.plan.collectives import Collective, collectives
@@ -90,11 +90,9 @@ def set_up(config: schema.Config, topology: Topology) -> run.Run:
 
 def _as_on_accelerators(config: schema.Config) -> schema.Config:
     """The configuration with what a CPU would compute in another way set to what a GPU or TPU does."""
-    image = config.model.image
-    if image.backbone.depthwise != "auto":
+    if config.model.image.backbone.depthwise != "auto":
         return config
-    image = dataclasses.replace(image, backbone=dataclasses.replace(image.backbone, depthwise="conv"))
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
+    return settings.replaced(config, {"model.image.backbone.depthwise": "conv"})
 
 
 def make(config: schema.Config, topology: Topology, shares: roofline.Shares) -> Plan:

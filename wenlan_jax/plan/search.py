@@ -15,6 +15,7 @@ from wenlan_jax.console import say
 from wenlan_jax.errors import WenlanError
 from wenlan_jax.plan import planner, roofline
 from wenlan_jax.plan.topology import Topology
+from wenlan_jax.tasks import remat
 
 MOST_BATCHES = 6
 """Batches tried after the first that fits."""
@@ -25,60 +26,8 @@ GROWTH = 2
 ACCUMULATIONS = (1, 2, 4, 8, 16)
 
 
-@dataclasses.dataclass(frozen=True)
-class Remat:
-    """Which parts are computed again in the backward pass; the fields `remat` of the configuration."""
-
-    image_backbone: bool
-    image_encoder: bool
-    text: bool
-    single: bool = False
-
-    def __str__(self) -> str:
-        names = {
-            "image_backbone": "image backbone",
-            "image_encoder": "image encoder",
-            "text": "text tower",
-            "single": "single tower",
-        }
-        chosen = [name for field, name in names.items() if getattr(self, field)]
-        return ", ".join(chosen) or "nothing"
-
-
-CHOICES = tuple(Remat(image, image, text) for image in (False, True) for text in (False, True))
-"""What may be computed again: nothing, either tower or both. The encoders, small beside the backbones, go with them."""
-
-SINGLE_CHOICES = tuple(Remat(False, False, False, single) for single in (False, True))
-"""The same for the tasks of the single tower."""
-
-
 class NothingFits(WenlanError, RuntimeError):  # noqa: N818
     """No batch and no choice of recomputation fits the memory."""
-
-
-def remat_of(config: schema.Config) -> Remat:
-    """What a configuration computes again."""
-    if config.task in schema.SINGLE_TASKS:
-        return Remat(False, False, False, config.single.remat)
-    image, text = config.model.image, config.model.text
-    return Remat(image.backbone.remat, image.encoder.remat, text.bert.remat or text.encoder.remat)
-
-
-def with_remat(config: schema.Config, remat: Remat) -> schema.Config:
-    """The configuration that computes those parts again, and no others."""
-    image, text = config.model.image, config.model.text
-    image = dataclasses.replace(
-        image,
-        backbone=dataclasses.replace(image.backbone, remat=remat.image_backbone),
-        encoder=dataclasses.replace(image.encoder, remat=remat.image_encoder),
-    )
-    text = dataclasses.replace(
-        text,
-        bert=dataclasses.replace(text.bert, remat=remat.text),
-        encoder=dataclasses.replace(text.encoder, remat=remat.text),
-    )
-    single = dataclasses.replace(config.single, remat=remat.single)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image, text=text), single=single)
 
 
 def with_batch(config: schema.Config, batch_size: int, accumulation: int) -> schema.Config:
@@ -93,7 +42,7 @@ def search(config: schema.Config, topology: Topology, shares: roofline.Shares) -
     def plan(candidate: schema.Config) -> planner.Plan:
         train = candidate.train
         micro = f" in {train.accumulation} micro-batches" if train.accumulation > 1 else ""
-        say(f"compiling batch {train.batch_size}{micro}, computing again {remat_of(candidate)} ...")
+        say(f"compiling batch {train.batch_size}{micro}, recomputing {remat.text(candidate)} ...")
         found = planner.make(candidate, topology, shares)
         say(
             f"  {'fits' if found.fits else 'does not fit'}: {found.needed / 2**30:.2f} of "
@@ -129,15 +78,15 @@ def _cheapest(
 
 
 def _candidates(config: schema.Config, topology: Topology) -> Iterator[schema.Config]:
-    choices = SINGLE_CHOICES if config.task in schema.SINGLE_TASKS else CHOICES
-    flops = {choice: planner.computed_flops(with_remat(config, choice)) for choice in choices}
-    order = sorted(flops, key=lambda choice: flops[choice])
-    for choice in order:
-        say(f"computing again {choice}: {flops[choice] / flops[order[0]] - 1:.1%} more FLOPs")
-        yield with_remat(config, choice)
+    candidates = [remat.with_choice(config, choice) for choice in remat.choices(config)]
+    counted = [(planner.computed_flops(candidate), candidate) for candidate in candidates]
+    counted.sort(key=lambda one: one[0])
+    for flops, candidate in counted:
+        say(f"recomputing {remat.text(candidate)}: {flops / counted[0][0] - 1:.1%} more FLOPs")
+        yield candidate
     for count in ACCUMULATIONS:
         if count > config.train.accumulation and config.train.batch_size % (count * batch_unit(config, topology)) == 0:
-            yield with_batch(with_remat(config, order[-1]), config.train.batch_size, count)
+            yield with_batch(counted[-1][1], config.train.batch_size, count)
 
 
 def batch_unit(config: schema.Config, topology: Topology) -> int:

@@ -8,7 +8,7 @@ regions, from what the batch itself holds, so that a log line can tell whether a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -21,22 +21,10 @@ from wenlan_jax.losses import masked, matching
 from wenlan_jax.models.single_tower import at_places
 from wenlan_jax.state import Params
 from wenlan_jax.tasks.base import Batch
+from wenlan_jax.tasks.single_tower.batch import NEGATIVE, PICTURE, TEXT, VALID
 
 if TYPE_CHECKING:
     from wenlan_jax.tasks.single import Tower
-
-FIELDS = {
-    "itm": "match",
-    "mlm": "masked_ids",
-    "mrc": "region_classes",
-    "mrfr": "region_masked",
-    "rank": "negative_token_ids",
-    "vqa": "answers",
-}
-"""Objective by the field that tells its batches; the first that is found counts."""
-
-VALID = "valid"
-"""In batches of an evaluation: rows that count, the others fill up the last batch."""
 
 
 class Given(NamedTuple):
@@ -77,11 +65,6 @@ class Objective(NamedTuple):
 
     weights: Callable[[schema.Config, Batch], Float[Array, " rows"]]
     sums: Callable[[Given], Sums]
-
-
-def of_batch(batch: Mapping[str, Any]) -> str:
-    """The objective that a batch is for."""
-    return next(name for name, field in FIELDS.items() if field in batch)
 
 
 def _rows(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
@@ -179,13 +162,7 @@ def _vqa(given: Given) -> Sums:
     return Sums(loss.total, uninformed.total, {"accuracy": score.total})
 
 
-NEGATIVE = "negative_"
-"""Before a field: those of the candidates drawn as negatives of each row."""
-
-_TEXT = ("token_ids", "token_mask")
-_PICTURE = ("region_features", "region_boxes", "region_mask", "image", "image_sides")
-
-OTHER_SIDE = {"mlm": _PICTURE, "mrc": _TEXT, "mrfr": _TEXT}
+OTHER_SIDE = {"mlm": PICTURE, "mrc": TEXT, "mrfr": TEXT}
 """The fields of the side that an objective has to look at besides the one it hides from."""
 
 
@@ -202,7 +179,7 @@ def _rank(given: Given) -> Sums:
     settings, batch = given.config.rank, given.batch
     keys = [None] * 3 if given.rng is None else jax.random.split(given.rng, 3)
     own = _scores(given, batch, keys[0])
-    negatives = [_against(given, *side) for side in zip((_PICTURE, _TEXT), keys[1:], strict=True)]
+    negatives = [_against(given, *side) for side in zip((PICTURE, TEXT), keys[1:], strict=True)]
     loss = matching.ranking_hinge(own, jnp.concatenate(negatives, axis=1), settings.margin)
     above = jnp.mean((own[:, None] > jnp.concatenate(negatives, axis=1)).astype(jnp.float32), axis=1)
     rows = 2 * settings.hard
@@ -227,7 +204,7 @@ def _take(values: Array, chosen: Array) -> Array:
 def _scores_of(given: Given, candidates: dict[str, Array], rng: Array | None) -> Float[Array, "rows candidates"]:
     """Scores of every row with each of its candidates."""
     rows, count = next(iter(candidates.values())).shape[:2]
-    fields = (*_TEXT, *(name for name in _PICTURE if name in given.batch))
+    fields = (*TEXT, *(name for name in PICTURE if name in given.batch))
     pairs = {
         name: candidates[name].reshape(rows * count, *candidates[name].shape[2:])
         if name in candidates
@@ -251,24 +228,3 @@ OBJECTIVES = {
     "rank": Objective(_rows, _rank),
     "vqa": Objective(_rows, _vqa),
 }
-
-
-def example(config: schema.Config, objective: str, batch: Batch) -> Batch:
-    """The fields of an objective beside those of `batch`, zeros in the shapes and types that the loader gives."""
-    (size, tokens), regions = batch["token_ids"].shape, batch["region_mask"].shape[1]
-    masked_words = (size, min(config.pretrain.masked_words, tokens))
-    match objective:
-        case "itm":
-            return {"match": jnp.zeros(size, jnp.int32)}
-        case "mlm":
-            ids = {name: jnp.zeros(masked_words, jnp.int32) for name in ("masked_places", "masked_ids")}
-            return ids | {"masked_valid": jnp.zeros(masked_words, bool)}
-        case "mrfr":
-            return {"region_masked": jnp.zeros((size, regions), bool)}
-        case "mrc":
-            classes = jnp.zeros((size, regions, config.single.regions.classes), jnp.float16)
-            return {"region_masked": jnp.zeros((size, regions), bool), "region_classes": classes}
-        case "vqa":
-            return {"answers": jnp.zeros((size, config.vqa.answers))}
-    fields = {name: batch[name] for name in (*_TEXT, *_PICTURE) if name in batch}
-    return {NEGATIVE + name: jnp.repeat(value[:, None], config.rank.candidates, 1) for name, value in fields.items()}

@@ -1,41 +1,80 @@
-"""Tasks by name, the step's recipe for a configuration, and the batches that it trains on."""
+"""Tasks by name: those of this package, and those that other installed packages add.
+
+A package adds a task by an entry point of the group `wenlan_jax.tasks`, whose name is the task's and whose object is
+its `TaskSpec`. A task of this package goes before another of the same name.
+"""
 
 from __future__ import annotations
 
-from jax.sharding import Mesh
+import functools
+import importlib.metadata
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from wenlan_jax import optim, schema, single_data, training_data
-from wenlan_jax.data.loader import TrainMaker
-from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.step import Recipe
-from wenlan_jax.tasks.base import Task
-from wenlan_jax.tasks.brivl import BriVL
-from wenlan_jax.tasks.clip import Clip
-from wenlan_jax.tasks.single import Single
+from wenlan_jax.errors import WenlanError
+from wenlan_jax.late import Late
+from wenlan_jax.tasks.spec import TaskSpec
 
-TASKS: dict[str, type[BriVL] | type[Clip] | type[Single]] = {
-    "brivl": BriVL,
-    "clip": Clip,
-    **dict.fromkeys(schema.SINGLE_TASKS, Single),
+if TYPE_CHECKING:
+    from wenlan_jax.schema import Config
+
+SPECS = {
+    "brivl": "wenlan_jax.tasks.two_tower.spec:BRIVL",
+    "clip": "wenlan_jax.tasks.two_tower.spec:CLIP",
+    "mlmm": "wenlan_jax.tasks.single_tower.spec:MLMM",
+    "rank": "wenlan_jax.tasks.single_tower.spec:RANK",
+    "vqa": "wenlan_jax.tasks.single_tower.spec:VQA",
 }
+"""Where the spec of each task of this package is."""
+
+GROUP = "wenlan_jax.tasks"
+"""The group of entry points in which other packages list their tasks."""
 
 
-def recipe(config: schema.Config, mesh: Mesh) -> Recipe:
-    """The step's recipe for a configuration on a mesh: task, optimiser, schedule, freezing, accumulation."""
-    norm = config.model.image.batch_norm
-    task: Task = TASKS[config.task](config, mesh)
-    return Recipe(
-        task=task,
-        optimizer=optim.create(config.optimizer),
-        schedule=optim.schedule(config.optimizer, config.train.steps),
-        freeze=config.model.freeze,
-        accumulation=config.train.accumulation,
-        halt=config.train.non_finite == "stop",
-        unit=norm.group_size if norm.mode == "group" and config.task not in schema.SINGLE_TASKS else 1,
-    )
+class TaskError(WenlanError, ValueError):
+    """A task that does not exist, or a model of another kind than is needed."""
 
 
-def batches(config: schema.Config, tokenizer: Tokenizer, share: tuple[int, ...]) -> TrainMaker:
-    """The places `share` of every training batch of the configuration's task."""
-    make = single_data.batches if config.task in schema.SINGLE_TASKS else training_data.batches
-    return make(config, tokenizer, share)
+def names() -> tuple[str, ...]:
+    """All tasks that there are."""
+    return tuple(dict.fromkeys([*SPECS, *sorted(_of_others())]))
+
+
+def named(name: str) -> TaskSpec:
+    """The task of a name.
+
+    Raises:
+      TaskError: there is none, or what another package registers is no TaskSpec of that name.
+    """
+    if name in SPECS:
+        return _of_this_package(name)
+    others = _of_others()
+    if name not in others:
+        raise TaskError(f"one of {', '.join(names())} is needed, not {name!r}")
+    return _checked(name, others[name]())
+
+
+def of(config: Config) -> TaskSpec:
+    """The task of a configuration."""
+    return named(config.task)
+
+
+def of_model(model: str) -> tuple[str, ...]:
+    """The tasks that train a kind of model."""
+    return tuple(name for name in names() if named(name).model == model)
+
+
+@functools.cache
+def _of_this_package(name: str) -> TaskSpec:
+    return _checked(name, Late(SPECS[name]).resolve())
+
+
+def _of_others() -> dict[str, Callable[[], object]]:
+    """What loads the spec of each task of another package."""
+    return {point.name: point.load for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _checked(name: str, found: object) -> TaskSpec:
+    if not isinstance(found, TaskSpec) or found.name != name:
+        raise TaskError(f"task {name!r} is registered as {found!r}, which is no TaskSpec of that name")
+    return found

@@ -1,6 +1,6 @@
 """The single tower (MLMM, UNITER, UC2) as a task: pretraining, and fine-tuning for retrieval or for questions.
 
-A step trains the one objective that its batch is for (`objectives.of_batch`); there are no momentum towers and no
+A step trains the one objective that its batch is for (`of_batch`); there are no momentum towers and no
 banks. Where regions are pooled on BriVL's feature map, the backbone is part of the parameters and stays as it is.
 """
 
@@ -25,10 +25,10 @@ from wenlan_jax.models.single_tower import Hidden, SingleTower, rank_from_itm
 from wenlan_jax.state import Momentum, Params, TrainState
 from wenlan_jax.tasks import objectives
 from wenlan_jax.tasks.base import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
+from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.single_tower.batch import objective_spec, of_batch, trained
+from wenlan_jax.tasks.single_tower.spec import TOWER
 from wenlan_jax.tasks.towers import image_backbone
-
-TOWER = "single"
-"""The tower's name in the state."""
 
 WEIGHT = "weight"
 """Of each pair in the mean of its objective, among the rows of a step."""
@@ -36,7 +36,7 @@ WEIGHT = "weight"
 
 def single_tower(config: schema.Config) -> SingleTower:
     """The tower of a configuration whose vocabulary size is known, with the heads that its task trains."""
-    single = config.single
+    single, objectives_trained = config.single, trained(config)
     return SingleTower(
         vocab_size=single.vocab_size,
         width=single.width,
@@ -47,8 +47,8 @@ def single_tower(config: schema.Config) -> SingleTower:
         position_offset=single.position_offset,
         feature_width=single.regions.width,
         classes=single.regions.classes,
-        answers=config.vqa.answers if config.task == "vqa" else 0,
-        rank=config.task == "rank",
+        answers=config.vqa.answers if "vqa" in objectives_trained else 0,
+        rank="rank" in objectives_trained,
         text_eps=single.text_eps,
         eps=single.eps,
         dropout=single.dropout,
@@ -79,7 +79,7 @@ class Tower:
 
     def init(self, rng: Array) -> tuple[Params, PyTree]:
         """Fresh parameters and batch statistics."""
-        batch = example(self.config, "itm", 1, self.config.pretrain.text_buckets[0], 1)
+        batch = zeros(objective_spec(self.config, "itm", 1, self.config.pretrain.text_buckets[0], 1))
         single_rng, image_rng = jax.random.split(rng)
         features = jnp.zeros((1, 1, self.config.single.regions.width))
         inputs = (batch["token_ids"], batch["token_mask"], features, batch["region_boxes"], batch["region_mask"])
@@ -140,25 +140,6 @@ def _scaled(params: Params, single: schema_single.SingleTower) -> Params:
     return trees.map_named(scale, params)
 
 
-def example(config: schema.Config, objective: str, size: int, tokens: int, regions: int) -> Batch:
-    """A batch of zeros for an objective, in the shapes and types that the loader gives."""
-    c, boxes = config.single.regions, (size, regions, 4)
-    batch: Batch = {
-        "id": jnp.zeros(size, jnp.int32),
-        "token_ids": jnp.zeros((size, tokens), jnp.int32),
-        "token_mask": jnp.zeros((size, tokens), bool),
-        "region_boxes": jnp.zeros(boxes),
-        "region_mask": jnp.zeros(boxes[:2], bool),
-    }
-    if c.features == "map":
-        batch["image"] = jnp.zeros((size, config.data.image_size, config.data.image_size, 3), jnp.uint8)
-        if config.data.enlarge == "accelerator":
-            batch["image_sides"] = jnp.full((size, 2), config.data.image_size, jnp.int32)
-    else:
-        batch["region_features"] = jnp.zeros((*boxes[:2], c.width), jnp.float16)
-    return batch | objectives.example(config, objective, batch)
-
-
 class Single:
     """The tasks `mlmm`, `rank` and `vqa`."""
 
@@ -169,7 +150,7 @@ class Single:
     def kind_of(self, batch: Mapping[str, Any]) -> str:
         """Objective and lengths of a batch."""
         tokens, regions = batch["token_ids"].shape[1], batch["region_boxes"].shape[1]
-        return f"{objectives.of_batch(batch)}, {tokens} tokens and {regions} regions"
+        return f"{of_batch(batch)}, {tokens} tokens and {regions} regions"
 
     def fresh(self, rng: Array) -> Fresh:
         """The tower alone."""
@@ -194,14 +175,14 @@ class Single:
 
     def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
         """Ids, and the weight of every pair, which the whole batch is divided by."""
-        weights = objectives.OBJECTIVES[objectives.of_batch(micro)].weights(self.config, micro)
+        weights = objectives.OBJECTIVES[of_batch(micro)].weights(self.config, micro)
         return {"id": micro["id"], WEIGHT: weights}, {}
 
     def micro_loss(
         self, params: Params, state: TrainState, micro: Batch, own: Own, rows: Rows, rng: Array
     ) -> MicroLoss:
         """The share of the mean over the weights of the whole batch."""
-        name = objectives.of_batch(micro)
+        name = of_batch(micro)
         given = objectives.Given(self.config, self.tower, params, state.batch_stats, micro, rng)
         sums = objectives.OBJECTIVES[name].sums(given)
         total = jnp.maximum(jnp.sum(rows[WEIGHT]), 1e-9)  # no question has an answer, or no word is masked

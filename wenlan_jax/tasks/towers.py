@@ -21,6 +21,8 @@ from wenlan_jax.models.regions import RegionPooling
 from wenlan_jax.models.transformer import TransformerEncoder
 from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower, TowerOutput
 from wenlan_jax.tasks.base import Batch
+from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.two_tower.batch import batch_spec
 
 Variables = dict[str, PyTree]
 """`params` and `batch_stats`, each by tower."""
@@ -118,22 +120,10 @@ class Towers:
         self.image = image_tower(config.model, None if mesh is None else meshes.platform(mesh))
         self.text = text_tower(config.model)
 
-    def example(self, size: int = 1) -> Batch:
-        """A batch of zeros of the right shapes, prepared as `prepare` would."""
-        data, regions = self.config.data, self.config.model.image.regions
-        batch: Batch = {
-            "image": jnp.zeros((size, data.image_size, data.image_size, 3)),
-            "token_ids": jnp.zeros((size, data.text_length), jnp.int32),
-            "token_mask": jnp.ones((size, data.text_length), bool),
-        }
-        if regions.kind == "boxes":
-            batch["boxes"] = jnp.zeros((size, regions.boxes, 4))
-            batch["box_mask"] = jnp.zeros((size, regions.boxes), bool)
-        return batch
-
     def init(self, rng: Array) -> Variables:
         """Fresh variables of both towers."""
-        batch = self.example()
+        batch = zeros(batch_spec(self.config, size=1))
+        batch["image"] = jnp.zeros(batch["image"].shape)  # as it is once prepared
         image_rng, text_rng = jax.random.split(rng)
         image = self.image.init(image_rng, batch["image"], batch.get("boxes"), batch.get("box_mask"), train=False)
         text = self.text.init(text_rng, batch["token_ids"], batch["token_mask"], train=False)

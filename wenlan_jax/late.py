@@ -1,0 +1,38 @@
+"""References to code that is imported when it is first called."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Late:
+    """A callable named by where it is, `module:object`.
+
+    A table of such references costs nothing to import, whatever the modules behind it need.
+    """
+
+    place: str
+
+    def resolve(self) -> Any:
+        """Imports the module and returns the object.
+
+        Raises:
+          ImportError: the module cannot be imported.
+          AttributeError: it has no such object.
+        """
+        module, _, name = self.place.partition(":")
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            raise AttributeError(f"{module} has no {name!r}, which {self.place} names")
+        return getattr(found, name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.resolve()(*arguments, **options)
+
+
+def late(place: str) -> Any:
+    """The callable at `module:object`; `Any`, as a type checker cannot see behind it."""
+    return Late(place)

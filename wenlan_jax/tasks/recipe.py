@@ -1,0 +1,23 @@
+"""The step's recipe for a configuration: its task, optimiser and schedule, what is frozen, accumulation."""
+
+from __future__ import annotations
+
+from jax.sharding import Mesh
+
+from wenlan_jax import optim, schema
+from wenlan_jax.step import Recipe
+from wenlan_jax.tasks import registry
+
+
+def recipe(config: schema.Config, mesh: Mesh) -> Recipe:
+    """The step's recipe for a configuration on a mesh."""
+    task = registry.of(config)
+    return Recipe(
+        task=task.create(config, mesh),
+        optimizer=optim.create(config.optimizer),
+        schedule=optim.schedule(config.optimizer, config.train.steps),
+        freeze=config.model.freeze,
+        accumulation=config.train.accumulation,
+        halt=config.train.non_finite == "stop",
+        unit=task.micro_batch_unit(config),
+    )

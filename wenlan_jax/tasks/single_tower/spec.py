@@ -1,0 +1,74 @@
+"""What the tasks `mlmm`, `rank` and `vqa` register."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from wenlan_jax import schema
+from wenlan_jax.late import late
+from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
+
+SINGLE_TOWER = "a single tower"
+"""The kind of model: an image and a text are seen together."""
+
+TOWER = "single"
+"""The tower's name in the train state."""
+
+ANSWERS = "answers.json"
+"""In the work directory: the answers in the order of the columns of the head."""
+
+_RANKING = late("wenlan_jax.eval.single:Ranking")
+
+
+def _importable(config: schema.Config) -> tuple[str, ...]:
+    """Regions may be pooled on the map of BriVL's image backbone, which is imported, too."""
+    return (TOWER, "image") if config.single.regions.features == "map" else (TOWER,)
+
+
+def _zero_shot(config: schema.Config) -> bool:
+    return config.eval.zero_shot
+
+
+MLMM = TaskSpec(
+    name="mlmm",
+    meaning="the single tower's pretraining",
+    model=SINGLE_TOWER,
+    sizes="single.*",
+    vocabulary="single.vocab_size",
+    towers=(TOWER,),
+    create=late("wenlan_jax.tasks.single:Single"),
+    batches=late("wenlan_jax.single_data:batches"),
+    batch_spec=late("wenlan_jax.tasks.single_tower.batch:batch_spec"),
+    evaluations=(
+        EvaluationSpec(late("wenlan_jax.eval.single:Pretraining")),
+        EvaluationSpec(_RANKING, when=_zero_shot),
+    ),
+    clashes=late("wenlan_jax.config_single:pretraining_clashes"),
+    remat=({"single tower": ("single.remat",)},),
+    # Heads of other tasks, and BriVL's image tower but its backbone, on whose map regions are pooled.
+    may_lack=r"params/single/\w+_head/|(params|batch_stats)/image/(?!backbone/)",
+    importable=_importable,
+    tags=("uniter",),
+)
+
+RANK = dataclasses.replace(
+    MLMM,
+    name="rank",
+    meaning="the single tower fine-tuned for retrieval",
+    evaluations=(EvaluationSpec(_RANKING),),
+    clashes=late("wenlan_jax.config_single:clashes"),
+)
+
+VQA = dataclasses.replace(
+    MLMM,
+    name="vqa",
+    meaning="the single tower fine-tuned for questions",
+    batches=late("wenlan_jax.single_data:training_questions"),
+    evaluations=(EvaluationSpec(late("wenlan_jax.eval.single:Answering")),),
+    clashes=late("wenlan_jax.config_single:clashes"),
+    prepare=late("wenlan_jax.run_answers:prepare"),
+    prepared=late("wenlan_jax.run_answers:settled"),
+    settled=("vqa.answers_file", "vqa.fingerprint"),
+    files=(ANSWERS,),
+    reads_captions=False,
+)
