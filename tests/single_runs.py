@@ -50,7 +50,7 @@ def noise(config: schema.Config, objective: str, seed: int = 0) -> dict[str, np.
     tokens, regions = config.pretrain.text_buckets[0], config.pretrain.region_buckets[0]
     spec = objective_spec(config, objective, size, tokens, regions)
     lengths = {"token": (2, tokens), "region": (1, regions)}
-    return {name: _noise(name, field.shape, field.dtype, config, lengths, rng) for name, field in spec.items()}
+    return {name: _noise(name, field.shape, field.dtype, config, lengths, rng) for name, field in sorted(spec.items())}
 
 
 def _noise(

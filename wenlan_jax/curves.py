@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wenlan_jax.errors import WenlanError
+from wenlan_jax.eval import metric_names
+from wenlan_jax.eval.metric_names import MetricName
 from wenlan_jax.metrics import read as read_lines
 
 if TYPE_CHECKING:
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
 
 Series = dict[int, float]
 """Values by step, in the order of the steps."""
-
-_RECALL = re.compile(r"(?:^|.*/)retrieval/([^/]+)/(text_to_image|image_to_text)/recall_at_(\d+)$")
-
-_ACCURACY = re.compile(r"([a-z]+/[^/]+/(?:all|itm|mlm|mrc))/accuracy$")
-_GUESSES = ("majority", "question_alone", "constant_accuracy")
-"""Names beside an accuracy of what is right without the model."""
 
 
 class CurvesError(WenlanError, ValueError):
@@ -76,53 +71,71 @@ def _learning_rate(axes: Axes, metrics: dict[str, Series]) -> None:
     _finish(axes, "learning rate")
 
 
-def _recall(axes: Axes, metrics: dict[str, Series]) -> None:
-    directions = {"text_to_image": "-", "image_to_text": "--"}
-    found = [(name, match) for name in sorted(metrics) if (match := _RECALL.match(name))]
-    if not found and any(_ACCURACY.match(name) for name in metrics):
-        _accuracy(axes, metrics)
-        return
-    if found and all(len(metrics[name]) == 1 for name, _ in found):
-        _recall_once(axes, metrics, found)
-        return
-    cuts = sorted({int(match[3]) for _, match in found})
-    for name, match in found:
-        split, direction, k = match.groups()
-        colour = f"C{cuts.index(int(k)) % 10}"
-        label = f"{split}, {direction.replace('_', ' ')}, recall@{k}"
-        _draw(axes, metrics[name], label, color=colour, linestyle=directions[direction])
-        chance = metrics.get(name.replace("/recall_at_", "/chance_recall_at_"))
-        if chance and direction == "text_to_image":
-            _draw(axes, chance, f"{split}, chance@{k}", color=colour, linestyle=":", marker=None, alpha=0.6)
+def _results(axes: Axes, metrics: dict[str, Series]) -> None:
+    """What the evaluations found: recall, or shares of right answers, or whatever they give for a whole split."""
+    names = [name for text in sorted(metrics) if (name := metric_names.parse(text)) is not None and not name.is_guess]
+    recalls = [name for name in names if name.k and name.direction and not name.group]
+    if recalls and all(len(metrics[str(name)]) == 1 for name in recalls):
+        _recall_once(axes, metrics, recalls)
+    elif recalls:
+        _recall(axes, metrics, recalls)
+    elif accuracies := [name for name in names if name.metric == "accuracy" and _is_whole(name, names)]:
+        _lines(axes, metrics, accuracies, "accuracy")
+        axes.set_ylim(0, 1)
+    else:
+        whole = [name for name in names if not name.part]
+        _lines(axes, metrics, whole, whole[0].metric.replace("_", " ") if whole else "results")
+
+
+def _is_whole(name: MetricName, names: Sequence[MetricName]) -> bool:
+    """Whether a figure is over all languages: of no part or one, and of `all` where there is that."""
+    siblings = {other.part for other in names if other[:2] == name[:2]}
+    return len(name.part) < 2 and ((metric_names.ALL,) not in siblings or name.part in ((), (metric_names.ALL,)))
+
+
+def _recall(axes: Axes, metrics: dict[str, Series], found: Sequence[MetricName]) -> None:
+    styles = {"text_to_image": "-", "image_to_text": "--"}
+    cuts = sorted({name.k for name in found})
+    for name in found:
+        colour = f"C{cuts.index(name.k) % 10}"
+        label = f"{name.split}, {name.direction.replace('_', ' ')}, recall@{name.k}"
+        _draw(axes, metrics[str(name)], label, color=colour, linestyle=styles[name.direction])
+        for guess in _guesses(name, metrics):
+            if name.direction == "text_to_image":
+                style = {"color": colour, "linestyle": ":", "marker": None, "alpha": 0.6}
+                _draw(axes, metrics[str(guess)], f"{name.split}, chance@{name.k}", **style)
     axes.set_ylim(0, 1)
     _finish(axes, "retrieval")
 
 
-def _accuracy(axes: Axes, metrics: dict[str, Series]) -> None:
-    """Of a run that ranks nothing: shares of right answers, over all languages, with the best constant guess."""
-    found = [(name, match) for name in sorted(metrics) if (match := _ACCURACY.match(name))]
-    for place, (name, match) in enumerate(found):
-        what, first = match[1].replace("/", ", "), place * (1 + len(_GUESSES))
-        _draw(axes, metrics[name], f"{what}, accuracy", color=f"C{first % 10}")
-        for number, guess in enumerate(_GUESSES, first + 1):
-            if (constant := metrics.get(f"{match[1]}/{guess}")) is not None:
-                style = {"color": f"C{number % 10}", "linestyle": ":", "marker": None, "alpha": 0.6}
-                _draw(axes, constant, f"{what}, {guess.replace('_', ' ')}", **style)
-    axes.set_ylim(0, 1)
-    _finish(axes, "accuracy")
+def _guesses(name: MetricName, metrics: Mapping[str, Series]) -> list[MetricName]:
+    return [guess for guess in name.guesses if str(guess) in metrics]
 
 
-def _recall_once(axes: Axes, metrics: dict[str, Series], found: Sequence[tuple[str, re.Match[str]]]) -> None:
+def _lines(axes: Axes, metrics: dict[str, Series], found: Sequence[MetricName], title: str) -> None:
+    """Figures with those of guesses that saw nothing."""
+    number = 0
+    for name in found:
+        what = ", ".join((name.protocol, name.split, *name.part))
+        _draw(axes, metrics[str(name)], f"{what}, {name.metric.replace('_', ' ')}", color=f"C{number % 10}")
+        for guess in _guesses(name, metrics):
+            number += 1
+            style = {"color": f"C{number % 10}", "linestyle": ":", "marker": None, "alpha": 0.6}
+            _draw(axes, metrics[str(guess)], f"{what}, {guess.metric.replace('_', ' ')}", **style)
+        number += 1
+    _finish(axes, title)
+
+
+def _recall_once(axes: Axes, metrics: dict[str, Series], found: Sequence[MetricName]) -> None:
     """Recall of a run that was evaluated once: a bar each, with chance as a mark, instead of a lonely point."""
-    found = sorted(found, key=lambda one: (one[1][1], one[1][2] != "text_to_image", int(one[1][3])))
     labels = []
-    for place, (name, match) in enumerate(found):
-        (value,) = metrics[name].values()
-        labels.append(f"{match[1]}, {match[2].replace('_', ' ')} @{match[3]}")
-        axes.barh(place, value, color="C0" if match[2] == "text_to_image" else "C1", height=0.6)
+    for place, name in enumerate(sorted(found, key=lambda one: (one.split, one.direction != "text_to_image", one.k))):
+        (value,) = metrics[str(name)].values()
+        labels.append(f"{name.split}, {name.direction.replace('_', ' ')} @{name.k}")
+        axes.barh(place, value, color="C0" if name.direction == "text_to_image" else "C1", height=0.6)
         axes.text(value + 0.01, place, f"{value:.1%}", va="center", fontsize=7)
-        if chance := metrics.get(name.replace("/recall_at_", "/chance_recall_at_")):
-            axes.plot(list(chance.values())[:1], [place], marker="|", color="black", markersize=12)
+        for guess in _guesses(name, metrics):
+            axes.plot(list(metrics[str(guess)].values())[:1], [place], marker="|", color="black", markersize=12)
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
@@ -158,6 +171,6 @@ def plot_curves(metrics_jsonl: Path, out: Path) -> None:
     with rc_context({"text.parse_math": False}):  # names of splits may hold a $
         figure = Figure(figsize=(11, 7), layout="constrained")
         axes = figure.subplots(2, 2)
-        for draw, place in zip((_loss, _recall, _learning_rate, _speed), axes.flat, strict=True):
+        for draw, place in zip((_loss, _results, _learning_rate, _speed), axes.flat, strict=True):
             draw(place, metrics)
         figure.savefig(out, dpi=130)

@@ -64,6 +64,9 @@ STATE_RULES = (
 """How a train state lies: banks by rows, weights and their moments over `fsdp` and those of the Transformers also over
 `tensor`, the rest everywhere."""
 
+GENERAL_RULES = tuple(rule for rule in STATE_RULES if not rule.pattern.endswith((COLUMNS, ROWS)))
+"""The same for a model without Transformers, in which their rules would find no leaf."""
+
 
 def spec_of(rule: Rule, shape: Sequence[int], mesh: Mesh, smallest: int) -> P:
     """The partition of a leaf of `shape` under `rule`; one of fewer than `smallest` numbers is not split by it."""

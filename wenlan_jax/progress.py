@@ -61,9 +61,10 @@ class Meter:
         """The log line for a person."""
         left = (self.config.train.steps - done) * self.config.train.batch_size / line["pairs_per_second"]
         utilisation = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
+        chance = f" (chance {line['loss_reference']:.3f})" if "loss_reference" in line else ""
         memory = line.get("device_memory_gib", line["host_memory_gib"])
         return (
-            f"step {done}/{self.config.train.steps}  loss {line['loss']:.3f} (chance {line['loss_reference']:.3f})  "
+            f"step {done}/{self.config.train.steps}  loss {line['loss']:.3f}{chance}  "
             f"{line['pairs_per_second']:.1f} pairs/s{utilisation}  data wait {line['data_wait_share']:.0%}  "
             f"memory {memory:.1f} GiB  {left:.0f} s left"
         )

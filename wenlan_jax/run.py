@@ -31,7 +31,8 @@ def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -
     except ValueError as error:
         raise configs.ConfigError(f"{registry.of(config).sizes}: this model cannot be built: {error}") from error
     step.check_freeze(recipe, shapes.params)
-    return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh, config.mesh.smallest_split))
+    rules = partition.STATE_RULES if registry.of(config).transformers else partition.GENERAL_RULES
+    return Run(config, mesh, recipe, shapes, partition.shardings(shapes, mesh, config.mesh.smallest_split, rules))
 
 
 def fresh_state(run: Run) -> TrainState:

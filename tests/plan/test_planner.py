@@ -13,6 +13,7 @@ import pytest
 
 from wenlan_jax import cli, run, schema, trees
 from wenlan_jax.plan import accounting, collectives, planner, roofline, search, topology
+from wenlan_jax.tasks import remat
 
 SHARES = roofline.Shares()
 tpu_compiler = [
@@ -101,11 +102,11 @@ def test_search_finds_what_fits(tiny: Callable[..., schema.Config], monkeypatch:
     room = dataclasses.replace(spot.device, memory=first.needed * 1.3 / planner.GPU_SHARE)
     small = dataclasses.replace(spot, device=room)
     monkeypatch.setattr(search, "MOST_BATCHES", 1)
-    monkeypatch.setattr(search, "CHOICES", search.CHOICES[:1])
+    monkeypatch.setattr(remat, "choices", lambda config: iter([dict.fromkeys(remat.of(config), False)]))
     monkeypatch.setattr(search, "ACCUMULATIONS", (1,))
     chosen, plan = search.search(config, small, SHARES)
     assert plan.fits and chosen.train.batch_size == plan.batch_size >= config.train.batch_size
-    assert search.remat_of(chosen) == search.Remat(False, False, False)
+    assert remat.text(chosen) == "nothing"
     none = dataclasses.replace(small, device=dataclasses.replace(room, memory=1e3))
     with pytest.raises(search.NothingFits, match="more devices"):
         search.search(config, none, SHARES)

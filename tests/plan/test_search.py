@@ -71,7 +71,7 @@ def test_candidates_come_in_the_order_of_what_they_cost(
 
 def test_what_is_computed_again_is_counted(tiny: Callable[..., schema.Config]) -> None:
     config = tiny()
-    again = search.with_remat(config, search.Remat(True, True, True))
+    again = remat.with_choice(config, dict.fromkeys(remat.of(config), True))
     assert planner.computed_flops(again) > 1.05 * planner.computed_flops(config)
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, notes, restore, schema
-from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.console import say
 from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.errors import WenlanError
 from wenlan_jax.eval import evaluate
-from wenlan_jax.eval.trained import SECTIONS
+from wenlan_jax.eval.trained import Place, find
+from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.training_data import data_dir
 
 NOTE = "embeddings.json"
@@ -40,9 +40,8 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     """
     same = {"--workdir": str(workdir), "--step": step, "splits": list(splits), "fields": list(overrides)}
     distributed.start(schema.Distributed(), same)
-    trained = restore.load(workdir, step, overrides, SECTIONS)
-    if trained.tokenizer is None:
-        raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
+    trained = find(Place("--workdir", workdir, step), overrides, TWO_TOWERS)
+    assert trained.tokenizer is not None  # `find` has looked
     config = trained.current.config
     compilation.use_cache(config.compilation)
     everything = dataclasses.replace(config.eval, kinds=(), languages=())

@@ -17,7 +17,7 @@ from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.eval import links as true_pairs
-from wenlan_jax.eval import ranks, retrieval
+from wenlan_jax.eval import metric_names, ranks, retrieval
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.towers import Towers
 from wenlan_jax.training_data import data_dir
@@ -50,7 +50,7 @@ class Embedded:
         if folds > 1:
             of_fold = functools.partial(self._of_fold, ks)
             means = retrieval.over_folds(of_fold, self.links, len(self.image_embeddings), folds)
-            found |= {f"{retrieval.FOLDS}/{name}": value for name, value in means.items()}
+            found |= {f"{metric_names.FOLDS}/{name}": value for name, value in means.items()}
         metrics = {f"{prefix}/{name}": value for name, value in found.items()}
         texts = [text.text.text for text in self.texts]
         return metrics, ranks.of_queries(image_ranks, text_ranks, self.links, languages, texts)

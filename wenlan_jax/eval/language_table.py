@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from wenlan_jax.eval import retrieval
+from wenlan_jax.eval import metric_names, retrieval
 
 WAYS = ("text_to_image", "image_to_text")
 """Both ways of retrieval, as in the names of metrics."""
@@ -15,7 +15,7 @@ _NAME, _CELL = 14, 8
 def languages_in(figures: Mapping[str, float]) -> list[str]:
     """The languages that `figures`, as `<language>/<name>`, have the average recall of."""
     found = [name.split("/") for name in figures if name.endswith("/average_recall")]
-    return sorted(parts[0] for parts in found if len(parts) == 2 and parts[0] != retrieval.FOLDS)
+    return sorted(parts[0] for parts in found if len(parts) == 2 and parts[0] != metric_names.FOLDS)
 
 
 def table(figures: Mapping[str, float], ks: Sequence[int]) -> str:
@@ -40,9 +40,9 @@ def averages(figures: Mapping[str, float], trained_on: str, folds: int) -> str:
     """The papers' row, see `retrieval.average_table`: over the whole, and over `folds` where these were measured."""
     rows = {f"trained on {trained_on}": figures}
     within = {
-        name.removeprefix(f"{retrieval.FOLDS}/"): value
+        name.removeprefix(f"{metric_names.FOLDS}/"): value
         for name, value in figures.items()
-        if name.startswith(f"{retrieval.FOLDS}/")
+        if name.startswith(f"{metric_names.FOLDS}/")
     }
     if within:
         rows[f"mean of {folds} folds"] = within

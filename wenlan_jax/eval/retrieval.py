@@ -35,9 +35,6 @@ TIE = 1e-6
 AVERAGED = (1, 5, 10)
 """The k whose recalls in both directions, six figures, make up the average recall of the papers."""
 
-FOLDS = "folds"
-"""Begins the names of means over folds; no language is called so."""
-
 CHUNK = 4096
 """Rows of queries and of candidates in one block: 64 MiB of float32 scores."""
 

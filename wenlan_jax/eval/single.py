@@ -18,7 +18,7 @@ from wenlan_jax.data import loader, sources
 from wenlan_jax.data.single.batches import FixedBatches
 from wenlan_jax.data.single.questions import Asked, Questions
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import baselines, evaluate, language_table, links, report, retrieval, vqa
+from wenlan_jax.eval import baselines, evaluate, language_table, links, metric_names, report, retrieval, vqa
 from wenlan_jax.eval.cross import PairScorer
 from wenlan_jax.tasks import objectives
 from wenlan_jax.tasks.run import Run
@@ -183,7 +183,7 @@ class Ranking:
                 return self._figures(scores[np.ix_(chosen, pictures)], within, said)
 
             means = retrieval.over_folds(of_fold, pairs, images, config.eval.folds)
-            found |= {f"{retrieval.FOLDS}/{name}": value for name, value in means.items()}
+            found |= {f"{metric_names.FOLDS}/{name}": value for name, value in means.items()}
         return {f"retrieval/{split}/{name}": value for name, value in found.items()}, None
 
     def _figures(self, scores: np.ndarray, pairs: links.Links, languages: Sequence[str]) -> dict[str, float]:

@@ -5,20 +5,17 @@ Figures are found by their names, so that those of a run half done, or of anothe
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from wenlan_jax.eval.metric_names import PRETRAIN, RETRIEVAL, VQA, MetricName, parse
 from wenlan_jax.eval.ranks import Ranks
 from wenlan_jax.run_report import elements
 from wenlan_jax.sweep import statistics
 
-_RECALL = re.compile(r"retrieval/([^/]+)/(?:(.+)/)?(text_to_image|image_to_text)/recall_at_(\d+)$")
-_OBJECTIVE = re.compile(r"pretrain/([^/]+)/([^/]+)/(?:([^/]+)/)?(\w+)$")
-_ANSWERS = re.compile(r"vqa/([^/]+)/([^/]+)/(\w+)$")
 _SEEN = ("loss", "accuracy")
 _WAYS = {"text_to_image": "text to image", "image_to_text": "image to text"}
 
@@ -31,26 +28,44 @@ INTERVALS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Recall:
-    """One recall: `part` is a language, or "" for all texts together."""
+class Recall(NamedTuple):
+    """One recall."""
 
-    split: str
-    part: str
-    way: str
-    k: int
+    name: MetricName
     value: float
 
     @property
-    def name(self) -> str:
-        """As in result.json."""
-        part = f"{self.part}/" if self.part else ""
-        return f"retrieval/{self.split}/{part}{self.way}/recall_at_{self.k}"
+    def split(self) -> str:
+        """Of the data."""
+        return self.name.split
+
+    @property
+    def part(self) -> str:
+        """A language, or "" for all texts together."""
+        return "/".join(self.name.group)
+
+    @property
+    def way(self) -> str:
+        """The direction."""
+        return self.name.direction
+
+    @property
+    def k(self) -> int:
+        """How many of the best count."""
+        return self.name.k
 
 
 def parts(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> list[str]:
     """All tables that the figures give, as elements of the page; `known`: the ranks of each split."""
-    return [*_retrieval(figures, known), *_objectives(figures), *_answers(figures)]
+    return [*_retrieval(figures, known), *_objectives(figures), *_answers(figures), *_others(figures)]
+
+
+def _named(figures: Mapping[str, float], protocol: str) -> Iterator[tuple[MetricName, float]]:
+    """The figures of an evaluation with their names taken apart."""
+    for text, value in figures.items():
+        name = parse(text)
+        if name is not None and name.protocol == protocol:
+            yield name, value
 
 
 def headline(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
@@ -64,8 +79,7 @@ def headline(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
 
 def recalls(figures: Mapping[str, float]) -> list[Recall]:
     """Every recall among the figures, by split, part, way and k."""
-    matches = ((match, value) for name, value in figures.items() if (match := _RECALL.match(name)))
-    found = [Recall(match[1], match[2] or "", match[3], int(match[4]), value) for match, value in matches]
+    found = [Recall(name, value) for name, value in _named(figures, RETRIEVAL) if name.direction and name.k]
     return sorted(found, key=lambda one: (one.split, one.part, one.way != "text_to_image", one.k))
 
 
@@ -131,7 +145,7 @@ def _interval(one: Recall, known: Mapping[str, Ranks]) -> statistics.Interval | 
 
 
 def _hits(one: Recall, known: Mapping[str, Ranks]) -> statistics.Hits | None:
-    return statistics.hits(known[one.split], one.name, (one.k,)) if one.split in known else None
+    return statistics.hits(known[one.split], str(one.name), (one.k,)) if one.split in known else None
 
 
 def _agree(one: Recall, hits: statistics.Hits) -> bool:
@@ -149,18 +163,20 @@ def _provenance(found: Sequence[Recall], known: Mapping[str, Ranks]) -> str:
 
 def _objectives(figures: Mapping[str, float]) -> Iterator[str]:
     """Loss and accuracy of the single tower's objectives beside those of the best constant guess."""
-    matches = [match for name in figures if (match := _OBJECTIVE.match(name))]
+    names = [name for name, _ in _named(figures, PRETRAIN) if name.part]
     headers = ["objective", "loss", "of a constant guess", "accuracy", "of a constant guess"]
-    for split in dict.fromkeys(match[1] for match in matches):
-        of_split = [match for match in matches if match[1] == split]
+    for split in dict.fromkeys(name.split for name in names):
+        of_split = [name.part for name in names if name.split == split]
         rows = []
-        for name in dict.fromkeys(match[2] for match in of_split):
-            at = f"pretrain/{split}/{name}"
-            rows.append([name, *_cells(figures, at, "loss", "constant_loss", "accuracy", "constant_accuracy")])
+        for objective in dict.fromkeys(part[0] for part in of_split):
+            at = f"{PRETRAIN}/{split}/{objective}"
+            rows.append([objective, *_cells(figures, at, "loss", "constant_loss", "accuracy", "constant_accuracy")])
         yield elements.table(headers, rows, caption=f"Objectives, {split}")
-        parts = dict.fromkeys((match[2], match[3]) for match in of_split if match[3])
+        parts = dict.fromkeys(part for part in of_split if len(part) > 1)
         if parts:
-            said = [[" ".join(part), *_cells(figures, f"pretrain/{split}/{'/'.join(part)}", *_SEEN)] for part in parts]
+            said = [
+                [" ".join(part), *_cells(figures, f"{PRETRAIN}/{split}/{'/'.join(part)}", *_SEEN)] for part in parts
+            ]
             yield elements.folded(f"{split}, by language", elements.table(["", *_SEEN], said))
 
 
@@ -171,18 +187,33 @@ def _cells(figures: Mapping[str, float], at: str, *names: str) -> list[str]:
 
 
 def _answers(figures: Mapping[str, float]) -> Iterator[str]:
-    """Accuracy of answers by language, beside guesses that look at no picture."""
-    matches = [match for name in figures if (match := _ANSWERS.match(name))]
-    for split in dict.fromkeys(match[1] for match in matches):
-        of_split = [match for match in matches if match[1] == split]
-        columns = [name for name in dict.fromkeys(match[3] for match in of_split) if name != "questions"]
+    """Accuracy of answers by language, beside guesses that look at no image."""
+    yield from _tables(figures, VQA, "Answers", "language", count="questions")
+
+
+def _others(figures: Mapping[str, float]) -> Iterator[str]:
+    """The figures of every other evaluation, one table a split."""
+    names = (parse(name) for name in figures)
+    for protocol in dict.fromkeys(name.protocol for name in names if name is not None):
+        if protocol not in (RETRIEVAL, PRETRAIN, VQA):
+            yield from _tables(figures, protocol, protocol.replace("_", " "), "")
+
+
+def _tables(
+    figures: Mapping[str, float], protocol: str, title: str, heading: str, count: str | None = None
+) -> Iterator[str]:
+    """Of an evaluation, one table a split: a row a part, a column a metric; `count` is a number that comes first."""
+    found = dict(_named(figures, protocol))
+    for split in dict.fromkeys(name.split for name in found):
+        of_split = {name: value for name, value in found.items() if name.split == split}
+        columns = list(dict.fromkeys(name.metric for name in of_split if name.metric != count))
+        columns = ([count] if count else []) + columns
         rows = []
-        for language in dict.fromkeys(match[2] for match in of_split):
-            at = f"vqa/{split}/{language}/"
-            shares = [_number(figures, at + name, "{:.1%}") for name in columns]
-            rows.append([language, _number(figures, f"{at}questions", "{:.0f}"), *shares])
-        names = [name.replace("_", " ") for name in columns]
-        yield elements.table(["language", "questions", *names], rows, caption=f"Answers, {split}")
+        for part in dict.fromkeys(name.part for name in of_split):
+            names = [MetricName(protocol, split, part, metric) for metric in columns]
+            rows.append([" ".join(part), *(name.text(found[name]) if name in found else "" for name in names)])
+        labels = [metric.replace("_", " ") for metric in columns]
+        yield elements.table([heading, *labels], rows, caption=f"{title}, {split}")
 
 
 def _number(figures: Mapping[str, float], name: str, form: str) -> str:

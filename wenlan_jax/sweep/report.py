@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wenlan_jax.data import places
+from wenlan_jax.eval import metric_names
 from wenlan_jax.sweep import statistics as stats
 from wenlan_jax.sweep.folder import FAILED
 from wenlan_jax.sweep.summary import DEVICES, Comparison, Line, One
@@ -20,17 +21,14 @@ NOTHING = "–"
 
 def title_of(metric: str) -> str:
     """A metric's name for a person: `retrieval/test/text_to_image/recall_at_1` is text to image recall@1 (test)."""
-    family, split, *rest = metric.split("/")
-    if not rest:
-        return metric
-    name = " ".join(rest).replace("recall_at_", "recall@").replace("_", " ")
-    return f"{name} ({split})" if family == "retrieval" else f"{family}: {name} ({split})"
+    name = metric_names.parse(metric)
+    return metric if name is None else name.title
 
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share, shown in percent."""
-    last = metric.rsplit("/", 1)[-1]
-    return "recall" in last or "accuracy" in last
+    name = metric_names.parse(metric)
+    return name is not None and name.is_share
 
 
 def markdown(file: TableFile, lines: Sequence[Line]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import statistics
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from wenlan_jax.errors import WenlanError
+from wenlan_jax.eval.metric_names import FOLDS, RETRIEVAL, parse
 from wenlan_jax.eval.ranks import Ranks
 
 RESAMPLES = 10_000
@@ -29,8 +29,6 @@ LEVEL = 0.95
 _SEED = 0
 _BLOCK = 2**22
 """Draws held in memory at once."""
-
-_RECALL = re.compile(r"retrieval/[^/]+/(?:([^/]+)/)?(text_to_image|image_to_text)/recall_at_(\d+)")
 
 
 class NotPairedError(WenlanError, ValueError):
@@ -70,13 +68,17 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 def hits(ranks: Ranks, metric: str, ks: Sequence[int]) -> Hits | None:
     """What `metric` of result.json is a mean of; None where ranks do not tell. ks: of the evaluation."""
-    if re.fullmatch(r"retrieval/[^/]+/mean_recall", metric):
+    name = parse(metric)
+    if name is None or name.protocol != RETRIEVAL or FOLDS in name.part:
+        return None
+    if not name.part and name.metric == "mean_recall":
         terms = [_term(ranks, way, None, k) for way in ("image_to_text", "text_to_image") for k in ks]
         return Hits(*(np.stack(part, axis=1) for part in zip(*terms, strict=True)))
-    found = _RECALL.fullmatch(metric)
-    if found is None or (found[1] and found[2] == "image_to_text"):
+    if not (name.direction and name.k) or len(name.group) > 1:
+        return None
+    if name.group and name.direction == "image_to_text":
         return None  # texts of one language compete among themselves, which is another ranking
-    of, queries = _term(ranks, found[2], found[1], int(found[3]))
+    of, queries = _term(ranks, name.direction, name.group[0] if name.group else None, name.k)
     return Hits(of[:, None], queries[:, None])
 
 

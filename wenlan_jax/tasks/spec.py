@@ -82,6 +82,7 @@ class TaskSpec:
       micro_batch_unit: the smallest number of pairs that a micro-batch consists of.
       remat: groups of parts that may be recomputed in the backward pass: for every part its name and the field that
         turns it on. A plan tries every choice of groups.
+      transformers: whether the model has Transformer layers, whose sharding rules must then find their leaves.
       may_lack: a pattern of leaves that a checkpoint may lack when a run starts from it, and that may stay random.
       reads_captions: whether `eval.languages` and `eval.kinds` choose among the captions of the data.
       importable: towers whose weights can be imported; by default `towers`.
@@ -105,6 +106,7 @@ class TaskSpec:
     files: tuple[str, ...] = ()
     micro_batch_unit: Callable[[Config], int] = one_pair
     remat: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    transformers: bool = True
     may_lack: str = ""
     reads_captions: bool = True
     importable: Callable[[Config], tuple[str, ...]] | None = None
