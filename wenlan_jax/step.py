@@ -233,4 +233,4 @@ def _mean_change(before: T, after: T, k: int) -> T:
     """Statistics after a step from those after each micro-batch alone; what did not change stays bit for bit."""
     if k == 1:
         return jax.tree.map(lambda new: new[0], after)
-    return jax.tree.map(lambda old, new: old + jnp.mean(new - old, axis=0), before, after)
+    return jax.tree.map(lambda old, new: old + jnp.mean(new - old[None], axis=0), before, after)

@@ -21,8 +21,9 @@ from saved_models import SINGLE, TWO_TOWERS, save
 from wenlan_jax import run, run_tokenizer, schema, single_data
 from wenlan_jax.data import records, sources, text
 from wenlan_jax.eval import attention_command, attention_job
-from wenlan_jax.eval.trained import Model, TaskError
+from wenlan_jax.eval.trained import Model
 from wenlan_jax.models.single_tower import attention
+from wenlan_jax.tasks.registry import TaskError
 from wenlan_jax.tasks.single import Tower
 from wenlan_jax.tasks.towers import image_backbone
 
@@ -192,7 +193,7 @@ def test_records_that_are_not_there_are_named(root: Path, single: Path, changes:
 
 def test_two_towers_have_no_such_attention(root: Path, tiny: Callable[..., schema.Config]) -> None:
     two = save(tiny(**TWO_TOWERS, data__dir=str(root / "data")), root / "two")
-    with pytest.raises(TaskError, match="two is of task 'brivl', and a single tower is needed"):
+    with pytest.raises(TaskError, match="two is two towers of task 'brivl', and a single tower is needed"):
         attention_job.run(_request(two, root / "refused"))
 
 

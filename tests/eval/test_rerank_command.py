@@ -24,7 +24,7 @@ from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.data import loader, mixture, records, sources
 from wenlan_jax.eval import cascade, command, cross, evaluate, rerank_command, rerank_job, rerank_page, retrieval
 from wenlan_jax.eval import links as true_pairs
-from wenlan_jax.eval.trained import TaskError
+from wenlan_jax.tasks.registry import TaskError
 
 DEPTHS = (3, 10)
 KS = (1, 5, 10)
@@ -281,9 +281,9 @@ def test_depths_begin_at_one(root: Path, depths: tuple[int, ...]) -> None:
 
 def test_models_in_each_others_place_are_named(root: Path, pair: tuple[Path, Path]) -> None:
     two, single = pair
-    with pytest.raises(TaskError, match=r"--workdir: .*single is of task 'mlmm', and a model of two towers is needed"):
+    with pytest.raises(TaskError, match=r"--workdir: .*single is a single tower of task 'mlmm', and two towers are needed"):
         rerank_job.run(_request(root, (single, single), "refused"))
-    with pytest.raises(TaskError, match=r"--single: .*two is of task 'brivl', and a single tower that scores pairs is"):
+    with pytest.raises(TaskError, match=r"--single: .*two is two towers of task 'brivl', and a single tower is needed"):
         rerank_job.run(_request(root, (two, two), "refused"))
 
 
@@ -313,5 +313,5 @@ def test_a_tower_that_was_never_taught_to_match_is_refused(
 ) -> None:
     changes = {**SINGLE, "data__dir": str(root / "data"), "pretrain__objectives": ("mlm",), "pretrain__weights": (1.0,)}
     unmatched = save(tiny(**changes), root / "unmatched")
-    with pytest.raises(rerank_job.CascadeError, match="pretrained without the objective itm"):
+    with pytest.raises(rerank_job.CascadeError, match="a score of pairs is needed"):
         rerank_job.run(_request(root, (pair[0], unmatched), "refused"))
