@@ -27,7 +27,6 @@ from ml_collections import config_dict
 install_import_hook("wenlan_jax", "annotations.checked")  # what is annotated is checked, shapes and dtypes too
 
 from wenlan_jax import config as configs
-from wenlan_jax import schema
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # a vector that meets a matrix by mistake is an error
 
@@ -76,17 +75,17 @@ def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
 
 
 @pytest.fixture(scope="session")
-def tiny_of() -> Callable[..., schema.Config]:
+def tiny_of() -> Callable[..., configs.Config]:
     """The typed tiny configuration, with changes; for fixtures of a wider scope than a test."""
 
-    def make(**changes: Any) -> schema.Config:
+    def make(**changes: Any) -> configs.Config:
         return configs.parse(tiny_dict(**changes))
 
     return make
 
 
 @pytest.fixture
-def tiny(tiny_of: Callable[..., schema.Config]) -> Callable[..., schema.Config]:
+def tiny(tiny_of: Callable[..., configs.Config]) -> Callable[..., configs.Config]:
     """See `tiny_of`."""
     return tiny_of
 
@@ -95,7 +94,7 @@ def tiny(tiny_of: Callable[..., schema.Config]) -> Callable[..., schema.Config]:
 def make_batch() -> Callable[..., dict[str, np.ndarray]]:
     """A batch of noise for a configuration."""
 
-    def make(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
+    def make(config: configs.Config, seed: int = 0) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
         size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
         real = rng.integers(3, length + 1, size)

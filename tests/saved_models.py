@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import checkpoint, run, run_tokenizer, schema
+from wenlan_jax import config as configs
 
 EIGHT: dict[str, Any] = {"mesh__data": 8, "tokenizer__train_size": 1000}
 """Changes to the tiny configuration: the devices of the tests, and a vocabulary of the scenes' own."""
@@ -37,7 +38,7 @@ SINGLE: dict[str, Any] = {
 """Changes to the tiny configuration: a single tower that takes the pixels of the boxes in the records."""
 
 
-def save(config: schema.Config, workdir: Path) -> Path:
+def save(config: configs.Config, workdir: Path) -> Path:
     """A checkpoint of a fresh state in `workdir`, made if absent, with a tokenizer trained on the texts."""
     if workdir.exists():
         return workdir

@@ -28,12 +28,12 @@ from wenlan_jax.state import TrainState
 # TensorStore reports the reads that fail beside the first one to nobody, whenever they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 KEEP = schema.Checkpoint(keep=2)
 
 
 @functools.cache
-def set_up(config: schema.Config, devices: int) -> runs.Run:
+def set_up(config: configs.Config, devices: int) -> runs.Run:
     return runs.set_up(config, jax.devices()[:devices])
 
 
@@ -62,7 +62,7 @@ def assert_same_bits(first: Any, second: Any) -> None:
 
 
 @functools.cache
-def written(config: schema.Config, directory: Path) -> tuple[runs.Run, TrainState]:
+def written(config: configs.Config, directory: Path) -> tuple[runs.Run, TrainState]:
     """Step 3 of a model, written by eight devices."""
     current = set_up(config, 8)
     state = random_state(current)
@@ -280,7 +280,7 @@ def assert_step_one_restores(place: Path) -> None:
         assert checkpoints.latest() == 1
         _, restored = checkpoints.restore(on_one_device(expected))
         assert_same_bits(expected, restored)
-        checkpoints.save(2, jax.tree.map(jnp.asarray, expected), schema.Config(), "tokens")
+        checkpoints.save(2, jax.tree.map(jnp.asarray, expected), configs.Config(), "tokens")
         checkpoints.wait()
         assert checkpoints.latest() == 2
 

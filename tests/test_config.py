@@ -30,7 +30,7 @@ def fault_lines(error: pytest.ExceptionInfo[configs.ConfigError]) -> list[str]:
 
 
 def test_the_default_is_sound() -> None:
-    assert configs.parse(configs.default()) == schema.Config()
+    assert configs.parse(configs.default()) == configs.Config()
 
 
 def test_all_faults_of_fields_are_listed_at_once() -> None:
@@ -177,7 +177,7 @@ def test_all_faults_of_the_command_line_are_listed_at_once() -> None:
 def test_overriding_leaves_the_base_unchanged() -> None:
     base = configs.default()
     configs.override(base, ["--config.train.steps=5"])
-    assert configs.parse(base) == schema.Config()
+    assert configs.parse(base) == configs.Config()
 
 
 def other_value(path: str, value: Any) -> Any:
@@ -191,7 +191,7 @@ def other_value(path: str, value: Any) -> Any:
     return value * 2 + 2
 
 
-def with_other(path: str) -> schema.Config:
+def with_other(path: str) -> configs.Config:
     """The default with another value of the leaf `path`."""
 
     def change(section: Any, names: list[str]) -> Any:
@@ -200,24 +200,24 @@ def with_other(path: str) -> schema.Config:
         return dataclasses.replace(section, **{names[0]: inner})
 
     with unchecked():
-        return change(schema.Config(), path.split("."))
+        return change(configs.Config(), path.split("."))
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_changes_the_fingerprint(path: str) -> None:
-    assert configs.fingerprint(with_other(path)) != configs.fingerprint(schema.Config())
+    assert configs.fingerprint(with_other(path)) != configs.fingerprint(configs.Config())
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_that_changes_the_result_is_named_as_changed(path: str) -> None:
-    saved = json.loads(configs.to_json(schema.Config()))
+    saved = json.loads(configs.to_json(configs.Config()))
     found = configs.changes(saved, with_other(path))
     free = LEAVES[path].metadata["free"] or path.split(".")[0] in FREE
     assert [line.split(":")[0] for line in found] == ([] if free else [path])
 
 
 def test_fields_of_another_version_are_named_as_changed() -> None:
-    saved = json.loads(configs.to_json(schema.Config()))
+    saved = json.loads(configs.to_json(configs.Config()))
     del saved["contrast"]["momentum"]  # so it was trained with what is now the default
     saved["contrast"]["queue"] = 3
     found = configs.changes(saved, configs.parse(changed({"contrast.momentum": 0.5})))
@@ -237,7 +237,7 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_fields() -> None:
         return {k: backwards(v) if isinstance(v, dict) else v for k, v in reversed(values.items())}
 
     turned = configs.parse(backwards(configs.default().to_dict()))
-    assert configs.fingerprint(turned) == configs.fingerprint(schema.Config())
+    assert configs.fingerprint(turned) == configs.fingerprint(configs.Config())
 
 
 @pytest.mark.parametrize(

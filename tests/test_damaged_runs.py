@@ -11,7 +11,8 @@ import damage
 import pytest
 from whole_runs import Place, assert_same_bits, final_state, training_lines
 
-from wenlan_jax import ledger, notes, schema, start_note
+from wenlan_jax import config as configs
+from wenlan_jax import ledger, notes, start_note
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., schema.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
     return Place.make(
         root,
         tiny(

@@ -16,6 +16,7 @@ import pytest
 import whole_runs
 from jobs import Job, launch, without_devices
 
+from wenlan_jax import config as configs
 from wenlan_jax import distributed, schema
 
 STEPS = 6
@@ -120,7 +121,7 @@ def test_a_slurm_step_is_found_as_jax_finds_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_may_differ_between_machines_is_not_compared() -> None:
-    flat = distributed.comparable(dataclasses.asdict(schema.Config()))
+    flat = distributed.comparable(dataclasses.asdict(configs.Config()))
     assert {"seed", "data.source", "mesh.data", "checkpoint.every"} <= flat.keys()
     assert not {"data.dir", "data.workers", "distributed.process", "compilation.cache"} & flat.keys()
 
@@ -155,7 +156,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., schema.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
     config = tiny(
         mesh__data=-1,
         data__dir=str(root / "data"),

@@ -16,7 +16,8 @@ import pytest
 from annotations import unchecked
 from flax import linen as nn
 
-from wenlan_jax import flops, ledger, programs, progress, schema
+from wenlan_jax import config as configs
+from wenlan_jax import flops, ledger, programs, progress
 from wenlan_jax import mesh as meshes
 from wenlan_jax import run as runs
 from wenlan_jax.models import depthwise
@@ -105,11 +106,11 @@ def test_what_no_result_needs_is_not_counted() -> None:
     assert flops.of(idle, shaped(4, 4)) == 0
 
 
-def count(config: schema.Config, batch: dict[str, np.ndarray]) -> float:
+def count(config: configs.Config, batch: dict[str, np.ndarray]) -> float:
     return flops.of_step(config, {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in batch.items()})
 
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 Batch = Callable[..., dict[str, np.ndarray]]
 
 
@@ -152,7 +153,7 @@ def test_a_text_layer_costs_its_matrices(tiny: Make, make_batch: Batch) -> None:
 
 
 def test_a_count_that_fails_is_told_and_ends_nothing(
-    tiny: Callable[..., schema.Config], make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tiny: Callable[..., configs.Config], make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The notation of a traced program differs between versions of JAX."""
 

@@ -229,7 +229,7 @@ def test_clipping_leaves_small_gradients_alone() -> None:
             np.testing.assert_allclose(value, start[name] - 0.1 * factor * gradient[name], rtol=1e-5, atol=1e-6)
 
 
-def test_biases_norms_and_the_temperature_are_not_decayed(tiny: Callable[..., schema.Config]) -> None:
+def test_biases_norms_and_the_temperature_are_not_decayed(tiny: Callable[..., configs.Config]) -> None:
     config = tiny(contrast__learnable_temperature=True)
     params = runs.set_up(config, jax.devices()[:1]).shapes.params
     mask = trees.flatten(optim.decayed(params))

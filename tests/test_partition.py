@@ -12,12 +12,13 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax import partition, schema, trees
 from wenlan_jax import run as runs
 from wenlan_jax.partition import Rule, Split
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 
 
 def make_mesh(replica: int = 1, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:

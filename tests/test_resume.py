@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from wenlan_jax import bank as ring
-from wenlan_jax import checkpoint, recovery, run_tokenizer, schema, train, trees
+from wenlan_jax import checkpoint, recovery, run_tokenizer, train, trees
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax import run as runs
 from wenlan_jax.checkpoint import CheckpointError, Checkpoints
@@ -28,7 +29,7 @@ from wenlan_jax.state import TrainState
 # TensorStore reports the reads that fail beside the first one to nobody, whenever they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 
 
 # --- another number of devices ---------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(tiny: Make, place: Path) -> schema.Config:
+def config(tiny: Make, place: Path) -> configs.Config:
     """With dropout and jitter: they are drawn alike on any number of devices."""
     return tiny(
         data__dir=str(place / "data"),
@@ -82,19 +83,19 @@ def config(tiny: Make, place: Path) -> schema.Config:
 
 
 @functools.cache
-def tokenizer_of(config: schema.Config, place: Path) -> Tokenizer:
+def tokenizer_of(config: configs.Config, place: Path) -> Tokenizer:
     return run_tokenizer.prepare(config, place)
 
 
 @functools.cache
-def run_on(config: schema.Config, axes: tuple[tuple[str, int], ...]) -> runs.Run:
+def run_on(config: configs.Config, axes: tuple[tuple[str, int], ...]) -> runs.Run:
     mesh = dataclasses.replace(config.mesh, **dict(axes))
     number = int(np.prod([size for _, size in axes]))
     return runs.set_up(dataclasses.replace(config, mesh=mesh), jax.devices()[:number])
 
 
 @functools.cache
-def segment(config: schema.Config, place: Path, name: str, axes: tuple[tuple[str, int], ...], until: int) -> History:
+def segment(config: configs.Config, place: Path, name: str, axes: tuple[tuple[str, int], ...], until: int) -> History:
     """Goes on with the run `name` on a mesh, from its newest checkpoint to step `until`, and saves it there."""
     current, tokenizer, history = run_on(config, axes), tokenizer_of(config, place), History()
     with Checkpoints(place / name, config.checkpoint) as checkpoints:
@@ -115,13 +116,13 @@ def segment(config: schema.Config, place: Path, name: str, axes: tuple[tuple[str
 
 
 @functools.cache
-def steady(config: schema.Config, place: Path) -> History:
+def steady(config: configs.Config, place: Path) -> History:
     """On eight devices from beginning to end."""
     return segment(config, place, "steady", tuple(MESHES[0].items()), SEGMENT * len(MESHES))
 
 
 @functools.cache
-def elastic(config: schema.Config, place: Path) -> History:
+def elastic(config: configs.Config, place: Path) -> History:
     """On all meshes in turn, each from the checkpoint of the one before."""
     whole = History()
     for number, axes in enumerate(MESHES):
@@ -133,7 +134,7 @@ def elastic(config: schema.Config, place: Path) -> History:
 
 
 @pytest.mark.slow
-def test_an_elastic_run_sees_the_same_batches_in_the_same_order(config: schema.Config, place: Path) -> None:
+def test_an_elastic_run_sees_the_same_batches_in_the_same_order(config: configs.Config, place: Path) -> None:
     one, other = steady(config, place), elastic(config, place)
     assert len(other.ids) == SEGMENT * len(MESHES)
     np.testing.assert_array_equal(one.ids, other.ids)
@@ -141,7 +142,7 @@ def test_an_elastic_run_sees_the_same_batches_in_the_same_order(config: schema.C
 
 
 @pytest.mark.slow
-def test_an_elastic_run_has_the_losses_of_a_steady_one(config: schema.Config, place: Path) -> None:
+def test_an_elastic_run_has_the_losses_of_a_steady_one(config: configs.Config, place: Path) -> None:
     one, other = steady(config, place), elastic(config, place)
     assert one.losses[0] == other.losses[0] == 0, "the banks are empty yet"
     worst = np.max(np.abs(np.array(other.losses[1:]) / one.losses[1:] - 1))
@@ -151,7 +152,7 @@ def test_an_elastic_run_has_the_losses_of_a_steady_one(config: schema.Config, pl
 
 
 @pytest.mark.slow
-def test_banks_are_laid_out_anew_without_losing_or_reordering_an_entry(config: schema.Config, place: Path) -> None:
+def test_banks_are_laid_out_anew_without_losing_or_reordering_an_entry(config: configs.Config, place: Path) -> None:
     one, other = steady(config, place), elastic(config, place)
     for number, (kept, moved) in enumerate(zip(one.states, other.states, strict=True)):
         done = SEGMENT * (number + 1)
@@ -171,7 +172,7 @@ def test_banks_are_laid_out_anew_without_losing_or_reordering_an_entry(config: s
 
 
 @pytest.mark.slow
-def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: schema.Config, place: Path) -> None:
+def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: configs.Config, place: Path) -> None:
     one, other = steady(config, place).states[-1], elastic(config, place).states[-1]
     worst = {}
     for name, leaf in one.items():
@@ -188,7 +189,7 @@ def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: schema.Con
 
 
 @functools.cache
-def small_run(config: schema.Config) -> runs.Run:
+def small_run(config: configs.Config) -> runs.Run:
     return runs.set_up(config, jax.devices()[:1])
 
 
@@ -206,7 +207,7 @@ def state_of(current: runs.Run, step: int) -> TrainState:
 
 
 @functools.cache
-def written(config: schema.Config, directory: Path) -> runs.Run:
+def written(config: configs.Config, directory: Path) -> runs.Run:
     """A run with checkpoints 1, 2 and 3."""
     current = small_run(config)
     with Checkpoints(directory, config.checkpoint) as checkpoints:
@@ -431,7 +432,7 @@ def test_a_checkpoint_without_checksums_is_still_read(
     "changes", [{"train__batch_size": 4}, {"contrast__bank_size": 12}, {"contrast__bank_size": 50}]
 )
 def test_banks_are_laid_out_anew_where_the_change_is_accepted(
-    tiny: Make, config: schema.Config, place: Path, tmp_path: Path, changes: dict[str, int]
+    tiny: Make, config: configs.Config, place: Path, tmp_path: Path, changes: dict[str, int]
 ) -> None:
     before = run_on(config, (("data", 1),))
     tokenizer = tokenizer_of(config, place)

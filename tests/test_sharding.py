@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import pytest
 
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax import run as runs
-from wenlan_jax import schema, trees
+from wenlan_jax import trees
 from wenlan_jax.plan.collectives import Collective, collectives
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 BATCH, WIDTH, SLOTS = 32, 48, 7
 MESHES: dict[str, dict[str, Any]] = {
     "data": {"mesh__data": 8},

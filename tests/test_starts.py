@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from saved_models import TWO_TOWERS, save
 
-from wenlan_jax import cli, distributed, restore, run_data, run_tokenizer, schema, training_data, warm_start
+from wenlan_jax import cli, distributed, restore, run_data, run_tokenizer, training_data, warm_start
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.checkpoint import CheckpointError
 from wenlan_jax.data import loader, parts, places, records, sources
 from wenlan_jax.eval import evaluations
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "circle", "red", "l
 
 
 @pytest.fixture
-def with_vocabulary(tiny: Make, data_dir: str, tmp_path: Path) -> tuple[schema.Config, Path, Path]:
+def with_vocabulary(tiny: Make, data_dir: str, tmp_path: Path) -> tuple[configs.Config, Path, Path]:
     """A configuration with a vocab.txt, that file, and a work directory that was trained with it."""
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(PIECES) + "\n")
@@ -168,7 +168,7 @@ def with_vocabulary(tiny: Make, data_dir: str, tmp_path: Path) -> tuple[schema.C
     return config, vocab, workdir
 
 
-def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[schema.Config, Path, Path]) -> None:
+def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[configs.Config, Path, Path]) -> None:
     """Also when the file it was made from changes or goes."""
     _, vocab, workdir = with_vocabulary
     assert (workdir / "vocab.txt").read_bytes() == vocab.read_bytes()
@@ -184,7 +184,7 @@ def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[schema.Config, Path, P
 
 @pytest.mark.parametrize("command", ["eval", "embed", "export"])
 def test_every_command_refuses_another_tokenizer(
-    with_vocabulary: tuple[schema.Config, Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+    with_vocabulary: tuple[configs.Config, Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
 ) -> None:
     if command == "export":
         pytest.importorskip("torch")
@@ -215,7 +215,7 @@ def test_a_vocabulary_that_the_texts_do_not_fill_is_as_large_as_they_fill(
 
 
 def test_only_one_tokenizer_is_kept(
-    with_vocabulary: tuple[schema.Config, Path, Path], tiny: Make, data_dir: str
+    with_vocabulary: tuple[configs.Config, Path, Path], tiny: Make, data_dir: str
 ) -> None:
     config, _, workdir = with_vocabulary
     own = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=""))

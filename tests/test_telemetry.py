@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from whole_runs import Place, final_state, training_lines
 
+from wenlan_jax import config as configs
 from wenlan_jax import flops, ledger, metrics, profiling, progress, schema, telemetry, watchdog
 from wenlan_jax.plan import devices
 
@@ -51,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., schema.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
     return Place.make(
         root,
         tiny(
@@ -135,7 +136,7 @@ def test_a_trace_is_written_and_changes_no_number(place: Place) -> None:
     assert training_lines(workdir) == training_lines(straight(place))
 
 
-def test_model_flops_are_logged_without_a_made_up_share(place: Place, tiny: Callable[..., schema.Config]) -> None:
+def test_model_flops_are_logged_without_a_made_up_share(place: Place, tiny: Callable[..., configs.Config]) -> None:
     row = [row for row in metrics.read(straight(place) / "metrics.jsonl") if "train/loss" in row][-1]
     assert "train/mfu" not in row  # a CPU has no data sheet here
     steps_per_second = row["train/pairs_per_second"] / tiny().train.batch_size
@@ -151,7 +152,7 @@ def test_model_flops_are_logged_without_a_made_up_share(place: Place, tiny: Call
 
 
 def test_the_share_of_a_known_device_is_that_of_its_data_sheet(
-    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., schema.Config]
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., configs.Config]
 ) -> None:
     h100 = devices.named("h100")
     assert h100 is not None
@@ -221,7 +222,7 @@ class FakeBoards:
 
 
 def test_rows_of_weights_and_biases_carry_their_step(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., schema.Config]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., configs.Config]
 ) -> None:
     boards = FakeBoards()
     monkeypatch.setitem(sys.modules, "wandb", boards)  # type: ignore[arg-type]
@@ -238,7 +239,7 @@ def test_rows_of_weights_and_biases_carry_their_step(
 
 
 def test_only_the_first_process_writes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., schema.Config]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., configs.Config]
 ) -> None:
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with telemetry.Writers(tiny(telemetry__wandb="online"), tmp_path, 0) as writers:
@@ -283,7 +284,7 @@ def test_a_data_source_that_hangs_ends_the_run_and_leaves_its_checkpoints(place:
     assert "resumed at step 4:" in again.stdout
 
 
-def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., schema.Config]) -> None:
+def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., configs.Config]) -> None:
     meter = progress.Meter(tiny(train__log_every=3), 0, ledger.Ledger())
     common = {"loss": 1.0, "loss_reference": 2.0}
     assert meter.add(1, {**common, "itm_loss": 4.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., schema.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
     config = tiny(
         data__dir=str(root / "data"),
         tokenizer__train_size=1000,

@@ -61,7 +61,7 @@ class Place:
     root: Path
 
     @classmethod
-    def make(cls, root: Path, config: schema.Config) -> Place:
+    def make(cls, root: Path, config: configs.Config) -> Place:
         """A place whose runs are of `config`."""
         (root / "config.py").write_text(CONFIG.format(text=configs.to_json(config)))
         (root / "driver.py").write_text(DRIVER)

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, PyTree
 
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax import restore, schema, training_data, waiting
+from wenlan_jax import restore, training_data, waiting
 from wenlan_jax.data import images as pictures
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.text import Tokenizer
@@ -88,7 +89,7 @@ class Model:
     step: int
 
     @property
-    def config(self) -> schema.Config:
+    def config(self) -> configs.Config:
         """The configuration that the model was trained with, but for its mesh of one device."""
         return self.run.config
 

@@ -26,7 +26,8 @@ import orbax.checkpoint as ocp
 import tensorstore
 from flax import traverse_util
 
-from wenlan_jax import __version__, checksums, config, distributed, schema, trees
+from wenlan_jax import __version__, checksums, distributed, schema, trees
+from wenlan_jax import config as configs
 from wenlan_jax.faults import CheckpointError, DamagedError, in_short, is_damage
 
 T = TypeVar("T")
@@ -173,9 +174,9 @@ class Checkpoints:
         """The checkpoints that were set aside."""
         return sorted(self.directory.glob(f"{BROKEN}*"))
 
-    def save(self, step: int, state: Any, settings: schema.Config, tokenizer: str) -> None:
+    def save(self, step: int, state: Any, settings: configs.Config, tokenizer: str) -> None:
         """Starts writing `state` as checkpoint `step`; raises CheckpointError if an earlier write failed."""
-        saved, fingerprint = json.loads(config.to_json(settings)), config.fingerprint(settings)
+        saved, fingerprint = json.loads(configs.to_json(settings)), configs.fingerprint(settings)
         note = Note(saved, fingerprint, tokenizer, __version__, checksums.of_tree(state)).summed()
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(nested(state), ocdbt_target_data_file_size=DATA_FILE_BYTES),

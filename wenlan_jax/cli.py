@@ -27,7 +27,7 @@ from wenlan_jax.arguments import real, whole
 from wenlan_jax.errors import WenlanError
 
 if TYPE_CHECKING:
-    from wenlan_jax.schema import Config
+    from wenlan_jax.config import Config
 
 if multiprocessing.current_process().name != "MainProcess" and Path(sys.argv[0]).stem == "wenlan":
     # A data worker of this command. Grain would import jax here, which it does not need: time and memory for nothing.
@@ -388,22 +388,22 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
         conversion.run_conversion(arguments.config, rest, arguments.json)
         return 0
     config = _read_config(arguments.config, rest)
-    from wenlan_jax.bench import command
+    from wenlan_jax.bench import command as bench_command
 
-    command.run_bench(config, arguments.steps, arguments.against, arguments.json)
+    bench_command.run_bench(config, arguments.steps, arguments.against, arguments.json)
     return 0
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    from wenlan_jax.plan import command
+    from wenlan_jax.plan import command as plan_command
 
-    command.add_arguments(parser, ADVICE)
+    plan_command.add_arguments(parser, ADVICE)
 
 
 def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from wenlan_jax.plan import command
+    from wenlan_jax.plan import command as plan_command
 
-    return command.run(arguments, rest)
+    return plan_command.run(arguments, rest)
 
 
 def _fields_arguments(parser: argparse.ArgumentParser) -> None:
@@ -412,17 +412,17 @@ def _fields_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _fields(arguments: argparse.Namespace) -> int:
     del arguments
-    from wenlan_jax import config
+    from wenlan_jax import config as configs
 
-    print(config.describe())
+    print(configs.describe())
     return 0
 
 
 def _read_config(path: Path, fields: Sequence[str]) -> Config:
     """The checked configuration of a file with fields set on the command line."""
-    from wenlan_jax import config
+    from wenlan_jax import config as configs
 
-    return config.load(path, fields)
+    return configs.load(path, fields)
 
 
 if __name__ == "__main__":

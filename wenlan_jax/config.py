@@ -1,6 +1,6 @@
 """The configuration: defaults, validation, canonical text and hash.
 
-Every field is declared once, in `schema.py`, with its default. A file
+Every field is declared once, with its default: in `schema.py`, and those of a task in its own folder. A file
 in `configs/` starts from `default()`, changes what its experiment changes and returns an ml_collections
 `ConfigDict`; the command line overrides single fields; `parse` checks the whole and returns the typed, frozen
 `Config` that the package reads. Nothing in the package reads a field by a string or supplies a default of its own.
@@ -20,10 +20,54 @@ from typing import Any
 from ml_collections import config_dict
 
 from wenlan_jax import schema, settings
-from wenlan_jax.schema import Config, Data, Mesh, Part
+from wenlan_jax.late import late
+from wenlan_jax.schema import Data, Mesh, Part
+from wenlan_jax.schema_single import Pretrain, Rank, SingleTower, Vqa
+from wenlan_jax.settings import field, section
 from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.two_tower.schema import Contrast, Model
 
 ConfigError = settings.ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    task: str = field(
+        "brivl",
+        "what is trained: brivl and clip are two towers, with momentum towers and banks or with in-batch negatives "
+        "alone; mlmm is the single tower's pretraining, rank and vqa are its fine-tuning for retrieval and questions",
+        among=late("wenlan_jax.tasks.registry:names"),
+    )
+    seed: int = field(
+        0,
+        "of initialisation, data order, caption choice, dropout and jitter; 32 bits tell them apart",
+        low=0,
+        high=2**32 - 1,
+    )
+    init_from: str = field(
+        "",
+        "start from these weights: a directory made by `wenlan import`, or the work directory of another run; empty: "
+        "from nothing. A run that resumes does not read it again",
+    )
+    mesh: schema.Mesh = section(schema.Mesh, free=True)
+    data: schema.Data = section(schema.Data)
+    tokenizer: schema.Tokenizer = section(schema.Tokenizer)
+    augment: schema.Augment = section(schema.Augment)
+    model: Model = section(Model)
+    contrast: Contrast = section(Contrast)
+    single: SingleTower = section(SingleTower)
+    pretrain: Pretrain = section(Pretrain)
+    rank: Rank = section(Rank)
+    vqa: Vqa = section(Vqa)
+    optimizer: schema.Optimizer = section(schema.Optimizer)
+    train: schema.Train = section(schema.Train)
+    eval: schema.Eval = section(schema.Eval, free=True)
+    checkpoint: schema.Checkpoint = section(schema.Checkpoint, free=True)
+    distributed: schema.Distributed = section(schema.Distributed, free=True)
+    compilation: schema.Compilation = section(schema.Compilation, free=True)
+    telemetry: schema.Telemetry = section(schema.Telemetry, free=True)
 
 
 def default() -> config_dict.ConfigDict:
@@ -264,12 +308,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False) -> Iterator[str]:
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        free = inherited or field.metadata.get("free", False)
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _free_fields(hints[field.name], f"{prefix}{field.name}.", free)
+    for one in dataclasses.fields(kind):
+        free = inherited or one.metadata.get("free", False)
+        if dataclasses.is_dataclass(hints[one.name]):
+            yield from _free_fields(hints[one.name], f"{prefix}{one.name}.", free)
         elif free:
-            yield prefix + field.name
+            yield prefix + one.name
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:

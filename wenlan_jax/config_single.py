@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ml_collections import config_dict
 
+from wenlan_jax.config import Config
 from wenlan_jax.data.scenes.world import SHAPES
-from wenlan_jax.schema import Config
 from wenlan_jax.schema_single import OBJECTIVES
 
 

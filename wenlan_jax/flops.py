@@ -19,11 +19,12 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from wenlan_jax import config as configs
 from wenlan_jax import run, schema, settings, step
 from wenlan_jax.tasks import remat
 
 
-def of_step(config: schema.Config, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
+def of_step(config: configs.Config, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
     """Model FLOPs of one training step over all devices; `batch` gives the shapes of the whole batch.
 
     The vocabulary size of `config` must be known. Takes as long as tracing the step.
@@ -54,7 +55,7 @@ def counted(count: Callable[[], float]) -> tuple[float, str]:
         return math.nan, f"{type(error).__name__}: {error}"
 
 
-def _plain(config: schema.Config) -> schema.Config:
+def _plain(config: configs.Config) -> configs.Config:
     """The same mathematics on one device, each operation once and as the operation that it is."""
     values = {"train.accumulation": 1, "mesh": schema.Mesh(), "model.image.backbone.depthwise": "conv"}
     return settings.replaced(remat.without(config), values)

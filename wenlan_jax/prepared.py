@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wenlan_jax import config as configs
-from wenlan_jax import run, run_tokenizer, schema, training_data
+from wenlan_jax import run, run_tokenizer, training_data
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.tasks import registry
 
@@ -14,11 +14,11 @@ from wenlan_jax.tasks import registry
 class Prepared(NamedTuple):
     """A complete configuration and its tokenizer."""
 
-    config: schema.Config
+    config: configs.Config
     tokenizer: Tokenizer
 
 
-def for_training(config: schema.Config, workdir: Path) -> Prepared:
+def for_training(config: configs.Config, workdir: Path) -> Prepared:
     """Settles a configuration before a training; what is made of the data is kept in `workdir`.
 
     All processes of a job call it together.
@@ -34,7 +34,7 @@ def for_training(config: schema.Config, workdir: Path) -> Prepared:
     return Prepared(config, tokenizer)
 
 
-def of_trained(config: schema.Config, workdir: Path, fingerprint: str) -> tuple[schema.Config, Tokenizer | None]:
+def of_trained(config: configs.Config, workdir: Path, fingerprint: str) -> tuple[configs.Config, Tokenizer | None]:
     """Settles a saved configuration by what its training left in `workdir`; no tokenizer where there is none.
 
     Args:

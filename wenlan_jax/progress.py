@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from wenlan_jax import metrics, schema
+from wenlan_jax import config as configs
+from wenlan_jax import metrics
 from wenlan_jax.data import loader
 from wenlan_jax.ledger import WAIT, Ledger
 from wenlan_jax.plan import devices
@@ -20,7 +21,7 @@ class Meter:
     A metric that not every step has, as those of one objective among several, is averaged over the steps that have it.
     """
 
-    def __init__(self, config: schema.Config, first: int, ledger: Ledger) -> None:
+    def __init__(self, config: configs.Config, first: int, ledger: Ledger) -> None:
         self.config = config
         self.ledger = ledger
         self.done = first

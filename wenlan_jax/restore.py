@@ -25,7 +25,7 @@ class Trained:
     """
 
     checkpoints: checkpoint.Checkpoints
-    config: schema.Config
+    config: configs.Config
     devices: Sequence[jax.Device] | None
     tokenizer: Tokenizer | None
     step: int
@@ -93,7 +93,7 @@ def _nested(leaves: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def settings(saved: dict[str, object], overrides: Sequence[str], sections: Sequence[str]) -> schema.Config:
+def settings(saved: dict[str, object], overrides: Sequence[str], sections: Sequence[str]) -> configs.Config:
     """The saved configuration with overrides, which may only concern `sections` (such as `data.`)."""
     outside = [field for field in overrides if not field.removeprefix("--config.").startswith(tuple(sections))]
     if outside:

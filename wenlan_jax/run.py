@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from wenlan_jax import config as configs
-from wenlan_jax import host_memory, partition, rngs, schema, step, waiting
+from wenlan_jax import host_memory, partition, rngs, step, waiting
 from wenlan_jax import mesh as meshes
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.state import TrainState
@@ -18,7 +18,7 @@ from wenlan_jax.tasks.recipe import recipe as make_recipe
 from wenlan_jax.tasks.run import Run
 
 
-def set_up(config: schema.Config, devices: Sequence[jax.Device] | None = None) -> Run:
+def set_up(config: configs.Config, devices: Sequence[jax.Device] | None = None) -> Run:
     """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only.
 
     Raises ConfigError where sizes do not go together, which the modules see that are built of them.
@@ -58,7 +58,7 @@ def compile_step(run: Run, batch: dict[str, jax.Array] | dict[str, jax.ShapeDtyp
     return waiting.aloud("compiling the training step", lambda: whole.lower(abstract, batch).compile())
 
 
-def with_vocabulary(config: schema.Config, tokenizer: Tokenizer) -> schema.Config:
+def with_vocabulary(config: configs.Config, tokenizer: Tokenizer) -> configs.Config:
     """The configuration with the size of the word table settled. Raises ConfigError if the table is too small."""
     field, rows = configs.vocabulary(config)
     if rows == 0:

@@ -8,14 +8,14 @@ from pathlib import Path
 import jax
 
 from wenlan_jax import config as configs
-from wenlan_jax import distributed, notes, schema, single_data
+from wenlan_jax import distributed, notes, single_data
 from wenlan_jax.console import say
 from wenlan_jax.data import places
 from wenlan_jax.eval.vqa import Answers, VqaError
 from wenlan_jax.tasks.single_tower.spec import ANSWERS
 
 
-def prepare(config: schema.Config, workdir: Path) -> schema.Config:
+def prepare(config: configs.Config, workdir: Path) -> configs.Config:
     """The configuration with its list of answers, which the first process counts where none is given.
 
     Raises ConfigError for a list that is not the one the run began with.
@@ -37,7 +37,7 @@ def _is_whole(place: Path) -> bool:
         return False
 
 
-def settled(config: schema.Config, workdir: Path) -> schema.Config:
+def settled(config: configs.Config, workdir: Path) -> configs.Config:
     """The configuration with the list of answers that a run has left in `workdir`, if it has one."""
     place = workdir / ANSWERS
     if not place.exists():
@@ -51,7 +51,7 @@ def settled(config: schema.Config, workdir: Path) -> schema.Config:
     return dataclasses.replace(config, vqa=dataclasses.replace(vqa, fingerprint=answers.fingerprint))
 
 
-def _given(config: schema.Config) -> Answers:
+def _given(config: configs.Config) -> Answers:
     if config.vqa.answers_file:
         return single_data.answers(config)
     say("counting the answers of the training questions ...")

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import notes, schema, training_data
+from wenlan_jax import notes, training_data
 from wenlan_jax.data import places, sources
 
 FILE = "data.json"
 """In the work directory: name, size and digest of every file of every source."""
 
 
-def check(config: schema.Config, workdir: Path) -> None:
+def check(config: configs.Config, workdir: Path) -> None:
     """Raises ConfigError if a source has other files than when the run began, unless changes are accepted.
 
     A run that goes on with other pairs under the old name repeats some and never sees others, and a split that was
@@ -27,7 +27,7 @@ def check(config: schema.Config, workdir: Path) -> None:
         )
 
 
-def differing(config: schema.Config, workdir: Path) -> list[str]:
+def differing(config: configs.Config, workdir: Path) -> list[str]:
     """The sources that have other files than the run in `workdir` began with; none where that is not known."""
     try:
         before = notes.read_if_any(workdir / FILE, dict[str, Any])
@@ -37,7 +37,7 @@ def differing(config: schema.Config, workdir: Path) -> list[str]:
     return [] if before is None else [name for name in now if name in before and before[name] != now[name]]
 
 
-def keep(config: schema.Config, workdir: Path) -> None:
+def keep(config: configs.Config, workdir: Path) -> None:
     """Notes the files that the run is trained on; sources that it was trained on before stay noted."""
     try:
         before = notes.read_if_any(workdir / FILE, dict[str, Any]) or {}
@@ -46,7 +46,7 @@ def keep(config: schema.Config, workdir: Path) -> None:
     places.write_json(workdir / FILE, {**before, **_files(config)})
 
 
-def _files(config: schema.Config) -> dict[str, list[list[object]]]:
+def _files(config: configs.Config) -> dict[str, list[list[object]]]:
     """Name, size and digest of the files of each source; the time of change differs from copy to copy."""
     names = dict.fromkeys([config.data.source, *(part.source for part in training_data.parts(config.data))])
     data_dir = Path(config.data.dir).expanduser()

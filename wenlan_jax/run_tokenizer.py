@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from wenlan_jax import config as configs
-from wenlan_jax import distributed, schema, training_data
+from wenlan_jax import distributed, training_data
 from wenlan_jax.console import say
 from wenlan_jax.data import text, vocab
 from wenlan_jax.faults import CheckpointError
@@ -21,7 +21,7 @@ KEPT = (text.WordPiece.file_name, FILE, text.XlmRoberta.file_name)
 """What the copy of a run's tokenizer may be called."""
 
 
-def prepare(config: schema.Config, workdir: Path) -> text.Tokenizer:
+def prepare(config: configs.Config, workdir: Path) -> text.Tokenizer:
     """The tokenizer of the configuration, or one that the first process trains on the training texts into `workdir`.
 
     Where the configured file is gone, the copy that an earlier start has kept in `workdir` stands in for it.
@@ -48,7 +48,7 @@ def keep(tokenizer: text.Tokenizer, workdir: Path) -> None:
             (workdir / name).unlink(missing_ok=True)
 
 
-def saved(config: schema.Config, workdir: Path, fingerprint: str = "") -> text.Tokenizer | None:
+def saved(config: configs.Config, workdir: Path, fingerprint: str = "") -> text.Tokenizer | None:
     """The tokenizer with which the model in `workdir` was trained; None if it has none.
 
     fingerprint: of that tokenizer, as the checkpoint notes it; '' where that is not known. Raises CheckpointError
@@ -70,13 +70,13 @@ def saved(config: schema.Config, workdir: Path, fingerprint: str = "") -> text.T
     return None
 
 
-def _places(config: schema.Config, workdir: Path) -> list[Path]:
+def _places(config: configs.Config, workdir: Path) -> list[Path]:
     """Where a tokenizer lies, the configured place before the copies in the work directory."""
     configured = [Path(config.tokenizer.path).expanduser()] if config.tokenizer.path else []
     return [place for place in [*configured, *(workdir / name for name in KEPT)] if place.exists()]
 
 
-def train(config: schema.Config, path: Path) -> None:
+def train(config: configs.Config, path: Path) -> None:
     """Trains a vocabulary on the training texts and keeps it at `path`; a smaller one where they do not fill it."""
     size = config.tokenizer.train_size
     say(f"training a vocabulary of {size} pieces on the training texts ...")
@@ -89,7 +89,7 @@ def train(config: schema.Config, path: Path) -> None:
         _train(config, path, error.most)
 
 
-def _train(config: schema.Config, path: Path, size: int) -> None:
+def _train(config: configs.Config, path: Path, size: int) -> None:
     settings = config.tokenizer
     vocab.train_sentencepiece(
         training_data.texts(config.data),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import notes, schema, training_data
+from wenlan_jax import notes, training_data
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Part, TextChoice, Wanted
 from wenlan_jax.data.single import examples, lengths, masking
@@ -24,7 +24,7 @@ CACHE = "wenlan_lengths"
 """Under `data.dir`: the tables of lengths, see `data/single/lengths.py`."""
 
 
-def regions(config: schema.Config) -> Regions:
+def regions(config: configs.Config) -> Regions:
     """How the regions of a record become arrays."""
     c = config.single.regions
     return Regions(
@@ -40,7 +40,7 @@ def regions(config: schema.Config) -> Regions:
     )
 
 
-def recipe(config: schema.Config, tokenizer: text.Tokenizer) -> examples.Recipe:
+def recipe(config: configs.Config, tokenizer: text.Tokenizer) -> examples.Recipe:
     """How records become examples."""
     pretrain = config.pretrain
     words = None
@@ -58,7 +58,7 @@ def recipe(config: schema.Config, tokenizer: text.Tokenizer) -> examples.Recipe:
     )
 
 
-def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
+def batches(config: configs.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
     """The places `share` of every training batch. Measures the lengths of the data first, which are kept."""
     pretrain = config.pretrain
     weights = trained(config)
@@ -81,7 +81,7 @@ def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, 
     return SingleBatches(schedule, recipe(config, tokenizer), share, config.data.bad_records)
 
 
-def measured(config: schema.Config, tokenizer: text.Tokenizer, source: Source, wanted: Wanted) -> lengths.Lengths:
+def measured(config: configs.Config, tokenizer: text.Tokenizer, source: Source, wanted: Wanted) -> lengths.Lengths:
     """Lengths of the texts and numbers of regions of a source."""
     cache = Path(config.data.dir).expanduser() / CACHE
     measure = lengths.Measure(source, wanted, tokenizer, config.data.text_length, regions(config))
@@ -89,7 +89,7 @@ def measured(config: schema.Config, tokenizer: text.Tokenizer, source: Source, w
 
 
 def held_out(
-    config: schema.Config, tokenizer: text.Tokenizer, source: Source, languages: Sequence[str], share: tuple[int, ...]
+    config: configs.Config, tokenizer: text.Tokenizer, source: Source, languages: Sequence[str], share: tuple[int, ...]
 ) -> dict[tuple[str, str], FixedBatches]:
     """The batches of every objective and language on held-out records, padded to the largest bucket."""
     wanted = Wanted(config.eval.kinds, tuple(languages))
@@ -105,12 +105,12 @@ def held_out(
     }
 
 
-def largest(config: schema.Config) -> Shape:
+def largest(config: configs.Config) -> Shape:
     """The largest bucket."""
     return Shape(config.pretrain.text_buckets[-1], config.pretrain.region_buckets[-1])
 
 
-def answers(config: schema.Config) -> vqa.Answers:
+def answers(config: configs.Config) -> vqa.Answers:
     """The answers that can be given. Raises ConfigError for a file that holds no list that fits."""
     place = Path(config.vqa.answers_file).expanduser()
     try:
@@ -122,20 +122,20 @@ def answers(config: schema.Config) -> vqa.Answers:
     return found
 
 
-def count_answers(config: schema.Config) -> vqa.Answers:
+def count_answers(config: configs.Config) -> vqa.Answers:
     """The most frequent answers of the training questions, the consensus of each counted once."""
     asked = open_questions(config, config.data.train_split, config.vqa.languages)
     consensus = (vqa.consensus(question.answers, question.language) for question in asked)
     return vqa.Answers.most_frequent(consensus, config.vqa.answers, config.vqa.smallest_count)
 
 
-def open_questions(config: schema.Config, split: str, languages: tuple[str, ...]) -> Questions:
+def open_questions(config: configs.Config, split: str, languages: tuple[str, ...]) -> Questions:
     """The questions of a split."""
     source = sources.open_source(config.data.source, split, Path(config.data.dir).expanduser())
     return list_questions(source, languages)
 
 
-def training_questions(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> QuestionBatches:
+def training_questions(config: configs.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> QuestionBatches:
     """The places `share` of every training batch of questions."""
     return QuestionBatches(
         questions=open_questions(config, config.data.train_split, config.vqa.languages),
@@ -145,7 +145,7 @@ def training_questions(config: schema.Config, tokenizer: text.Tokenizer, share: 
 
 
 def held_out_questions(
-    config: schema.Config, tokenizer: text.Tokenizer, questions: Questions, share: tuple[int, ...]
+    config: configs.Config, tokenizer: text.Tokenizer, questions: Questions, share: tuple[int, ...]
 ) -> FixedQuestionBatches:
     """All questions of a split, once."""
     options = _question_options(config, tokenizer, config.eval.batch_size, share)
@@ -153,7 +153,7 @@ def held_out_questions(
 
 
 def _question_options(
-    config: schema.Config, tokenizer: text.Tokenizer, batch_size: int, share: tuple[int, ...]
+    config: configs.Config, tokenizer: text.Tokenizer, batch_size: int, share: tuple[int, ...]
 ) -> dict[str, Any]:
     known = answers(config)
     # The head may have more columns than there are answers: these are never right.

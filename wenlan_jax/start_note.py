@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import __version__, notes, schema
+from wenlan_jax import __version__, notes
 from wenlan_jax import config as configs
 from wenlan_jax.data import places
 
@@ -47,7 +47,7 @@ class StartNote:
     config: Mapping[str, Any]
 
 
-def write(workdir: Path, config: schema.Config) -> None:
+def write(workdir: Path, config: configs.Config) -> None:
     """Notes this start; process 0 alone calls it, and the file appears whole."""
     import jax
 

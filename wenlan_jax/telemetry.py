@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from wenlan_jax import config as configs
 from wenlan_jax import metrics, notes, schema
 from wenlan_jax.data import places
 from wenlan_jax.errors import WenlanError
@@ -82,7 +83,7 @@ class WeightsAndBiases:
     a kill.
     """
 
-    def __init__(self, config: schema.Config, workdir: Path) -> None:
+    def __init__(self, config: configs.Config, workdir: Path) -> None:
         import wandb
 
         place = workdir / WANDB_ID
@@ -123,7 +124,7 @@ class Writers:
     A context manager, which closes them.
     """
 
-    def __init__(self, config: schema.Config, workdir: Path, step: int) -> None:
+    def __init__(self, config: configs.Config, workdir: Path, step: int) -> None:
         self._writers: list[Writer] = []
         if jax.process_index() > 0:
             return

@@ -47,7 +47,6 @@ from wenlan_jax import (
     run,
     run_data,
     run_tokenizer,
-    schema,
     start_note,
     step,
     telemetry,
@@ -78,7 +77,7 @@ class NonFiniteError(WenlanError, RuntimeError):
     """A loss or a gradient was not finite, and the configuration says to stop."""
 
 
-def train(config: schema.Config, workdir: Path, began: float | None = None) -> dict[str, float]:
+def train(config: configs.Config, workdir: Path, began: float | None = None) -> dict[str, float]:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one; returns the final metrics.
 
     began: Unix time at which the process began, for the account of its time; now by default. Raises
@@ -108,7 +107,7 @@ def _alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _make_way(config: schema.Config, workdir: Path) -> None:
+def _make_way(config: configs.Config, workdir: Path) -> None:
     """Renames what stands in the place of the files of a run, before it is found out after a whole training."""
     known = [
         LEDGER,
@@ -125,7 +124,7 @@ def _make_way(config: schema.Config, workdir: Path) -> None:
             say(f"{place}: is no file; renamed to {renamed}")
 
 
-def _train_in(config: schema.Config, workdir: Path, clock: ledger.Ledger) -> dict[str, float]:
+def _train_in(config: configs.Config, workdir: Path, clock: ledger.Ledger) -> dict[str, float]:
     """`train` in a work directory that no other job uses."""
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
     if jax.process_index() == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from wenlan_jax import config as configs
 from wenlan_jax import schema
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
@@ -66,7 +67,7 @@ def _choice(part: schema.Part, language_alpha: float) -> TextChoice:
     )
 
 
-def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures:
+def pictures(config: configs.Config, boxes: int | None = None) -> loader.Pictures:
     """How pictures become arrays under a configuration, with so many boxes; by default those that BriVL reads."""
     data, regions = config.data, config.model.image.regions
     if boxes is None:
@@ -80,7 +81,7 @@ def pictures(config: schema.Config, boxes: int | None = None) -> loader.Pictures
     )
 
 
-def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
+def batches(config: configs.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
     """The places `share` of every training batch of two towers."""
     return loader.TrainBatches(
         mixture=mixture(config.data, config.seed),
@@ -93,6 +94,6 @@ def batches(config: schema.Config, tokenizer: text.Tokenizer, share: tuple[int, 
     )
 
 
-def data_dir(config: schema.Config) -> Path:
+def data_dir(config: configs.Config) -> Path:
     """Where data sets are built and looked for."""
     return Path(config.data.dir).expanduser()

@@ -99,13 +99,13 @@ def initial_leaves(shapes: TrainState) -> dict[str, Any]:
     return {name: leaf for name, leaf in trees.flatten(shapes).items() if name.startswith((*TAKEN, BANKS))}
 
 
-def may_lack(config: schema.Config) -> Callable[[str], bool]:
+def may_lack(config: configs.Config) -> Callable[[str], bool]:
     """Whether the task of a configuration can do without a leaf of a checkpoint, see `TaskSpec.may_lack`."""
     pattern = registry.of(config).may_lack
     return lambda name: bool(pattern) and re.match(pattern, name) is not None
 
 
-def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path, config: schema.Config) -> dict[str, Any]:
+def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path, config: configs.Config) -> dict[str, Any]:
     """The leaves of `shapes` that `stored` gives, abstract, after a check of both sides.
 
     A tower that the model does not have is left out; a part of one that it has must be there as a whole. Raises

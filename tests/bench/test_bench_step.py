@@ -15,7 +15,6 @@ pytest.importorskip("torch")
 
 from wenlan_jax import config as configs
 from wenlan_jax import run as runs
-from wenlan_jax import schema
 from wenlan_jax.bench import command, conversion, measure, torch_side_single
 from wenlan_jax.bench.torch_worker import TorchError
 from wenlan_jax.convert import weights
@@ -45,7 +44,7 @@ UNUSED = ("itm_output", "region_classifier", "feat_regress.net", "feat_regress.b
 """Of heads for other objectives: PyTorch leaves them alone, and here they decay."""
 
 
-def config_for(**changes: Any) -> schema.Config:
+def config_for(**changes: Any) -> configs.Config:
     return tiny_single(**{**CHANGES, **changes})
 
 

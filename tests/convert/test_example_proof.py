@@ -21,24 +21,20 @@ Image = pytest.importorskip("PIL.Image")
 
 from vocabularies import tokenizer  # noqa: E402
 
-from wenlan_jax import rngs, schema  # noqa: E402
-from wenlan_jax.convert import (  # noqa: E402
-    example,
-    export_torch,
-    exporting,
-    picture_modules,
-    sample,
-    text_modules,
-    torch_modules,
+from wenlan_jax import config as configs  # noqa: E402
+from wenlan_jax import rngs
+from wenlan_jax.convert import example, export_torch, exporting, picture_modules, sample, text_modules, torch_modules
+from wenlan_jax.data import (
+    images,
+    pictures,  # noqa: E402
 )
-from wenlan_jax.data import images, pictures  # noqa: E402
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
 KINDS = ("cased", "lower", "pieces", "other_ids", "xlm_roberta")
 
 
 @pytest.fixture
-def model(tiny: Callable[..., schema.Config], tmp_path: Path) -> Callable[..., exporting.Model]:
+def model(tiny: Callable[..., configs.Config], tmp_path: Path) -> Callable[..., exporting.Model]:
     """A model with random weights and a tokenizer of a kind."""
 
     def make(kind: str, **changes: Any) -> exporting.Model:

@@ -19,10 +19,21 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from wenlan_jax import schema  # noqa: E402
-from wenlan_jax.convert import export_onnx, exporting, parity  # noqa: E402
-from wenlan_jax.data import images, vocab  # noqa: E402
-from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece  # noqa: E402
+from wenlan_jax import config as configs  # noqa: E402
+from wenlan_jax.convert import (
+    export_onnx,
+    exporting,
+    parity,  # noqa: E402
+)
+from wenlan_jax.data import (
+    images,
+    vocab,  # noqa: E402
+)
+from wenlan_jax.data.text import (
+    SentencePiece,
+    Tokenizer,
+    WordPiece,  # noqa: E402
+)
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
 CAPTIONS = ["一只猫坐在红色沙发上", "a cat sat on the sofa", "the red circle on the left of that yellow square"]
@@ -55,7 +66,7 @@ def tokenizer(kind: str, folder: Path) -> Tokenizer:
     return SentencePiece(folder / "p.model")
 
 
-def make_model(tiny: Callable[..., schema.Config], kind: str, folder: Path) -> exporting.Model:
+def make_model(tiny: Callable[..., configs.Config], kind: str, folder: Path) -> exporting.Model:
     """Random weights with nothing at its neutral start."""
     config = tiny(**VARIANTS[kind])
     rng = np.random.default_rng(0)
@@ -77,7 +88,7 @@ _done: dict[str, Exported] = {}
 
 
 @pytest.fixture
-def exported(tiny: Callable[..., schema.Config], tmp_path_factory: Any) -> Callable[[str], Exported]:
+def exported(tiny: Callable[..., configs.Config], tmp_path_factory: Any) -> Callable[[str], Exported]:
     """One export of each kind for the whole module; tests do not change it."""
 
     def get(kind: str) -> Exported:

@@ -21,6 +21,7 @@ from single_towers import LAYOUTS as SIZES
 from single_towers import arrays, table, torch_model
 
 from wenlan_jax import checkpoint, cli, rngs, schema, trees
+from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.convert import export_single, exporting, proof_single, single_layout, weights
 from wenlan_jax.convert.rules import ConversionError, FlatTree
@@ -46,14 +47,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return SentencePiece(path)
 
 
-def config_for(layout: str, **changes: Any) -> schema.Config:
+def config_for(layout: str, **changes: Any) -> configs.Config:
     eps = single_layout.LAYOUTS[layout]
     fixed = {"single__position_offset": OFFSETS[layout], "single__text_eps": eps.text_eps, "single__vocab_size": 300}
     return tiny_single(**{**fixed, **changes})
 
 
 @functools.cache
-def drawn(config: schema.Config) -> dict[str, Any]:
+def drawn(config: configs.Config) -> dict[str, Any]:
     """Parameters large enough that nothing is near zero."""
     params, _ = jax.eval_shape(Tower(config).init, jax.random.key(0))
     rng = np.random.default_rng(4)

@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from wenlan_jax import checkpoint, cli, rngs, schema
+from wenlan_jax import checkpoint, cli, rngs
+from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.convert import (
     UNUSED_LAYERS,
@@ -36,6 +37,7 @@ from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
 from wenlan_jax.state import MOMENTUM
 from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.tasks.two_tower import schema as two_towers
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"
@@ -45,7 +47,7 @@ OFFICIAL = {
     "model__image__regions__coordinates": "official",
     "model__text__bert__attention_mask": False,
 }
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +58,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def variables() -> dict[schema.Model, Any]:
+def variables() -> dict[two_towers.Model, Any]:
     return {}
 
 
 @pytest.fixture
-def model(tiny: Make, tokenizer: Tokenizer, variables: dict[schema.Model, Any]) -> Callable[..., exporting.Model]:
+def model(tiny: Make, tokenizer: Tokenizer, variables: dict[two_towers.Model, Any]) -> Callable[..., exporting.Model]:
     """A model with random weights and statistics; towers are initialised once per architecture."""
 
     def make(**changes: Any) -> exporting.Model:

@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 import torch
 
 from wenlan_jax import checkpoint, cli, schema, trees, warm_start
+from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.convert import brivl, weights
 from wenlan_jax.convert.bert import bert_description, bert_table
@@ -25,7 +26,7 @@ from wenlan_jax.convert.efficientnet import KeyLayout, efficientnet_table
 from wenlan_jax.convert.rules import FlatTree, to_torch
 from wenlan_jax.tasks.towers import image_tower
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 Made = Callable[..., dict[str, Any]]
 Command = Callable[..., int]
 Refused = Callable[..., str]
@@ -60,10 +61,10 @@ FORMATS = ("brivl", "bert", "efficientnet")
 
 
 @pytest.fixture
-def made(tower_trees: Made, official: Made) -> Callable[[str, schema.Config], FlatTree]:
+def made(tower_trees: Made, official: Made) -> Callable[[str, configs.Config], FlatTree]:
     """A state dict in a layout, with what such files hold beside the backbone."""
 
-    def make(name: str, config: schema.Config) -> FlatTree:
+    def make(name: str, config: configs.Config) -> FlatTree:
         layout = LAYOUTS[name]
         if layout.format == "brivl":
             return official(config)
@@ -93,7 +94,7 @@ def _with_padding_rows(state: FlatTree) -> FlatTree:
     return {**state, key: np.concatenate([rows, state[key]]), "lm_head.bias": np.ones(600, np.float32)}
 
 
-def describe(name: str, config: schema.Config) -> dict[str, Any]:
+def describe(name: str, config: configs.Config) -> dict[str, Any]:
     """The config.json of a text backbone."""
     sizes = bert_description(config.model.text.bert)
     if name != "xlm_roberta":
@@ -106,7 +107,7 @@ def describe(name: str, config: schema.Config) -> dict[str, Any]:
 def save(tmp_path: Path) -> Callable[..., Path]:
     """Writes a state dict as the layout's file; returns what `--from` takes: the file or its directory."""
 
-    def write(name: str, state: FlatTree, config: schema.Config) -> Path:
+    def write(name: str, state: FlatTree, config: configs.Config) -> Path:
         layout = LAYOUTS[name]
         file = tmp_path / layout.file
         file.parent.mkdir(exist_ok=True)
@@ -125,7 +126,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     """The one message of an import that is refused, and that leaves nothing behind."""
 
-    def run(config: schema.Config, source: Path, name: str, *options: str) -> str:
+    def run(config: configs.Config, source: Path, name: str, *options: str) -> str:
         before = {*tmp_path.rglob("*"), tmp_path / "config.py"}
         assert command(config, source, name, *options) == 1
         printed = capsys.readouterr()

@@ -21,6 +21,7 @@ from single_towers import UC2, UNITER, arrays, table, torch_model
 from transformers import BertConfig, BertForPreTraining, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from wenlan_jax import checkpoint, schema, trees, warm_start
+from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.convert import weights
 from wenlan_jax.convert.rules import FlatTree, flatten
@@ -35,7 +36,7 @@ WORDS = "embeddings.word_embeddings.weight"
 LAYER = "encoder.layer.1.output.dense.weight"
 
 
-def config_for(sizes: Any, **changes: Any) -> schema.Config:
+def config_for(sizes: Any, **changes: Any) -> configs.Config:
     """The configuration of the tower that a PyTorch model of `sizes` fits."""
     return tiny_single(
         **{
@@ -97,7 +98,7 @@ class File:
 
     format: str
     state: Callable[[], FlatTree]
-    config: schema.Config
+    config: configs.Config
     prefix: str
 
 
@@ -128,14 +129,14 @@ def written(out: Path) -> FlatTree:
     return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
 
 
-def started(config: schema.Config, source: Path) -> FlatTree:
+def started(config: configs.Config, source: Path) -> FlatTree:
     config = dataclasses.replace(config, init_from=str(source))
     return trees.flatten(warm_start.load(runs.set_up(config, jax.devices()[:1]), ""))
 
 
 @pytest.fixture
 def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    def run(config: schema.Config, source: Path, name: str, *options: str) -> str:
+    def run(config: configs.Config, source: Path, name: str, *options: str) -> str:
         before = {*tmp_path.rglob("*"), tmp_path / "config.py"}
         assert command(config, source, name, *options) == 1
         printed = capsys.readouterr()

@@ -19,13 +19,13 @@ from wenlan_jax.convert import bert, brivl, efficientnet, importing, queues, wei
 from wenlan_jax.convert.rules import FlatTree, to_torch
 from wenlan_jax.tasks.towers import image_tower
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 Made = Callable[..., dict[str, Any]]
 
 pytestmark = pytest.mark.usefixtures("drawn_fresh_states")
 
 
-def set_up(config: schema.Config) -> runs.Run:
+def set_up(config: configs.Config) -> runs.Run:
     return runs.set_up(config, jax.devices()[:1])
 
 
@@ -33,7 +33,7 @@ def set_up(config: schema.Config) -> runs.Run:
 def import_file(tmp_path: Path) -> Callable[..., Path]:
     """Writes a state dict, nested under `learnable`, and imports it into `out`."""
 
-    def make(config: schema.Config, state: FlatTree, out: str = "out", **options: Any) -> Path:
+    def make(config: configs.Config, state: FlatTree, out: str = "out", **options: Any) -> Path:
         file = tmp_path / "weights.safetensors"
         weights.write_safetensors(state, file, {})
         chosen = {"format": "brivl", "tower": "both", "trust_pickle": False, "replace": False, **options}
@@ -43,14 +43,14 @@ def import_file(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def started(config: schema.Config, source: Path, tokenizer: str = "") -> dict[str, np.ndarray]:
+def started(config: configs.Config, source: Path, tokenizer: str = "") -> dict[str, np.ndarray]:
     """Every leaf of the state that a run with `init_from` starts from."""
     config = dataclasses.replace(config, init_from=str(source))
     state = warm_start.load(set_up(config), tokenizer)
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(state).items()}
 
 
-def fresh(config: schema.Config) -> dict[str, np.ndarray]:
+def fresh(config: configs.Config) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(runs.fresh_state(set_up(config))).items()}
 
 
@@ -278,7 +278,7 @@ def test_a_task_without_momentum_takes_the_query_towers(
     assert_start(state, {name: leaf for name, leaf in expected(tiny()).items() if not name.startswith("momentum/")})
 
 
-def save_run(config: schema.Config, workdir: Path, tokenizer: str) -> dict[str, np.ndarray]:
+def save_run(config: configs.Config, workdir: Path, tokenizer: str) -> dict[str, np.ndarray]:
     """A training run's checkpoint of random towers at step 7, with full banks."""
     rng = np.random.default_rng(5)
     state = jax.tree.map(
@@ -363,7 +363,7 @@ def test_the_command_line_imports_and_trains_from_it(
     capsys: pytest.CaptureFixture[str],
     official: Made,
     expected: Made,
-    config_file: Callable[[schema.Config], Path],
+    config_file: Callable[[configs.Config], Path],
 ) -> None:
     """Without a learning rate two steps end in the parameters of the file; the resumed run does not read it again."""
     config = tiny(

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from wenlan_jax import checkpoint, schema, trees, warm_start
+from wenlan_jax import config as configs
 from wenlan_jax import run as runs
 from wenlan_jax.convert import weights
 
-Make = Callable[..., schema.Config]
+Make = Callable[..., configs.Config]
 Made = Callable[..., dict[str, Any]]
 Command = Callable[..., int]
 State = dict[str, Any]
@@ -35,7 +36,7 @@ SCANS = {
 def imported(official: Made, command: Command, tmp_path: Path) -> Callable[..., Path]:
     """Imports the official state dict of one configuration for another; returns the directory."""
 
-    def run(made_for: schema.Config, config: schema.Config) -> Path:
+    def run(made_for: configs.Config, config: configs.Config) -> Path:
         file = tmp_path / "brivl.pth"
         weights.write_torch({"learnable": official(made_for)}, file)
         assert command(config, file, "brivl") == 0
@@ -44,7 +45,7 @@ def imported(official: Made, command: Command, tmp_path: Path) -> Callable[..., 
     return run
 
 
-def start(config: schema.Config, source: Path, devices: int) -> State:
+def start(config: configs.Config, source: Path, devices: int) -> State:
     """The leaves of the state that `init_from` starts from, on as many devices."""
     config = dataclasses.replace(config, init_from=str(source))
     return trees.flatten(warm_start.load(runs.set_up(config, jax.devices()[:devices]), ""))

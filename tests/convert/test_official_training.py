@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from wenlan_jax import config as configs
-from wenlan_jax import rngs, schema, step, trees
+from wenlan_jax import rngs, step, trees
 from wenlan_jax import run as runs
 from wenlan_jax.convert import queues
 from wenlan_jax.convert.brivl import brivl_table
@@ -42,7 +42,7 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         return {key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in file.items()}
 
 
-def official_config() -> schema.Config:
+def official_config() -> configs.Config:
     """The tiny model with the official compatibility switches; freezing is that of the released model, the default."""
     known, c = facts(), configs.default()
     c.mesh.data = 1

@@ -27,8 +27,13 @@ Image = pytest.importorskip("PIL.Image")
 
 from vocabularies import tokenizer  # noqa: E402
 
-from wenlan_jax import rngs, schema  # noqa: E402
-from wenlan_jax.convert import export_huggingface, exporting, torch_modules  # noqa: E402
+from wenlan_jax import config as configs  # noqa: E402
+from wenlan_jax import rngs
+from wenlan_jax.convert import (
+    export_huggingface,
+    exporting,
+    torch_modules,  # noqa: E402
+)
 from wenlan_jax.convert.architecture import architecture_of  # noqa: E402
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
@@ -39,7 +44,7 @@ KINDS = ("lower", pytest.param("other_ids", marks=pytest.mark.slow), "xlm_robert
 
 
 @pytest.fixture(params=KINDS)
-def exported(request: Any, tiny: Callable[..., schema.Config], tmp_path: Path) -> tuple[exporting.Model, Path]:
+def exported(request: Any, tiny: Callable[..., configs.Config], tmp_path: Path) -> tuple[exporting.Model, Path]:
     """An export with each kind of tokenizer; word pieces come with a text backbone that sees padding."""
     words = tokenizer(request.param, tmp_path)
     seen = request.param == "lower"
@@ -84,7 +89,7 @@ def test_models_and_pipelines_work_from_the_folder(
 
 
 def test_modules_are_made_where_initialisers_return_nothing(
-    tiny: Callable[..., schema.Config], monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., configs.Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under transformers 4, which puts functions that do nothing in their place while it loads."""
     for name in [name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")]:

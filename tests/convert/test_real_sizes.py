@@ -25,7 +25,6 @@ import torch
 from torch.nn import functional as F  # noqa: N812, the usual name
 
 from wenlan_jax import config as configs
-from wenlan_jax import schema
 from wenlan_jax.convert import torch_modules
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table
@@ -72,7 +71,7 @@ class Pair:
     """One tower in both frameworks: `variables` are the converted `state`, which `module` holds."""
 
     kind: str
-    config: schema.Config
+    config: configs.Config
     module: torch.nn.Module
     state: dict[str, np.ndarray]
     variables: dict[str, Any]
@@ -101,7 +100,7 @@ def random_state(shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(draw(key, tuple(leaf.shape))) for key, leaf in shapes.items()}
 
 
-def pictures(config: schema.Config) -> torch.Tensor:
+def pictures(config: configs.Config) -> torch.Tensor:
     """Normalised pictures, channels first, with structure at all scales: their own colours, patches and noise."""
     rng, side = np.random.default_rng(1), config.data.image_size
     images = torch.zeros(CALIBRATING, 3, side, side)
@@ -121,7 +120,7 @@ def calibrate(backbone: torch.nn.Module, images: torch.Tensor) -> None:
     assert all(norm.num_batches_tracked == 1 for norm in norms)
 
 
-def config_of(name: str) -> schema.Config:
+def config_of(name: str) -> configs.Config:
     return configs.load(CONFIGS / f"{name}.py", [f"--config.{field}={value}" for field, value in SMALLER.items()])
 
 

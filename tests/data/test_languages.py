@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax import config, settings
+from wenlan_jax import config as configs
+from wenlan_jax import settings
 from wenlan_jax.data import languages, records
 from wenlan_jax.data.clean import options
 
@@ -64,15 +65,15 @@ def test_no_spelling_is_of_two_languages() -> None:
 
 def test_fields_of_configurations() -> None:
     for name in ("data", "eval"):
-        c = config.default()
+        c = configs.default()
         c[name].languages = ("zh-CN", "Chinese", "English", "pt_BR")
-        assert getattr(config.parse(c), name).languages == ("zh", "en", "pt-br")
+        assert getattr(configs.parse(c), name).languages == ("zh", "en", "pt-br")
         c[name].languages = ("Klingon",)
         with pytest.raises(settings.ConfigError, match=f"{name}.languages: 'Klingon' is not a language"):
-            config.parse(c)
-    c = config.default()
+            configs.parse(c)
+    c = configs.default()
     c.data.mixture = ({"source": "a", "languages": ("cn",)},)
-    assert config.parse(c).data.mixture[0].languages == ("zh",)
+    assert configs.parse(c).data.mixture[0].languages == ("zh",)
     chosen = options.default()
     chosen.language.languages, chosen.text.lengths = ("Chinese", "en"), ("zh-CN=2-9", "*=1-9")
     parsed = options.FORM.parse(chosen)

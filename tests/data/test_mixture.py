@@ -247,7 +247,7 @@ NEWS = {"source": "news", "weight": 1.0, "kinds": ("title", "sur_text"), "kind_c
 
 
 def test_a_configured_mixture_is_opened_and_survives_its_canonical_text(
-    tiny: Callable[..., schema.Config], data_dir: Path
+    tiny: Callable[..., configs.Config], data_dir: Path
 ) -> None:
     config = tiny(data__mixture=(WEB, NEWS, WEB), data__dir=str(data_dir))
     assert configs.from_json(configs.to_json(config)) == config
@@ -260,7 +260,7 @@ def test_a_configured_mixture_is_opened_and_survives_its_canonical_text(
     assert sorted(training_data.texts(config.data))[:4] == ["news 0", "news 1", "news 2", "news 3"]
 
 
-def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., schema.Config], data_dir: Path) -> None:
+def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., configs.Config], data_dir: Path) -> None:
     config = tiny(data__source="news", data__kinds=("title",), data__dir=str(data_dir))
     mixture = training_data.mixture(config.data, 0)
     assert mixture.name == "news/train"
@@ -269,7 +269,7 @@ def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., s
         training_data.mixture(tiny(data__mixture=({"source": "gone"},), data__dir=str(data_dir)).data, 0)
 
 
-def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., schema.Config]) -> None:
+def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., configs.Config]) -> None:
     saved = configs.completed({})
     assert not [line for line in configs.changes(saved, configs.parse(configs.default())) if "mixture" in line]
     changed = configs.changes(saved, tiny(data__mixture=(WEB,)))
@@ -294,7 +294,7 @@ def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., schema.Con
     ],
 )
 def test_faults_of_a_mixture_name_the_field(
-    tiny: Callable[..., schema.Config], changes: dict[str, object], message: str
+    tiny: Callable[..., configs.Config], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(configs.ConfigError, match=message):
         tiny(**changes)

@@ -23,7 +23,8 @@ import pytest
 from dirty_shards import EMOJI, LAST, TEST, WHOLE, Planted, plant, write_shards
 from whole_runs import Place
 
-from wenlan_jax import cli, metrics, schema
+from wenlan_jax import cli, metrics
+from wenlan_jax import config as configs
 from wenlan_jax.data import images, records, sources
 from wenlan_jax.data.clean import job, scores
 
@@ -127,7 +128,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
 
 
 @pytest.fixture
-def place(road: Road, tiny: Callable[..., schema.Config]) -> Place:
+def place(road: Road, tiny: Callable[..., configs.Config]) -> Place:
     config = tiny(
         data__source=str(road.cleaned),
         tokenizer__train_size=1200,

@@ -18,7 +18,8 @@ import pytest
 from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
-from wenlan_jax import run, run_tokenizer, schema, single_data
+from wenlan_jax import config as configs
+from wenlan_jax import run, run_tokenizer, single_data
 from wenlan_jax.data import records, sources, text
 from wenlan_jax.eval import attention_command, attention_job
 from wenlan_jax.eval.trained import Model
@@ -38,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def single(root: Path, tiny: Callable[..., schema.Config]) -> Path:
+def single(root: Path, tiny: Callable[..., configs.Config]) -> Path:
     """The work directory of a single tower on the pixels of boxes."""
     return save(tiny(**SINGLE, data__dir=str(root / "data")), root / "single")
 
@@ -84,7 +85,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def _model(config: schema.Config, workdir: Path) -> Model:
+def _model(config: configs.Config, workdir: Path) -> Model:
     tokenizer = run_tokenizer.saved(config, workdir)
     assert tokenizer is not None
     current = run.set_up(run.with_vocabulary(config, tokenizer))
@@ -109,7 +110,7 @@ def _expected(model: Model, said: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_look_where_the_model_looks_on_their_text_alone(
-    root: Path, single: Path, tiny: Callable[..., schema.Config], kind: str
+    root: Path, single: Path, tiny: Callable[..., configs.Config], kind: str
 ) -> None:
     """Texts are padded, run together and spread over devices; none of it counts."""
     config = tiny(**{**SINGLE, **KINDS[kind], "data__dir": str(root / "data")})
@@ -191,7 +192,7 @@ def test_records_that_are_not_there_are_named(root: Path, single: Path, changes:
         attention_job.run(dataclasses.replace(_request(single, root / "refused"), **changes))
 
 
-def test_two_towers_have_no_such_attention(root: Path, tiny: Callable[..., schema.Config]) -> None:
+def test_two_towers_have_no_such_attention(root: Path, tiny: Callable[..., configs.Config]) -> None:
     two = save(tiny(**TWO_TOWERS, data__dir=str(root / "data")), root / "two")
     with pytest.raises(TaskError, match="two is two towers of task 'brivl', and a single tower is needed"):
         attention_job.run(_request(two, root / "refused"))

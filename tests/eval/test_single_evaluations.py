@@ -14,7 +14,7 @@ import pytest
 from saved_models import SINGLE, save
 
 from wenlan_jax import config as configs
-from wenlan_jax import run, run_tokenizer, schema, single_data
+from wenlan_jax import run, run_tokenizer, single_data
 from wenlan_jax.data import records
 from wenlan_jax.data.single import questions
 from wenlan_jax.eval import cross, evaluate, evaluations, links, retrieval, single
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def set_up(root: Path, tiny: Callable[..., schema.Config]) -> Callable[..., tuple[run.Run, Any]]:
+def set_up(root: Path, tiny: Callable[..., configs.Config]) -> Callable[..., tuple[run.Run, Any]]:
     """A run on one device with changes, and a tokenizer of the scenes."""
 
     def make(**changes: Any) -> tuple[run.Run, Any]:
@@ -134,7 +134,7 @@ def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., 
     assert "itm" in evaluation.one_line(found, "test") and "recall" in evaluation.one_line(found, "test")
 
 
-def test_a_tower_that_was_not_taught_to_match_ranks_nothing(tiny: Callable[..., schema.Config]) -> None:
+def test_a_tower_that_was_not_taught_to_match_ranks_nothing(tiny: Callable[..., configs.Config]) -> None:
     changes = {**SINGLE, "pretrain__objectives": ("mlm",), "pretrain__weights": (1.0,)}
     tiny(**changes)
     with pytest.raises(configs.ConfigError, match="eval.zero_shot: pairs are ranked by what 'itm' teaches"):

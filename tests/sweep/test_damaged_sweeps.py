@@ -12,13 +12,13 @@ import pytest
 from conftest import tiny_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import notes, schema, start_note
+from wenlan_jax import notes, start_note
 from wenlan_jax.sweep import claims, folder
 
 NOTES = ("result.json", "ledger.jsonl", "config.json", "run.json", "failure.json", "start.json", "claim")
 
 
-def _complete(path: Path, config: schema.Config) -> None:
+def _complete(path: Path, config: configs.Config) -> None:
     """Adds the notes that the stand-in does not write."""
     start_note.write(path, config)
     (path / "failure.json").write_text(json.dumps({"reason": "x", "host": "y", "id": "z"}))

@@ -55,15 +55,15 @@ def table(path: Path) -> TableFile:
 
 
 @functools.cache
-def base() -> schema.Config:
+def base() -> configs.Config:
     return configs.load(BASE)
 
 
-def config_of(row: Row) -> schema.Config:
+def config_of(row: Row) -> configs.Config:
     return plan.with_overrides(base(), row.overrides)
 
 
-def values(config: schema.Config) -> dict[str, Any]:
+def values(config: configs.Config) -> dict[str, Any]:
     return dict(leaves(dataclasses.asdict(config)))
 
 

@@ -14,7 +14,7 @@ import pytest
 from single_runs import noise, tiny_single
 
 from wenlan_jax import run as runs
-from wenlan_jax import schema
+from wenlan_jax import schema_single
 from wenlan_jax.losses import matching
 from wenlan_jax.tasks import objectives
 from wenlan_jax.tasks.single import Single, Tower
@@ -60,7 +60,7 @@ def still() -> objectives.Given:
     return given(0.0, None)
 
 
-def by_hand(one: objectives.Given, settings: schema.Rank) -> float:
+def by_hand(one: objectives.Given, settings: schema_single.Rank) -> float:
     """The mean hinge against the best candidates of either side."""
     own, violations = scores(one, None, ()), []
     for fields in (PICTURE, TEXT):

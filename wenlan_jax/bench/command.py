@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from wenlan_jax import config as configs
-from wenlan_jax import run, schema
+from wenlan_jax import run
 from wenlan_jax.bench import measure, single, torch_side, torch_side_single
 from wenlan_jax.bench.torch_worker import AnyJob, TorchError, TorchProcess
 from wenlan_jax.console import say
@@ -37,8 +37,8 @@ class TorchSide(NamedTuple):
     `Worker.said` says.
     """
 
-    check: Callable[[schema.Config], None]
-    job: Callable[[schema.Config, TrainState, Batch], AnyJob]
+    check: Callable[[configs.Config], None]
+    job: Callable[[configs.Config, TrainState, Batch], AnyJob]
     said: Callable[[run.Run, TrainState, OnDevices], OnDevices]
 
 
@@ -52,7 +52,7 @@ PARTS = {TWO_TOWERS: measure.parts, SINGLE_TOWER: single.parts}
 """What times the parts of a step, by kind of model; for others what all tasks have in common."""
 
 
-def _torch_side(config: schema.Config) -> TorchSide:
+def _torch_side(config: configs.Config) -> TorchSide:
     """The other side of a comparison. Raises TorchError where there is none for the task or the configuration."""
     torch_side.require()
     if config.task not in TORCH:
@@ -63,7 +63,7 @@ def _torch_side(config: schema.Config) -> TorchSide:
     return TORCH[config.task]
 
 
-def run_bench(config: schema.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
+def run_bench(config: configs.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
     """Measures `config`, prints a report and returns its figures by name; also writes them to `out` if given."""
     configs.require_vocabulary(config, "a benchmark")
     task, theirs = registry.of(config), _torch_side(config) if against else None
@@ -142,7 +142,7 @@ def _say_ratio(figures: dict[str, float], pairs: int) -> None:
     say(f"ratio             {ratio:.2f} times PyTorch's pairs/s (round by round: {low:.2f} to {high:.2f})")
 
 
-def _share_of_peak(config: schema.Config, stepper: measure.Stepper, seconds: float, steps: int) -> dict[str, float]:
+def _share_of_peak(config: configs.Config, stepper: measure.Stepper, seconds: float, steps: int) -> dict[str, float]:
     peak, flops = measure.matmul_peak(config.model.dtype, steps), stepper.flops()
     share = flops / seconds / peak
     say(

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from wenlan_jax import config as configs
-from wenlan_jax import run, schema, trees
+from wenlan_jax import run, trees
 from wenlan_jax.console import say
 from wenlan_jax.convert import export_brivl, exporting, weights
 from wenlan_jax.errors import WenlanError
@@ -149,12 +149,12 @@ def _round(source: Path, settings: Sequence[str], folder: Path) -> Round:
     return costs
 
 
-def write_random(config: schema.Config, path: Path) -> None:
+def write_random(config: configs.Config, path: Path) -> None:
     """Writes a file of random weights of the configuration's size in the official layout."""
     export_brivl.write_file(random_model(config), path)
 
 
-def random_model(config: schema.Config) -> exporting.Model:
+def random_model(config: configs.Config) -> exporting.Model:
     """A model of a configuration's size with random weights, as `wenlan export` would read it from a checkpoint."""
     shapes = run.set_up(config, jax.devices()[:1]).shapes
     random = np.random.default_rng(config.seed)

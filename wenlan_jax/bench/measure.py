@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax import metrics, momentum, optim, rngs, run, schema, trees
+from wenlan_jax import metrics, momentum, optim, rngs, run, trees
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import TrainState
 from wenlan_jax.tasks.base import Own
@@ -144,7 +145,7 @@ def optimiser(current: run.Run, state: TrainState, repeats: int) -> Part:
     return timed("optimiser", update, (trained, state.opt_state, trained), repeats)
 
 
-def _bank(config: schema.Config, ids: jax.Array) -> Callable[..., Any]:
+def _bank(config: configs.Config, ids: jax.Array) -> Callable[..., Any]:
     def loss(queries: dict[str, jax.Array], banks: Any) -> jax.Array:
         scale = jnp.float32(1 / config.contrast.temperature)
         losses = [

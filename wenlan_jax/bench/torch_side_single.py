@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import run, schema
+from wenlan_jax import config as configs
+from wenlan_jax import run
 from wenlan_jax.bench.torch_worker import TorchError
 from wenlan_jax.bench.torch_worker_single import SingleJob
 from wenlan_jax.convert.single_layout import LAYOUTS, layout_of, torch_sizes
@@ -17,7 +18,7 @@ from wenlan_jax.tasks.single import Single
 from wenlan_jax.tasks.single_tower.spec import TOWER
 
 
-def check(config: schema.Config) -> None:
+def check(config: configs.Config) -> None:
     """Raises TorchError naming the fields that the reference cannot follow."""
     single, optimizer = config.single, config.optimizer
     offsets = {layout.position_offset for layout in LAYOUTS.values()}
@@ -38,7 +39,7 @@ def check(config: schema.Config) -> None:
         raise TorchError("the PyTorch reference does not cover this configuration:\n  " + "\n  ".join(faults))
 
 
-def job(config: schema.Config, state: TrainState, batch: dict[str, np.ndarray]) -> SingleJob:
+def job(config: configs.Config, state: TrainState, batch: dict[str, np.ndarray]) -> SingleJob:
     """The reference with the weights of `state` and the examples of `batch`."""
     layout, optimizer = layout_of(config.single), config.optimizer
     tree = {TOWER: {"params": jax.tree.map(np.asarray, state.params[TOWER])}}

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import schema
 from wenlan_jax.convert.brivl import bert_rules
 from wenlan_jax.convert.rules import ConversionError, Ignore, Rule, Table
+from wenlan_jax.tasks.two_tower import schema as two_towers
 
 BACKBONE = "text/params/backbone/"
 ROBERTA_FAMILY = ("roberta", "xlm-roberta", "camembert")
@@ -151,7 +151,7 @@ def computed_otherwise(
     return faults
 
 
-def differences(bert: schema.Bert, description: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(bert: two_towers.Bert, description: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What the configuration and a `config.json` disagree on, with the remedy.
 
     Heads and eps are in no weight's shape: with others than the model's, all would load and compute something else.
@@ -187,6 +187,6 @@ def _unused(prefix: str) -> tuple[Ignore, ...]:
     )
 
 
-def bert_description(bert: schema.Bert) -> dict[str, Any]:
+def bert_description(bert: two_towers.Bert) -> dict[str, Any]:
     """The sizes of a text backbone under the names of transformers' `BertConfig`."""
     return {theirs: getattr(bert, ours) for theirs, ours in _FIELDS.items()}

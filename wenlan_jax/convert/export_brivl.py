@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert import model_card, weights
-from wenlan_jax.convert.brivl import (
-    MOMENTUM_TOWERS,
-    QUERY_TOWERS,
-    is_unused_layer,
-    with_batch_counters,
-)
+from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, is_unused_layer, with_batch_counters
 from wenlan_jax.convert.export_torch import tower_state
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model

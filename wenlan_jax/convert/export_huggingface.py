@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax import config as configs
-from wenlan_jax import schema
 from wenlan_jax.convert import example, model_card, parity, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of, picture_settings
 from wenlan_jax.convert.bert import bert_description
@@ -23,6 +22,7 @@ from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, Tokenizer, WordPiece
+from wenlan_jax.tasks.two_tower import schema as two_towers
 
 CODE = Path(__file__).parent / "huggingface"
 BACKBONE = "text_backbone"
@@ -106,7 +106,7 @@ def _write_backbone(model: Model, state: FlatTree, folder: Path) -> None:
     _write_json(_bert_config(model.config.model.text.bert, model), folder / ARCHITECTURE)
 
 
-def _bert_config(bert: schema.Bert, model: Model) -> dict[str, Any]:
+def _bert_config(bert: two_towers.Bert, model: Model) -> dict[str, Any]:
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",

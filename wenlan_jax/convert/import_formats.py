@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wenlan_jax import host_memory, schema
+from wenlan_jax import config as configs
+from wenlan_jax import host_memory
 from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
@@ -46,7 +47,7 @@ class Found:
 class Target:
     """What the leaves must fit: the configuration, the shapes of its train state, and the towers asked for."""
 
-    config: schema.Config
+    config: configs.Config
     shapes: TrainState
     towers: Sequence[str]
 

@@ -69,7 +69,7 @@ def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     return 0
 
 
-def run_import(config: schema.Config, request: Request) -> None:
+def run_import(config: configs.Config, request: Request) -> None:
     """Reads a file, checks it against the configuration, writes the checkpoint and prints what came from where.
 
     Raises ImportingError, WeightsError, ConfigError or CheckpointError with every fault found; a directory that did
@@ -102,13 +102,13 @@ def _unused(state: weights.State) -> FlatTree:
     return {key.removeprefix(WHOLE_MODEL): array for key, array in state.items() if is_unused_layer(key)}
 
 
-def _tokenizer(config: schema.Config) -> text.Tokenizer | None:
+def _tokenizer(config: configs.Config) -> text.Tokenizer | None:
     """The configured tokenizer; None where the run is to train its own."""
     settings = config.tokenizer
     return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case) if settings.path else None
 
 
-def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
+def _target(config: configs.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
     wanted = _towers(request, config)
     field, rows = configs.vocabulary(config)
     if tokenizer is not None and 0 < rows < tokenizer.size:
@@ -132,7 +132,7 @@ def _target(config: schema.Config, request: Request, tokenizer: text.Tokenizer |
     return Target(config, run.set_up(one_device, jax.devices()[:1]).shapes, wanted)
 
 
-def _towers(request: Request, config: schema.Config) -> Sequence[str]:
+def _towers(request: Request, config: configs.Config) -> Sequence[str]:
     """The towers asked for, as far as task and format have them."""
     there = registry.of(config).importable_towers(config)
     asked = there if request.tower == BOTH else (request.tower,)
@@ -230,7 +230,7 @@ def _write(
     out: Path,
     leaves: FlatTree,
     unused: FlatTree,
-    config: schema.Config,
+    config: configs.Config,
     tokenizer: text.Tokenizer | None,
     fingerprint: str,
 ) -> None:

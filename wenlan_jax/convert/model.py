@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.convert import EXPORT_FORMATS
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.errors import WenlanError
@@ -37,7 +37,7 @@ class Model:
     check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
     """
 
-    config: schema.Config
+    config: configs.Config
     step: int
     tower: Callable[[str], dict[str, Any]]
     shapes: Mapping[str, Any]

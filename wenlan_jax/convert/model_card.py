@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from wenlan_jax import __version__, schema
+from wenlan_jax import __version__
 from wenlan_jax import config as configs
 from wenlan_jax.convert import example
 from wenlan_jax.convert.model import Model
@@ -106,7 +106,7 @@ def metadata(model: Model, library: str, pipeline: str) -> str:
     return "\n".join(["---", *lines, "---", ""])
 
 
-def languages(config: schema.Config) -> list[str]:
+def languages(config: configs.Config) -> list[str]:
     """Those that the configuration names for training, else for evaluation; none where it takes all of the data's."""
     of_parts = [language for part in config.data.mixture for language in part.languages]
     return list(dict.fromkeys(of_parts or config.data.languages or config.eval.languages))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.bank import NO_ID
 from wenlan_jax.convert.rules import FlatTree
 
@@ -45,7 +45,7 @@ def left_out(state: Mapping[str, np.ndarray], reason: str = NOT_NEEDED) -> Queue
     return Queues({}, {key: reason for key in state if key in keys}, [])
 
 
-def read(state: Mapping[str, np.ndarray], config: schema.Config) -> Queues:
+def read(state: Mapping[str, np.ndarray], config: configs.Config) -> Queues:
     """The banks that the queues of a state dict fill, if it has both. A queue that does not fit is a fault."""
     keys = {tower: next((name for name in names if name in state), "") for tower, names in NAMES.items()}
     if not all(keys.values()):
@@ -72,7 +72,7 @@ def _pointer(state: Mapping[str, np.ndarray], key: str) -> tuple[int, list[str]]
     return int(state[found].item()), []
 
 
-def _misfits(key: str, queue: np.ndarray, rows: np.ndarray | None, config: schema.Config) -> list[str]:
+def _misfits(key: str, queue: np.ndarray, rows: np.ndarray | None, config: configs.Config) -> list[str]:
     capacity, width = config.contrast.bank_size, config.model.embedding
     if rows is None:
         return [f"{key} {queue.shape} does not hold unit vectors of model.embedding={width}"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
-from wenlan_jax import __version__, schema
+from wenlan_jax import __version__
 from wenlan_jax import config as configs
 from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import QUERY_TOWERS
@@ -48,7 +48,7 @@ def get_config() -> config_dict.ConfigDict:
 '''
 
 
-def write(base: schema.Config | None, form: str, source: Path, trust_pickle: bool, path: Path) -> schema.Config:
+def write(base: configs.Config | None, form: str, source: Path, trust_pickle: bool, path: Path) -> configs.Config:
     """Writes the file `path`, which `--config` takes; returns its configuration: `base` with the sizes of `source`.
 
     base: None for the default one. Raises ImportingError where the sizes are none that a configuration can have, or
@@ -71,7 +71,7 @@ def write(base: schema.Config | None, form: str, source: Path, trust_pickle: boo
     return config
 
 
-def sizes(form: str, state: weights.State, source: Path, base: schema.Config | None) -> Fields:
+def sizes(form: str, state: weights.State, source: Path, base: configs.Config | None) -> Fields:
     """The fields that weights of a format settle. Raises ConversionError for weights of another format."""
     if not FORMATS[form].knows(state):
         raise ConversionError(f"its keys are not those of --format={form}")
@@ -89,7 +89,7 @@ def sizes(form: str, state: weights.State, source: Path, base: schema.Config | N
     return _single(form, state, description)
 
 
-def _is_single(config: schema.Config) -> bool:
+def _is_single(config: configs.Config) -> bool:
     return registry.of(config).model == SINGLE_TOWER
 
 
@@ -195,7 +195,7 @@ _CLASSES = "region_classifier.net.3.weight"
 """The key of UNITER's head for classes of regions, whose rows are the classes."""
 
 
-def _with(base: schema.Config | None, fields: Fields) -> schema.Config:
+def _with(base: configs.Config | None, fields: Fields) -> configs.Config:
     """The configuration with fields set, and without loops over numbers of layers that are no more."""
     start = configs.default() if base is None else config_dict.ConfigDict(dataclasses.asdict(base))
     if base is not None and "task" in fields and _is_single(base):

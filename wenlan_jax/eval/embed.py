@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax import compilation, distributed, notes, restore, schema
+from wenlan_jax import config as configs
 from wenlan_jax.console import say
 from wenlan_jax.data import places, pulse, sources
 from wenlan_jax.errors import WenlanError
@@ -55,7 +56,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
 
 
 def _embed(
-    evaluator: evaluate.Evaluator, state: Mapping[str, Any], config: schema.Config, out: Path, splits: Sequence[str]
+    evaluator: evaluate.Evaluator, state: Mapping[str, Any], config: configs.Config, out: Path, splits: Sequence[str]
 ) -> None:
     for split in splits or sources.split_sizes(config.data.source, data_dir(config)):
         for name, parts in evaluator.parts(state["params"], state["batch_stats"], split).items():
@@ -66,7 +67,7 @@ def _embed(
             _write(file, parts.rows, config.model.embedding, iter(parts))
 
 
-def _made_by(trained: restore.Trained, config: schema.Config) -> dict[str, object]:
+def _made_by(trained: restore.Trained, config: configs.Config) -> dict[str, object]:
     """What the arrays depend on: the model with its weights and tokenizer, and the data with how they are read."""
     _, note = trained.checkpoints.note(trained.step)
     assert trained.tokenizer is not None

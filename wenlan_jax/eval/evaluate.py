@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Float32, PyTree
 
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax import schema, training_data, waiting
+from wenlan_jax import training_data, waiting
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import Wanted
 from wenlan_jax.data.text import Tokenizer
@@ -163,13 +164,13 @@ class Evaluator:
                 yield meshes.to_host(found)[valid]
 
 
-def wanted_texts(config: schema.Config, source: sources.Source) -> list[loader.RecordText]:
+def wanted_texts(config: configs.Config, source: sources.Source) -> list[loader.RecordText]:
     """The texts of a split that are queries and candidates under `eval`, equal ones once, with all their rows."""
     texts = each_text(config, source)
     return true_pairs.distinct(_taking_turns(texts) if config.eval.one_text_per_image else texts, texts)
 
 
-def each_text(config: schema.Config, source: sources.Source) -> list[loader.RecordText]:
+def each_text(config: configs.Config, source: sources.Source) -> list[loader.RecordText]:
     """Every text of every record of a split, of the kinds and languages of `eval`."""
     return loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
 

@@ -20,7 +20,7 @@ def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
     return found[0] if len(found) == 1 else Several(found)
 
 
-def check(config: schema.Config, training: bool = False) -> None:
+def check(config: configs.Config, training: bool = False) -> None:
     """Raises ConfigError for a split, language or kind of text that the data do not have.
 
     training: before one, so that `eval.splits` count where it evaluates on its way.
@@ -40,7 +40,7 @@ def check(config: schema.Config, training: bool = False) -> None:
                 _check_texts(config.eval, source)
 
 
-def _check_source(config: schema.Config) -> None:
+def _check_source(config: configs.Config) -> None:
     try:
         sources.split_sizes(config.data.source, data_dir(config))
     except sources.SourceError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.eval import gallery, retrieval
 from wenlan_jax.eval.evaluate import Embedded
 
@@ -15,7 +15,7 @@ GALLERY_TOP = 5
 """Answers shown for each query of the gallery."""
 
 
-def write_gallery(out: Path, config: schema.Config, embedded: Sequence[Embedded]) -> None:
+def write_gallery(out: Path, config: configs.Config, embedded: Sequence[Embedded]) -> None:
     """Writes `gallery.html` of the first evaluated split into `out`, if the configuration wants one."""
     count = config.eval.gallery
     if not embedded or not count:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, PyTree
 
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
-from wenlan_jax import schema, single_data, training_data
+from wenlan_jax import single_data, training_data
 from wenlan_jax.data import loader, sources
 from wenlan_jax.data.single.batches import FixedBatches
 from wenlan_jax.data.single.questions import Asked, Questions
@@ -222,7 +223,7 @@ class Ranking:
         """Figures say it all; `wenlan rerank` writes a gallery."""
 
 
-def _trained_on(config: schema.Config) -> str:
+def _trained_on(config: configs.Config) -> str:
     """The languages of the training texts."""
     parts = [part.languages for part in training_data.parts(config.data)]
     return "+".join(sorted(set(itertools.chain.from_iterable(parts)))) if all(parts) else ALL

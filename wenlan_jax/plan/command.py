@@ -18,7 +18,7 @@ from wenlan_jax.errors import WenlanError
 from wenlan_jax.plan import topology as topologies
 
 if TYPE_CHECKING:
-    from wenlan_jax import schema
+    from wenlan_jax import config as configs
     from wenlan_jax.plan.topology import Topology
 
 PAIRS = 650e6
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     return _plan(arguments, config, wanted)
 
 
-def _plan(arguments: argparse.Namespace, config: schema.Config, wanted: Sequence[Topology]) -> int:
+def _plan(arguments: argparse.Namespace, config: configs.Config, wanted: Sequence[Topology]) -> int:
     from wenlan_jax.console import say
     from wenlan_jax.plan import planner, report, roofline, search
     from wenlan_jax.tasks import remat

@@ -80,7 +80,7 @@ class Plan:
         return self.memory is not None and self.needed <= self.available
 
 
-def set_up(config: schema.Config, topology: Topology) -> run.Run:
+def set_up(config: configs.Config, topology: Topology) -> run.Run:
     """The run of a configuration on devices that are not here. Raises the errors of the configuration and the mesh."""
     configs.require_vocabulary(config, "a plan")
     if topologies.is_simulated(topology):
@@ -88,14 +88,14 @@ def set_up(config: schema.Config, topology: Topology) -> run.Run:
     return run.set_up(config, topologies.devices_of(topology))
 
 
-def _as_on_accelerators(config: schema.Config) -> schema.Config:
+def _as_on_accelerators(config: configs.Config) -> configs.Config:
     """The configuration with what a CPU would compute in another way set to what a GPU or TPU does."""
     if config.model.image.backbone.depthwise != "auto":
         return config
     return settings.replaced(config, {"model.image.backbone.depthwise": "conv"})
 
 
-def make(config: schema.Config, topology: Topology, shares: roofline.Shares) -> Plan:
+def make(config: configs.Config, topology: Topology, shares: roofline.Shares) -> Plan:
     """Compiles the step and counts. A program that does not fit is a plan, too; any other fault is raised."""
     current = set_up(config, topology)
     batch = accounting.abstract_batch(current)
@@ -140,7 +140,7 @@ def _compile(current: run.Run, batch: dict[str, Any]) -> tuple[Any, tuple[float,
         return None, too_large
 
 
-def computed_flops(config: schema.Config) -> float:
+def computed_flops(config: configs.Config) -> float:
     """FLOPs of products and convolutions in a step over all devices, those that are computed again included."""
     alone = dataclasses.replace(_as_on_accelerators(config), mesh=schema.Mesh())
     current = run.set_up(alone, jax.devices("cpu")[:1])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import config as configs
-from wenlan_jax import schema, settings
+from wenlan_jax import settings
 from wenlan_jax.sweep.table import Row, TableError, TableFile
 
 
@@ -30,7 +30,7 @@ class Run:
     """One training. places: where it is wanted. base, overrides: what it was made from, for a reader."""
 
     name: str
-    config: schema.Config
+    config: configs.Config
     base: Path
     overrides: Mapping[str, Any]
     places: tuple[Place, ...]
@@ -64,7 +64,7 @@ def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
     names = [file.name for file in files]
     faults = [f"{name}: two tables have this name; rename one file" for name in set(names) if names.count(name) > 1]
     wanted = {file.name: tuple(seeds) or file.table.seeds for file in files}
-    rows: dict[tuple[str, str], schema.Config] = {}
+    rows: dict[tuple[str, str], configs.Config] = {}
     for file in files:
         for row in file.table.rows:
             try:
@@ -96,13 +96,13 @@ def _in_order(files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]) 
                 yield file, row, seeds[file.name][turn]
 
 
-def _run(file: TableFile, row: Row, seed: int, config: schema.Config) -> Run:
+def _run(file: TableFile, row: Row, seed: int, config: configs.Config) -> Run:
     seeded = dataclasses.replace(config, seed=seed)
     name = configs.fingerprint(seeded)
     return Run(name, seeded, file.base(row), {**row.overrides, "seed": seed}, (Place(file.name, row.name, seed),))
 
 
-def _checked(file: TableFile, row: Row) -> schema.Config:
+def _checked(file: TableFile, row: Row) -> configs.Config:
     """The configuration of a row, with seed 0 of its base. Raises ConfigError listing its faults."""
     config = with_overrides(configs.load(file.base(row)), row.overrides)
     faults = list(_held_out_faults(config, file.table.metrics))
@@ -111,7 +111,7 @@ def _checked(file: TableFile, row: Row) -> schema.Config:
     return config
 
 
-def with_overrides(config: schema.Config, overrides: Mapping[str, Any]) -> schema.Config:
+def with_overrides(config: configs.Config, overrides: Mapping[str, Any]) -> configs.Config:
     """`config` with values set by dotted field. Raises ConfigError listing unknown fields and unfit values."""
     known = [name for name, _, _ in configs.fields()]
     faults = [settings.unknown_field(name, known) for name in overrides if name not in known]
@@ -127,7 +127,7 @@ def with_overrides(config: schema.Config, overrides: Mapping[str, Any]) -> schem
     return configs.parse(values)
 
 
-def _held_out_faults(config: schema.Config, metrics: Sequence[str]) -> Iterator[str]:
+def _held_out_faults(config: configs.Config, metrics: Sequence[str]) -> Iterator[str]:
     """What would let the reported data choose anything, or leave a metric without a value."""
     shared = sorted(set(config.eval.splits) & set(config.eval.final_splits))
     if shared and config.eval.every:
@@ -152,7 +152,7 @@ def split_of(metric: str, splits: Sequence[str]) -> str | None:
     return next((split for split in splits if split in parts[1:]), None)
 
 
-def curve_metric(metric: str, config: schema.Config) -> str | None:
+def curve_metric(metric: str, config: configs.Config) -> str | None:
     """The metric that stands for `metric` over the steps, of the first of eval.splits; None where there is none."""
     split = split_of(metric, config.eval.final_splits)
     if not config.eval.every or not config.eval.splits:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
-from wenlan_jax import bank, momentum, schema
+from wenlan_jax import bank, momentum
+from wenlan_jax import config as configs
 from wenlan_jax.arrays import Array
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Momentum, Params, TrainState
@@ -31,7 +32,7 @@ class BriVL:
     the image tower has batch statistics, so there is nothing to leak.
     """
 
-    def __init__(self, config: schema.Config, mesh: Mesh) -> None:
+    def __init__(self, config: configs.Config, mesh: Mesh) -> None:
         self.config = config
         self.contrast = config.contrast
         self.mesh = mesh

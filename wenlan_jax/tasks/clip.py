@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.arrays import Array
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Momentum, Params, TrainState
@@ -28,7 +28,7 @@ class Clip:
     micro-batch draw the same dropout.
     """
 
-    def __init__(self, config: schema.Config, mesh: Mesh) -> None:
+    def __init__(self, config: configs.Config, mesh: Mesh) -> None:
         self.config = config
         self.contrast = config.contrast
         self.towers = Towers(config, mesh)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from wenlan_jax import schema
 from wenlan_jax.arrays import Array
 from wenlan_jax.losses import contrastive
 from wenlan_jax.state import Params
 from wenlan_jax.tasks.base import Metrics
+from wenlan_jax.tasks.two_tower import schema as two_towers
 
 OTHER = {"image": "text", "text": "image"}
 """The two towers, and what each is contrasted with."""
 
 
-def fresh_scale(config: schema.Contrast) -> dict[str, Array]:
+def fresh_scale(config: two_towers.Contrast) -> dict[str, Array]:
     """The parameter of a learnable temperature, log(1 / tau), or nothing."""
     if not config.learnable_temperature:
         return {}
     return {"logit_scale": -jnp.log(jnp.asarray(config.temperature, jnp.float32))}
 
 
-def read_scale(params: Params, config: schema.Contrast) -> Float[Array, ""]:
+def read_scale(params: Params, config: two_towers.Contrast) -> Float[Array, ""]:
     """1 / tau; a learnable one is kept at or below 100, as in CLIP (Radford et al. 2021, section 2.5)."""
     if not config.learnable_temperature:
         return jnp.asarray(1.0 / config.temperature, jnp.float32)

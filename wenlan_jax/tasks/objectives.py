@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.arrays import Array
 from wenlan_jax.losses import masked, matching
 from wenlan_jax.models.single_tower import at_places
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Given(NamedTuple):
     """What an objective works on; `rng` is None without dropout."""
 
-    config: schema.Config
+    config: configs.Config
     tower: Tower
     params: Params
     batch_stats: PyTree
@@ -63,11 +63,11 @@ class Sums(NamedTuple):
 class Objective(NamedTuple):
     """`weights`: of every row in the mean. `sums`: over the rows."""
 
-    weights: Callable[[schema.Config, Batch], Float[Array, " rows"]]
+    weights: Callable[[configs.Config, Batch], Float[Array, " rows"]]
     sums: Callable[[Given], Sums]
 
 
-def _rows(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+def _rows(config: configs.Config, batch: Batch) -> Float[Array, " rows"]:
     """Rows alike, but those that fill up a batch."""
     size = batch["token_ids"].shape[0]
     return batch[VALID].astype(jnp.float32) if VALID in batch else jnp.ones(size, jnp.float32)
@@ -80,7 +80,7 @@ def _itm(given: Given) -> Sums:
     return Sums(loss.total, math.log(2.0) * loss.weight, {"accuracy": accuracy.total})
 
 
-def _masked_words(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+def _masked_words(config: configs.Config, batch: Batch) -> Float[Array, " rows"]:
     return jnp.sum(batch["masked_valid"], axis=1, dtype=jnp.float32) * _rows(config, batch)
 
 
@@ -95,7 +95,7 @@ def _mlm(given: Given) -> Sums:
     return Sums(loss.total, math.log(logits.shape[-1]) * loss.weight, {"accuracy": accuracy.total})
 
 
-def _masked_regions(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+def _masked_regions(config: configs.Config, batch: Batch) -> Float[Array, " rows"]:
     return jnp.sum(batch["region_masked"], axis=1, dtype=jnp.float32) * _rows(config, batch)
 
 
@@ -111,7 +111,7 @@ def _mrfr(given: Given) -> Sums:
     return Sums(loss.total, masked.feature_squared_error(mean, features, counted).total, {})
 
 
-def _mrfr_weights(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+def _mrfr_weights(config: configs.Config, batch: Batch) -> Float[Array, " rows"]:
     return _masked_regions(config, batch) * elements(config, "mrfr")
 
 
@@ -130,7 +130,7 @@ def _mrc(given: Given) -> Sums:
     return Sums(losses[0].total, losses[1].total, {"accuracy": hits.total * scale})
 
 
-def elements(config: schema.Config, objective: str) -> int:
+def elements(config: configs.Config, objective: str) -> int:
     """Numbers that the loss of a region is the mean of, 1 where it is their sum."""
     pretrain, regions = config.pretrain, config.single.regions
     if objective == "mrfr" and pretrain.mrfr_reduction == "elementwise":
@@ -140,7 +140,7 @@ def elements(config: schema.Config, objective: str) -> int:
     return 1
 
 
-def _mrc_weights(config: schema.Config, batch: Batch) -> Float[Array, " rows"]:
+def _mrc_weights(config: configs.Config, batch: Batch) -> Float[Array, " rows"]:
     return _masked_regions(config, batch) * elements(config, "mrc")
 
 

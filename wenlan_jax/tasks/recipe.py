@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-from wenlan_jax import optim, schema
+from wenlan_jax import config as configs
+from wenlan_jax import optim
 from wenlan_jax.step import Recipe
 from wenlan_jax.tasks import registry
 
 
-def recipe(config: schema.Config, mesh: Mesh) -> Recipe:
+def recipe(config: configs.Config, mesh: Mesh) -> Recipe:
     """The step's recipe for a configuration on a mesh."""
     task = registry.of(config)
     return Recipe(

@@ -16,7 +16,7 @@ from wenlan_jax.late import Late
 from wenlan_jax.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from wenlan_jax.schema import Config
+    from wenlan_jax.config import Config
 
 SPECS = {
     "brivl": "wenlan_jax.tasks.two_tower.spec:BRIVL",

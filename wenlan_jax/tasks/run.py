@@ -6,7 +6,8 @@ import dataclasses
 
 from jax.sharding import Mesh
 
-from wenlan_jax import schema, step
+from wenlan_jax import config as configs
+from wenlan_jax import step
 from wenlan_jax.state import TrainState
 
 
@@ -14,7 +15,7 @@ from wenlan_jax.state import TrainState
 class Run:
     """A configuration made concrete. `shapes` and `shardings` have the structure of the train state."""
 
-    config: schema.Config
+    config: configs.Config
     mesh: Mesh
     recipe: step.Recipe
     shapes: TrainState

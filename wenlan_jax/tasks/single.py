@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 
-from wenlan_jax import augment, schema, schema_single, trees
+from wenlan_jax import augment, schema_single, trees
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax.arrays import Array
 from wenlan_jax.models.efficientnet import EfficientNet
@@ -34,7 +35,7 @@ WEIGHT = "weight"
 """Of each pair in the mean of its objective, among the rows of a step."""
 
 
-def single_tower(config: schema.Config) -> SingleTower:
+def single_tower(config: configs.Config) -> SingleTower:
     """The tower of a configuration whose vocabulary size is known, with the heads that its task trains."""
     single, objectives_trained = config.single, trained(config)
     return SingleTower(
@@ -61,7 +62,7 @@ def single_tower(config: schema.Config) -> SingleTower:
 class Tower:
     """The tower as a function of a state's parameters and a batch, for the devices of `mesh`, or for a default one."""
 
-    def __init__(self, config: schema.Config, mesh: Mesh | None = None) -> None:
+    def __init__(self, config: configs.Config, mesh: Mesh | None = None) -> None:
         self.config = config
         self.places = None if mesh is None else meshes.places(mesh)
         self.module = single_tower(config)
@@ -143,7 +144,7 @@ def _scaled(params: Params, single: schema_single.SingleTower) -> Params:
 class Single:
     """The tasks `mlmm`, `rank` and `vqa`."""
 
-    def __init__(self, config: schema.Config, mesh: Mesh) -> None:
+    def __init__(self, config: configs.Config, mesh: Mesh) -> None:
         self.config = config
         self.tower = Tower(config, mesh)
 

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, PyTree
 
-from wenlan_jax import augment, schema
+from wenlan_jax import augment
+from wenlan_jax import config as configs
 from wenlan_jax import mesh as meshes
 from wenlan_jax.arrays import Array
 from wenlan_jax.models.bert import BertEncoder
@@ -22,13 +23,14 @@ from wenlan_jax.models.transformer import TransformerEncoder
 from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower, TowerOutput
 from wenlan_jax.tasks.base import Batch
 from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.two_tower import schema as two_towers
 from wenlan_jax.tasks.two_tower.batch import batch_spec
 
 Variables = dict[str, PyTree]
 """`params` and `batch_stats`, each by tower."""
 
 
-def image_backbone(config: schema.Model, platform: str | None = None) -> EfficientNet:
+def image_backbone(config: two_towers.Model, platform: str | None = None) -> EfficientNet:
     """The EfficientNet of a configuration, as it runs best on `platform` (jax's name; default: the one in use)."""
     net = config.image.backbone
     stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
@@ -42,7 +44,7 @@ def image_backbone(config: schema.Model, platform: str | None = None) -> Efficie
     )
 
 
-def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower:
+def image_tower(config: two_towers.Model, platform: str | None = None) -> ImageTower:
     """The image tower of a configuration, as it runs best on `platform`, see `image_backbone`."""
     image, dtype = config.image, jnp.dtype(config.dtype)
     regions = RegionPooling(
@@ -58,7 +60,7 @@ def image_tower(config: schema.Model, platform: str | None = None) -> ImageTower
     )
 
 
-def text_tower(config: schema.Model) -> TextTower:
+def text_tower(config: two_towers.Model) -> TextTower:
     """The text tower of a configuration whose vocabulary size is known."""
     bert, dtype = config.text.bert, jnp.dtype(config.dtype)
     backbone = BertEncoder(
@@ -81,7 +83,7 @@ def text_tower(config: schema.Model) -> TextTower:
     return TextTower(backbone, encoder, Projection(config.embedding, dtype), mask_backbone=bert.attention_mask)
 
 
-def _encoder(config: schema.Encoder, dtype: DTypeLike) -> TransformerEncoder:
+def _encoder(config: two_towers.Encoder, dtype: DTypeLike) -> TransformerEncoder:
     return TransformerEncoder(
         depth=config.layers,
         heads=config.heads,
@@ -93,7 +95,7 @@ def _encoder(config: schema.Encoder, dtype: DTypeLike) -> TransformerEncoder:
     )
 
 
-def _batch_norm(config: schema.Model) -> BatchNormOptions:
+def _batch_norm(config: two_towers.Model) -> BatchNormOptions:
     norm = config.image.batch_norm
     return BatchNormOptions(
         mode=norm.mode,
@@ -114,7 +116,7 @@ def _depthwise(implementation: str, platform: str) -> Any:
 class Towers:
     """Both towers as pure functions of their variables, for the devices of `mesh`, or for one of the default ones."""
 
-    def __init__(self, config: schema.Config, mesh: Mesh | None = None) -> None:
+    def __init__(self, config: configs.Config, mesh: Mesh | None = None) -> None:
         self.config = config
         self.places = None if mesh is None else meshes.places(mesh)
         self.image = image_tower(config.model, None if mesh is None else meshes.platform(mesh))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.late import late
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
 
@@ -20,12 +20,12 @@ ANSWERS = "answers.json"
 _RANKING = late("wenlan_jax.eval.single:Ranking")
 
 
-def _importable(config: schema.Config) -> tuple[str, ...]:
+def _importable(config: configs.Config) -> tuple[str, ...]:
     """Regions may be pooled on the map of BriVL's image backbone, which is imported, too."""
     return (TOWER, "image") if config.single.regions.features == "map" else (TOWER,)
 
 
-def _zero_shot(config: schema.Config) -> bool:
+def _zero_shot(config: configs.Config) -> bool:
     return config.eval.zero_shot
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wenlan_jax.schema import Config
+from wenlan_jax.config import Config
 
 
 def clashes(c: Config) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from wenlan_jax import schema
+from wenlan_jax import config as configs
 from wenlan_jax.late import late
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
 
@@ -12,7 +12,7 @@ TWO_TOWERS = "two towers"
 """The kind of model: images and captions are encoded apart."""
 
 
-def _micro_batch_unit(config: schema.Config) -> int:
+def _micro_batch_unit(config: configs.Config) -> int:
     """Groups of batch normalisation are not divided."""
     norm = config.model.image.batch_norm
     return norm.group_size if norm.mode == "group" else 1
