@@ -14,12 +14,13 @@ last four.
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The large towers with boxes."""
     c = configs.default()
-    configs.make_large(c)
+    presets.make_large(c)
     c.data.image_size = 600
     c.model.image.regions.kind = "boxes"
     c.contrast.bank_size = 16384

@@ -21,12 +21,13 @@ of about 2.5 billion each, twice. Reasons for the sizes:
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """Wide blocks on the large backbones, scanned and recomputed."""
     c = configs.default()
-    configs.make_large(c)
+    presets.make_large(c)
     c.data.image_size = 600
     c.data.text_length = 50
     c.model.freeze = (r"image/backbone/(conv_stem|bn1|blocks_[012]_[\d_]+)/",)

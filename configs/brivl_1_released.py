@@ -13,12 +13,13 @@ Batch 2,048 is that of the paper's 1.0 [X], learning rate 1e-5 is recalled and n
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The default with boxes, and the switches that the released weights need."""
     c = configs.default()
-    configs.make_loops(c, frozen_layers=8)
+    presets.make_loops(c, frozen_layers=8)
     c.data.image_size = 380
     c.model.image.regions.kind = "boxes"
     c.model.image.regions.coordinates = "official"

@@ -14,12 +14,13 @@ in the official code [C].
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The large towers with a 6x6 grid and the whole image."""
     c = configs.default()
-    configs.make_large(c)
+    presets.make_large(c)
     c.data.image_size = 600
     c.data.text_length = 50
     c.contrast.bank_size = 13440

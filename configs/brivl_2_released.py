@@ -14,12 +14,13 @@ the official coordinates of regions and no mask in the text backbone, which this
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The default, with the switches that the released weights need."""
     c = configs.default()
-    configs.make_loops(c, frozen_layers=8)
+    presets.make_loops(c, frozen_layers=8)
     c.model.image.regions.coordinates = "official"
     c.model.text.bert.attention_mask = False
     return c

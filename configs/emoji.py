@@ -22,6 +22,7 @@ two differ in size and batch, too, so this is no comparison of the tasks.
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
@@ -36,7 +37,7 @@ def get_config() -> config_dict.ConfigDict:
     c.data.text_length = 16
     c.tokenizer.train_size = 8000
 
-    configs.make_small(c, stage_width=32)
+    presets.make_small(c, stage_width=32)
     c.model.image.batch_norm.group_size = 128
     c.model.image.regions.grid = (3,)  # the whole map
     c.model.text.bert.positions = 32

@@ -19,6 +19,7 @@ What the figures hang on, single runs on the same data unless said otherwise:
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
@@ -30,7 +31,7 @@ def get_config() -> config_dict.ConfigDict:
     c.data.text_length = 44
     c.tokenizer.train_size = 2500
 
-    configs.make_small(c, stage_width=48)
+    presets.make_small(c, stage_width=48)
     c.model.image.batch_norm.group_size = 64
     c.model.image.regions.grid = (4,)  # the whole map
     c.model.text.bert.positions = 64

@@ -242,7 +242,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from wenlan_jax import checkpoint, config, schema
+from wenlan_jax import checkpoint
+from wenlan_jax import config
+from wenlan_jax import schema
 
 place, limit, polls = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "polls"
 small = {"leaf": jnp.arange(10.0)}

@@ -26,7 +26,8 @@ DRIVER = """
 import os
 import sys
 
-from wenlan_jax import cli, progress
+from wenlan_jax import cli
+from wenlan_jax import progress
 
 if __name__ == "__main__":
     process, number, step, *arguments = sys.argv[1:]
@@ -49,7 +50,10 @@ import sys
 import jax
 import numpy as np
 
-from wenlan_jax import distributed, mesh, schema, stopping
+from wenlan_jax import distributed
+from wenlan_jax import mesh
+from wenlan_jax import schema
+from wenlan_jax import stopping
 
 distributed.start(schema.Distributed(timeout=60), {"round": int(sys.argv[1])})
 whole = mesh.create(schema.Mesh(smallest_split=0))

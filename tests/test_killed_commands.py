@@ -70,7 +70,8 @@ def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
 
 
 TABLE = """
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import Row
+from wenlan_jax.sweep.table import Table
 
 
 def get_table():

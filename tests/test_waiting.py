@@ -42,7 +42,9 @@ def test_a_call_that_goes_on_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 HANGS = """
 import signal, sys, time
-from wenlan_jax import cli, stopping, waiting
+from wenlan_jax import cli
+from wenlan_jax import stopping
+from wenlan_jax import waiting
 
 def hang():
     print("within", flush=True)

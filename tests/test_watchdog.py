@@ -12,7 +12,9 @@ from wenlan_jax import ledger, schema, watchdog
 # A clock and a watchdog; what is to hang comes after.
 PREAMBLE = """
 import sys, time
-from wenlan_jax import ledger, schema, watchdog
+from wenlan_jax import ledger
+from wenlan_jax import schema
+from wenlan_jax import watchdog
 clock = ledger.Ledger()
 clock.go_on(0, None)
 clock.stepping()

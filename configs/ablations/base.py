@@ -19,6 +19,7 @@ Recall is then far above chance and far from its end, so that rows can differ bo
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
@@ -31,7 +32,7 @@ def get_config() -> config_dict.ConfigDict:
     c.data.text_length = 40
     c.tokenizer.train_size = 600
 
-    configs.make_small(c, stage_width=24)
+    presets.make_small(c, stage_width=24)
     c.model.image.batch_norm.group_size = 16
     c.model.image.regions.grid = (4,)  # the whole map
     c.model.text.bert.positions = 64

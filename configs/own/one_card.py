@@ -16,12 +16,13 @@ that start from nothing move fast at first, and old keys would differ by drift a
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The released towers, small batches, and a length in epochs."""
     c = configs.default()
-    configs.make_loops(c, frozen_layers=8)
+    presets.make_loops(c, frozen_layers=8)
     c.data.image_size = 380
     c.model.image.backbone.remat = c.model.text.bert.remat = True
     c.contrast.bank_size = 4096

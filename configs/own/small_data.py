@@ -16,12 +16,13 @@ epochs, warm-up, recall after every epoch, and a bank that counts once the heads
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
+from wenlan_jax.tasks.two_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The released towers with frozen backbones, and a length in epochs."""
     c = configs.default()
-    configs.make_loops(c, frozen_layers=12)
+    presets.make_loops(c, frozen_layers=12)
     c.data.image_size = 380
     c.model.freeze = ("image/backbone/", "text/backbone/")
     c.model.image.batch_norm.mode = "frozen"

@@ -24,10 +24,7 @@ from vocabularies import tokenizer  # noqa: E402
 from wenlan_jax import config as configs  # noqa: E402
 from wenlan_jax import rngs
 from wenlan_jax.convert import example, export_torch, exporting, picture_modules, sample, text_modules, torch_modules
-from wenlan_jax.data import (
-    images,
-    pictures,  # noqa: E402
-)
+from wenlan_jax.data import images, pictures
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
 KINDS = ("cased", "lower", "pieces", "other_ids", "xlm_roberta")

@@ -23,21 +23,9 @@ Image = pytest.importorskip("PIL.Image")
 
 from wenlan_jax import augment
 from wenlan_jax import config as configs  # noqa: E402
-from wenlan_jax.convert import (
-    export_huggingface,
-    exporting,
-    parity,
-    weights,  # noqa: E402
-)
-from wenlan_jax.data import (
-    images,
-    vocab,  # noqa: E402
-)
-from wenlan_jax.data.text import (
-    SentencePiece,
-    Tokenizer,
-    WordPiece,  # noqa: E402
-)
+from wenlan_jax.convert import export_huggingface, exporting, parity, weights
+from wenlan_jax.data import images, vocab
+from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
 TEXTS = [

@@ -20,20 +20,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from wenlan_jax import config as configs  # noqa: E402
-from wenlan_jax.convert import (
-    export_onnx,
-    exporting,
-    parity,  # noqa: E402
-)
-from wenlan_jax.data import (
-    images,
-    vocab,  # noqa: E402
-)
-from wenlan_jax.data.text import (
-    SentencePiece,
-    Tokenizer,
-    WordPiece,  # noqa: E402
-)
+from wenlan_jax.convert import export_onnx, exporting, parity
+from wenlan_jax.data import images, vocab
+from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 
 CAPTIONS = ["一只猫坐在红色沙发上", "a cat sat on the sofa", "the red circle on the left of that yellow square"]

@@ -29,11 +29,7 @@ from vocabularies import tokenizer  # noqa: E402
 
 from wenlan_jax import config as configs  # noqa: E402
 from wenlan_jax import rngs
-from wenlan_jax.convert import (
-    export_huggingface,
-    exporting,
-    torch_modules,  # noqa: E402
-)
+from wenlan_jax.convert import export_huggingface, exporting, torch_modules
 from wenlan_jax.convert.architecture import architecture_of  # noqa: E402
 from wenlan_jax.tasks.towers import Towers  # noqa: E402
 

@@ -12,10 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from wenlan_jax.convert import (
-    torch_file,
-    weights,  # noqa: E402
-)
+from wenlan_jax.convert import torch_file, weights
 
 VALUES = np.random.default_rng(0).integers(0, 2, (3, 5, 2))
 TYPES = [*(getattr(np, name, None) or ml_dtypes.bfloat16 for name in torch_file.STORAGES)]

@@ -357,9 +357,17 @@ MEMORY_SCRIPT = """
 import os, sys
 from pathlib import Path
 import cv2, numpy as np
-from wenlan_jax.bench.data_sides import family, resident_bytes
-from wenlan_jax.data import loader, parts, records, sources, text
-from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.bench.data_sides import family
+from wenlan_jax.bench.data_sides import resident_bytes
+from wenlan_jax.data import loader
+from wenlan_jax.data import parts
+from wenlan_jax.data import records
+from wenlan_jax.data import sources
+from wenlan_jax.data import text
+from wenlan_jax.data.mixture import Mixture
+from wenlan_jax.data.mixture import Part
+from wenlan_jax.data.mixture import TextChoice
+from wenlan_jax.data.mixture import Wanted
 
 if __name__ == "__main__":
     workers, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

@@ -352,7 +352,8 @@ def test_a_full_disk_is_reported_and_leaves_nothing(folder: Path, monkeypatch: p
 SLOW_PACK = """
 import sys, time
 from pathlib import Path
-from wenlan_jax.data import ingest, pack
+from wenlan_jax.data import ingest
+from wenlan_jax.data import pack
 quick = ingest.prepare
 def prepare(*args):
     time.sleep(0.2)

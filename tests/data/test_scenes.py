@@ -454,7 +454,8 @@ ROUND_TRIP = """
 import sys
 from pathlib import Path
 from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.scenes.builder import SEED, build
+from wenlan_jax.data.scenes.builder import SEED
+from wenlan_jax.data.scenes.builder import build
 folder = build("wenlan_scenes/tiny", Path(sys.argv[1]))
 import tensorflow_datasets as tfds
 from wenlan_jax.data.records import from_example

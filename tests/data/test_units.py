@@ -140,7 +140,8 @@ def test_nothing_to_write_is_said(tmp_path: Path) -> None:
 HELD = """
 import sys, time
 from pathlib import Path
-from wenlan_jax.data import places, units
+from wenlan_jax.data import places
+from wenlan_jax.data import units
 from tests.data.test_units import Write
 
 class Slow(Write):

@@ -23,7 +23,8 @@ from wenlan_jax.sweep import command, folder, local, plan, table
 TABLE = '''
 """A bank of K keys is better than none [R]."""
 
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import Row
+from wenlan_jax.sweep.table import Table
 
 
 def get_table():
@@ -104,7 +105,9 @@ os.unlink(workdir / "writing")
 DRIVER = """
 import argparse, sys
 
-from wenlan_jax.sweep import command, folder, local
+from wenlan_jax.sweep import command
+from wenlan_jax.sweep import folder
+from wenlan_jax.sweep import local
 
 if __name__ == "__main__":
     trainer, *arguments = sys.argv[1:]

@@ -126,7 +126,8 @@ SPEC = TaskSpec(
 TABLE = """
 \"\"\"A larger learning rate learns lengths sooner.\"\"\"
 
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import Row
+from wenlan_jax.sweep.table import Table
 
 
 def get_table():

@@ -43,7 +43,7 @@ MLMM = TaskSpec(
         EvaluationSpec(late("wenlan_jax.eval.single:Pretraining")),
         EvaluationSpec(_RANKING, when=_zero_shot),
     ),
-    clashes=late("wenlan_jax.config_single:pretraining_clashes"),
+    clashes=late("wenlan_jax.tasks.single_tower.config:pretraining_clashes"),
     remat=({"single tower": ("single.remat",)},),
     # Heads of other tasks, and BriVL's image tower but its backbone, on whose map regions are pooled.
     may_lack=r"params/single/\w+_head/|(params|batch_stats)/image/(?!backbone/)",
@@ -56,7 +56,7 @@ RANK = dataclasses.replace(
     name="rank",
     meaning="the single tower fine-tuned for retrieval",
     evaluations=(EvaluationSpec(_RANKING),),
-    clashes=late("wenlan_jax.config_single:clashes"),
+    clashes=late("wenlan_jax.tasks.single_tower.config:clashes"),
 )
 
 VQA = dataclasses.replace(
@@ -65,7 +65,7 @@ VQA = dataclasses.replace(
     meaning="the single tower fine-tuned for questions",
     batches=late("wenlan_jax.single_data:training_questions"),
     evaluations=(EvaluationSpec(late("wenlan_jax.eval.single:Answering")),),
-    clashes=late("wenlan_jax.config_single:clashes"),
+    clashes=late("wenlan_jax.tasks.single_tower.config:clashes"),
     prepare=late("wenlan_jax.run_answers:prepare"),
     prepared=late("wenlan_jax.run_answers:settled"),
     settled=("vqa.answers_file", "vqa.fingerprint"),

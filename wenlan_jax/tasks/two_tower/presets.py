@@ -1,0 +1,49 @@
+"""Sizes of two towers that configurations have in common."""
+
+from __future__ import annotations
+
+from ml_collections import config_dict
+
+
+def make_large(c: config_dict.ConfigDict) -> None:
+    """Turns the towers of `c` into EfficientNet-B7 and RoBERTa large with embeddings of 2,560 numbers [C]."""
+    c.model.embedding = 2560
+    c.model.image.backbone.width_multiplier = 2.0
+    c.model.image.backbone.depth_multiplier = 3.1
+    bert = c.model.text.bert
+    bert.width, bert.layers, bert.heads, bert.feed_forward = 1024, 24, 16, 4096
+    make_loops(c, frozen_layers=20)
+
+
+def make_small(c: config_dict.ConfigDict, stage_width: int) -> None:
+    """Turns the towers of `c` into some of about a million numbers, in float32, all trained, for minutes on a CPU.
+
+    The image backbone has three stages of one block, `stage_width` wide and doubling, and a total stride of 16.
+    """
+    c.tokenizer.algorithm, c.tokenizer.split_han = "bpe", True
+    c.model.dtype, c.model.embedding, c.model.freeze = "float32", 128, ()
+    image, text = c.model.image, c.model.text
+    # (kernel, stride, expansion, width, repeats)
+    image.backbone.stages = (
+        (3, 2, 1, stage_width, 1),
+        (5, 2, 2, 2 * stage_width, 1),
+        (5, 2, 2, 4 * stage_width, 1),
+    )
+    image.backbone.head = 256
+    image.backbone.width_multiplier = image.backbone.depth_multiplier = 1.0
+    image.regions.project = False
+    bert = text.bert
+    bert.vocab_size, bert.width, bert.layers, bert.heads, bert.feed_forward, bert.dropout = 0, 128, 1, 4, 256, 0.0
+    for encoder in (image.encoder, text.encoder):
+        encoder.layers, encoder.feed_forward, encoder.dropout = 1, 256, 0.0
+
+
+def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
+    """Has equal layers and blocks compiled once and looped over; they are then stored together, as fewer leaves.
+
+    The first `frozen_layers` of the text backbone are not trained and stay apart from the others.
+    """
+    c.model.image.backbone.scan = c.model.image.encoder.scan = c.model.text.encoder.scan = True
+    bert = c.model.text.bert
+    bert.scan_segments = tuple(length for length in (frozen_layers, bert.layers - frozen_layers) if length)
+    c.model.freeze = (c.model.freeze[0], rf"text/backbone/(embeddings|layers_0_{frozen_layers - 1})/")
