@@ -9,14 +9,14 @@ Metric    a speed: not meant to be trained
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """UNITER's widths, vocabulary and optimiser; 32 word pieces and 36 regions, of which all are real."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_uniter(c)
+    presets.make_single(c)
+    presets.make_uniter(c)
     c.model.dtype = "float32"
     c.single.layers = 4
     c.single.regions.limit = 36

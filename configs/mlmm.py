@@ -17,13 +17,13 @@ for these, see `wenlan fields`.
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """XLM-R base with regions; two sources to be packed by the user."""
     c = configs.default()
-    config_single.make_single(c)
+    presets.make_single(c)
     c.data.mixture = (
         {"source": "packed/cc", "weight": 0.5},
         {"source": "packed/wenlan", "weight": 0.5, "objectives": ("itm",)},

@@ -22,14 +22,14 @@ What it hangs on, in trials of one run each:
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """A small tower and a short run."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_scenes(c)
+    presets.make_single(c)
+    presets.make_scenes(c)
     c.pretrain.weights = (9.0, 9.5, 3.0, 2.5)
     c.pretrain.mrfr_reduction = c.pretrain.mrc_reduction = "batchmean"
     c.pretrain.mask_probability, c.pretrain.masked_words = 0.3, 8

@@ -14,13 +14,13 @@ names miss the head for words and the type rows, so that these start random.
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """XLM-R base, regions, matching and masked words."""
     c = configs.default()
-    config_single.make_single(c)
+    presets.make_single(c)
     c.data.languages = ("en", "de", "zh", "ja", "fr", "cs")
     c.single.scan_segments = (12,)
     c.pretrain.objectives, c.pretrain.weights = ("itm", "mlm"), (9.0, 12.0)

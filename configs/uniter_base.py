@@ -13,13 +13,13 @@ MLMM leaves out, is not here either. UNITER fills batches by tokens, here a step
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The base model."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_uniter(c)
+    presets.make_single(c)
+    presets.make_uniter(c)
     c.single.scan_segments = (12,)
     return c

@@ -12,14 +12,14 @@ As `uniter_base`, with BERT large's sizes and 500,000 steps [U].
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """The large model."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_uniter(c)
+    presets.make_single(c)
+    presets.make_uniter(c)
     single = c.single
     single.width, single.layers, single.heads, single.feed_forward = 1024, 24, 16, 4096
     single.scan_segments, single.remat = (24,), True

@@ -26,7 +26,7 @@ from ml_collections import config_dict
 
 install_import_hook("wenlan_jax", "annotations.checked")  # what is annotated is checked, shapes and dtypes too
 
-from wenlan_jax import config as configs
+from wenlan_jax.tasks import experiment
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # a vector that meets a matrix by mistake is an error
 
@@ -38,7 +38,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
     """The smallest configuration with every part of BriVL in it; `changes` are dotted paths with `__` for dots."""
-    c = configs.default()
+    c = experiment.default()
     c.mesh.data, c.mesh.smallest_split = 1, 0
     c.data.source, c.data.image_size, c.data.text_length = "wenlan_scenes/tiny", 16, 12
     c.tokenizer.train_size = 600
@@ -75,17 +75,17 @@ def tiny_dict(**changes: Any) -> config_dict.ConfigDict:
 
 
 @pytest.fixture(scope="session")
-def tiny_of() -> Callable[..., configs.Config]:
+def tiny_of() -> Callable[..., experiment.Config]:
     """The typed tiny configuration, with changes; for fixtures of a wider scope than a test."""
 
-    def make(**changes: Any) -> configs.Config:
-        return configs.parse(tiny_dict(**changes))
+    def make(**changes: Any) -> experiment.Config:
+        return experiment.parse(tiny_dict(**changes))
 
     return make
 
 
 @pytest.fixture
-def tiny(tiny_of: Callable[..., configs.Config]) -> Callable[..., configs.Config]:
+def tiny(tiny_of: Callable[..., experiment.Config]) -> Callable[..., experiment.Config]:
     """See `tiny_of`."""
     return tiny_of
 
@@ -94,7 +94,7 @@ def tiny(tiny_of: Callable[..., configs.Config]) -> Callable[..., configs.Config
 def make_batch() -> Callable[..., dict[str, np.ndarray]]:
     """A batch of noise for a configuration."""
 
-    def make(config: configs.Config, seed: int = 0) -> dict[str, np.ndarray]:
+    def make(config: experiment.Config, seed: int = 0) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
         size, side, length = config.train.batch_size, config.data.image_size, config.data.text_length
         real = rng.integers(3, length + 1, size)

@@ -1,7 +1,7 @@
 """Which module imports which, and the layers they must keep: `python tests/layers.py` prints the graph of rooms.
 
-A room is a folder of the package. Modules that do not lie in their room yet are listed in `ROOMS`. Imports inside
-functions count, those for type checking alone do not.
+A room is a folder of the package, or a module that lies beside the folders. Imports inside functions count, those for
+type checking alone do not.
 """
 
 from __future__ import annotations
@@ -31,32 +31,6 @@ LAYERS = (
 )
 """From the lowest to the highest: a module imports from its own layer or lower ones."""
 
-ROOMS = {
-    "util": "arguments errors notes host_memory html_page data.places data.pulse data.units data.orphans "
-    "data.languages late",
-    "config": "schema settings",
-    "models": "augment arrays",
-    "data": "data.builders.prepare",
-    "evaluation": "eval sweep.statistics",
-    "core": "bank momentum optim rngs state step trees eval.several eval.evaluation tasks.base",
-    "parallel": "console compilation distributed mesh partition roll_call stopping waiting",
-    "prepare": "data.builders data.clean data.formats data.regions data.command data.contact_sheet data.findings "
-    "data.ingest data.inspect data.pack data.pack_command data.packing data.parts data.pictures data.readers "
-    "data.roots data.templates",
-    "synthetic": "data.scenes",
-    "tasks": "config config_single schema_single data.single eval.baselines eval.cross eval.evaluate eval.evaluations "
-    "eval.gallery_queries eval.single run_answers single_data training_data",
-    "checkpoints": "checkpoint checksums faults",
-    "monitoring": "curves in_flight ledger metrics plan.devices profiling progress start_note telemetry watchdog",
-    "training": "flops programs recovery prepared restore run run_data run_tokenizer train warm_start",
-    "applications": "eval.attention_command eval.attention_job eval.attention_picture eval.cascade eval.cascade_speed "
-    "eval.embed eval.graded eval.rerank_command eval.rerank_job eval.rerank_page eval.trained",
-    "convert": "reference",
-    "report": "run_report",
-    "commands": "eval.command",
-}
-"""Modules and folders that are to move into a room, by dotted name; the longest that fits counts."""
-
 NO_JAX = ("util", "data", "prepare", "evaluation")
 """Rooms whose modules import no jax: data workers and tools on raw data run without it."""
 
@@ -72,15 +46,9 @@ def modules() -> dict[str, Path]:
     return found
 
 
-@functools.cache
 def room(module: str) -> str:
     """The room of a module by its dotted name within the package; "" for the package itself."""
-    parts = module.split(".")
-    named = {name: room for room, names in ROOMS.items() for name in names.split()}
-    for length in range(len(parts), 0, -1):
-        if (found := named.get(".".join(parts[:length]))) is not None:
-            return found
-    return parts[0]
+    return module.split(".")[0]
 
 
 def layer(module: str) -> int:
@@ -165,10 +133,9 @@ def main() -> None:
         for name in names:
             if name in rooms:
                 print(f"{number:2}  {name:<13}{sizes[name]:3} modules  imports {', '.join(sorted(rooms[name])) or '-'}")
-    elsewhere = sum(module.split(".")[0] != room(module) for module in found)
     print(
         f"{len(rooms)} rooms, {sum(map(len, rooms.values()))} arrows; {len(upwards(found))} imports upwards, "
-        f"{len(circles(found))} circles; {elsewhere} of {len(found)} modules do not lie in their room"
+        f"{len(circles(found))} circles; {len(found)} modules"
     )
     for one, other in upwards(found):
         print(f"upwards: {one} ({room(one)}) imports {other} ({room(other)})")

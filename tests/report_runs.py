@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from conftest import tiny_dict
 
-from wenlan_jax import checkpoint, ledger, schema
-from wenlan_jax import config as configs
-from wenlan_jax.eval import gallery, ranks, retrieval
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
+from wenlan_jax.evaluation import gallery, query_ranks, retrieval
+from wenlan_jax.monitoring import time_ledger
+from wenlan_jax.tasks import experiment
 
 STEPS, PICTURES = 6, 400
 BEGAN = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
@@ -61,15 +63,15 @@ class Page(HTMLParser):
         return next(row[1] for table in self.tables for row in table if len(row) == 2 and row[0] == name)
 
 
-def ranks_of(seed: int, languages: Sequence[str] = ("zh", "en")) -> ranks.Ranks:
+def ranks_of(seed: int, languages: Sequence[str] = ("zh", "en")) -> query_ranks.Ranks:
     """Ranks of one text for each picture, about half of them the best."""
     rng = np.random.default_rng(seed)
     both = [np.where(rng.random(PICTURES) < 0.5, 1, rng.integers(2, 30, PICTURES)) for _ in range(2)]
     said = [languages[number % len(languages)] for number in range(PICTURES)]
-    return ranks.of_queries(both[0], both[1], np.arange(PICTURES), said, [f"text {i}" for i in range(PICTURES)])
+    return query_ranks.of_queries(both[0], both[1], np.arange(PICTURES), said, [f"text {i}" for i in range(PICTURES)])
 
 
-def figures_of(of: ranks.Ranks, split: str = "test") -> dict[str, float]:
+def figures_of(of: query_ranks.Ranks, split: str = "test") -> dict[str, float]:
     """What an evaluation with these ranks tells."""
     found = retrieval.of_ranks(of.image_to_text, of.text_to_image, of.picture)
     for language in sorted(set(of.language.tolist())):
@@ -78,10 +80,10 @@ def figures_of(of: ranks.Ranks, split: str = "test") -> dict[str, float]:
     return {f"retrieval/{split}/{name}": value for name, value in found.items()}
 
 
-def snapshot(done: int, state: str = ledger.RUNNING, start: int = 0, began: float = BEGAN) -> ledger.Snapshot:
+def snapshot(done: int, state: str = time_ledger.RUNNING, start: int = 0, began: float = BEGAN) -> time_ledger.Snapshot:
     """A line of a ledger: 10 s until the first step, then 20 s a step."""
-    seconds = {**dict.fromkeys(ledger.PHASES, 0.0), ledger.START: 10.0, ledger.STEPS: 20.0 * done}
-    return ledger.Snapshot(start, began, 0, done, seconds, state)
+    seconds = {**dict.fromkeys(time_ledger.PHASES, 0.0), time_ledger.START: 10.0, time_ledger.STEPS: 20.0 * done}
+    return time_ledger.Snapshot(start, began, 0, done, seconds, state)
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
@@ -90,13 +92,13 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
 
 def make(root: Path) -> None:
     """A run that has ended, with what it leaves but for the curves; its checkpoints hold next to nothing."""
-    config = configs.parse(tiny_dict(train__steps=STEPS, init_from="weights/<b>start</b>"))
-    with checkpoint.Checkpoints(root / "checkpoints", schema.Checkpoint()) as checkpoints:
+    config = experiment.parse(tiny_dict(train__steps=STEPS, init_from="weights/<b>start</b>"))
+    with store.Checkpoints(root / "checkpoints", sections.Checkpoint()) as checkpoints:
         for step in (3, STEPS):
             checkpoints.save(step, {"weights": np.ones(4, np.float32)}, config, "tokens:0123")
             checkpoints.wait()
     of = ranks_of(0)
-    ranks.write(root, "test", of)
+    query_ranks.write(root, "test", of)
     figures = figures_of(of)
     result = {**figures, "train/steps": float(STEPS), "train/pairs": STEPS * 8.0, "host_memory_gib": 1.5}
     (root / "result.json").write_text(json.dumps(result))
@@ -105,11 +107,11 @@ def make(root: Path) -> None:
     ]
     validation = {"step": 4, **figures_of(ranks_of(1), "validation")}
     write_lines(root / "metrics.jsonl", [*training[:4], validation, *training[4:], {"step": STEPS, **figures}])
-    write_ledger(root, [snapshot(0), snapshot(3), snapshot(STEPS), snapshot(STEPS, ledger.FINISHED)])
+    write_ledger(root, [snapshot(0), snapshot(3), snapshot(STEPS), snapshot(STEPS, time_ledger.FINISHED)])
     html = gallery.render_gallery([gallery.TextQuery("a < b", "en", [], 1)], "Found", "note")
     (root / "gallery.html").write_text(html)
 
 
-def write_ledger(root: Path, lines: Sequence[ledger.Snapshot]) -> None:
+def write_ledger(root: Path, lines: Sequence[time_ledger.Snapshot]) -> None:
     """The ledger of a run."""
     write_lines(root / "ledger.jsonl", [dataclasses.asdict(line) for line in lines])

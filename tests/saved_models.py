@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import checkpoint, run, run_tokenizer, schema
-from wenlan_jax import config as configs
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup
+from wenlan_jax.training import tokenizer as run_tokenizer
 
 EIGHT: dict[str, Any] = {"mesh__data": 8, "tokenizer__train_size": 1000}
 """Changes to the tiny configuration: the devices of the tests, and a vocabulary of the scenes' own."""
@@ -38,14 +41,14 @@ SINGLE: dict[str, Any] = {
 """Changes to the tiny configuration: a single tower that takes the pixels of the boxes in the records."""
 
 
-def save(config: configs.Config, workdir: Path) -> Path:
+def save(config: experiment.Config, workdir: Path) -> Path:
     """A checkpoint of a fresh state in `workdir`, made if absent, with a tokenizer trained on the texts."""
     if workdir.exists():
         return workdir
     workdir.mkdir(parents=True)
     tokenizer = run_tokenizer.prepare(config, workdir)
-    current = run.set_up(run.with_vocabulary(config, tokenizer))
-    with checkpoint.Checkpoints(workdir / "checkpoints", schema.Checkpoint()) as checkpoints:
-        checkpoints.save(1, run.fresh_state(current), current.config, tokenizer.fingerprint)
+    current = setup.set_up(setup.with_vocabulary(config, tokenizer))
+    with store.Checkpoints(workdir / "checkpoints", sections.Checkpoint()) as checkpoints:
+        checkpoints.save(1, setup.fresh_state(current), current.config, tokenizer.fingerprint)
         checkpoints.wait()
     return workdir

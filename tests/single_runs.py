@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from conftest import tiny_dict
 
-from wenlan_jax import config as configs
-from wenlan_jax.data.scenes.world import SHAPES
+from wenlan_jax.synthetic.world import SHAPES
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.batch import objective_spec
 
 CHANGES: dict[str, Any] = {
@@ -38,12 +38,12 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def tiny_single(**changes: Any) -> configs.Config:
+def tiny_single(**changes: Any) -> experiment.Config:
     """The smallest configuration of the single tower, with changes."""
-    return configs.parse(tiny_dict(**{**CHANGES, **changes}))
+    return experiment.parse(tiny_dict(**{**CHANGES, **changes}))
 
 
-def noise(config: configs.Config, objective: str, seed: int = 0) -> dict[str, np.ndarray]:
+def noise(config: experiment.Config, objective: str, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch of an objective: random values, lengths and masks in the shapes that the loader gives."""
     rng, size = np.random.default_rng(seed), config.train.batch_size
     tokens, regions = config.pretrain.text_buckets[0], config.pretrain.region_buckets[0]
@@ -53,7 +53,7 @@ def noise(config: configs.Config, objective: str, seed: int = 0) -> dict[str, np
 
 
 def _noise(
-    name: str, shape: tuple[int, ...], dtype: Any, config: configs.Config, lengths: dict[str, Any], rng: Any
+    name: str, shape: tuple[int, ...], dtype: Any, config: experiment.Config, lengths: dict[str, Any], rng: Any
 ) -> np.ndarray:
     if name.endswith(("token_mask", "region_mask")):
         least, most = lengths["token" if "token" in name else "region"]

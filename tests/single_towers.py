@@ -16,10 +16,10 @@ pytest.importorskip("torch")
 
 import torch
 
+from wenlan_jax.convert.reference.torch_single import Inputs, Uniter, UniterSizes
 from wenlan_jax.convert.rules import unflatten
 from wenlan_jax.convert.single_tower import TiedTable, uc2_table, uniter_table
 from wenlan_jax.models.single_tower import SingleTower
-from wenlan_jax.reference.torch_single import Inputs, Uniter, UniterSizes
 
 UNITER = UniterSizes(
     prefix="uniter",

@@ -16,8 +16,8 @@ from saved_models import SINGLE, TWO_TOWERS, save
 
 import wenlan_jax
 from wenlan_jax import api, cli
-from wenlan_jax import config as configs
 from wenlan_jax.data import sources
+from wenlan_jax.tasks.experiment import Config
 
 SPLIT = "test"
 SOURCE = "wenlan_scenes/tiny"
@@ -29,7 +29,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, tiny_of: Callable[..., configs.Config]) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, tiny_of: Callable[..., Config]) -> Path:
     return save(tiny_of(**TWO_TOWERS, data__dir=str(data_dir)), tmp_path_factory.mktemp("api") / "run")
 
 
@@ -133,7 +133,7 @@ def test_faulty_input_is_named(model: api.Model, workdir: Path, tmp_path: Path) 
         wenlan_jax.load(workdir, overrides=["seed=1"])
 
 
-def test_boxes_are_those_of_each_image(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., configs.Config]) -> None:
+def test_boxes_are_those_of_each_image(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., Config]) -> None:
     config = tiny_of(
         **TWO_TOWERS, data__dir=str(data_dir), model__image__regions__kind="boxes", model__image__regions__boxes=3
     )
@@ -149,7 +149,7 @@ def test_boxes_are_those_of_each_image(tmp_path: Path, data_dir: Path, tiny_of: 
         model.encode_images(images, [one])
 
 
-def test_a_single_tower_is_refused(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., configs.Config]) -> None:
+def test_a_single_tower_is_refused(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., Config]) -> None:
     place = save(tiny_of(**SINGLE, data__dir=str(data_dir)), tmp_path / "single")
     with pytest.raises(api.ModelError, match="scores pairs"):
         wenlan_jax.load(place)

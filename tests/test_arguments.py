@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax import arguments, cli
+from wenlan_jax import cli
+from wenlan_jax.util import arguments
 
 
 @pytest.mark.parametrize("text", ["0", "7", "2147483647"])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax.arrays import along_last
+from wenlan_jax.models.arrays import along_last
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])

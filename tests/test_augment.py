@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from wenlan_jax import augment
 from wenlan_jax.data import images
+from wenlan_jax.models import augment
 
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
 WEIGHTS = np.array([0.2989, 0.587, 0.114])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from wenlan_jax import bank as ring
+from wenlan_jax.core import bank as ring
 
 DIM = 3
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from whole_runs import Place, assert_same_bits, final_state, training_lines
 
-from wenlan_jax import config as configs
+from wenlan_jax.tasks import experiment
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., experiment.Config]) -> Place:
     return Place.make(
         root,
         tiny(

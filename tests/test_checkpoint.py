@@ -19,21 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax import checkpoint, schema, trees
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
-from wenlan_jax.checkpoint import CheckpointError, Checkpoints, DamagedError
-from wenlan_jax.state import TrainState
+from wenlan_jax.checkpoints import store
+from wenlan_jax.checkpoints.store import CheckpointError, Checkpoints, DamagedError
+from wenlan_jax.config import sections
+from wenlan_jax.core import trees
+from wenlan_jax.core.state import TrainState
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 # TensorStore reports the reads that fail beside the first one to nobody, whenever they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-Make = Callable[..., configs.Config]
-KEEP = schema.Checkpoint(keep=2)
+Make = Callable[..., experiment.Config]
+KEEP = sections.Checkpoint(keep=2)
 
 
 @functools.cache
-def set_up(config: configs.Config, devices: int) -> runs.Run:
+def set_up(config: experiment.Config, devices: int) -> runs.Run:
     return runs.set_up(config, jax.devices()[:devices])
 
 
@@ -50,7 +52,7 @@ def random_state(current: runs.Run, seed: int = 0) -> TrainState:
 
 
 def abstract(current: runs.Run) -> TrainState:
-    return checkpoint.abstract_of(current.shapes, current.shardings)
+    return store.abstract_of(current.shapes, current.shardings)
 
 
 def assert_same_bits(first: Any, second: Any) -> None:
@@ -62,7 +64,7 @@ def assert_same_bits(first: Any, second: Any) -> None:
 
 
 @functools.cache
-def written(config: configs.Config, directory: Path) -> tuple[runs.Run, TrainState]:
+def written(config: experiment.Config, directory: Path) -> tuple[runs.Run, TrainState]:
     """Step 3 of a model, written by eight devices."""
     current = set_up(config, 8)
     state = random_state(current)
@@ -110,7 +112,7 @@ def test_a_part_of_the_state_is_restored_by_itself(saved: Any) -> None:
     directory, current, state = saved
     shapes, places = {"params": current.shapes.params}, {"params": current.shardings.params}
     with Checkpoints(directory, KEEP) as checkpoints:
-        _, part = checkpoints.restore(checkpoint.abstract_of(shapes, places))
+        _, part = checkpoints.restore(store.abstract_of(shapes, places))
     assert_same_bits({"params": state.params}, part)
 
 
@@ -121,7 +123,7 @@ def test_data_files_are_of_bounded_size_and_read_as_one(
     rng = np.random.default_rng(0)
     state = {f"leaf{number}": jnp.asarray(rng.random(2**18, np.float32)) for number in range(12)}
     state["large"] = jnp.asarray(rng.random((6, 2**18), np.float32))
-    monkeypatch.setattr(checkpoint, "DATA_FILE_BYTES", 2**21)
+    monkeypatch.setattr(store, "DATA_FILE_BYTES", 2**21)
     with Checkpoints(tmp_path, KEEP) as checkpoints:
         checkpoints.save(1, state, tiny(), "")
         checkpoints.wait()
@@ -137,9 +139,9 @@ def test_the_note_tells_the_configuration_and_the_tokenizer(saved: Any) -> None:
     directory, current, _ = saved
     with Checkpoints(directory, KEEP) as checkpoints:
         step, note = checkpoints.note()
-    assert (step, note.tokenizer, note.fingerprint) == (3, "tokens", configs.fingerprint(current.config))
-    assert configs.parse(note.config) == current.config
-    assert configs.changes(note.config, current.config) == []
+    assert (step, note.tokenizer, note.fingerprint) == (3, "tokens", experiment.fingerprint(current.config))
+    assert experiment.parse(note.config) == current.config
+    assert experiment.changes(note.config, current.config) == []
 
 
 def test_the_newest_checkpoints_are_kept(saved: Any, tiny: Make) -> None:
@@ -242,9 +244,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from wenlan_jax import checkpoint
+from wenlan_jax.checkpoints import store as checkpoint
 from wenlan_jax import config
-from wenlan_jax import schema
+from wenlan_jax.config import sections as schema
 
 place, limit, polls = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "polls"
 small = {"leaf": jnp.arange(10.0)}
@@ -282,7 +284,7 @@ def assert_step_one_restores(place: Path) -> None:
         assert checkpoints.latest() == 1
         _, restored = checkpoints.restore(on_one_device(expected))
         assert_same_bits(expected, restored)
-        checkpoints.save(2, jax.tree.map(jnp.asarray, expected), configs.Config(), "tokens")
+        checkpoints.save(2, jax.tree.map(jnp.asarray, expected), experiment.Config(), "tokens")
         checkpoints.wait()
         assert checkpoints.latest() == 2
 
@@ -316,7 +318,7 @@ def test_a_write_that_fails_is_told_and_leaves_the_checkpoint_before(tmp_path: P
 LATE_REPORT = """
 import asyncio, time
 import tensorstore
-from wenlan_jax import checkpoint
+from wenlan_jax.checkpoints import store as checkpoint
 
 checkpoint._leave_out_echoes()
 
@@ -354,7 +356,7 @@ def test_a_path_from_under_which_nothing_is_read_back_is_refused(tmp_path: Path,
     """TensorStore takes brackets for a pattern: all is written without a fault, and nothing is found."""
     for place in (tmp_path / name, tmp_path / name / "below"):
         with pytest.raises(CheckpointError, match="cannot be read back"):
-            checkpoint.check_place(place)
+            store.check_place(place)
         with pytest.raises(CheckpointError, match="cannot be read back"):
             Checkpoints(place, KEEP)
 
@@ -367,7 +369,7 @@ def test_any_other_path_serves(tiny: Make, tmp_path: Path, name: str) -> None:
     with Checkpoints(tmp_path / name, KEEP, host_arrays=True) as checkpoints:
         checkpoints.save(3, small, tiny(), "")
     with Checkpoints(tmp_path / name, KEEP) as checkpoints:
-        _, found = checkpoints.restore(checkpoint.on_host(small))
+        _, found = checkpoints.restore(store.on_host(small))
     np.testing.assert_array_equal(found["bank"], small["bank"])
 
 

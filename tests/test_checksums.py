@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from wenlan_jax import checksums
+from wenlan_jax.checkpoints import checksums
 
 LARGE = checksums.HOST_BYTES // 4
 """Rows of eight that a device sums for every dtype below."""

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from listed_records import Listed
 
-from wenlan_jax import __version__, cli, stopping, train
-from wenlan_jax import config as configs
+from wenlan_jax import __version__, cli
 from wenlan_jax.data import loader, records, sources
+from wenlan_jax.parallel import stopping
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import loop
 
 COMMANDS = ("train", "eval", "import", "export", "pack", "vocab", "bench", "fields")
 GOOD = """
@@ -100,8 +102,8 @@ def test_all_faults_of_the_fields_are_told(good: Path, tmp_path: Path, capsys: p
     ("error", "status"),
     [
         (None, 0),
-        (configs.ConfigError("wrong"), 1),
-        (train.NonFiniteError("step 3"), 1),
+        (experiment.ConfigError("wrong"), 1),
+        (loop.NonFiniteError("step 3"), 1),
         (stopping.Stopped("saved", 15), 143),
         (stopping.Stopped("saved", 2), 130),
         (KeyboardInterrupt(), 130),
@@ -115,7 +117,7 @@ def test_the_status_tells_how_a_command_ended(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(train, "train", run)
+    monkeypatch.setattr(loop, "train", run)
     assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"]) == status
 
 
@@ -123,7 +125,7 @@ def test_a_fault_of_ours_keeps_its_traceback(good: Path, tmp_path: Path, monkeyp
     def run(config: object, workdir: Path, began: float) -> None:
         raise IndexError("a bug")
 
-    monkeypatch.setattr(train, "train", run)
+    monkeypatch.setattr(loop, "train", run)
     with pytest.raises(IndexError, match="a bug"):
         cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"])
 
@@ -153,7 +155,7 @@ def test_a_fault_of_the_system_is_one_line_with_a_path(
     def run(config: object, workdir: Path, began: float) -> None:
         raise error
 
-    monkeypatch.setattr(train, "train", run)
+    monkeypatch.setattr(loop, "train", run)
     assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path}"]) == 1
     assert capsys.readouterr().err == f"wenlan train: {message.format(tmp_path)}\n"
 
@@ -178,7 +180,7 @@ def test_a_vocabulary_that_does_not_fit_names_its_field(
 def test_fields_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fields"]) == 0
     found = re.findall(r"^  --config\.([\w.]+)=", capsys.readouterr().out, re.MULTILINE)
-    assert found == [name for name, _, _ in configs.fields()]
+    assert found == [name for name, _, _ in experiment.fields()]
 
 
 def test_a_reader_that_goes_away_is_no_fault() -> None:

@@ -11,8 +11,8 @@ PROGRAM = """
 import sys
 import jax
 import jax.numpy as jnp
-from wenlan_jax import compilation
-from wenlan_jax import schema
+from wenlan_jax.parallel import compilation_cache as compilation
+from wenlan_jax.config import sections as schema
 
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None)

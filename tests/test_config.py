@@ -13,28 +13,29 @@ import pytest
 from annotations import unchecked
 from ml_collections import config_dict
 
-from wenlan_jax import config as configs
-from wenlan_jax import rngs, schema, settings
+from wenlan_jax.config import sections, settings
+from wenlan_jax.core import rngs
+from wenlan_jax.tasks import experiment
 
-PACKAGE = Path(configs.__file__).parent
+PACKAGE = Path(experiment.__file__).parent
 FREE = ("mesh", "eval", "checkpoint", "distributed", "compilation", "telemetry")
 """Sections that do not change a result."""
-LEAVES = {path: field for path, field, _ in configs.fields()}
-HINTS = {path: hint for path, _, hint in configs.fields()}
+LEAVES = {path: field for path, field, _ in experiment.fields()}
+HINTS = {path: hint for path, _, hint in experiment.fields()}
 
 
-def fault_lines(error: pytest.ExceptionInfo[configs.ConfigError]) -> list[str]:
+def fault_lines(error: pytest.ExceptionInfo[experiment.ConfigError]) -> list[str]:
     head, *lines = str(error.value).split("\n  ")
     assert head == f"{len(lines)} fault(s) in the configuration:"
     return lines
 
 
 def test_the_default_is_sound() -> None:
-    assert configs.parse(configs.default()) == configs.Config()
+    assert experiment.parse(experiment.default()) == experiment.Config()
 
 
 def test_all_faults_of_fields_are_listed_at_once() -> None:
-    values = configs.default().to_dict()
+    values = experiment.default().to_dict()
     values["model"]["embeding"] = 64
     values["xyz"] = {}
     values["seed"] = True
@@ -46,8 +47,8 @@ def test_all_faults_of_fields_are_listed_at_once() -> None:
     values["model"]["dtype"] = "float16"
     values["optimizer"] = None
     del values["train"]["steps"]
-    with pytest.raises(configs.ConfigError) as error:
-        configs.parse(values)
+    with pytest.raises(experiment.ConfigError) as error:
+        experiment.parse(values)
     expected = (
         r"model\.embeding: no such field; did you mean model\.embedding\?",
         r"xyz: no such field",
@@ -94,7 +95,7 @@ CLASHES: dict[str, dict[str, Any]] = {
 
 
 def changed(values: dict[str, Any]) -> config_dict.ConfigDict:
-    c = configs.default()
+    c = experiment.default()
     for path, value in values.items():
         c.update_from_flattened_dict({path: value})
     return c
@@ -102,21 +103,21 @@ def changed(values: dict[str, Any]) -> config_dict.ConfigDict:
 
 @pytest.mark.parametrize("name", CLASHES)
 def test_fields_that_clash_are_named(name: str) -> None:
-    with pytest.raises(configs.ConfigError) as error:
-        configs.parse(changed(CLASHES[name]))
+    with pytest.raises(experiment.ConfigError) as error:
+        experiment.parse(changed(CLASHES[name]))
     (line,) = fault_lines(error)
     assert line.startswith(name)
 
 
 def test_several_clashes_are_listed_together() -> None:
-    with pytest.raises(configs.ConfigError) as error:
-        configs.parse(changed({"model.text.bert.heads": 7, "mesh.fsdp": 0, "model.freeze": ("(",)}))
+    with pytest.raises(experiment.ConfigError) as error:
+        experiment.parse(changed({"model.text.bert.heads": 7, "mesh.fsdp": 0, "model.freeze": ("(",)}))
     assert len(fault_lines(error)) == 3
 
 
 def test_overrides_of_every_type_are_read() -> None:
-    config = configs.override(
-        configs.default(),
+    config = experiment.override(
+        experiment.default(),
         [
             "--config.train.steps=7",
             "--config.optimizer.learning_rate=3",
@@ -146,9 +147,9 @@ def test_overrides_of_every_type_are_read() -> None:
 
 
 def test_all_faults_of_the_command_line_are_listed_at_once() -> None:
-    with pytest.raises(configs.ConfigError) as error:
-        configs.override(
-            configs.default(),
+    with pytest.raises(experiment.ConfigError) as error:
+        experiment.override(
+            experiment.default(),
             [
                 "--config.train.stepz=5",
                 "--config.train.steps=many",
@@ -175,9 +176,9 @@ def test_all_faults_of_the_command_line_are_listed_at_once() -> None:
 
 
 def test_overriding_leaves_the_base_unchanged() -> None:
-    base = configs.default()
-    configs.override(base, ["--config.train.steps=5"])
-    assert configs.parse(base) == configs.Config()
+    base = experiment.default()
+    experiment.override(base, ["--config.train.steps=5"])
+    assert experiment.parse(base) == experiment.Config()
 
 
 def other_value(path: str, value: Any) -> Any:
@@ -191,7 +192,7 @@ def other_value(path: str, value: Any) -> Any:
     return value * 2 + 2
 
 
-def with_other(path: str) -> configs.Config:
+def with_other(path: str) -> experiment.Config:
     """The default with another value of the leaf `path`."""
 
     def change(section: Any, names: list[str]) -> Any:
@@ -200,27 +201,27 @@ def with_other(path: str) -> configs.Config:
         return dataclasses.replace(section, **{names[0]: inner})
 
     with unchecked():
-        return change(configs.Config(), path.split("."))
+        return change(experiment.Config(), path.split("."))
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_changes_the_fingerprint(path: str) -> None:
-    assert configs.fingerprint(with_other(path)) != configs.fingerprint(configs.Config())
+    assert experiment.fingerprint(with_other(path)) != experiment.fingerprint(experiment.Config())
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_that_changes_the_result_is_named_as_changed(path: str) -> None:
-    saved = json.loads(configs.to_json(configs.Config()))
-    found = configs.changes(saved, with_other(path))
+    saved = json.loads(experiment.to_json(experiment.Config()))
+    found = experiment.changes(saved, with_other(path))
     free = LEAVES[path].metadata["free"] or path.split(".")[0] in FREE
     assert [line.split(":")[0] for line in found] == ([] if free else [path])
 
 
 def test_fields_of_another_version_are_named_as_changed() -> None:
-    saved = json.loads(configs.to_json(configs.Config()))
+    saved = json.loads(experiment.to_json(experiment.Config()))
     del saved["contrast"]["momentum"]  # so it was trained with what is now the default
     saved["contrast"]["queue"] = 3
-    found = configs.changes(saved, configs.parse(changed({"contrast.momentum": 0.5})))
+    found = experiment.changes(saved, experiment.parse(changed({"contrast.momentum": 0.5})))
     assert found == [
         "contrast.momentum: saved 0.99, now 0.5",
         "contrast.queue: saved 3, now 'nothing'",
@@ -228,16 +229,16 @@ def test_fields_of_another_version_are_named_as_changed() -> None:
 
 
 def test_the_canonical_text_gives_the_configuration_back() -> None:
-    config = configs.parse(changed({"model.image.regions.grid": (1, 5), "data.kinds": ("weak",), "seed": 3}))
-    assert configs.from_json(configs.to_json(config)) == config
+    config = experiment.parse(changed({"model.image.regions.grid": (1, 5), "data.kinds": ("weak",), "seed": 3}))
+    assert experiment.from_json(experiment.to_json(config)) == config
 
 
 def test_the_fingerprint_does_not_depend_on_the_order_of_fields() -> None:
     def backwards(values: dict[str, Any]) -> dict[str, Any]:
         return {k: backwards(v) if isinstance(v, dict) else v for k, v in reversed(values.items())}
 
-    turned = configs.parse(backwards(configs.default().to_dict()))
-    assert configs.fingerprint(turned) == configs.fingerprint(configs.Config())
+    turned = experiment.parse(backwards(experiment.default().to_dict()))
+    assert experiment.fingerprint(turned) == experiment.fingerprint(experiment.Config())
 
 
 @pytest.mark.parametrize(
@@ -254,28 +255,28 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_fields() -> None:
 def test_a_configuration_file_that_does_not_run_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken.py"
     path.write_text(text)
-    with pytest.raises(configs.ConfigError) as error:
-        configs.load(path)
+    with pytest.raises(experiment.ConfigError) as error:
+        experiment.load(path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
 
 
 def test_a_configuration_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(configs.ConfigError, match=r"absent\.py: no such configuration file"):
-        configs.load(tmp_path / "absent.py")
+    with pytest.raises(experiment.ConfigError, match=r"absent\.py: no such configuration file"):
+        experiment.load(tmp_path / "absent.py")
 
 
 def test_a_file_and_overrides_make_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     body = "    c = config.default()\n    c.seed = 5\n    return c\n"
     path.write_text(f"from wenlan_jax import config\n\n\ndef get_config():\n{body}")
-    config = configs.load(path, ["--config.train.steps=9"])
+    config = experiment.load(path, ["--config.train.steps=9"])
     assert (config.seed, config.train.steps) == (5, 9)
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_is_described(path: str) -> None:
-    assert f"--config.{path}=" in configs.describe()
+    assert f"--config.{path}=" in experiment.describe()
     assert LEAVES[path].metadata["doc"]
 
 
@@ -289,13 +290,13 @@ def test_every_field_is_read_by_the_package(path: str) -> None:
 
 
 def test_a_configuration_saved_before_a_field_existed_is_read_with_its_default():
-    saved = json.loads(configs.to_json(configs.parse(configs.default())))
+    saved = json.loads(experiment.to_json(experiment.parse(experiment.default())))
     del saved["init_from"], saved["model"]["image"]["backbone"]["stem"]
-    assert configs.changes(saved, configs.parse(configs.default())) == []
-    assert configs.parse(configs.completed(saved)) == configs.parse(configs.default())
+    assert experiment.changes(saved, experiment.parse(experiment.default())) == []
+    assert experiment.parse(experiment.completed(saved)) == experiment.parse(experiment.default())
     saved["strange"] = 1
-    with pytest.raises(configs.ConfigError, match="strange: no such field"):
-        configs.parse(configs.completed(saved))
+    with pytest.raises(experiment.ConfigError, match="strange: no such field"):
+        experiment.parse(experiment.completed(saved))
 
 
 def _types(hint: Any) -> str:
@@ -322,8 +323,8 @@ def test_no_field_takes_a_number_that_is_none_or_has_no_room(path: str, number: 
     value: Any = number
     for _ in range(str(HINTS[path]).count("tuple[")):
         value = (value,)
-    with pytest.raises(configs.ConfigError, match=rf"{re.escape(path)}: "):
-        configs.parse(changed({path: value}))
+    with pytest.raises(experiment.ConfigError, match=rf"{re.escape(path)}: "):
+        experiment.parse(changed({path: value}))
 
 
 @pytest.mark.parametrize(
@@ -345,13 +346,13 @@ def test_no_field_takes_a_number_that_is_none_or_has_no_room(path: str, number: 
     ],
 )
 def test_numbers_within_tuples_and_seeds_have_ranges(path: str, value: Any) -> None:
-    with pytest.raises(configs.ConfigError, match=rf"{re.escape(path)}: at (least|most) "):
-        configs.parse(changed({path: value}))
+    with pytest.raises(experiment.ConfigError, match=rf"{re.escape(path)}: at (least|most) "):
+        experiment.parse(changed({path: value}))
 
 
 def test_a_seed_is_told_apart_up_to_its_range() -> None:
     """jax.random.key keeps 32 bits of a seed, so that larger ones would repeat smaller ones."""
-    assert configs.parse(changed({"seed": 2**32 - 1})).seed == 2**32 - 1
+    assert experiment.parse(changed({"seed": 2**32 - 1})).seed == 2**32 - 1
     roots = {tuple(np.asarray(rngs.root(seed))) for seed in (0, 1, 2**31, 2**32 - 1)}
     assert len(roots) == 4
 
@@ -360,7 +361,7 @@ def test_every_field_says_what_it_is_and_every_tag_is_explained() -> None:
     for path, field in LEAVES.items():
         text = field.metadata["doc"]
         tags = re.findall(r"\[([A-Z][A-Z0-9]*)(?::[^\]]*)?\]", text)
-        assert set(tags) - {"CLS", "SEP"} <= schema.SOURCES.keys(), path
+        assert set(tags) - {"CLS", "SEP"} <= sections.SOURCES.keys(), path
         words = re.sub(r"\[[^\]]*\]", "", text).split()
         assert len(words) >= 2, f"{path}: {text!r} says too little"
-    assert all(f"[{tag}]" in configs.describe() for tag in schema.SOURCES)
+    assert all(f"[{tag}]" in experiment.describe() for tag in sections.SOURCES)

@@ -18,16 +18,16 @@ import pytest
 from conftest import tiny_dict
 from ml_collections import config_dict
 
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
-from wenlan_jax.mesh import MeshError
-from wenlan_jax.step import FreezeError
+from wenlan_jax.core.step import FreezeError
+from wenlan_jax.parallel.mesh import MeshError
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 NUMBER = 1000
 BUILT = 60
 """Of the configurations that are taken, those whose model is traced, which takes most of a second."""
 
-NAMES = [path for path, _, _ in configs.fields()]
+NAMES = [path for path, _, _ in experiment.fields()]
 VALUES: list[Any] = [
     *(0, 1, -1, 2, 3, 7, 64, 10**6, 2**31 - 1, 2**31, 2**32, 2**63, 10**40, -(2**63)),
     *(0.0, -0.0, 0.5, 1.0, 1e-30, 1e300, -1e300, float("nan"), float("inf"), -float("inf")),
@@ -64,7 +64,7 @@ VALUES: list[Any] = [
         1j,
     ),
 ]
-EXPLAINED = (configs.ConfigError, FreezeError, MeshError)
+EXPLAINED = (experiment.ConfigError, FreezeError, MeshError)
 
 
 def mutated(seed: int) -> dict[str, Any]:
@@ -109,12 +109,12 @@ def near(value: Any, rng: random.Random) -> Any:
 def outcome(values: dict[str, Any], build: bool) -> tuple[str, str]:
     """`taken` or `refused`, with the message of a refusal. Anything else that is raised is a bug."""
     try:
-        config = configs.parse(values)
-    except configs.ConfigError as error:
+        config = experiment.parse(values)
+    except experiment.ConfigError as error:
         return "refused", str(error)
-    assert configs.from_json(configs.to_json(config)) == config
-    assert configs.changes(dataclasses.asdict(config), config) == []
-    if not build or configs.vocabulary(config)[1] == 0:
+    assert experiment.from_json(experiment.to_json(config)) == config
+    assert experiment.changes(dataclasses.asdict(config), config) == []
+    if not build or experiment.vocabulary(config)[1] == 0:
         return "taken", ""
     try:
         runs.set_up(dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=-1)), jax.devices()[:1])
@@ -147,20 +147,20 @@ def test_mutated_overrides_are_accounted_for(seed: int) -> None:
     rng = random.Random(seed)
     given = [f"--config.{rng.choice(NAMES)}={rng.choice(VALUES)}" for _ in range(rng.randint(1, 3))]
     try:
-        config = configs.override(config_dict.ConfigDict(tiny_dict().to_dict()), given)
-    except configs.ConfigError as error:
+        config = experiment.override(config_dict.ConfigDict(tiny_dict().to_dict()), given)
+    except experiment.ConfigError as error:
         head, *lines = str(error).split("\n  ")
         assert head == f"{len(lines)} fault(s) in the configuration:"
     else:
-        assert configs.from_json(configs.to_json(config)) == config
+        assert experiment.from_json(experiment.to_json(config)) == config
 
 
 def test_sizes_that_only_the_model_sees_are_told_with_their_section() -> None:
     values = tiny_dict(model__image__encoder__heads=3)
     with pytest.raises(
-        configs.ConfigError, match=r"model\.\*: this model cannot be built: Attention: a width of 64 does"
+        experiment.ConfigError, match=r"model\.\*: this model cannot be built: Attention: a width of 64 does"
     ):
-        runs.set_up(configs.parse(values), jax.devices()[:1])
+        runs.set_up(experiment.parse(values), jax.devices()[:1])
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import jax
 import pytest
 from annotations import unchecked
 
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
-from wenlan_jax import schema, trees
+from wenlan_jax.config import sections
+from wenlan_jax.core import trees
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OTHERS = ("clean", "ablations")
@@ -33,12 +34,12 @@ def name_of(path: Path) -> str:
 @functools.cache
 def built(path: Path) -> runs.Run:
     """The run of a file on one device, as shapes; a vocabulary still to be trained has its full size."""
-    config = configs.load(path)
+    config = experiment.load(path)
     tokenizer = types.SimpleNamespace(size=config.tokenizer.train_size)
-    if not config.tokenizer.path and configs.vocabulary(config)[1] == 0:
+    if not config.tokenizer.path and experiment.vocabulary(config)[1] == 0:
         with unchecked():
             config = runs.with_vocabulary(config, tokenizer)  # type: ignore[arg-type]
-    return runs.set_up(dataclasses.replace(config, mesh=schema.Mesh()), jax.devices()[:1])
+    return runs.set_up(dataclasses.replace(config, mesh=sections.Mesh()), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -57,7 +58,7 @@ def test_a_configuration_is_documented(path: Path) -> None:
 def test_fields_that_a_header_sets_exist_and_take_these_values(path: Path) -> None:
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     given = [shlex.split(found)[0] for found in re.findall(r"""--config\.[\w.]+=(?:"[^"]*"|[^\s"`,;]+)""", text)]
-    configs.load(path, given)
+    experiment.load(path, given)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -11,8 +11,9 @@ import damage
 import pytest
 from whole_runs import Place, assert_same_bits, final_state, training_lines
 
-from wenlan_jax import config as configs
-from wenlan_jax import ledger, notes, start_note
+from wenlan_jax.monitoring import run_info, time_ledger
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util import json_files
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., experiment.Config]) -> Place:
     return Place.make(
         root,
         tiny(
@@ -51,19 +52,19 @@ def trained(place: Place) -> Path:
 def test_a_run_with_damaged_notes_goes_on(place: Place, how: str) -> None:
     workdir = trained(place)
     state, lines = final_state(workdir), training_lines(workdir)
-    figures = notes.read_figures(workdir / "result.json")
-    for name in ("result.json", "ledger.jsonl", "metrics.jsonl", start_note.NAME):
+    figures = json_files.read_figures(workdir / "result.json")
+    for name in ("result.json", "ledger.jsonl", "metrics.jsonl", run_info.NAME):
         damage.JSON[how](workdir / name)
     damage.BYTES["a directory" if how == "a directory" else "cut"](workdir / "ranks_test.npz")
     done = place.train("run")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    again = notes.read_figures(workdir / "result.json")
+    again = json_files.read_figures(workdir / "result.json")
     named = [name for name in figures if name.startswith("retrieval/")]
     assert {name: again[name] for name in named} == {name: figures[name] for name in named}
     assert_same_bits(state, final_state(workdir))
-    note = start_note.read(workdir)
+    note = run_info.read(workdir)
     assert note is not None and note.config["train"]["steps"] == STEPS
-    assert ledger.read(workdir / "ledger.jsonl")[-1].state == ledger.FINISHED
+    assert time_ledger.read(workdir / "ledger.jsonl")[-1].state == time_ledger.FINISHED
     assert all(line in lines for line in training_lines(workdir))
     report = place.call("report", str(workdir))
     assert report.returncode == 0, report.stderr

@@ -16,8 +16,9 @@ import pytest
 import whole_runs
 from jobs import Job, launch, without_devices
 
-from wenlan_jax import config as configs
-from wenlan_jax import distributed, schema
+from wenlan_jax.config import sections
+from wenlan_jax.parallel import distributed
+from wenlan_jax.tasks import experiment
 
 STEPS = 6
 
@@ -27,7 +28,7 @@ import os
 import sys
 
 from wenlan_jax import cli
-from wenlan_jax import progress
+from wenlan_jax.monitoring import meter as progress
 
 if __name__ == "__main__":
     process, number, step, *arguments = sys.argv[1:]
@@ -50,10 +51,10 @@ import sys
 import jax
 import numpy as np
 
-from wenlan_jax import distributed
-from wenlan_jax import mesh
-from wenlan_jax import schema
-from wenlan_jax import stopping
+from wenlan_jax.parallel import distributed
+from wenlan_jax.parallel import mesh
+from wenlan_jax.config import sections as schema
+from wenlan_jax.parallel import stopping
 
 distributed.start(schema.Distributed(timeout=60), {"round": int(sys.argv[1])})
 whole = mesh.create(schema.Mesh(smallest_split=0))
@@ -95,13 +96,13 @@ def test_half_a_place_is_refused(monkeypatch: pytest.MonkeyPatch, variables: dic
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(distributed.DistributedError, match=fault):
-        distributed.start(schema.Distributed(), {})
+        distributed.start(sections.Distributed(), {})
 
 
 def test_fields_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WENLAN_COORDINATOR", "here:1"), ("WENLAN_PROCESSES", "4"), ("WENLAN_PROCESS", "3")):
         monkeypatch.setenv(name, value)
-    found = distributed._explicit(schema.Distributed(process=0, coordinator="there:2"))
+    found = distributed._explicit(sections.Distributed(process=0, coordinator="there:2"))
     assert found is not None
     place = found.place
     assert (place.host, place.port, place.processes, place.process) == ("there", 2, 4, 0)
@@ -125,7 +126,7 @@ def test_a_slurm_step_is_found_as_jax_finds_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_may_differ_between_machines_is_not_compared() -> None:
-    flat = distributed.comparable(dataclasses.asdict(configs.Config()))
+    flat = distributed.comparable(dataclasses.asdict(experiment.Config()))
     assert {"seed", "data.source", "mesh.data", "checkpoint.every"} <= flat.keys()
     assert not {"data.dir", "data.workers", "distributed.process", "compilation.cache"} & flat.keys()
 
@@ -160,7 +161,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., experiment.Config]) -> Place:
     config = tiny(
         mesh__data=-1,
         data__dir=str(root / "data"),

@@ -16,11 +16,13 @@ import pytest
 from annotations import unchecked
 from flax import linen as nn
 
-from wenlan_jax import config as configs
-from wenlan_jax import flops, ledger, programs, progress
-from wenlan_jax import mesh as meshes
-from wenlan_jax import run as runs
 from wenlan_jax.models import depthwise
+from wenlan_jax.monitoring import meter as progress
+from wenlan_jax.monitoring import time_ledger
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import model_flops, programs
+from wenlan_jax.training import setup as runs
 
 
 def shaped(*shape: int) -> jax.ShapeDtypeStruct:
@@ -35,9 +37,9 @@ def test_a_dense_layer_costs_two_operations_a_weight_and_row_forward_and_twice_t
         return jnp.sum(jnp.tanh(x @ kernel))
 
     kernel, x = shaped(inputs, outputs), shaped(rows, inputs)
-    assert flops.of(loss, kernel, x) == forward
-    assert flops.of(jax.grad(loss), kernel, x) == 2 * forward  # x needs no gradient
-    assert flops.of(jax.grad(loss, argnums=(0, 1)), kernel, x) == 3 * forward
+    assert model_flops.of(loss, kernel, x) == forward
+    assert model_flops.of(jax.grad(loss), kernel, x) == 2 * forward  # x needs no gradient
+    assert model_flops.of(jax.grad(loss, argnums=(0, 1)), kernel, x) == 3 * forward
 
 
 def test_attention_costs_four_operations_a_pair_of_tokens_and_channel() -> None:
@@ -48,8 +50,8 @@ def test_attention_costs_four_operations_a_pair_of_tokens_and_channel() -> None:
 
     qkv = [shaped(batch, tokens, heads, width // heads)] * 3
     forward = 2 * 2 * batch * tokens * tokens * width
-    assert flops.of(attend, *qkv) == forward
-    assert flops.of(jax.grad(attend, argnums=(0, 1, 2)), *qkv) == 3 * forward
+    assert model_flops.of(attend, *qkv) == forward
+    assert model_flops.of(jax.grad(attend, argnums=(0, 1, 2)), *qkv) == 3 * forward
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -63,9 +65,9 @@ def test_a_convolution_costs_the_same_in_each_of_its_three_directions(stride: in
 
     forward = 2 * batch * (side // stride) ** 2 * size**2 * inputs * outputs
     arguments = shaped(batch, side, side, inputs), shaped(size, size, inputs, outputs)
-    assert flops.of(convolve, *arguments) == forward
-    assert flops.of(jax.grad(convolve, argnums=1), *arguments) == 2 * forward
-    assert flops.of(jax.grad(convolve, argnums=(0, 1)), *arguments) == 3 * forward
+    assert model_flops.of(convolve, *arguments) == forward
+    assert model_flops.of(jax.grad(convolve, argnums=1), *arguments) == 2 * forward
+    assert model_flops.of(jax.grad(convolve, argnums=(0, 1)), *arguments) == 3 * forward
 
 
 def test_a_depthwise_convolution_costs_its_places_and_channels() -> None:
@@ -74,8 +76,8 @@ def test_a_depthwise_convolution_costs_its_places_and_channels() -> None:
 
     forward = 2 * 2 * 4 * 4 * 5 * 5 * 6
     arguments = shaped(2, 8, 8, 6), shaped(5, 5, 1, 6)
-    assert flops.of(convolve, *arguments) == forward
-    assert flops.of(jax.grad(convolve, argnums=(0, 1)), *arguments) == 3 * forward
+    assert model_flops.of(convolve, *arguments) == forward
+    assert model_flops.of(jax.grad(convolve, argnums=(0, 1)), *arguments) == 3 * forward
 
 
 def test_a_loop_counts_every_turn() -> None:
@@ -86,8 +88,8 @@ def test_a_loop_counts_every_turn() -> None:
 
     arguments = shaped(width, width), shaped(rows, width)
     forward = 2 * turns * rows * width * width
-    assert flops.of(loss, *arguments) == forward
-    assert flops.of(jax.grad(loss), *arguments) == 3 * forward
+    assert model_flops.of(loss, *arguments) == forward
+    assert model_flops.of(jax.grad(loss), *arguments) == 3 * forward
 
 
 def test_a_loop_of_unknown_length_is_refused() -> None:
@@ -95,7 +97,7 @@ def test_a_loop_of_unknown_length_is_refused() -> None:
         return jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, x)
 
     with pytest.raises(ValueError, match="length is not fixed"):
-        flops.of(until, shaped(4, 4))
+        model_flops.of(until, shaped(4, 4))
 
 
 def test_what_no_result_needs_is_not_counted() -> None:
@@ -103,14 +105,14 @@ def test_what_no_result_needs_is_not_counted() -> None:
         _ = jax.jit(lambda y: (y @ y, y + 1))(x)[0]
         return x + 1
 
-    assert flops.of(idle, shaped(4, 4)) == 0
+    assert model_flops.of(idle, shaped(4, 4)) == 0
 
 
-def count(config: configs.Config, batch: dict[str, np.ndarray]) -> float:
-    return flops.of_step(config, {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in batch.items()})
+def count(config: experiment.Config, batch: dict[str, np.ndarray]) -> float:
+    return model_flops.of_step(config, {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in batch.items()})
 
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 Batch = Callable[..., dict[str, np.ndarray]]
 
 
@@ -153,21 +155,21 @@ def test_a_text_layer_costs_its_matrices(tiny: Make, make_batch: Batch) -> None:
 
 
 def test_a_count_that_fails_is_told_and_ends_nothing(
-    tiny: Callable[..., configs.Config], make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tiny: Callable[..., experiment.Config], make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The notation of a traced program differs between versions of JAX."""
 
     def fails(*arguments: Any) -> float:
         raise KeyError("num_consts")
 
-    monkeypatch.setattr(flops, "of_step", fails)
+    monkeypatch.setattr(model_flops, "of_step", fails)
     current = runs.set_up(tiny(), jax.devices()[:1])
     made = programs.Programs(current)
     batch = meshes.to_devices(current.mesh, make_batch(current.config))
     made.compile(batch)
     assert np.isnan(made[batch].model_flops)
     assert "could not be counted" in capsys.readouterr().out
-    meter = progress.Meter(current.config, 0, ledger.Ledger(None))
+    meter = progress.Meter(current.config, 0, time_ledger.Ledger(None))
     with unchecked():
         line = meter.add(1, {"loss": 1.0, "loss_reference": 2.0}, made[batch].model_flops, SimpleNamespace(replaced=0))
     assert line is not None

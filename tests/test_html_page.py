@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wenlan_jax import html_page
-from wenlan_jax.eval import gallery
-from wenlan_jax.run_report import evidence
+from wenlan_jax.evaluation import gallery
+from wenlan_jax.report import evidence
+from wenlan_jax.util import html_page
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 QUERIES = [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from annotations import unchecked
 
-from wenlan_jax.in_flight import InFlight
+from wenlan_jax.monitoring.step_timer import InFlight
 
 
 class Step:

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from whole_runs import Place, final_state, training_lines
 
-from wenlan_jax import config as configs
+from wenlan_jax.tasks import experiment
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., experiment.Config]) -> Place:
     return Place.make(
         root,
         tiny(

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from wenlan_jax import ledger
-from wenlan_jax.ledger import LOST, PHASES, STEPS, WAIT, Snapshot
+from wenlan_jax.monitoring import time_ledger
+from wenlan_jax.monitoring.time_ledger import LOST, PHASES, STEPS, WAIT, Snapshot
 
 
-def line(number: int, began: float, first: int, done: int, state: str = ledger.RUNNING, **seconds: float) -> Snapshot:
+def line(
+    number: int, began: float, first: int, done: int, state: str = time_ledger.RUNNING, **seconds: float
+) -> Snapshot:
     """A snapshot; phases that are not given took no time."""
     named = {name.replace("_", " "): value for name, value in seconds.items()}
     return Snapshot(number, began, first, done, {**dict.fromkeys(PHASES, 0.0), **named}, state)
 
 
 def test_one_start_is_accounted_as_it_was() -> None:
-    found = ledger.account([line(0, 1000, 0, 9, start=4, compile=3, steps=10, wait_for_data=2, other=1)])
+    found = time_ledger.account([line(0, 1000, 0, 9, start=4, compile=3, steps=10, wait_for_data=2, other=1)])
     assert (found.total, found.goodput, found.seconds[LOST]) == (20, 0.5, 0)
 
 
@@ -31,9 +33,9 @@ def test_steps_computed_again_and_the_time_between_starts_are_lost() -> None:
         line(0, 1000, 0, 4, start=5, compile=5, steps=8, wait_for_data=2),  # the checkpoint of step 4
         line(0, 1000, 0, 7, start=5, compile=5, steps=14, wait_for_data=3, checkpoints=1),  # killed after this
         line(1, 1040, 4, 4, start=2),
-        line(1, 1040, 4, 9, start=2, compile=3, steps=10, other=5, state=ledger.FINISHED),
+        line(1, 1040, 4, 9, start=2, compile=3, steps=10, other=5, state=time_ledger.FINISHED),
     ]
-    found = ledger.account(lines)
+    found = time_ledger.account(lines)
     # Of the first start 6 s of steps and 1 s of waiting, and 12 s from its last line at 1028 to 1040.
     assert found.seconds[LOST] == 6 + 1 + 12
     assert (found.seconds[STEPS], found.seconds[WAIT]) == (8 + 10, 2)
@@ -43,35 +45,35 @@ def test_steps_computed_again_and_the_time_between_starts_are_lost() -> None:
 
 def test_a_start_without_a_line_at_the_step_loses_in_proportion() -> None:
     lines = [line(0, 0, 0, 10, steps=20), line(0, 0, 0, 20, steps=60), line(1, 60, 15, 15)]
-    assert ledger.account(lines).seconds == {**dict.fromkeys(PHASES, 0.0), STEPS: 40, LOST: 20}
+    assert time_ledger.account(lines).seconds == {**dict.fromkeys(PHASES, 0.0), STEPS: 40, LOST: 20}
 
 
 def test_of_lines_about_the_same_step_the_last_one_counts() -> None:
     lines = [line(0, 0, 0, 5, steps=5), line(0, 0, 0, 5, steps=6), line(0, 0, 0, 9, steps=10), line(1, 10, 5, 5)]
-    assert ledger.account(lines).seconds[LOST] == 4
+    assert time_ledger.account(lines).seconds[LOST] == 4
 
 
 def test_a_run_that_goes_back_behind_two_starts_loses_both() -> None:
     lines = [line(0, 0, 0, 6, steps=6), line(1, 6, 4, 8, steps=8), line(2, 14, 2, 12, steps=10)]
-    found = ledger.account(lines)
+    found = time_ledger.account(lines)
     assert (found.seconds[STEPS], found.seconds[LOST], found.total) == (2 + 10, 4 + 8, 24)
 
 
 def test_a_run_without_a_checkpoint_loses_all_its_steps() -> None:
-    found = ledger.account([line(0, 0, 0, 6, steps=6, start=1), line(1, 7, 0, 3, steps=3)])
+    found = time_ledger.account([line(0, 0, 0, 6, steps=6, start=1), line(1, 7, 0, 3, steps=3)])
     assert (found.seconds[STEPS], found.seconds[LOST]) == (3, 6)
 
 
 def test_time_after_the_end_of_a_run_is_not_its_time() -> None:
-    lines = [line(0, 0, 0, 6, steps=6, state=ledger.FINISHED), line(1, 5000, 6, 6, start=2, evaluation=1)]
-    found = ledger.account(lines)
+    lines = [line(0, 0, 0, 6, steps=6, state=time_ledger.FINISHED), line(1, 5000, 6, 6, start=2, evaluation=1)]
+    found = time_ledger.account(lines)
     assert (found.total, found.seconds[LOST]) == (9, 0)
     stopped = [line(0, 0, 0, 6, steps=6, state="Stopped"), *lines[1:]]
-    assert ledger.account(stopped).seconds[LOST] == 5000 - 6
+    assert time_ledger.account(stopped).seconds[LOST] == 5000 - 6
 
 
 def test_an_empty_ledger_has_no_goodput() -> None:
-    assert (ledger.account([]).total, ledger.account([]).goodput) == (0, 0)
+    assert (time_ledger.account([]).total, time_ledger.account([]).goodput) == (0, 0)
 
 
 @pytest.fixture
@@ -84,16 +86,16 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_every_moment_belongs_to_one_phase(now: list[float]) -> None:
-    clock = ledger.Ledger(began=5097)  # imports took 3 s
+    clock = time_ledger.Ledger(began=5097)  # imports took 3 s
     now[0] += 2
-    with clock(ledger.WAIT):
+    with clock(time_ledger.WAIT):
         now[0] += 1
-    with clock(ledger.COMPILE):
+    with clock(time_ledger.COMPILE):
         now[0] += 7
         clock.stepping()
     with clock(STEPS):
         now[0] += 5
-        with clock(ledger.CHECKPOINTS):
+        with clock(time_ledger.CHECKPOINTS):
             now[0] += 3
         now[0] += 1
     with contextlib.suppress(RuntimeError), clock(STEPS):
@@ -108,7 +110,7 @@ def test_every_moment_belongs_to_one_phase(now: list[float]) -> None:
 
 def test_a_killed_start_is_found_by_the_next_one(tmp_path: Path, now: list[float]) -> None:
     path = tmp_path / "ledger.jsonl"
-    killed = ledger.Ledger()
+    killed = time_ledger.Ledger()
     killed.go_on(0, path)
     killed.stepping()
     for done in range(1, 5):
@@ -118,7 +120,7 @@ def test_a_killed_start_is_found_by_the_next_one(tmp_path: Path, now: list[float
         if done == 3:
             killed.write()
     now[0] += 50
-    with ledger.Ledger() as resumed:
+    with time_ledger.Ledger() as resumed:
         resumed.go_on(3, path)
         resumed.stepping()
         with resumed(STEPS):
@@ -128,29 +130,29 @@ def test_a_killed_start_is_found_by_the_next_one(tmp_path: Path, now: list[float
     assert found.seconds[STEPS] == 3 * 6 + 26
     assert found.seconds[LOST] == 6 + 50
     assert found.total == now[0] - 100
-    assert [(entry.start, entry.state) for entry in ledger.read(path)][-1] == (1, ledger.FINISHED)
-    assert ledger.account(ledger.read(path)) == found
+    assert [(entry.start, entry.state) for entry in time_ledger.read(path)][-1] == (1, time_ledger.FINISHED)
+    assert time_ledger.account(time_ledger.read(path)) == found
 
 
 def test_the_end_of_a_start_is_written_with_its_reason(tmp_path: Path) -> None:
-    with contextlib.suppress(MemoryError), ledger.Ledger() as clock:
+    with contextlib.suppress(MemoryError), time_ledger.Ledger() as clock:
         clock.go_on(0, tmp_path / "ledger.jsonl")
         raise MemoryError
-    assert ledger.read(tmp_path / "ledger.jsonl")[-1].state == "MemoryError"
+    assert time_ledger.read(tmp_path / "ledger.jsonl")[-1].state == "MemoryError"
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "ledger.jsonl"
-    ledger.Ledger().go_on(0, path)
+    time_ledger.Ledger().go_on(0, path)
     path.write_text(path.read_text() + '{"start": 0, "beg\n{"step": 1}\n')
     with caplog.at_level(logging.WARNING):
-        assert [entry.done for entry in ledger.read(path)] == [0]
+        assert [entry.done for entry in time_ledger.read(path)] == [0]
     assert "line 2" in caplog.text
     assert "line 3" in caplog.text
 
 
 def test_the_account_is_told_in_parts_that_add_up() -> None:
-    found = ledger.account([line(0, 0, 0, 6, steps=6, wait_for_data=2)])
+    found = time_ledger.account([line(0, 0, 0, 6, steps=6, wait_for_data=2)])
     fields = found.fields()
     parts = [value for name, value in fields.items() if name.startswith("seconds/") and name != "seconds/total"]
     assert math.isclose(sum(parts), fields["seconds/total"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from wenlan_jax import momentum
+from wenlan_jax.core import momentum
 
 
 def test_many_updates_equal_the_closed_form() -> None:

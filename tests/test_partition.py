@@ -12,17 +12,19 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import partition, schema, trees
-from wenlan_jax import run as runs
-from wenlan_jax.partition import Rule, Split
+from wenlan_jax.config import sections
+from wenlan_jax.core import trees
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.parallel import partition
+from wenlan_jax.parallel.partition import Rule, Split
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 
 
 def make_mesh(replica: int = 1, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    sizes = schema.Mesh(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    sizes = sections.Mesh(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
     return meshes.create(sizes, jax.devices()[: replica * data * fsdp * tensor])
 
 
@@ -161,19 +163,19 @@ def test_a_fresh_state_is_the_same_on_any_mesh(tiny: Make) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (schema.Mesh(), (1, 8, 1, 1)),
-        (schema.Mesh(replica=2, data=-1, fsdp=2), (2, 2, 2, 1)),
-        (schema.Mesh(data=2, fsdp=-1), (1, 2, 4, 1)),
-        (schema.Mesh(replica=-1, data=8), (1, 8, 1, 1)),
-        (schema.Mesh(replica=2, data=2, fsdp=2), (2, 2, 2, 1)),
-        (schema.Mesh(data=2, tensor=-1), (1, 2, 1, 4)),
-        (schema.Mesh(preset="8_gpus"), (1, 1, 8, 1)),
-        (schema.Mesh(preset="slice"), (1, 1, 8, 1)),
-        (schema.Mesh(preset="slices"), (1, 1, 8, 1)),
-        (schema.Mesh(preset="slice_tensor_4"), (1, 1, 2, 4)),
+        (sections.Mesh(), (1, 8, 1, 1)),
+        (sections.Mesh(replica=2, data=-1, fsdp=2), (2, 2, 2, 1)),
+        (sections.Mesh(data=2, fsdp=-1), (1, 2, 4, 1)),
+        (sections.Mesh(replica=-1, data=8), (1, 8, 1, 1)),
+        (sections.Mesh(replica=2, data=2, fsdp=2), (2, 2, 2, 1)),
+        (sections.Mesh(data=2, tensor=-1), (1, 2, 1, 4)),
+        (sections.Mesh(preset="8_gpus"), (1, 1, 8, 1)),
+        (sections.Mesh(preset="slice"), (1, 1, 8, 1)),
+        (sections.Mesh(preset="slices"), (1, 1, 8, 1)),
+        (sections.Mesh(preset="slice_tensor_4"), (1, 1, 2, 4)),
     ],
 )
-def test_a_mesh_takes_its_sizes_from_the_configuration(config: schema.Mesh, expected: tuple[int, ...]) -> None:
+def test_a_mesh_takes_its_sizes_from_the_configuration(config: sections.Mesh, expected: tuple[int, ...]) -> None:
     mesh = meshes.create(config)
     assert tuple(mesh.shape.values()) == expected
     assert mesh.axis_names == meshes.AXES
@@ -182,14 +184,14 @@ def test_a_mesh_takes_its_sizes_from_the_configuration(config: schema.Mesh, expe
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (schema.Mesh(data=4), "replica=1 x data=4 x fsdp=1 x tensor=1 is not the 8 devices at hand; set one of"),
-        (schema.Mesh(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=-1 x tensor=1 is not the 8 devices at hand"),
-        (schema.Mesh(fsdp=16), "replica=1 x data=-1 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
-        (schema.Mesh(preset="laptop"), "is not the 8 devices at hand; choose another --config.mesh.preset"),
-        (schema.Mesh(preset="a_pod"), "mesh.preset: there is no 'a_pod'; known are laptop, 8_gpus"),
+        (sections.Mesh(data=4), "replica=1 x data=4 x fsdp=1 x tensor=1 is not the 8 devices at hand; set one of"),
+        (sections.Mesh(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=-1 x tensor=1 is not the 8 devices at hand"),
+        (sections.Mesh(fsdp=16), "replica=1 x data=-1 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
+        (sections.Mesh(preset="laptop"), "is not the 8 devices at hand; choose another --config.mesh.preset"),
+        (sections.Mesh(preset="a_pod"), "mesh.preset: there is no 'a_pod'; known are laptop, 8_gpus"),
     ],
 )
-def test_a_mesh_that_the_devices_cannot_form_is_refused(config: schema.Mesh, message: str) -> None:
+def test_a_mesh_that_the_devices_cannot_form_is_refused(config: sections.Mesh, message: str) -> None:
     with pytest.raises(meshes.MeshError, match=message):
         meshes.create(config)
 

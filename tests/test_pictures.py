@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax import curves, html_page
-from wenlan_jax.eval import gallery
+from wenlan_jax.evaluation import gallery
+from wenlan_jax.monitoring import curves
+from wenlan_jax.util import html_page
 
 VOID = {"meta", "img"}
 

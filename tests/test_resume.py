@@ -15,21 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax import bank as ring
-from wenlan_jax import checkpoint, recovery, run_tokenizer, train, trees
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import run as runs
-from wenlan_jax.checkpoint import CheckpointError, Checkpoints
+from wenlan_jax.checkpoints import store
+from wenlan_jax.checkpoints.errors import DamagedError, is_damage
+from wenlan_jax.checkpoints.store import CheckpointError, Checkpoints
+from wenlan_jax.core import bank as ring
+from wenlan_jax.core import trees
+from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import loader
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.faults import DamagedError, is_damage
-from wenlan_jax.state import TrainState
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks.experiment import Config
+from wenlan_jax.training import loop
+from wenlan_jax.training import resume as recovery
+from wenlan_jax.training import setup as runs
+from wenlan_jax.training import tokenizer as run_tokenizer
 
 # TensorStore reports the reads that fail beside the first one to nobody, whenever they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., Config]
 
 
 # --- another number of devices ---------------------------------------------------------------------------------------
@@ -68,7 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(tiny: Make, place: Path) -> configs.Config:
+def config(tiny: Make, place: Path) -> Config:
     """With dropout and jitter: they are drawn alike on any number of devices."""
     return tiny(
         data__dir=str(place / "data"),
@@ -83,25 +87,25 @@ def config(tiny: Make, place: Path) -> configs.Config:
 
 
 @functools.cache
-def tokenizer_of(config: configs.Config, place: Path) -> Tokenizer:
+def tokenizer_of(config: Config, place: Path) -> Tokenizer:
     return run_tokenizer.prepare(config, place)
 
 
 @functools.cache
-def run_on(config: configs.Config, axes: tuple[tuple[str, int], ...]) -> runs.Run:
+def run_on(config: Config, axes: tuple[tuple[str, int], ...]) -> runs.Run:
     mesh = dataclasses.replace(config.mesh, **dict(axes))
     number = int(np.prod([size for _, size in axes]))
     return runs.set_up(dataclasses.replace(config, mesh=mesh), jax.devices()[:number])
 
 
 @functools.cache
-def segment(config: configs.Config, place: Path, name: str, axes: tuple[tuple[str, int], ...], until: int) -> History:
+def segment(config: Config, place: Path, name: str, axes: tuple[tuple[str, int], ...], until: int) -> History:
     """Goes on with the run `name` on a mesh, from its newest checkpoint to step `until`, and saves it there."""
     current, tokenizer, history = run_on(config, axes), tokenizer_of(config, place), History()
     with Checkpoints(place / name, config.checkpoint) as checkpoints:
-        state = train.start_state(current, checkpoints, tokenizer)
+        state = loop.start_state(current, checkpoints, tokenizer)
         compiled, first = None, int(state.step)
-        with loader.train_batches(train.train_maker(current, tokenizer), first, 0, 2) as batches:
+        with loader.train_batches(loop.train_maker(current, tokenizer), first, 0, 2) as batches:
             for _ in range(first, until):
                 _, batch = next(batches)
                 history.ids.append(batch["id"])
@@ -116,13 +120,13 @@ def segment(config: configs.Config, place: Path, name: str, axes: tuple[tuple[st
 
 
 @functools.cache
-def steady(config: configs.Config, place: Path) -> History:
+def steady(config: Config, place: Path) -> History:
     """On eight devices from beginning to end."""
     return segment(config, place, "steady", tuple(MESHES[0].items()), SEGMENT * len(MESHES))
 
 
 @functools.cache
-def elastic(config: configs.Config, place: Path) -> History:
+def elastic(config: Config, place: Path) -> History:
     """On all meshes in turn, each from the checkpoint of the one before."""
     whole = History()
     for number, axes in enumerate(MESHES):
@@ -134,7 +138,7 @@ def elastic(config: configs.Config, place: Path) -> History:
 
 
 @pytest.mark.slow
-def test_an_elastic_run_sees_the_same_batches_in_the_same_order(config: configs.Config, place: Path) -> None:
+def test_an_elastic_run_sees_the_same_batches_in_the_same_order(config: Config, place: Path) -> None:
     one, other = steady(config, place), elastic(config, place)
     assert len(other.ids) == SEGMENT * len(MESHES)
     np.testing.assert_array_equal(one.ids, other.ids)
@@ -142,7 +146,7 @@ def test_an_elastic_run_sees_the_same_batches_in_the_same_order(config: configs.
 
 
 @pytest.mark.slow
-def test_an_elastic_run_has_the_losses_of_a_steady_one(config: configs.Config, place: Path) -> None:
+def test_an_elastic_run_has_the_losses_of_a_steady_one(config: Config, place: Path) -> None:
     one, other = steady(config, place), elastic(config, place)
     assert one.losses[0] == other.losses[0] == 0, "the banks are empty yet"
     worst = np.max(np.abs(np.array(other.losses[1:]) / one.losses[1:] - 1))
@@ -152,7 +156,7 @@ def test_an_elastic_run_has_the_losses_of_a_steady_one(config: configs.Config, p
 
 
 @pytest.mark.slow
-def test_banks_are_laid_out_anew_without_losing_or_reordering_an_entry(config: configs.Config, place: Path) -> None:
+def test_banks_are_laid_out_anew_without_losing_or_reordering_an_entry(config: Config, place: Path) -> None:
     one, other = steady(config, place), elastic(config, place)
     for number, (kept, moved) in enumerate(zip(one.states, other.states, strict=True)):
         done = SEGMENT * (number + 1)
@@ -172,7 +176,7 @@ def test_banks_are_laid_out_anew_without_losing_or_reordering_an_entry(config: c
 
 
 @pytest.mark.slow
-def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: configs.Config, place: Path) -> None:
+def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: Config, place: Path) -> None:
     one, other = steady(config, place).states[-1], elastic(config, place).states[-1]
     worst = {}
     for name, leaf in one.items():
@@ -189,7 +193,7 @@ def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: configs.Co
 
 
 @functools.cache
-def small_run(config: configs.Config) -> runs.Run:
+def small_run(config: Config) -> runs.Run:
     return runs.set_up(config, jax.devices()[:1])
 
 
@@ -207,7 +211,7 @@ def state_of(current: runs.Run, step: int) -> TrainState:
 
 
 @functools.cache
-def written(config: configs.Config, directory: Path) -> runs.Run:
+def written(config: Config, directory: Path) -> runs.Run:
     """A run with checkpoints 1, 2 and 3."""
     current = small_run(config)
     with Checkpoints(directory, config.checkpoint) as checkpoints:
@@ -417,8 +421,8 @@ def test_a_checkpoint_without_checksums_is_still_read(
 ) -> None:
     """Of a version that did not write them."""
     current, directory = three
-    monkeypatch.setattr(checkpoint.checksums, "of_tree", lambda tree: {})
-    monkeypatch.setattr(checkpoint.Note, "summed", lambda note: note)
+    monkeypatch.setattr(store.checksums, "of_tree", lambda tree: {})
+    monkeypatch.setattr(store.Note, "summed", lambda note: note)
     with Checkpoints(directory, current.config.checkpoint) as checkpoints:
         checkpoints.save(4, state_of(current, 4), current.config, "tokens")
     monkeypatch.undo()
@@ -432,7 +436,7 @@ def test_a_checkpoint_without_checksums_is_still_read(
     "changes", [{"train__batch_size": 4}, {"contrast__bank_size": 12}, {"contrast__bank_size": 50}]
 )
 def test_banks_are_laid_out_anew_where_the_change_is_accepted(
-    tiny: Make, config: configs.Config, place: Path, tmp_path: Path, changes: dict[str, int]
+    tiny: Make, config: Config, place: Path, tmp_path: Path, changes: dict[str, int]
 ) -> None:
     before = run_on(config, (("data", 1),))
     tokenizer = tokenizer_of(config, place)
@@ -448,10 +452,10 @@ def test_banks_are_laid_out_anew_where_the_change_is_accepted(
     other = dataclasses.replace(config, contrast=contrast, train=train_settings)
     with Checkpoints(tmp_path, other.checkpoint) as checkpoints:
         with pytest.raises(CheckpointError, match="was made by another configuration"):
-            train.start_state(run_on(other, (("data", 1),)), checkpoints, tokenizer)
+            loop.start_state(run_on(other, (("data", 1),)), checkpoints, tokenizer)
         accepted = dataclasses.replace(other, checkpoint=dataclasses.replace(other.checkpoint, accept_changes=True))
         current = run_on(accepted, (("data", 4),))
-        state = train.start_state(current, checkpoints, tokenizer)
+        state = loop.start_state(current, checkpoints, tokenizer)
     assert int(state.step) == 3
     for name, one in state.banks.items():
         expected = jax.device_get(old.banks[name])
@@ -464,7 +468,7 @@ def test_banks_are_laid_out_anew_where_the_change_is_accepted(
         was, valid_before = np.asarray(ring.ranks(expected)), np.asarray(ring.valid(expected))
         newest_before = np.asarray(expected.keys)[valid_before][np.argsort(was[valid_before])]
         np.testing.assert_array_equal(np.asarray(one.keys)[valid][np.argsort(order[valid])], newest_before[:kept])
-    batch = {name: value for name, value in train.train_maker(current, tokenizer)(3).items() if name != loader.REPLACED}
+    batch = {name: value for name, value in loop.train_maker(current, tokenizer)(3).items() if name != loader.REPLACED}
     on_device = meshes.to_devices(current.mesh, batch)
     after, metrics = runs.compile_step(current, on_device)(state, on_device)
     assert np.isfinite(float(metrics["loss"])) and int(after.step) == 4

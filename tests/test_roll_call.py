@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from wenlan_jax import roll_call
-from wenlan_jax.roll_call import Place, RollCallError
+from wenlan_jax.parallel import rendezvous
+from wenlan_jax.parallel.rendezvous import Place, RollCallError
 
 
 def free_port() -> int:
@@ -25,7 +25,7 @@ def call(places: Sequence[Place], values: Sequence[dict[str, object]], timeout: 
 
     def attend(index: int) -> None:
         try:
-            roll_call.hold(places[index], values[index], timeout)
+            rendezvous.hold(places[index], values[index], timeout)
             ends[index] = ""
         except RollCallError as error:
             ends[index] = str(error)
@@ -87,7 +87,7 @@ def test_a_port_that_is_taken() -> None:
     with socket.create_server(("", 0)) as server:
         place = Place(f"localhost:{server.getsockname()[1]}", 2, 0)
         with pytest.raises(RollCallError, match="cannot listen at port"):
-            roll_call.hold(place, {}, 1)
+            rendezvous.hold(place, {}, 1)
 
 
 def test_strangers_are_ignored() -> None:
@@ -97,7 +97,7 @@ def test_strangers_are_ignored() -> None:
     def knock() -> None:
         """Says what is not JSON, then what is JSON and means nothing."""
         for message in (b"GET / HTTP/1.1\r\n\r\n", json.dumps([1]).encode() + b"\n"):
-            with roll_call._reach(first, 10) as connection:
+            with rendezvous._reach(first, 10) as connection:
                 connection.sendall(message)
         sent.set()
 
@@ -112,4 +112,4 @@ def test_strangers_are_ignored() -> None:
 
 
 def test_a_process_alone_calls_nobody() -> None:
-    roll_call.hold(Place("nowhere.invalid:1", 1, 0), {}, 0.1)
+    rendezvous.hold(Place("nowhere.invalid:1", 1, 0), {}, 0.1)

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import pytest
 
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import run as runs
-from wenlan_jax import trees
+from wenlan_jax.core import trees
+from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.plan.collectives import Collective, collectives
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 BATCH, WIDTH, SLOTS = 32, 48, 7
 MESHES: dict[str, dict[str, Any]] = {
     "data": {"mesh__data": 8},

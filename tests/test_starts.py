@@ -18,14 +18,18 @@ import numpy as np
 import pytest
 from saved_models import TWO_TOWERS, save
 
-from wenlan_jax import cli, distributed, restore, run_data, run_tokenizer, training_data, warm_start
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
-from wenlan_jax.checkpoint import CheckpointError
-from wenlan_jax.data import loader, parts, places, records, sources
-from wenlan_jax.eval import evaluations
+from wenlan_jax import cli
+from wenlan_jax.checkpoints.store import CheckpointError
+from wenlan_jax.data import loader, records, sources
+from wenlan_jax.parallel import distributed
+from wenlan_jax.prepare import tfds_files
+from wenlan_jax.tasks import evaluations, experiment, shared_data
+from wenlan_jax.tasks.experiment import Config, ConfigError
+from wenlan_jax.training import data_note, init_from, tokenizer, trained
+from wenlan_jax.training import setup as runs
+from wenlan_jax.util import atomic_files
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., Config]
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +41,24 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def names_of(current: runs.Run) -> set[str]:
-    return set(warm_start.initial_leaves(current.shapes))
+    return set(init_from.initial_leaves(current.shapes))
 
 
 def test_frozen_parameters_that_would_stay_random_are_refused(tiny: Make) -> None:
     current = runs.set_up(tiny(model__random_frozen=False), jax.devices()[:1])
-    with pytest.raises(configs.ConfigError, match=r"model\.freeze: 3 frozen parameters of image/backbone would keep"):
-        warm_start.check_frozen(current, ())
-    warm_start.check_frozen(current, names_of(current))
+    with pytest.raises(ConfigError, match=r"model\.freeze: 3 frozen parameters of image/backbone would keep"):
+        init_from.check_frozen(current, ())
+    init_from.check_frozen(current, names_of(current))
     some = {name for name in names_of(current) if "bn1" not in name}
-    with pytest.raises(configs.ConfigError, match=r"model\.freeze: 2 frozen parameters"):
-        warm_start.check_frozen(current, some)
-    warm_start.check_frozen(runs.set_up(tiny(), jax.devices()[:1]), ())
-    warm_start.check_frozen(runs.set_up(tiny(model__freeze=(), model__random_frozen=False), jax.devices()[:1]), ())
+    with pytest.raises(ConfigError, match=r"model\.freeze: 2 frozen parameters"):
+        init_from.check_frozen(current, some)
+    init_from.check_frozen(runs.set_up(tiny(), jax.devices()[:1]), ())
+    init_from.check_frozen(runs.set_up(tiny(model__freeze=(), model__random_frozen=False), jax.devices()[:1]), ())
 
 
 def test_a_run_of_frozen_random_layers_does_not_start(tiny: Make, tmp_path: Path, capsys: Any) -> None:
     config = tmp_path / "config.py"
-    text = configs.to_json(tiny(**TWO_TOWERS, model__random_frozen=False, data__dir=str(tmp_path)))
+    text = experiment.to_json(tiny(**TWO_TOWERS, model__random_frozen=False, data__dir=str(tmp_path)))
     config.write_text(
         "import dataclasses\nfrom ml_collections import config_dict\nfrom wenlan_jax import config\n"
         f"def get_config():\n    return config_dict.ConfigDict(dataclasses.asdict(config.from_json({text!r})))\n"
@@ -69,11 +73,11 @@ def test_a_run_of_frozen_random_layers_does_not_start(tiny: Make, tmp_path: Path
 
 
 def test_a_data_set_must_be_named(tiny: Make) -> None:
-    with pytest.raises(configs.ConfigError, match=r"data\.source: name a data set"):
-        configs.require_data(tiny(data__source=""))
+    with pytest.raises(ConfigError, match=r"data\.source: name a data set"):
+        experiment.require_data(tiny(data__source=""))
     with pytest.raises(sources.SourceError, match=r"data\.source: names no data set"):
         sources.open_source("", "train", Path())
-    assert configs.default().data.source == ""
+    assert experiment.default().data.source == ""
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_a_data_set_must_be_named(tiny: Make) -> None:
 def test_what_an_evaluation_would_miss_is_told_before(
     tiny: Make, data_dir: str, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(configs.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         evaluations.check(tiny(data__dir=data_dir, **changes), training=True)
 
 
@@ -103,24 +107,24 @@ def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tm
     png = cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
     made = [records.Record(f"{row}", png, 32, 24, "toy", (records.Text("weak", "en", "a" * row),)) for row in range(24)]
     config = tiny(data__source=str(tmp_path / "mine"), data__dir=str(tmp_path))
-    parts.write(tmp_path / "mine", {"train": made[:20], "test": made[20:24]}, "")
-    run_data.check(config, tmp_path)  # nothing is known yet
-    run_data.keep(config, tmp_path)
+    tfds_files.write(tmp_path / "mine", {"train": made[:20], "test": made[20:24]}, "")
+    data_note.check(config, tmp_path)  # nothing is known yet
+    data_note.keep(config, tmp_path)
     shutil.copytree(tmp_path / "mine", tmp_path / "copy")  # another time of change
     shutil.rmtree(tmp_path / "mine")
     shutil.copytree(tmp_path / "copy", tmp_path / "mine")
-    run_data.check(config, tmp_path)
+    data_note.check(config, tmp_path)
     shutil.rmtree(tmp_path / "mine")
-    parts.write(tmp_path / "mine", {"train": made[4:24], "test": made[:4]}, "")
-    assert run_data.differing(config, tmp_path) == [config.data.source]
-    with pytest.raises(configs.ConfigError, match=r"mine: not the data that this run began with.*accept_changes=true"):
-        run_data.check(config, tmp_path)
+    tfds_files.write(tmp_path / "mine", {"train": made[4:24], "test": made[:4]}, "")
+    assert data_note.differing(config, tmp_path) == [config.data.source]
+    with pytest.raises(ConfigError, match=r"mine: not the data that this run began with.*accept_changes=true"):
+        data_note.check(config, tmp_path)
     accepted = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, accept_changes=True))
-    run_data.check(accepted, tmp_path)
-    run_data.keep(accepted, tmp_path)
-    run_data.check(config, tmp_path)
-    (tmp_path / run_data.FILE).write_text("[1")
-    run_data.check(config, tmp_path)  # a damaged note tells nothing, and is written anew
+    data_note.check(accepted, tmp_path)
+    data_note.keep(accepted, tmp_path)
+    data_note.check(config, tmp_path)
+    (tmp_path / data_note.FILE).write_text("[1")
+    data_note.check(config, tmp_path)  # a damaged note tells nothing, and is written anew
 
 
 # --- length -----------------------------------------------------------------------------------------------------------
@@ -128,28 +132,28 @@ def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tm
 
 def test_epochs_are_worked_out_in_steps(tiny: Make, data_dir: str) -> None:
     config = tiny(data__dir=data_dir, train__epochs=2.5, optimizer__warmup_fraction=0.1, eval__every_epochs=0.5)
-    assert training_data.records(config.data) == 64
-    found = configs.with_length(config, 64)  # 8 pairs a step: 8 steps an epoch
+    assert shared_data.records(config.data) == 64
+    found = experiment.with_length(config, 64)  # 8 pairs a step: 8 steps an epoch
     assert (found.train.steps, found.optimizer.warmup_steps, found.eval.every) == (20, 2, 4)
-    assert configs.with_length(found, 64) == found
-    assert configs.with_length(tiny(), 10**6) == tiny()
-    with pytest.raises(configs.ConfigError, match="warmup_steps"):
-        configs.with_length(tiny(train__epochs=0.5, train__steps=100, optimizer__warmup_steps=50), 64)
+    assert experiment.with_length(found, 64) == found
+    assert experiment.with_length(tiny(), 10**6) == tiny()
+    with pytest.raises(ConfigError, match="warmup_steps"):
+        experiment.with_length(tiny(train__epochs=0.5, train__steps=100, optimizer__warmup_steps=50), 64)
     for field in ("train__epochs", "eval__every_epochs"):
         for epochs in (1e10, 1e308):  # more steps than a configuration can be read back with, and infinitely many
-            with pytest.raises(configs.ConfigError, match=f"{field.replace('__', '.')}: .* a run has at most"):
-                configs.with_length(tiny(**{field: epochs}), 64)
+            with pytest.raises(ConfigError, match=f"{field.replace('__', '.')}: .* a run has at most"):
+                experiment.with_length(tiny(**{field: epochs}), 64)
 
 
 def test_a_run_of_epochs_has_their_steps(tiny: Make, data_dir: str, tmp_path: Path) -> None:
-    from wenlan_jax import train
+    from wenlan_jax.training import loop
 
     config = tiny(
         data__dir=data_dir, tokenizer__train_size=1000, model__text__bert__vocab_size=0, train__epochs=0.25,
         train__steps=100, eval__final_splits=(), mesh__data=8,
     )  # fmt: skip
-    assert train.train(config, tmp_path / "run")["train/steps"] == 2
-    assert train.train(config, tmp_path / "run")["train/steps"] == 2  # and goes on as itself
+    assert loop.train(config, tmp_path / "run")["train/steps"] == 2
+    assert loop.train(config, tmp_path / "run")["train/steps"] == 2  # and goes on as itself
 
 
 # --- tokenizer --------------------------------------------------------------------------------------------------------
@@ -158,33 +162,36 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "circle", "red", "l
 
 
 @pytest.fixture
-def with_vocabulary(tiny: Make, data_dir: str, tmp_path: Path) -> tuple[configs.Config, Path, Path]:
+def with_vocabulary(tiny: Make, data_dir: str, tmp_path: Path) -> tuple[Config, Path, Path]:
     """A configuration with a vocab.txt, that file, and a work directory that was trained with it."""
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(PIECES) + "\n")
     config = tiny(**TWO_TOWERS, data__dir=data_dir, tokenizer__path=str(vocab))
     workdir = save(config, tmp_path / "run")
-    run_tokenizer.keep(run_tokenizer.prepare(config, workdir), workdir)
+    tokenizer.keep(tokenizer.prepare(config, workdir), workdir)
     return config, vocab, workdir
 
 
-def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[configs.Config, Path, Path]) -> None:
+def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[Config, Path, Path]) -> None:
     """Also when the file it was made from changes or goes."""
     _, vocab, workdir = with_vocabulary
     assert (workdir / "vocab.txt").read_bytes() == vocab.read_bytes()
-    before = restore.load(workdir, None, (), ()).tokenizer
+    before = trained.load(workdir, None, (), ()).tokenizer
     assert before is not None
     vocab.write_text("\n".join([*PIECES[:5], *PIECES[:4:-1]]) + "\n")
-    changed = restore.load(workdir, None, (), ()).tokenizer
+    changed = trained.load(workdir, None, (), ()).tokenizer
     vocab.unlink()
-    gone = restore.load(workdir, None, (), ()).tokenizer
+    gone = trained.load(workdir, None, (), ()).tokenizer
     assert changed is not None and gone is not None
     assert before.fingerprint == changed.fingerprint == gone.fingerprint
 
 
 @pytest.mark.parametrize("command", ["eval", "embed", "export"])
 def test_every_command_refuses_another_tokenizer(
-    with_vocabulary: tuple[configs.Config, Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+    with_vocabulary: tuple[Config, Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: str,
 ) -> None:
     if command == "export":
         pytest.importorskip("torch")
@@ -199,29 +206,27 @@ def test_every_command_refuses_another_tokenizer(
     vocab.unlink()
     (workdir / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.path: .* is gone; put the right file there, or into"):
-        restore.load(workdir, None, (), ())
+        trained.load(workdir, None, (), ())
 
 
 def test_a_vocabulary_that_the_texts_do_not_fill_is_as_large_as_they_fill(
     tiny: Make, data_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fields = {"data__dir": data_dir, "tokenizer__path": "", "model__text__bert__vocab_size": 0}
-    found = run_tokenizer.prepare(tiny(**TWO_TOWERS | fields | {"tokenizer__train_size": 100_000}), tmp_path)
+    found = tokenizer.prepare(tiny(**TWO_TOWERS | fields | {"tokenizer__train_size": 100_000}), tmp_path)
     told = capsys.readouterr().out
     assert f"the training texts fill {found.size} pieces, fewer than tokenizer.train_size=100000" in told
     (tmp_path / "other").mkdir()
     as_many = tiny(**TWO_TOWERS | fields | {"tokenizer__train_size": found.size})
-    assert run_tokenizer.prepare(as_many, tmp_path / "other").fingerprint == found.fingerprint
+    assert tokenizer.prepare(as_many, tmp_path / "other").fingerprint == found.fingerprint
 
 
-def test_only_one_tokenizer_is_kept(
-    with_vocabulary: tuple[configs.Config, Path, Path], tiny: Make, data_dir: str
-) -> None:
+def test_only_one_tokenizer_is_kept(with_vocabulary: tuple[Config, Path, Path], tiny: Make, data_dir: str) -> None:
     config, _, workdir = with_vocabulary
     own = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=""))
     (workdir / "vocab.txt").unlink()
-    run_tokenizer.keep(run_tokenizer.prepare(own, workdir), workdir)
-    assert [name for name in run_tokenizer.KEPT if (workdir / name).exists()] == ["tokenizer.model"]
+    tokenizer.keep(tokenizer.prepare(own, workdir), workdir)
+    assert [name for name in tokenizer.KEPT if (workdir / name).exists()] == ["tokenizer.model"]
     assert not list(workdir.glob(".tokenizer-*"))
 
 
@@ -230,7 +235,7 @@ def test_only_one_tokenizer_is_kept(
 HOLD = """
 import sys, time
 from pathlib import Path
-from wenlan_jax.data import places
+from wenlan_jax.util import atomic_files as places
 
 with places.holding(Path(sys.argv[1])):
     print("held", flush=True)
@@ -250,19 +255,19 @@ def holder(place: Path, seconds: float) -> subprocess.Popen[str]:
 def test_a_directory_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path: Path) -> None:
     first = holder(tmp_path, 600)
     with (
-        pytest.raises(places.BusyError, match=rf"process {first.pid} on .* is at work there; wait for it"),
-        places.holding(tmp_path),
+        pytest.raises(atomic_files.BusyError, match=rf"process {first.pid} on .* is at work there; wait for it"),
+        atomic_files.holding(tmp_path),
     ):
         pass
     first.kill()
     first.wait()
-    with places.holding(tmp_path):
-        assert f"process {os.getpid()} on " in (tmp_path / places.LOCK).read_text()
+    with atomic_files.holding(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / atomic_files.LOCK).read_text()
 
 
 def test_a_successor_waits_for_its_predecessor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = holder(tmp_path, 1)
-    with places.holding(tmp_path, patience=60):
+    with atomic_files.holding(tmp_path, patience=60):
         assert first.wait() == 0
     assert f"process {first.pid} on" in capsys.readouterr().out
 
@@ -270,15 +275,15 @@ def test_a_successor_waits_for_its_predecessor(tmp_path: Path, capsys: pytest.Ca
 def test_a_second_training_does_not_touch_the_first(
     tiny: Make, data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wenlan_jax import train
+    from wenlan_jax.training import loop
 
-    monkeypatch.setattr(train, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "LOCK_SECONDS", 0.0)
     unfinished = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp"
     unfinished.mkdir(parents=True)
     first = holder(tmp_path, 600)
     try:
-        with pytest.raises(places.BusyError, match="is at work there"):
-            train.train(tiny(data__dir=data_dir, mesh__data=8), tmp_path)
+        with pytest.raises(atomic_files.BusyError, match="is at work there"):
+            loop.train(tiny(data__dir=data_dir, mesh__data=8), tmp_path)
     finally:
         first.kill()
         first.wait()
@@ -363,8 +368,8 @@ def test_embeddings_of_something_else_are_not_kept(
 
 
 def test_a_checkpoint_of_a_path_that_cannot_be_read_back_is_refused_at_once(tiny: Make, tmp_path: Path) -> None:
-    from wenlan_jax import train
+    from wenlan_jax.training import loop
 
     with pytest.raises(CheckpointError, match="cannot be read back"):
-        train.train(tiny(), tmp_path / "lr[1e-3]")
+        loop.train(tiny(), tmp_path / "lr[1e-3]")
     assert not (tmp_path / "lr[1e-3]").exists()

@@ -11,22 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import momentum, step, trees
-from wenlan_jax import run as runs
-from wenlan_jax.state import TrainState
+from wenlan_jax.core import momentum, step, trees
+from wenlan_jax.core.state import TrainState
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 Batch = Callable[..., dict[str, np.ndarray]]
 
 
-def start(config: configs.Config) -> tuple[step.Recipe, TrainState]:
+def start(config: experiment.Config) -> tuple[step.Recipe, TrainState]:
     current = runs.set_up(config, jax.devices()[:1])
     return current.recipe, runs.fresh_state(current)
 
 
-def one_pass(config: configs.Config, batch: dict[str, np.ndarray]) -> tuple[TrainState, step.Pass]:
+def one_pass(config: experiment.Config, batch: dict[str, np.ndarray]) -> tuple[TrainState, step.Pass]:
     """A fresh state whose banks hold two batches already, and one pass over `batch`."""
     recipe, state = start(config)
     ready = fill_banks(recipe, state, config)
@@ -39,7 +39,7 @@ def one_pass(config: configs.Config, batch: dict[str, np.ndarray]) -> tuple[Trai
     return ready, step.Pass(ready.replace(momentum=averaged), {}, grads, metrics, stats)
 
 
-def fill_banks(recipe: step.Recipe, state: TrainState, config: configs.Config) -> TrainState:
+def fill_banks(recipe: step.Recipe, state: TrainState, config: experiment.Config) -> TrainState:
     rng = np.random.default_rng(7)
     banks = state.banks
     for number in range(2 if banks else 0):
@@ -140,7 +140,7 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(tiny: Make, make_batch:
     batch = make_batch(one)
     batch["id"][2] = 3  # in the bank already
 
-    def passed(config: configs.Config, devices: int) -> Any:
+    def passed(config: experiment.Config, devices: int) -> Any:
         current = runs.set_up(config, jax.devices()[:devices])
         recipe, state = start(one)
         state = jax.device_put(fill_banks(recipe, state, config), current.shardings)

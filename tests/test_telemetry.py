@@ -20,9 +20,12 @@ import numpy as np
 import pytest
 from whole_runs import Place, final_state, training_lines
 
-from wenlan_jax import config as configs
-from wenlan_jax import flops, ledger, metrics, profiling, progress, schema, telemetry, watchdog
-from wenlan_jax.plan import devices
+from wenlan_jax.config import sections
+from wenlan_jax.monitoring import accelerators, metrics_file, profiler, time_ledger, watchdog
+from wenlan_jax.monitoring import meter as progress
+from wenlan_jax.monitoring import writers as telemetry
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import model_flops
 
 STEPS = 6
 
@@ -52,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., experiment.Config]) -> Place:
     return Place.make(
         root,
         tiny(
@@ -96,10 +99,10 @@ def result(workdir: Path) -> dict[str, float]:
 @pytest.mark.slow
 def test_the_parts_of_a_run_add_up_to_its_wall_time(place: Place) -> None:
     workdir = straight(place)
-    first, *_, last = ledger.read(workdir / "ledger.jsonl")
-    assert (first.done, last.done, last.state) == (0, STEPS, ledger.FINISHED)
+    first, *_, last = time_ledger.read(workdir / "ledger.jsonl")
+    assert (first.done, last.done, last.state) == (0, STEPS, time_ledger.FINISHED)
     found = result(workdir)
-    named = {f"seconds/{name.replace(' ', '_')}" for name in (*ledger.PHASES, ledger.LOST)}
+    named = {f"seconds/{name.replace(' ', '_')}" for name in (*time_ledger.PHASES, time_ledger.LOST)}
     assert named <= found.keys()
     np.testing.assert_allclose(sum(found[name] for name in named), found["seconds/total"])
     assert found["seconds/lost_to_restarts"] == 0
@@ -110,17 +113,17 @@ def test_the_parts_of_a_run_add_up_to_its_wall_time(place: Place) -> None:
 @pytest.mark.slow
 def test_the_parts_of_a_killed_run_add_up_to_the_time_from_its_first_start(place: Place) -> None:
     workdir, log = resumed(place)
-    lines = ledger.read(workdir / "ledger.jsonl")
+    lines = time_ledger.read(workdir / "ledger.jsonl")
     ends = [[line for line in lines if line.start == start][-1] for start in (0, 1)]
-    found = ledger.account(lines)
+    found = time_ledger.account(lines)
     np.testing.assert_allclose(found.total, ends[1].began + ends[1].total - ends[0].began, atol=1e-3)
     kept = next(line for line in reversed(lines) if line.start == 0 and line.done == ends[1].first)
-    again = sum(ends[0].seconds[name] - kept.seconds[name] for name in (ledger.STEPS, ledger.WAIT))
+    again = sum(ends[0].seconds[name] - kept.seconds[name] for name in (time_ledger.STEPS, time_ledger.WAIT))
     gap = ends[1].began - ends[0].began - ends[0].total
     assert gap > 0
-    np.testing.assert_allclose(found.seconds[ledger.LOST], again + gap)
+    np.testing.assert_allclose(found.seconds[time_ledger.LOST], again + gap)
     told = result(workdir)
-    assert told["seconds/lost_to_restarts"] == pytest.approx(found.seconds[ledger.LOST])
+    assert told["seconds/lost_to_restarts"] == pytest.approx(found.seconds[time_ledger.LOST])
     assert 0 < told["goodput"] < 1
     (time_line,) = [line for line in log.splitlines() if line.startswith("time: ")]
     assert "lost to restarts" in time_line
@@ -136,8 +139,8 @@ def test_a_trace_is_written_and_changes_no_number(place: Place) -> None:
     assert training_lines(workdir) == training_lines(straight(place))
 
 
-def test_model_flops_are_logged_without_a_made_up_share(place: Place, tiny: Callable[..., configs.Config]) -> None:
-    row = [row for row in metrics.read(straight(place) / "metrics.jsonl") if "train/loss" in row][-1]
+def test_model_flops_are_logged_without_a_made_up_share(place: Place, tiny: Callable[..., experiment.Config]) -> None:
+    row = [row for row in metrics_file.read(straight(place) / "metrics.jsonl") if "train/loss" in row][-1]
     assert "train/mfu" not in row  # a CPU has no data sheet here
     steps_per_second = row["train/pairs_per_second"] / tiny().train.batch_size
     per_step = row["train/model_flops_per_second"] / steps_per_second
@@ -148,15 +151,15 @@ def test_model_flops_are_logged_without_a_made_up_share(place: Place, tiny: Call
         "token_mask": jax.ShapeDtypeStruct((8, 12), "bool"),
         "id": jax.ShapeDtypeStruct((8,), "int32"),
     }
-    np.testing.assert_allclose(per_step, flops.of_step(made, shapes), rtol=1e-6)
+    np.testing.assert_allclose(per_step, model_flops.of_step(made, shapes), rtol=1e-6)
 
 
 def test_the_share_of_a_known_device_is_that_of_its_data_sheet(
-    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., configs.Config]
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., experiment.Config]
 ) -> None:
-    h100 = devices.named("h100")
+    h100 = accelerators.named("h100")
     assert h100 is not None
-    meter = progress.Meter(tiny(train__log_every=2), 0, ledger.Ledger())
+    meter = progress.Meter(tiny(train__log_every=2), 0, time_ledger.Ledger())
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeH100()])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     values = {"loss": 1.0, "loss_reference": 2.0}
@@ -222,7 +225,7 @@ class FakeBoards:
 
 
 def test_rows_of_weights_and_biases_carry_their_step(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., configs.Config]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., experiment.Config]
 ) -> None:
     boards = FakeBoards()
     monkeypatch.setitem(sys.modules, "wandb", boards)  # type: ignore[arg-type]
@@ -239,7 +242,7 @@ def test_rows_of_weights_and_biases_carry_their_step(
 
 
 def test_only_the_first_process_writes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., configs.Config]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[..., experiment.Config]
 ) -> None:
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with telemetry.Writers(tiny(telemetry__wandb="online"), tmp_path, 0) as writers:
@@ -249,20 +252,20 @@ def test_only_the_first_process_writes(
 
 @pytest.mark.parametrize(
     ("settings", "extra"),
-    [(schema.Telemetry(tensorboard="on"), "tensorboard"), (schema.Telemetry(wandb="online"), "wandb")],
+    [(sections.Telemetry(tensorboard="on"), "tensorboard"), (sections.Telemetry(wandb="online"), "wandb")],
 )
 def test_a_missing_library_that_is_asked_for_is_named(
-    monkeypatch: pytest.MonkeyPatch, settings: schema.Telemetry, extra: str
+    monkeypatch: pytest.MonkeyPatch, settings: sections.Telemetry, extra: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(telemetry.TelemetryError, match=rf"wenlan_jax\[{extra}\]"):
         telemetry.check(settings)
-    telemetry.check(schema.Telemetry())
+    telemetry.check(sections.Telemetry())
 
 
 def test_the_steps_of_a_trace_are_numbered_from_one() -> None:
-    assert profiling.parse("10:5") == (10, 14)
-    assert profiling.parse("") == (0, 0)
+    assert profiler.parse("10:5") == (10, 14)
+    assert profiler.parse("") == (0, 0)
 
 
 @pytest.mark.slow
@@ -278,14 +281,14 @@ def test_a_data_source_that_hangs_ends_the_run_and_leaves_its_checkpoints(place:
     assert "make_or_hang" in done.stderr
     workdir = place.root / "hung"
     assert int(final_state(workdir)["step"]) == 4
-    assert ledger.read(workdir / "ledger.jsonl")[-1].state == "hung"
+    assert time_ledger.read(workdir / "ledger.jsonl")[-1].state == "hung"
     again = place.train("hung")
     assert again.returncode == 0, again.stderr
     assert "resumed at step 4:" in again.stdout
 
 
-def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., configs.Config]) -> None:
-    meter = progress.Meter(tiny(train__log_every=3), 0, ledger.Ledger())
+def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., experiment.Config]) -> None:
+    meter = progress.Meter(tiny(train__log_every=3), 0, time_ledger.Ledger())
     common = {"loss": 1.0, "loss_reference": 2.0}
     assert meter.add(1, {**common, "itm_loss": 4.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
     assert meter.add(2, {**common, "mlm_loss": 5.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]

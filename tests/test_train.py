@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from whole_runs import Place, assert_same_bits, final_state, training_lines
 
-from wenlan_jax import checkpoint, curves, schema
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.data import sources
+from wenlan_jax.monitoring import curves
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 STEPS = 6
 
@@ -32,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(root: Path, tiny: Callable[..., configs.Config]) -> Place:
+def place(root: Path, tiny: Callable[..., experiment.Config]) -> Place:
     config = tiny(
         data__dir=str(root / "data"),
         tokenizer__train_size=1000,
@@ -269,12 +271,12 @@ def test_the_state_before_a_step_that_is_not_finite_is_saved(place: Place) -> No
 def test_steps_skipped_earlier_do_not_stop_a_run(place: Place) -> None:
     """`train.non_finite` may change from 'skip' to 'stop' on resume."""
     workdir = place.root / "skipped"
-    with checkpoint.Checkpoints(straight(place) / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(straight(place) / "checkpoints", sections.Checkpoint()) as checkpoints:
         _, note = checkpoints.note(4)
-        config = configs.parse(note.config)
+        config = experiment.parse(note.config)
         current = runs.set_up(config, jax.devices()[:1])
-        _, state = checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings), 4)
-    with checkpoint.Checkpoints(workdir / "checkpoints", schema.Checkpoint()) as checkpoints:
+        _, state = checkpoints.restore(store.abstract_of(current.shapes, current.shardings), 4)
+    with store.Checkpoints(workdir / "checkpoints", sections.Checkpoint()) as checkpoints:
         checkpoints.save(4, state.replace(skipped=state.skipped + 3), config, note.tokenizer)
     shutil.copy(straight(place) / "tokenizer.model", workdir)
     done = place.train("skipped", "--config.train.non_finite=stop")

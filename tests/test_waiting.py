@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from wenlan_jax import stopping, waiting
+from wenlan_jax.parallel import stopping, waiting
 
 
 def test_results_and_errors_come_through() -> None:
@@ -43,8 +43,8 @@ def test_a_call_that_goes_on_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
 HANGS = """
 import signal, sys, time
 from wenlan_jax import cli
-from wenlan_jax import stopping
-from wenlan_jax import waiting
+from wenlan_jax.parallel import stopping
+from wenlan_jax.parallel import waiting
 
 def hang():
     print("within", flush=True)

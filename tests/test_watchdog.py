@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 
-from wenlan_jax import ledger, schema, watchdog
+from wenlan_jax.config import sections
+from wenlan_jax.monitoring import time_ledger, watchdog
 
 # A clock and a watchdog; what is to hang comes after.
 PREAMBLE = """
 import sys, time
-from wenlan_jax import ledger
-from wenlan_jax import schema
-from wenlan_jax import watchdog
+from wenlan_jax.monitoring import time_ledger as ledger
+from wenlan_jax.config import sections as schema
+from wenlan_jax.monitoring import watchdog
 clock = ledger.Ledger()
 clock.go_on(0, None)
 clock.stepping()
@@ -95,7 +96,7 @@ def test_a_stopped_process_is_not_a_hung_one() -> None:
 
 
 def test_without_limits_nothing_watches() -> None:
-    settings = schema.Telemetry(hang_seconds=0, hang_seconds_between=0)
-    dog = watchdog.Watchdog(ledger.Ledger(), settings)
+    settings = sections.Telemetry(hang_seconds=0, hang_seconds_between=0)
+    dog = watchdog.Watchdog(time_ledger.Ledger(), settings)
     with dog:
         assert not dog._thread.is_alive()

@@ -12,9 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wenlan_jax import checkpoint, metrics, schema, trees
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
+from wenlan_jax.core import trees
+from wenlan_jax.monitoring import metrics_file
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 CONFIG = '''
 import dataclasses
@@ -40,7 +43,7 @@ from wenlan_jax import cli
 if __name__ == "__main__":
     number, step, *arguments = sys.argv[1:]
     if int(number):
-        from wenlan_jax import progress
+        from wenlan_jax.monitoring import meter as progress
 
         add = progress.Meter.add
 
@@ -61,9 +64,9 @@ class Place:
     root: Path
 
     @classmethod
-    def make(cls, root: Path, config: configs.Config) -> Place:
+    def make(cls, root: Path, config: experiment.Config) -> Place:
         """A place whose runs are of `config`."""
-        (root / "config.py").write_text(CONFIG.format(text=configs.to_json(config)))
+        (root / "config.py").write_text(CONFIG.format(text=experiment.to_json(config)))
         (root / "driver.py").write_text(DRIVER)
         return cls(root)
 
@@ -102,10 +105,10 @@ class Place:
 @functools.cache
 def final_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """Every leaf of a checkpoint (the newest by default) by name."""
-    with checkpoint.Checkpoints(workdir / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(workdir / "checkpoints", sections.Checkpoint()) as checkpoints:
         _, note = checkpoints.note(step)
-        current = runs.set_up(configs.parse(note.config), jax.devices()[:1])
-        _, state = checkpoints.restore(checkpoint.abstract_of(current.shapes, current.shardings), step)
+        current = runs.set_up(experiment.parse(note.config), jax.devices()[:1])
+        _, state = checkpoints.restore(store.abstract_of(current.shapes, current.shardings), step)
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(state).items()}
 
 
@@ -118,5 +121,5 @@ def assert_same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> 
 def training_lines(workdir: Path) -> list[dict[str, float]]:
     """The lines of training steps without what a clock or the system measures."""
     measured = ("per_second", "data_wait_share", "_gib", "mfu")
-    lines = [row for row in metrics.read(workdir / "metrics.jsonl") if "train/loss" in row]
+    lines = [row for row in metrics_file.read(workdir / "metrics.jsonl") if "train/loss" in row]
     return [{n: v for n, v in row.items() if not n.endswith(measured)} for row in lines]

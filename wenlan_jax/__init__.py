@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wenlan_jax.api import Model as Model
     from wenlan_jax.api import load as load
-    from wenlan_jax.config import Config as Config
-    from wenlan_jax.errors import WenlanError as WenlanError
+    from wenlan_jax.tasks.experiment import Config as Config
+    from wenlan_jax.util.errors import WenlanError as WenlanError
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"load": "api", "Model": "api", "Config": "config", "WenlanError": "errors"}
+_PUBLIC = {"load": "api", "Model": "api", "Config": "tasks.experiment", "WenlanError": "util.errors"}
 """Names of this package by the module that has them."""
 
 __all__ = ["Config", "Model", "WenlanError", "__version__", "load"]

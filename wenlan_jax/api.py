@@ -13,17 +13,17 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, PyTree
 
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import restore, training_data, waiting
 from wenlan_jax.data import images as pictures
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.errors import WenlanError
-from wenlan_jax.tasks import registry
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.parallel import waiting
+from wenlan_jax.tasks import experiment, registry, shared_data
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.tasks.towers import Towers
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
+from wenlan_jax.tasks.two_tower.towers import Towers
+from wenlan_jax.training import trained as restore
+from wenlan_jax.util.errors import WenlanError
 
 SECTIONS = ("mesh.", "data.", "eval.")
 """Sections of the configuration that `load` may change: they do not change the model."""
@@ -89,7 +89,7 @@ class Model:
     step: int
 
     @property
-    def config(self) -> configs.Config:
+    def config(self) -> experiment.Config:
         """The configuration that the model was trained with, but for its mesh of one device."""
         return self.run.config
 
@@ -167,7 +167,7 @@ class Model:
 
     def _preprocess(self, images: Sequence[Image], boxes: Sequence[Any] | None, first: int) -> Batch:
         """`preprocess` of images of which the first has the number `first`."""
-        how = training_data.pictures(self.config)
+        how = shared_data.pictures(self.config)
         batch = how.empty(len(images))
         for row, image in enumerate(images):
             of_image = np.zeros((0, 4)) if boxes is None else np.asarray(boxes[row], np.float64).reshape(-1, 4)

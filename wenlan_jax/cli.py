@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wenlan_jax import __version__
-from wenlan_jax.arguments import real, whole
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.arguments import real, whole
+from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
-    from wenlan_jax.config import Config
+    from wenlan_jax.tasks.experiment import Config
 
 if multiprocessing.current_process().name != "MainProcess" and Path(sys.argv[0]).stem == "wenlan":
     # A data worker of this command. Grain would import jax here, which it does not need: time and memory for nothing.
@@ -93,13 +93,13 @@ def _status_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest
 
 def _in_a_job() -> bool:
     """Whether this is one of several processes; the module is imported only by commands that may join a job."""
-    distributed = sys.modules.get("wenlan_jax.distributed")
+    distributed = sys.modules.get("wenlan_jax.parallel.distributed")
     return distributed is not None and bool(distributed.in_a_job())
 
 
 def _end(status: int) -> int:
     """Returns `status`, unless a call was left behind that the normal way out would wait for, or fall over."""
-    waiting = sys.modules.get("wenlan_jax.waiting")
+    waiting = sys.modules.get("wenlan_jax.parallel.waiting")
     if waiting is None or not waiting.abandoned():
         return status
     sys.stdout.flush()
@@ -109,14 +109,14 @@ def _end(status: int) -> int:
 
 def _leave(status: int) -> int:
     """Leaves the job that this process may be part of, without waiting for processes that wait for this one."""
-    return int(sys.modules["wenlan_jax.distributed"].leave(status)) if _in_a_job() else status
+    return int(sys.modules["wenlan_jax.parallel.distributed"].leave(status)) if _in_a_job() else status
 
 
 def _explain(error: Exception, parsed: argparse.Namespace) -> str | None:
     """The message of an error of ours, or of the system's with its path; None for any other error, which is a bug."""
     if isinstance(error, WenlanError):
         return str(error)
-    if _in_a_job() and (lost := sys.modules["wenlan_jax.distributed"].lost_peer(error)) is not None:
+    if _in_a_job() and (lost := sys.modules["wenlan_jax.parallel.distributed"].lost_peer(error)) is not None:
         return str(lost)
     if not isinstance(error, OSError):
         return None
@@ -139,19 +139,25 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "train", "train a model; the same command again continues", _train_arguments, _train, True)
     _add(commands, "eval", "measure a trained model on held-out data", _eval_arguments, _eval, True)
     _add(commands, "embed", "write embeddings of a data set by a trained model", _embed_arguments, _embed, True)
-    _add(commands, "rerank", "order the best answers of two towers by a single one", *_in("eval.rerank_command"), True)
-    _add(commands, "attention", "draw where the words of a text look", *_in("eval.attention_command"), True)
+    _add(
+        commands,
+        "rerank",
+        "order the best answers of two towers by a single one",
+        *_in("applications.rerank_command"),
+        True,
+    )
+    _add(commands, "attention", "draw where the words of a text look", *_in("applications.attention_command"), True)
     _add(commands, "import", "take over weights of PyTorch models", _import_arguments, _import, True)
     _add(commands, "export", "write a trained model for PyTorch users, with proof", _export_arguments, _export, False)
-    _add(commands, "pack", "turn your own image-text pairs into records", *_in("data.pack_command"), False)
-    _add(commands, "data", "build named data sets, list them, look into any", *_in("data.command"), False)
-    _add(commands, "clean", "leave out bad and repeated records, and say which", *_in("data.clean.command"), True)
-    _add(commands, "regions", "add a detector's boxes and features to records", *_in("data.regions.command"), False)
-    _add(commands, "score", "measure how correlated pairs are", *_in("data.clean.command", "_score"), False)
+    _add(commands, "pack", "turn your own image-text pairs into records", *_in("prepare.pack_command"), False)
+    _add(commands, "data", "build named data sets, list them, look into any", *_in("prepare.command"), False)
+    _add(commands, "clean", "leave out bad and repeated records, and say which", *_in("prepare.clean.command"), True)
+    _add(commands, "regions", "add a detector's boxes and features to records", *_in("prepare.regions.command"), False)
+    _add(commands, "score", "measure how correlated pairs are", *_in("prepare.clean.command", "_score"), False)
     _add(commands, "vocab", "train a SentencePiece vocabulary on a corpus", *_in("data.vocab", "_vocab"), False)
     _add(commands, "bench", "measure speed, memory and where they go", _bench_arguments, _bench, True)
     _add(commands, "sweep", "run the rows of ablation tables and write the tables", *_in("sweep.command"), False)
-    _add(commands, "report", "turn one run into a page that a person reads", *_in("run_report.command"), False)
+    _add(commands, "report", "turn one run into a page that a person reads", *_in("report.command"), False)
     _add(commands, "plan", "say what a run needs on devices that are not here", _plan_arguments, _plan, True)
     _add(
         commands,
@@ -212,9 +218,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.profile is not None:
         rest = [*rest, f"--config.telemetry.profile={arguments.profile}"]
     config = _read_config(arguments.config, rest)
-    from wenlan_jax import train
+    from wenlan_jax.training import loop
 
-    train.train(config, arguments.workdir, began)
+    loop.train(config, arguments.workdir, began)
     return 0
 
 
@@ -231,9 +237,9 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from wenlan_jax.eval import command
+    from wenlan_jax.commands import eval
 
-    command.run_eval(arguments.workdir, arguments.step, arguments.out or arguments.workdir / "eval", rest)
+    eval.run_eval(arguments.workdir, arguments.step, arguments.out or arguments.workdir / "eval", rest)
     return 0
 
 
@@ -252,7 +258,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from wenlan_jax.eval import embed
+    from wenlan_jax.applications import embed
 
     embed.run_embed(arguments.workdir, arguments.step, arguments.out, arguments.splits, rest)
     return 0
@@ -369,16 +375,20 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from wenlan_jax import config as configs
+    from wenlan_jax.tasks import experiment
 
     if arguments.data:
         from wenlan_jax.bench import data
 
-        config = configs.load(arguments.config, rest) if arguments.config else configs.override(configs.default(), rest)
+        config = (
+            experiment.load(arguments.config, rest)
+            if arguments.config
+            else experiment.override(experiment.default(), rest)
+        )
         data.run_data(config, arguments.data_records, arguments.against, arguments.json)
         return 0
     if arguments.config is None:
-        raise configs.ConfigError("--config: name a configuration file, e.g. configs/bench_b0.py")
+        raise experiment.ConfigError("--config: name a configuration file, e.g. configs/bench_b0.py")
     if arguments.conversion:
         from wenlan_jax.bench import torch_side
 
@@ -412,17 +422,17 @@ def _fields_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _fields(arguments: argparse.Namespace) -> int:
     del arguments
-    from wenlan_jax import config as configs
+    from wenlan_jax.tasks import experiment
 
-    print(configs.describe())
+    print(experiment.describe())
     return 0
 
 
 def _read_config(path: Path, fields: Sequence[str]) -> Config:
     """The checked configuration of a file with fields set on the command line."""
-    from wenlan_jax import config as configs
+    from wenlan_jax.tasks import experiment
 
-    return configs.load(path, fields)
+    return experiment.load(path, fields)
 
 
 if __name__ == "__main__":

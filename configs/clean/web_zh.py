@@ -5,7 +5,7 @@ Command   wenlan clean data/web data/weibo --out data/clean --config=configs/cle
 
 from ml_collections import config_dict
 
-from wenlan_jax.data.clean import options
+from wenlan_jax.prepare.clean import options
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -16,15 +16,15 @@ trained on here; beyond BriVL's best ten there are still pictures that the tower
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """A short run with a hinge against the hardest two of 31 candidates."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_scenes(c)
-    config_single.make_fine_tuning(c, "rank")
+    presets.make_single(c)
+    presets.make_scenes(c)
+    presets.make_fine_tuning(c, "rank")
     c.rank.candidates, c.rank.hard = 31, 2
     c.optimizer.learning_rate, c.optimizer.warmup_steps, c.optimizer.clip_norm = 1e-3, 20, 2.0
     c.train.steps, c.train.batch_size = 800, 32

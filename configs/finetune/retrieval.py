@@ -25,14 +25,14 @@ MLMM's values are not stated.
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """MLMM's tower with a rank head."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_fine_tuning(c, "rank")
+    presets.make_single(c)
+    presets.make_fine_tuning(c, "rank")
     c.single.scan_segments = (12,)
     c.optimizer.warmup_steps, c.optimizer.clip_norm = 2000, 2.0
     c.train.steps, c.train.batch_size = 20_000, 320

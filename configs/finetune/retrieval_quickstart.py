@@ -11,15 +11,15 @@ Metric    average recall among 100 held-out pictures with a text in each languag
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """A short run with a hinge against the hardest of four candidates."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_scenes(c)
-    config_single.make_fine_tuning(c, "rank")
+    presets.make_single(c)
+    presets.make_scenes(c)
+    presets.make_fine_tuning(c, "rank")
     c.data.languages = ("en",)
     c.rank.candidates, c.rank.hard = 4, 1
     c.optimizer.learning_rate, c.optimizer.warmup_steps, c.optimizer.clip_norm = 2e-4, 20, 2.0

@@ -14,14 +14,14 @@ directory. The head of answers, which starts from nothing, learns ten times as f
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """MLMM's tower with a head for answers."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_fine_tuning(c, "vqa")
+    presets.make_single(c)
+    presets.make_fine_tuning(c, "vqa")
     c.single.scan_segments = (12,)
     c.optimizer.learning_rate, c.optimizer.warmup_steps, c.optimizer.clip_norm = 8e-5, 600, 2.0
     c.optimizer.faster, c.optimizer.faster_times = ("single/answer_head/",), 10.0

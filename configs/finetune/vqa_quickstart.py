@@ -12,15 +12,15 @@ Metric    accuracy on 21,000 held-out questions in seven languages 43.7%; 38.1% 
 from ml_collections import config_dict
 
 from wenlan_jax import config as configs
-from wenlan_jax import config_single
+from wenlan_jax.tasks.single_tower import presets
 
 
 def get_config() -> config_dict.ConfigDict:
     """A short run over all answers of the training questions."""
     c = configs.default()
-    config_single.make_single(c)
-    config_single.make_scenes(c)
-    config_single.make_fine_tuning(c, "vqa")
+    presets.make_single(c)
+    presets.make_scenes(c)
+    presets.make_fine_tuning(c, "vqa")
     c.single.initial_deviation = 0.02  # of the head of answers, which alone starts fresh
     c.data.text_length, c.pretrain.text_buckets = 32, (32,)
     c.vqa.answers, c.vqa.smallest_count = 512, 1

@@ -13,14 +13,13 @@ from single_runs import tiny_single
 
 pytest.importorskip("torch")
 
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
 from wenlan_jax.bench import command, conversion, measure, torch_side_single
 from wenlan_jax.bench.torch_worker import TorchError
 from wenlan_jax.convert import weights
 from wenlan_jax.losses import masked
-from wenlan_jax.tasks import registry
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.batch import faults, random_batch
+from wenlan_jax.training import setup as runs
 
 CHANGES = {"mesh__data": -1, "single__vocab_size": 60, "optimizer__name": "adamw", "optimizer__clip_norm": 1.0}
 MAP = {
@@ -44,7 +43,7 @@ UNUSED = ("itm_output", "region_classifier", "feat_regress.net", "feat_regress.b
 """Of heads for other objectives: PyTorch leaves them alone, and here they decay."""
 
 
-def config_for(**changes: Any) -> configs.Config:
+def config_for(**changes: Any) -> experiment.Config:
     return tiny_single(**{**CHANGES, **changes})
 
 
@@ -176,7 +175,7 @@ def test_a_conversion_is_measured_and_other_bits_are_refused(
     path = tmp_path / "config.py"
     path.write_text(
         "import json\nfrom ml_collections import config_dict\n\n\ndef get_config():\n"
-        f"    return config_dict.ConfigDict(json.loads({configs.to_json(config)!r}))\n"
+        f"    return config_dict.ConfigDict(json.loads({experiment.to_json(config)!r}))\n"
     )
     monkeypatch.setattr(conversion, "ROUNDS", 2)
     figures = conversion.run_conversion(path, [], tmp_path / "figures.json")

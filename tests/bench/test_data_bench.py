@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wenlan_jax import config as configs
 from wenlan_jax.bench import data, data_pictures, data_sides, torch_loader
 from wenlan_jax.data import images, sources, text
+from wenlan_jax.tasks import experiment
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_the_table_compares_round_by_round(
     monkeypatch.setattr(data, "SIZES", (16,))
     monkeypatch.setattr(data, "STORED", ((40, 30),))
     monkeypatch.setattr(data, "ROUNDS", 2)
-    figures = data.run_data(configs.parse(configs.default()), 3, None, tmp_path / "out.json")
+    figures = data.run_data(experiment.parse(experiment.default()), 3, None, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text()) == figures
     assert set(figures) == {
         "40x30/16/ours/records_per_cpu_second",
@@ -137,5 +137,5 @@ def test_the_table_compares_round_by_round(
     assert "3 JPEGs of 40 x 30" in capsys.readouterr().out
     rates = {"ours": [10.0, 30.0, 60.0], "decoding alone": [20.0, 40.0, 80.0]}
     assert data._ratio(rates, "ours", "decoding alone") == 0.75  # type: ignore[arg-type]
-    with pytest.raises(configs.ConfigError, match="--data-records"):
-        data.run_data(configs.parse(configs.default()), 0, None, None)
+    with pytest.raises(experiment.ConfigError, match="--data-records"):
+        data.run_data(experiment.parse(experiment.default()), 0, None, None)

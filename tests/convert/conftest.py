@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from whole_runs import CONFIG
 
-from wenlan_jax import cli, trees
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax import cli
 from wenlan_jax.convert import brivl
 from wenlan_jax.convert.rules import FlatTree, to_torch
+from wenlan_jax.core import trees
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 TOWERS = {**brivl.QUERY_TOWERS, **brivl.MOMENTUM_TOWERS}
 
@@ -39,11 +40,11 @@ def drawn_fresh_states(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         monkeypatch.setattr(runs, "set_up", _set_up_once)
 
 
-_found: dict[tuple[configs.Config, int], runs.Run] = {}
+_found: dict[tuple[experiment.Config, int], runs.Run] = {}
 _set_up = runs.set_up
 
 
-def _set_up_once(config: configs.Config, devices: Sequence[jax.Device] | None = None) -> runs.Run:
+def _set_up_once(config: experiment.Config, devices: Sequence[jax.Device] | None = None) -> runs.Run:
     key = (config, len(jax.devices() if devices is None else devices))
     if key not in _found:
         _found[key] = _set_up(config, devices)
@@ -56,7 +57,7 @@ def tower_trees() -> Callable[..., dict[str, Any]]:
     return _tower_trees
 
 
-def _tower_trees(config: configs.Config, seed: int = 0) -> dict[str, Any]:
+def _tower_trees(config: experiment.Config, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     shapes = runs.set_up(config, jax.devices()[:1]).shapes
     parts = {"params": shapes.params, "batch_stats": shapes.batch_stats}
@@ -76,7 +77,7 @@ def _tower_trees(config: configs.Config, seed: int = 0) -> dict[str, Any]:
 def official() -> Callable[..., FlatTree]:
     """A made-up official state dict, with the layers that BriVL does not use."""
 
-    def make(config: configs.Config, towers: Mapping[str, str] = TOWERS, seed: int = 0) -> FlatTree:
+    def make(config: experiment.Config, towers: Mapping[str, str] = TOWERS, seed: int = 0) -> FlatTree:
         drawn = _tower_trees(config, seed)
         state = to_torch({name: drawn[name] for name in towers.values()}, brivl.brivl_table(towers))
         extra = {"imgencoder.backbone.classifier.bias": np.ones(7, np.float32)} if "imgencoder" in towers else {}
@@ -89,7 +90,7 @@ def official() -> Callable[..., FlatTree]:
 def expected() -> Callable[..., FlatTree]:
     """The same towers by their path in the train state."""
 
-    def make(config: configs.Config, seed: int = 0) -> FlatTree:
+    def make(config: experiment.Config, seed: int = 0) -> FlatTree:
         flat = trees.flatten(_tower_trees(config, seed))
         return {_state_path(name): leaf for name, leaf in flat.items()}
 
@@ -104,22 +105,22 @@ def _state_path(path: str) -> str:
 
 
 @pytest.fixture
-def config_file(tmp_path: Path) -> Callable[[configs.Config], Path]:
+def config_file(tmp_path: Path) -> Callable[[experiment.Config], Path]:
     """Writes the file that `--config` reads."""
 
-    def write(config: configs.Config) -> Path:
+    def write(config: experiment.Config) -> Path:
         path = tmp_path / "config.py"
-        path.write_text(CONFIG.format(text=configs.to_json(config)))
+        path.write_text(CONFIG.format(text=experiment.to_json(config)))
         return path
 
     return write
 
 
 @pytest.fixture
-def command(tmp_path: Path, config_file: Callable[[configs.Config], Path]) -> Callable[..., int]:
+def command(tmp_path: Path, config_file: Callable[[experiment.Config], Path]) -> Callable[..., int]:
     """Runs `wenlan import` into `out`; returns its exit status."""
 
-    def run(config: configs.Config, source: Path, name: str, *options: str) -> int:
+    def run(config: experiment.Config, source: Path, name: str, *options: str) -> int:
         paths = (f"--from={source}", f"--config={config_file(config)}", f"--out={tmp_path / 'out'}")
         return cli.main(["import", f"--format={name}", *paths, *options])
 

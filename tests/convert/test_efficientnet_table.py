@@ -18,10 +18,10 @@ from transformers import EfficientNetConfig, EfficientNetForImageClassification,
 
 from wenlan_jax.convert.brivl import with_batch_counters
 from wenlan_jax.convert.efficientnet import KeyLayout, detect, efficientnet_table
+from wenlan_jax.convert.reference import torch_brivl
 from wenlan_jax.convert.rules import ConversionError, Imported, flatten, to_flax, to_torch, unflatten
 from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, EfficientNet, Stage, efficientnet_sizes
 from wenlan_jax.models.layers import BatchNormOptions
-from wenlan_jax.reference import torch_brivl
 
 SIDE = 32
 STAGES = (Stage(3, 1, 1, 16, 2), Stage(5, 2, 4, 24, 2), Stage(3, 2, 6, 32, 1))

@@ -21,17 +21,18 @@ Image = pytest.importorskip("PIL.Image")
 
 from vocabularies import tokenizer  # noqa: E402
 
-from wenlan_jax import config as configs  # noqa: E402
-from wenlan_jax import rngs
 from wenlan_jax.convert import example, export_torch, exporting, picture_modules, sample, text_modules, torch_modules
-from wenlan_jax.data import images, pictures
-from wenlan_jax.tasks.towers import Towers  # noqa: E402
+from wenlan_jax.core import rngs
+from wenlan_jax.data import images
+from wenlan_jax.prepare import raw_images
+from wenlan_jax.tasks import experiment  # noqa: E402
+from wenlan_jax.tasks.two_tower.towers import Towers  # noqa: E402
 
 KINDS = ("cased", "lower", "pieces", "other_ids", "xlm_roberta")
 
 
 @pytest.fixture
-def model(tiny: Callable[..., configs.Config], tmp_path: Path) -> Callable[..., exporting.Model]:
+def model(tiny: Callable[..., experiment.Config], tmp_path: Path) -> Callable[..., exporting.Model]:
     """A model with random weights and a tokenizer of a kind."""
 
     def make(kind: str, **changes: Any) -> exporting.Model:
@@ -159,7 +160,7 @@ def test_files_are_read_as_packed_and_trained(
     side = 24
     settings = {"size": {"height": side, "width": side}, "antialias": antialias, "averaging": averaging}
     for file in saved(tmp_path, *shape):
-        stored = pictures.checked(file.read_bytes(), pictures.PictureOptions(), Counter())
+        stored = raw_images.checked(file.read_bytes(), raw_images.PictureOptions(), Counter())
         ours = np.empty((side, side, 3), np.uint8)
         images.read_square(stored.data, antialias, averaging == "exact", ours)
         readers = {
@@ -175,7 +176,7 @@ def test_files_are_read_as_packed_and_trained(
 
 def test_open_pictures_are_averaged_over_areas(tmp_path: Path) -> None:
     for file in saved(tmp_path, 61, 45):
-        stored = pictures.checked(file.read_bytes(), pictures.PictureOptions(), Counter())
+        stored = raw_images.checked(file.read_bytes(), raw_images.PictureOptions(), Counter())
         ours = images.resize(images.decode(stored.data), 24, antialias=True)
         with Image.open(file) as picture:
             theirs = torch_modules.resize(torch_modules.pixels_of(picture), 24, True).numpy()

@@ -21,12 +21,12 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 Image = pytest.importorskip("PIL.Image")
 
-from wenlan_jax import augment
-from wenlan_jax import config as configs  # noqa: E402
 from wenlan_jax.convert import export_huggingface, exporting, parity, weights
 from wenlan_jax.data import images, vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece
-from wenlan_jax.tasks.towers import Towers  # noqa: E402
+from wenlan_jax.models import augment
+from wenlan_jax.tasks import experiment  # noqa: E402
+from wenlan_jax.tasks.two_tower.towers import Towers  # noqa: E402
 
 TEXTS = [
     "一只黑白相间的猫坐在红色沙发上",
@@ -66,7 +66,7 @@ def make_tokenizer(kind: str, folder: Path) -> Tokenizer:
     return SentencePiece(folder / "pieces.model")
 
 
-def make_model(tiny: Callable[..., configs.Config], kind: str, folder: Path) -> exporting.Model:
+def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) -> exporting.Model:
     """Random weights; the two kinds differ in all the switches that an export has to carry over."""
     tokenizer = make_tokenizer(kind, folder)
     words = kind == "words"
@@ -89,7 +89,7 @@ _done: dict[str, Exported] = {}
 
 
 @pytest.fixture
-def export_of(tiny: Callable[..., configs.Config], tmp_path_factory: Any) -> Callable[[str], Exported]:
+def export_of(tiny: Callable[..., experiment.Config], tmp_path_factory: Any) -> Callable[[str], Exported]:
     """One export of each kind for the whole module; tests do not change it."""
 
     def make(kind: str) -> Exported:

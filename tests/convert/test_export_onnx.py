@@ -19,11 +19,11 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from wenlan_jax import config as configs  # noqa: E402
 from wenlan_jax.convert import export_onnx, exporting, parity
 from wenlan_jax.data import images, vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece
-from wenlan_jax.tasks.towers import Towers  # noqa: E402
+from wenlan_jax.tasks import experiment  # noqa: E402
+from wenlan_jax.tasks.two_tower.towers import Towers  # noqa: E402
 
 CAPTIONS = ["一只猫坐在红色沙发上", "a cat sat on the sofa", "the red circle on the left of that yellow square"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "一", "只", "猫"]
@@ -55,7 +55,7 @@ def tokenizer(kind: str, folder: Path) -> Tokenizer:
     return SentencePiece(folder / "p.model")
 
 
-def make_model(tiny: Callable[..., configs.Config], kind: str, folder: Path) -> exporting.Model:
+def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) -> exporting.Model:
     """Random weights with nothing at its neutral start."""
     config = tiny(**VARIANTS[kind])
     rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ _done: dict[str, Exported] = {}
 
 
 @pytest.fixture
-def exported(tiny: Callable[..., configs.Config], tmp_path_factory: Any) -> Callable[[str], Exported]:
+def exported(tiny: Callable[..., experiment.Config], tmp_path_factory: Any) -> Callable[[str], Exported]:
     """One export of each kind for the whole module; tests do not change it."""
 
     def get(kind: str) -> Exported:

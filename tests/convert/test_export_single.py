@@ -20,16 +20,19 @@ from single_runs import tiny_single
 from single_towers import LAYOUTS as SIZES
 from single_towers import arrays, table, torch_model
 
-from wenlan_jax import checkpoint, cli, rngs, schema, trees
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax import cli
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import export_single, exporting, proof_single, single_layout, weights
 from wenlan_jax.convert.rules import ConversionError, FlatTree
+from wenlan_jax.core import rngs, trees
 from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
-from wenlan_jax.eval.vqa import Answers
-from wenlan_jax.tasks.single import Tower
+from wenlan_jax.evaluation.vqa import Answers
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
+from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.training import setup as runs
 
 Command = Callable[..., int]
 
@@ -47,14 +50,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return SentencePiece(path)
 
 
-def config_for(layout: str, **changes: Any) -> configs.Config:
+def config_for(layout: str, **changes: Any) -> experiment.Config:
     eps = single_layout.LAYOUTS[layout]
     fixed = {"single__position_offset": OFFSETS[layout], "single__text_eps": eps.text_eps, "single__vocab_size": 300}
     return tiny_single(**{**fixed, **changes})
 
 
 @functools.cache
-def drawn(config: configs.Config) -> dict[str, Any]:
+def drawn(config: experiment.Config) -> dict[str, Any]:
     """Parameters large enough that nothing is near zero."""
     params, _ = jax.eval_shape(Tower(config).init, jax.random.key(0))
     rng = np.random.default_rng(4)
@@ -202,7 +205,7 @@ def trained(tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Path]:
             current.shardings,
         )
         state = state.replace(params=jax.device_put(params, current.shardings.params), rng=rngs.root(0))
-        with checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints:
+        with store.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints:
             checkpoints.save(3, state, config, tokenizer.fingerprint)
         return workdir
 
@@ -211,10 +214,10 @@ def trained(tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Path]:
 
 def written(out: Path) -> FlatTree:
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
         _, stored = checkpoints.stored()
         abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in stored.items()}
-        _, tree = checkpoints.restore(checkpoint.nested(abstract))
+        _, tree = checkpoints.restore(store.nested(abstract))
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
 
 
@@ -253,7 +256,7 @@ def test_a_file_of_theirs_comes_back_bit_for_bit(layout: str, tokenizer: Tokeniz
     )
     template = {TOWER: {"params": jax.eval_shape(Tower(net_config).init, jax.random.key(0))[0][TOWER]}}
     leaves = table(sizes).of_torch(original, template).leaves
-    nested: dict[str, Any] = checkpoint.nested({p.removeprefix("single/params/"): v for p, v in leaves.items()})
+    nested: dict[str, Any] = store.nested({p.removeprefix("single/params/"): v for p, v in leaves.items()})
     source = exporting.Model(
         net_config,
         0,

@@ -17,9 +17,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from wenlan_jax import checkpoint, cli, rngs
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax import cli
+from wenlan_jax.checkpoints import store
 from wenlan_jax.convert import (
     UNUSED_LAYERS,
     architecture,
@@ -33,11 +32,14 @@ from wenlan_jax.convert import (
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table, is_unused_layer
 from wenlan_jax.convert.rules import to_flax, unflatten
 from wenlan_jax.convert.torch_file import TorchFile
+from wenlan_jax.core import rngs
+from wenlan_jax.core.state import MOMENTUM
 from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
-from wenlan_jax.state import MOMENTUM
-from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower import schema as two_towers
+from wenlan_jax.tasks.two_tower.towers import Towers
+from wenlan_jax.training import setup as runs
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"
@@ -47,7 +49,7 @@ OFFICIAL = {
     "model__image__regions__coordinates": "official",
     "model__text__bert__attention_mask": False,
 }
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +118,12 @@ def test_each_option_that_xla_knows_is_kept(monkeypatch: pytest.MonkeyPatch, unk
 
 def test_what_a_checkpoint_lacks_is_told_before_what_failed_for_it(model: Any, tmp_path: Path) -> None:
     def check() -> None:
-        raise checkpoint.CheckpointError("params/image/encoder: missing")
+        raise store.CheckpointError("params/image/encoder: missing")
 
     def broken(source: exporting.Model, folder: Path) -> exporting.Runner:
         raise RuntimeError("PyTorch wants a key")
 
-    with pytest.raises(checkpoint.CheckpointError, match="missing"):
+    with pytest.raises(store.CheckpointError, match="missing"):
         exporting.export(dataclasses.replace(model(), check=check), "torch", broken, tmp_path / "out", 1e-4)
     with pytest.raises(RuntimeError, match="wants a key"):
         exporting.export(model(), "torch", broken, tmp_path / "out", 1e-4)
@@ -283,7 +285,7 @@ def test_a_run_is_exported_from_the_command_line(tiny: Make, tokenizer: Tokenize
         return jax.device_put(drawn.astype(shape.dtype), place)
 
     state = jax.tree.map(draw, current.shapes, current.shardings)
-    with checkpoint.Checkpoints(tmp_path / "checkpoints", config.checkpoint) as checkpoints:
+    with store.Checkpoints(tmp_path / "checkpoints", config.checkpoint) as checkpoints:
         checkpoints.save(3, state, config, tokenizer.fingerprint)
     arguments = ["export", f"--workdir={tmp_path}", "--format=brivl", f"--out={tmp_path / 'out'}"]
     assert cli.main(arguments) == 0
@@ -310,7 +312,7 @@ def test_the_scale_of_similarities_is_the_learnt_one(
     state = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), current.shapes)
     if learnt:
         state.params[exporting.LOGIT_SCALE] = np.array(np.log(scale), np.float32)
-    with checkpoint.Checkpoints(tmp_path / "checkpoints", config.checkpoint, host_arrays=True) as checkpoints:
+    with store.Checkpoints(tmp_path / "checkpoints", config.checkpoint, host_arrays=True) as checkpoints:
         checkpoints.save(3, state, config, tokenizer.fingerprint)
     assert exporting.load(tmp_path, None, "float32").scale == pytest.approx(scale)
 

@@ -17,16 +17,20 @@ pytest.importorskip("torch")
 
 import torch
 
-from wenlan_jax import checkpoint, cli, schema, trees, warm_start
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax import cli
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections as schema
 from wenlan_jax.convert import brivl, weights
 from wenlan_jax.convert.bert import bert_description, bert_table
 from wenlan_jax.convert.efficientnet import KeyLayout, efficientnet_table
 from wenlan_jax.convert.rules import FlatTree, to_torch
-from wenlan_jax.tasks.towers import image_tower
+from wenlan_jax.core import trees
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import image_tower
+from wenlan_jax.training import init_from
+from wenlan_jax.training import setup as runs
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 Made = Callable[..., dict[str, Any]]
 Command = Callable[..., int]
 Refused = Callable[..., str]
@@ -61,10 +65,10 @@ FORMATS = ("brivl", "bert", "efficientnet")
 
 
 @pytest.fixture
-def made(tower_trees: Made, official: Made) -> Callable[[str, configs.Config], FlatTree]:
+def made(tower_trees: Made, official: Made) -> Callable[[str, experiment.Config], FlatTree]:
     """A state dict in a layout, with what such files hold beside the backbone."""
 
-    def make(name: str, config: configs.Config) -> FlatTree:
+    def make(name: str, config: experiment.Config) -> FlatTree:
         layout = LAYOUTS[name]
         if layout.format == "brivl":
             return official(config)
@@ -94,7 +98,7 @@ def _with_padding_rows(state: FlatTree) -> FlatTree:
     return {**state, key: np.concatenate([rows, state[key]]), "lm_head.bias": np.ones(600, np.float32)}
 
 
-def describe(name: str, config: configs.Config) -> dict[str, Any]:
+def describe(name: str, config: experiment.Config) -> dict[str, Any]:
     """The config.json of a text backbone."""
     sizes = bert_description(config.model.text.bert)
     if name != "xlm_roberta":
@@ -107,7 +111,7 @@ def describe(name: str, config: configs.Config) -> dict[str, Any]:
 def save(tmp_path: Path) -> Callable[..., Path]:
     """Writes a state dict as the layout's file; returns what `--from` takes: the file or its directory."""
 
-    def write(name: str, state: FlatTree, config: configs.Config) -> Path:
+    def write(name: str, state: FlatTree, config: experiment.Config) -> Path:
         layout = LAYOUTS[name]
         file = tmp_path / layout.file
         file.parent.mkdir(exist_ok=True)
@@ -126,7 +130,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     """The one message of an import that is refused, and that leaves nothing behind."""
 
-    def run(config: configs.Config, source: Path, name: str, *options: str) -> str:
+    def run(config: experiment.Config, source: Path, name: str, *options: str) -> str:
         before = {*tmp_path.rglob("*"), tmp_path / "config.py"}
         assert command(config, source, name, *options) == 1
         printed = capsys.readouterr()
@@ -143,10 +147,10 @@ def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def written(out: Path) -> FlatTree:
     """Every leaf of the checkpoint that an import wrote."""
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
         _, stored = checkpoints.stored()
         abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in stored.items()}
-        _, tree = checkpoints.restore(checkpoint.nested(abstract))
+        _, tree = checkpoints.restore(store.nested(abstract))
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
 
 
@@ -363,7 +367,7 @@ def rows(lines: Iterable[str]) -> dict[str, tuple[int, int]]:
 def totals(leaves: dict[str, Any]) -> dict[str, tuple[int, int]]:
     found: dict[str, list[int]] = {}
     for name, leaf in leaves.items():
-        found.setdefault(warm_start.part_of(name), []).append(int(np.prod(leaf.shape)))
+        found.setdefault(init_from.part_of(name), []).append(int(np.prod(leaf.shape)))
     return {part: (len(sizes), sum(sizes)) for part, sizes in found.items()}
 
 

@@ -20,11 +20,14 @@ from single_runs import tiny_single
 from single_towers import UC2, UNITER, arrays, table, torch_model
 from transformers import BertConfig, BertForPreTraining, XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from wenlan_jax import checkpoint, schema, trees, warm_start
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import weights
 from wenlan_jax.convert.rules import FlatTree, flatten
+from wenlan_jax.core import trees
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import init_from
+from wenlan_jax.training import setup as runs
 
 Made = Callable[..., Any]
 Command = Callable[..., int]
@@ -36,7 +39,7 @@ WORDS = "embeddings.word_embeddings.weight"
 LAYER = "encoder.layer.1.output.dense.weight"
 
 
-def config_for(sizes: Any, **changes: Any) -> configs.Config:
+def config_for(sizes: Any, **changes: Any) -> experiment.Config:
     """The configuration of the tower that a PyTorch model of `sizes` fits."""
     return tiny_single(
         **{
@@ -98,7 +101,7 @@ class File:
 
     format: str
     state: Callable[[], FlatTree]
-    config: configs.Config
+    config: experiment.Config
     prefix: str
 
 
@@ -122,21 +125,21 @@ def save(state: FlatTree, folder: Path, description: dict[str, Any] | None = Non
 
 def written(out: Path) -> FlatTree:
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
         _, stored = checkpoints.stored()
         abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in stored.items()}
-        _, tree = checkpoints.restore(checkpoint.nested(abstract))
+        _, tree = checkpoints.restore(store.nested(abstract))
     return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
 
 
-def started(config: configs.Config, source: Path) -> FlatTree:
+def started(config: experiment.Config, source: Path) -> FlatTree:
     config = dataclasses.replace(config, init_from=str(source))
-    return trees.flatten(warm_start.load(runs.set_up(config, jax.devices()[:1]), ""))
+    return trees.flatten(init_from.load(runs.set_up(config, jax.devices()[:1]), ""))
 
 
 @pytest.fixture
 def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    def run(config: configs.Config, source: Path, name: str, *options: str) -> str:
+    def run(config: experiment.Config, source: Path, name: str, *options: str) -> str:
         before = {*tmp_path.rglob("*"), tmp_path / "config.py"}
         assert command(config, source, name, *options) == 1
         printed = capsys.readouterr()
@@ -343,7 +346,7 @@ BACKBONES = ("params/image/backbone/", "batch_stats/image/backbone/")
 def test_a_map_takes_the_backbone_alone_of_a_brivl_run(tiny: Any, tmp_path: Path) -> None:
     theirs = runs.fresh_state(runs.set_up(tiny(), jax.devices()[:1]))
     moved = trees.map_named(lambda name, leaf: leaf if name == "rng" else leaf + 1, theirs)
-    with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(tmp_path / "run" / "checkpoints", sections.Checkpoint()) as checkpoints:
         checkpoints.save(3, moved, tiny(), "of another tokenizer")
     config = config_for(UC2, **MAP)
     fresh = trees.flatten(runs.fresh_state(runs.set_up(config, jax.devices()[:1])))
@@ -370,5 +373,5 @@ def test_a_map_takes_the_backbone_alone_of_an_official_file(
 
 def test_a_tower_with_another_number_of_layers_does_not_start_from_it(command: Command, tmp_path: Path) -> None:
     assert command(UNITER_CONFIG, save(FILES["uniter"].state(), tmp_path), "uniter") == 0
-    with pytest.raises(checkpoint.CheckpointError, match=r"params/single/layers_2/\S+: shape .* no such leaf"):
+    with pytest.raises(store.CheckpointError, match=r"params/single/layers_2/\S+: shape .* no such leaf"):
         started(config_for(UNITER, single__layers=2), tmp_path / "out")

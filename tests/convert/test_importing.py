@@ -12,20 +12,24 @@ import jax
 import numpy as np
 import pytest
 
-from wenlan_jax import bank, checkpoint, cli, schema, trees, warm_start
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax import cli
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import bert, brivl, efficientnet, importing, queues, weights
 from wenlan_jax.convert.rules import FlatTree, to_torch
-from wenlan_jax.tasks.towers import image_tower
+from wenlan_jax.core import bank, trees
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import image_tower
+from wenlan_jax.training import init_from
+from wenlan_jax.training import setup as runs
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 Made = Callable[..., dict[str, Any]]
 
 pytestmark = pytest.mark.usefixtures("drawn_fresh_states")
 
 
-def set_up(config: configs.Config) -> runs.Run:
+def set_up(config: experiment.Config) -> runs.Run:
     return runs.set_up(config, jax.devices()[:1])
 
 
@@ -33,7 +37,7 @@ def set_up(config: configs.Config) -> runs.Run:
 def import_file(tmp_path: Path) -> Callable[..., Path]:
     """Writes a state dict, nested under `learnable`, and imports it into `out`."""
 
-    def make(config: configs.Config, state: FlatTree, out: str = "out", **options: Any) -> Path:
+    def make(config: experiment.Config, state: FlatTree, out: str = "out", **options: Any) -> Path:
         file = tmp_path / "weights.safetensors"
         weights.write_safetensors(state, file, {})
         chosen = {"format": "brivl", "tower": "both", "trust_pickle": False, "replace": False, **options}
@@ -43,14 +47,14 @@ def import_file(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def started(config: configs.Config, source: Path, tokenizer: str = "") -> dict[str, np.ndarray]:
+def started(config: experiment.Config, source: Path, tokenizer: str = "") -> dict[str, np.ndarray]:
     """Every leaf of the state that a run with `init_from` starts from."""
     config = dataclasses.replace(config, init_from=str(source))
-    state = warm_start.load(set_up(config), tokenizer)
+    state = init_from.load(set_up(config), tokenizer)
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(state).items()}
 
 
-def fresh(config: configs.Config) -> dict[str, np.ndarray]:
+def fresh(config: experiment.Config) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(runs.fresh_state(set_up(config))).items()}
 
 
@@ -90,7 +94,7 @@ def test_the_start_may_be_donated_to_the_step(tiny: Make, import_file: Callable[
     """Copies share no memory with what they are copies of."""
     config = tiny()
     out = import_file(config, official(config, brivl.QUERY_TOWERS))
-    state = warm_start.load(set_up(dataclasses.replace(config, init_from=str(out))), "")
+    state = init_from.load(set_up(dataclasses.replace(config, init_from=str(out))), "")
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf.size > 1]
     assert len(set(places)) == len(places)
 
@@ -210,11 +214,11 @@ def test_a_write_that_fails_leaves_nothing(
     tiny: Make, import_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official: Made
 ) -> None:
     def save(*_: Any) -> None:
-        raise checkpoint.CheckpointError("the disk is full")
+        raise store.CheckpointError("the disk is full")
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    monkeypatch.setattr(store.Checkpoints, "save", save)
     config = tiny()
-    with pytest.raises(checkpoint.CheckpointError, match="the disk is full"):
+    with pytest.raises(store.CheckpointError, match="the disk is full"):
         import_file(config, official(config))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.safetensors"]
 
@@ -249,7 +253,7 @@ def test_an_image_backbone_needs_no_vocabulary(
 ) -> None:
     config = tiny(model__text__bert__vocab_size=0)
     state = official(tiny())
-    with pytest.raises(configs.ConfigError, match=r"model\.text\.bert\.vocab_size: 0 leaves the size"):
+    with pytest.raises(experiment.ConfigError, match=r"model\.text\.bert\.vocab_size: 0 leaves the size"):
         import_file(config, state)
     out = import_file(config, state, tower="image")
     wanted = {name: leaf for name, leaf in expected(tiny()).items() if "/image/" in f"/{name}"}
@@ -262,7 +266,7 @@ def test_a_start_of_another_model_names_every_leaf(
     config = tiny()
     out = import_file(config, official(config))
     other = tiny(model__text__encoder__layers=2, model__image__regions__project=False, model__text__bert__positions=24)
-    with pytest.raises(checkpoint.CheckpointError) as error:
+    with pytest.raises(store.CheckpointError) as error:
         started(other, out)
     message = str(error.value)
     assert "params/text/backbone/embeddings/position/embedding: shape (16, 16), (24, 16) is needed" in message
@@ -278,14 +282,14 @@ def test_a_task_without_momentum_takes_the_query_towers(
     assert_start(state, {name: leaf for name, leaf in expected(tiny()).items() if not name.startswith("momentum/")})
 
 
-def save_run(config: configs.Config, workdir: Path, tokenizer: str) -> dict[str, np.ndarray]:
+def save_run(config: experiment.Config, workdir: Path, tokenizer: str) -> dict[str, np.ndarray]:
     """A training run's checkpoint of random towers at step 7, with full banks."""
     rng = np.random.default_rng(5)
     state = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype) if leaf.dtype == np.float32 else leaf + 1,
         runs.fresh_state(set_up(config)),
     )
-    with checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints:
+    with store.Checkpoints(workdir / "checkpoints", config.checkpoint) as checkpoints:
         checkpoints.save(7, state, config, tokenizer)
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(state).items()}
 
@@ -295,14 +299,14 @@ def test_another_run_gives_its_towers_and_nothing_else(tiny: Make, tmp_path: Pat
     saved, untouched = save_run(config, tmp_path / "run", "tokens"), fresh(config)
     state = started(config, tmp_path / "run", "tokens")
     for name, leaf in state.items():
-        source = saved if name.startswith(warm_start.TAKEN) else untouched
+        source = saved if name.startswith(init_from.TAKEN) else untouched
         np.testing.assert_array_equal(leaf, source[name], err_msg=name)
 
 
 def test_word_embeddings_of_another_tokenizer_are_refused(tiny: Make, tmp_path: Path) -> None:
     config = tiny()
     saved = save_run(config, tmp_path / "run", "tokens")
-    with pytest.raises(checkpoint.CheckpointError, match="made for another tokenizer"):
+    with pytest.raises(store.CheckpointError, match="made for another tokenizer"):
         started(config, tmp_path / "run", "other tokens")
     accepted = started(tiny(checkpoint__accept_changes=True), tmp_path / "run", "other tokens")
     name = "params/text/projection/fc1/kernel"
@@ -324,11 +328,11 @@ def test_a_second_import_keeps_the_tokenizer_of_the_words(
     named = tiny(tokenizer__path=own)
     out = import_file(named, official(named), tower="text")
     import_file(tiny(), official(tiny()), tower="image")
-    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
         _, note = checkpoints.note()
     assert note.tokenizer.startswith("wordpiece:lower:")
     assert note.config["tokenizer"]["path"] == own
-    with pytest.raises(checkpoint.CheckpointError, match="made for another tokenizer"):
+    with pytest.raises(store.CheckpointError, match="made for another tokenizer"):
         started(tiny(), out, "other tokens")
     strange = tiny(tokenizer__path=other)
     with pytest.raises(importing.ImportingError, match="words of another tokenizer than .*other.txt"):
@@ -346,14 +350,14 @@ def test_a_training_run_is_no_place_for_an_import(
 
 
 def test_a_start_that_does_not_exist_is_told(tiny: Make, tmp_path: Path) -> None:
-    with pytest.raises(checkpoint.CheckpointError, match="init_from: .*nowhere holds no checkpoints"):
+    with pytest.raises(store.CheckpointError, match="init_from: .*nowhere holds no checkpoints"):
         started(tiny(), tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_where_a_run_started_is_part_of_its_identity(tiny: Make) -> None:
     one, two = tiny(), tiny(init_from="weights")
-    assert configs.fingerprint(one) != configs.fingerprint(two)
+    assert experiment.fingerprint(one) != experiment.fingerprint(two)
 
 
 @pytest.mark.slow
@@ -363,7 +367,7 @@ def test_the_command_line_imports_and_trains_from_it(
     capsys: pytest.CaptureFixture[str],
     official: Made,
     expected: Made,
-    config_file: Callable[[configs.Config], Path],
+    config_file: Callable[[experiment.Config], Path],
 ) -> None:
     """Without a learning rate two steps end in the parameters of the file; the resumed run does not read it again."""
     config = tiny(
@@ -380,7 +384,7 @@ def test_the_command_line_imports_and_trains_from_it(
     command = ["train", f"--config={path}", f"--workdir={tmp_path / 'run'}", f"--config.init_from={out}"]
     assert cli.main([*command, "--config.mesh.data=-1"]) == 0
     assert f"starts from checkpoint 0 of {out}: params/image/backbone" in capsys.readouterr().out
-    with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", config.checkpoint) as checkpoints:
+    with store.Checkpoints(tmp_path / "run" / "checkpoints", config.checkpoint) as checkpoints:
         shapes = set_up(config).shapes.params
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), {"params": shapes})

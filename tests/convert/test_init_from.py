@@ -11,12 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from wenlan_jax import checkpoint, schema, trees, warm_start
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import weights
+from wenlan_jax.core import trees
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import init_from
+from wenlan_jax.training import setup as runs
 
-Make = Callable[..., configs.Config]
+Make = Callable[..., experiment.Config]
 Made = Callable[..., dict[str, Any]]
 Command = Callable[..., int]
 State = dict[str, Any]
@@ -36,7 +39,7 @@ SCANS = {
 def imported(official: Made, command: Command, tmp_path: Path) -> Callable[..., Path]:
     """Imports the official state dict of one configuration for another; returns the directory."""
 
-    def run(made_for: configs.Config, config: configs.Config) -> Path:
+    def run(made_for: experiment.Config, config: experiment.Config) -> Path:
         file = tmp_path / "brivl.pth"
         weights.write_torch({"learnable": official(made_for)}, file)
         assert command(config, file, "brivl") == 0
@@ -45,10 +48,10 @@ def imported(official: Made, command: Command, tmp_path: Path) -> Callable[..., 
     return run
 
 
-def start(config: configs.Config, source: Path, devices: int) -> State:
+def start(config: experiment.Config, source: Path, devices: int) -> State:
     """The leaves of the state that `init_from` starts from, on as many devices."""
     config = dataclasses.replace(config, init_from=str(source))
-    return trees.flatten(warm_start.load(runs.set_up(config, jax.devices()[:devices]), ""))
+    return trees.flatten(init_from.load(runs.set_up(config, jax.devices()[:devices]), ""))
 
 
 def assert_lies(state: State, devices: int) -> None:
@@ -76,7 +79,7 @@ def test_scanned_layers_are_those_of_the_file_in_order(tiny: Make, imported: Any
     pytest.importorskip("torch")
     plain, scanned = tiny(**DEPTHS), tiny(**DEPTHS, **SCANS)
     begun = start(scanned, imported(plain, scanned), 1)
-    taken = {name: np.asarray(leaf) for name, leaf in begun.items() if name.startswith(warm_start.TAKEN)}
+    taken = {name: np.asarray(leaf) for name, leaf in begun.items() if name.startswith(init_from.TAKEN)}
     stacked = {name.split("/layers_")[0]: leaf.shape[0] for name, leaf in taken.items() if "/layers_0_1/" in name}
     owners = ("params/text/backbone", "params/text/encoder", "params/image/encoder")
     assert stacked == {prefix + owner: 2 for prefix in ("", "momentum/") for owner in owners}
@@ -90,7 +93,7 @@ def test_scanned_layers_do_not_fit_others(tiny: Make, imported: Any) -> None:
     pytest.importorskip("torch")
     plain, scanned = tiny(**DEPTHS), tiny(**DEPTHS, **SCANS)
     source = imported(plain, scanned)
-    with pytest.raises(checkpoint.CheckpointError) as error:
+    with pytest.raises(store.CheckpointError) as error:
         start(plain, source, 1)
     message = str(error.value)
     assert "params/text/backbone/layers_0/linear1/kernel: missing, (16, 16) is needed" in message
@@ -108,11 +111,11 @@ def test_a_run_starts_from_a_checkpoint_of_another_mesh(
     saved = {name: np.asarray(leaf) + 1 for name, leaf in trees.flatten(theirs).items() if name != "rng"}
     moved = trees.map_named(lambda name, leaf: jax.device_put(saved.get(name, leaf), leaf.sharding), theirs)
     assert_lies(trees.flatten(moved), saved_on)
-    with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(tmp_path / "run" / "checkpoints", sections.Checkpoint()) as checkpoints:
         checkpoints.save(3, moved, configurations[saved_on], "")
     begun = start(configurations[started_on], tmp_path / "run", started_on)
     assert_lies(begun, started_on)
-    taken = [name for name in saved if name.startswith(warm_start.TAKEN)]
+    taken = [name for name in saved if name.startswith(init_from.TAKEN)]
     assert len(taken) > 100
     for name in taken:
         np.testing.assert_array_equal(np.asarray(begun[name]), saved[name], err_msg=name)

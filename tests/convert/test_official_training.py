@@ -14,13 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from wenlan_jax import config as configs
-from wenlan_jax import rngs, step, trees
-from wenlan_jax import run as runs
 from wenlan_jax.convert import queues
 from wenlan_jax.convert.brivl import brivl_table
 from wenlan_jax.convert.rules import to_flax, to_torch, unflatten
-from wenlan_jax.state import Momentum, TrainState
+from wenlan_jax.core import rngs, step, trees
+from wenlan_jax.core.state import Momentum, TrainState
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"
@@ -42,9 +42,9 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         return {key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in file.items()}
 
 
-def official_config() -> configs.Config:
+def official_config() -> experiment.Config:
     """The tiny model with the official compatibility switches; freezing is that of the released model, the default."""
-    known, c = facts(), configs.default()
+    known, c = facts(), experiment.default()
     c.mesh.data = 1
     c.data.image_size, c.data.text_length = known["image_size"], known["max_text_len"]
     c.augment.jitter_probability = c.augment.grayscale_probability = 0.0
@@ -63,7 +63,7 @@ def official_config() -> configs.Config:
     c.contrast.momentum, c.contrast.temperature = known["momentum"], known["temperature"]
     c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = "sgd", 0.05, 0.0
     c.train.steps, c.train.batch_size = STEPS, known["batch"]
-    return configs.parse(c)
+    return experiment.parse(c)
 
 
 def keep_gradients() -> optax.GradientTransformation:

@@ -27,11 +27,11 @@ Image = pytest.importorskip("PIL.Image")
 
 from vocabularies import tokenizer  # noqa: E402
 
-from wenlan_jax import config as configs  # noqa: E402
-from wenlan_jax import rngs
 from wenlan_jax.convert import export_huggingface, exporting, torch_modules
 from wenlan_jax.convert.architecture import architecture_of  # noqa: E402
-from wenlan_jax.tasks.towers import Towers  # noqa: E402
+from wenlan_jax.core import rngs
+from wenlan_jax.tasks import experiment  # noqa: E402
+from wenlan_jax.tasks.two_tower.towers import Towers  # noqa: E402
 
 PROGRAM = Path(__file__).with_name("use_export.py")
 OTHERS = [path for path in os.environ.get("WENLAN_OTHER_PYTHONS", "").split(os.pathsep) if path]
@@ -40,7 +40,7 @@ KINDS = ("lower", pytest.param("other_ids", marks=pytest.mark.slow), "xlm_robert
 
 
 @pytest.fixture(params=KINDS)
-def exported(request: Any, tiny: Callable[..., configs.Config], tmp_path: Path) -> tuple[exporting.Model, Path]:
+def exported(request: Any, tiny: Callable[..., experiment.Config], tmp_path: Path) -> tuple[exporting.Model, Path]:
     """An export with each kind of tokenizer; word pieces come with a text backbone that sees padding."""
     words = tokenizer(request.param, tmp_path)
     seen = request.param == "lower"
@@ -85,7 +85,7 @@ def test_models_and_pipelines_work_from_the_folder(
 
 
 def test_modules_are_made_where_initialisers_return_nothing(
-    tiny: Callable[..., configs.Config], monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., experiment.Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under transformers 4, which puts functions that do nothing in their place while it loads."""
     for name in [name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")]:

@@ -24,12 +24,12 @@ pytest.importorskip("torch")
 import torch
 from torch.nn import functional as F  # noqa: N812, the usual name
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import torch_modules
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import to_flax, to_torch, unflatten
-from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import Towers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -71,7 +71,7 @@ class Pair:
     """One tower in both frameworks: `variables` are the converted `state`, which `module` holds."""
 
     kind: str
-    config: configs.Config
+    config: experiment.Config
     module: torch.nn.Module
     state: dict[str, np.ndarray]
     variables: dict[str, Any]
@@ -100,7 +100,7 @@ def random_state(shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(draw(key, tuple(leaf.shape))) for key, leaf in shapes.items()}
 
 
-def pictures(config: configs.Config) -> torch.Tensor:
+def pictures(config: experiment.Config) -> torch.Tensor:
     """Normalised pictures, channels first, with structure at all scales: their own colours, patches and noise."""
     rng, side = np.random.default_rng(1), config.data.image_size
     images = torch.zeros(CALIBRATING, 3, side, side)
@@ -120,8 +120,8 @@ def calibrate(backbone: torch.nn.Module, images: torch.Tensor) -> None:
     assert all(norm.num_batches_tracked == 1 for norm in norms)
 
 
-def config_of(name: str) -> configs.Config:
-    return configs.load(CONFIGS / f"{name}.py", [f"--config.{field}={value}" for field, value in SMALLER.items()])
+def config_of(name: str) -> experiment.Config:
+    return experiment.load(CONFIGS / f"{name}.py", [f"--config.{field}={value}" for field, value in SMALLER.items()])
 
 
 def make_pair(name: str, kind: str) -> Pair:

@@ -16,9 +16,9 @@ import torch
 from single_towers import LAYOUTS, UC2, UNITER, arrays, inputs, table, template, torch_inputs, torch_model, tower
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
 
+from wenlan_jax.convert.reference.torch_single import Uniter, UniterSizes
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten
 from wenlan_jax.convert.single_tower import uc2_table, uniter_table, xlm_roberta_table
-from wenlan_jax.reference.torch_single import Uniter, UniterSizes
 
 WORDS = {"uniter": "cls.predictions.decoder.weight", "uc2": "cls.decoder.weight"}
 

@@ -19,14 +19,14 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import torch_modules
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
 from wenlan_jax.data import images as pictures
 from wenlan_jax.models.efficientnet import BASE_STAGES, efficientnet_sizes
-from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import Towers
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"
@@ -74,7 +74,7 @@ def official_state(variables: Mapping[str, Any], prefix: str) -> dict[str, torch
     return {key.removeprefix(prefix + "."): torch.from_numpy(value) for key, value in state.items()}
 
 
-def both_image_towers(config: configs.Config) -> tuple[Callable[..., np.ndarray], torch_modules.ImageTower]:
+def both_image_towers(config: experiment.Config) -> tuple[Callable[..., np.ndarray], torch_modules.ImageTower]:
     """The JAX image tower as a function of channel-last images, and the PyTorch one of the same random weights."""
     towers = Towers(config)
     variables = random_weights(tower_shapes(towers, "image"))
@@ -85,7 +85,7 @@ def both_image_towers(config: configs.Config) -> tuple[Callable[..., np.ndarray]
     return ours, theirs.eval()
 
 
-def both_text_towers(config: configs.Config) -> tuple[Callable[..., np.ndarray], torch_modules.TextTower]:
+def both_text_towers(config: experiment.Config) -> tuple[Callable[..., np.ndarray], torch_modules.TextTower]:
     towers = Towers(config)
     variables = random_weights(tower_shapes(towers, "text"))
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def both_text_towers(config: configs.Config) -> tuple[Callable[..., np.ndarray],
     return ours, theirs.eval()
 
 
-def image_inputs(config: configs.Config, batch: int = 3) -> list[np.ndarray]:
+def image_inputs(config: experiment.Config, batch: int = 3) -> list[np.ndarray]:
     """Channel-first images and, for boxes, some boxes of which every picture has another number."""
     rng, regions = np.random.default_rng(1), config.model.image.regions
     side = config.data.image_size
@@ -109,7 +109,7 @@ def image_inputs(config: configs.Config, batch: int = 3) -> list[np.ndarray]:
     return inputs
 
 
-def text_inputs(config: configs.Config, lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def text_inputs(config: experiment.Config, lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     rng, bert = np.random.default_rng(2), config.model.text.bert
     mask = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
     return np.where(mask, rng.integers(1, bert.vocab_size, mask.shape), 0).astype(np.int32), mask
@@ -127,7 +127,7 @@ def assert_same_embeddings(ours: np.ndarray, theirs: np.ndarray, tolerance: floa
     assert np.all(apart > 100 * tolerance), "inputs that differ must embed apart for parity to mean anything"
 
 
-def assert_image_parity(config: configs.Config, batch: int, tolerance: float) -> None:
+def assert_image_parity(config: experiment.Config, batch: int, tolerance: float) -> None:
     ours, theirs = both_image_towers(config)
     images, *boxes = image_inputs(config, batch)
     assert_same_embeddings(
@@ -135,32 +135,32 @@ def assert_image_parity(config: configs.Config, batch: int, tolerance: float) ->
     )
 
 
-def assert_text_parity(config: configs.Config, lengths: tuple[int, ...], tolerance: float) -> None:
+def assert_text_parity(config: experiment.Config, lengths: tuple[int, ...], tolerance: float) -> None:
     ours, theirs = both_text_towers(config)
     inputs = text_inputs(config, lengths)
     assert_same_embeddings(np.asarray(ours(*inputs)), run(theirs, *inputs), tolerance)
 
 
 @pytest.mark.parametrize("name", REGIONS)
-def test_image_towers_agree(name: str, tiny: Callable[..., configs.Config]):
+def test_image_towers_agree(name: str, tiny: Callable[..., experiment.Config]):
     regions = {f"model__image__regions__{field}": value for field, value in REGIONS[name].items()}
     assert_image_parity(tiny(**BACKBONE, **regions), batch=3, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("attention_mask", [True, False])
 @pytest.mark.parametrize("lengths", [(9, 9, 9), (3, 12, 7)], ids=["unpadded", "padded"])
-def test_text_towers_agree(attention_mask: bool, lengths: tuple[int, ...], tiny: Callable[..., configs.Config]):
+def test_text_towers_agree(attention_mask: bool, lengths: tuple[int, ...], tiny: Callable[..., experiment.Config]):
     config = tiny(model__text__bert__attention_mask=attention_mask, model__text__bert__layers=2)
     assert_text_parity(config, lengths, tolerance=1e-5)
 
 
-def test_scanned_layers_agree(tiny: Callable[..., configs.Config]):
+def test_scanned_layers_agree(tiny: Callable[..., experiment.Config]):
     encoder = {"model__text__encoder__scan": True, "model__text__encoder__layers": 2}
     bert = {"model__text__bert__layers": 3, "model__text__bert__scan_segments": (2, 1)}
     assert_text_parity(tiny(**encoder, **bert), (5, 8), tolerance=1e-5)
 
 
-def test_padding_changes_an_embedding_only_without_attention_mask(tiny: Callable[..., configs.Config]):
+def test_padding_changes_an_embedding_only_without_attention_mask(tiny: Callable[..., experiment.Config]):
     for attention_mask in (True, False):
         config = tiny(model__text__bert__attention_mask=attention_mask)
         _, tower = both_text_towers(config)
@@ -170,7 +170,7 @@ def test_padding_changes_an_embedding_only_without_attention_mask(tiny: Callable
         assert same == attention_mask
 
 
-def test_a_text_without_tokens_and_a_picture_without_boxes_stay_finite(tiny: Callable[..., configs.Config]):
+def test_a_text_without_tokens_and_a_picture_without_boxes_stay_finite(tiny: Callable[..., experiment.Config]):
     regions = {"model__image__regions__kind": "boxes", "model__image__regions__whole_image": False}
     config = tiny(**BACKBONE, **regions)
     ours, theirs = both_image_towers(config)
@@ -184,7 +184,7 @@ def test_a_text_without_tokens_and_a_picture_without_boxes_stay_finite(tiny: Cal
     np.testing.assert_allclose(run(theirs, ids, mask & False), ours(ids, mask & False), atol=1e-5)
 
 
-def test_wrong_use_is_refused_by_name(tiny: Callable[..., configs.Config]):
+def test_wrong_use_is_refused_by_name(tiny: Callable[..., experiment.Config]):
     grid = torch_modules.ImageTower(architecture_of(tiny(**BACKBONE)))
     images = torch.zeros(1, 3, 30, 30)
     with pytest.raises(ValueError, match="fixed grid"):
@@ -202,7 +202,7 @@ def test_wrong_use_is_refused_by_name(tiny: Callable[..., configs.Config]):
 def fixture_architecture(sizes: dict[str, Any]) -> torch_modules.Architecture:
     """The tiny official model: B0 of a tenth of its width and half its depth, detector boxes, no attention mask."""
     net, text = efficientnet_sizes(0.1, 0.5, BASE_STAGES), sizes["text"]
-    c = configs.default()
+    c = experiment.default()
     c.data.image_size, c.data.text_length = sizes["image_size"], sizes["max_text_len"]
     c.model.embedding = sizes["feature_dim"]
     c.model.image.regions.kind, c.model.image.regions.whole_image = "boxes", False
@@ -216,7 +216,7 @@ def fixture_architecture(sizes: dict[str, Any]) -> torch_modules.Architecture:
     bert.width, bert.layers, bert.heads, bert.feed_forward = (
         text[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     )
-    architecture = architecture_of(configs.parse(c))
+    architecture = architecture_of(experiment.parse(c))
     assert architecture["image"]["stages"] == [list(stage) for stage in net.stages]
     return architecture
 
@@ -243,14 +243,14 @@ def test_official_weights_give_the_official_numbers():
     np.testing.assert_allclose(read, data["text_embedding"], atol=2e-5)
 
 
-def exported_folder(config: configs.Config, folder: Path) -> torch_modules.WenLan:
+def exported_folder(config: experiment.Config, folder: Path) -> torch_modules.WenLan:
     model = torch_modules.WenLan(architecture_of(config))
     safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(model.architecture))
     return model.eval()
 
 
-def test_a_folder_is_loaded_as_it_was_saved_and_can_be_trained(tiny: Callable[..., configs.Config], tmp_path: Path):
+def test_a_folder_is_loaded_as_it_was_saved_and_can_be_trained(tiny: Callable[..., experiment.Config], tmp_path: Path):
     config = tiny(**BACKBONE)
     saved, loaded = exported_folder(config, tmp_path), torch_modules.load(tmp_path)
     inputs = [torch.from_numpy(x) for x in (*image_inputs(config), *text_inputs(config, (4, 7, 5)))]
@@ -264,7 +264,7 @@ def test_a_folder_is_loaded_as_it_was_saved_and_can_be_trained(tiny: Callable[..
 
 
 def test_a_folder_that_lacks_a_weight_or_has_another_shape_is_refused(
-    tiny: Callable[..., configs.Config], tmp_path: Path
+    tiny: Callable[..., experiment.Config], tmp_path: Path
 ):
     state = exported_folder(tiny(**BACKBONE), tmp_path).state_dict()
     name = "imgencoder.learnable.imgFC.fc1.bias"
@@ -297,7 +297,7 @@ def test_safetensors_are_read_as_the_library_reads_them(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["grid", "boxes"])
-def test_the_model_exports_with_a_dynamic_batch(kind: str, tiny: Callable[..., configs.Config]):
+def test_the_model_exports_with_a_dynamic_batch(kind: str, tiny: Callable[..., experiment.Config]):
     config = tiny(**BACKBONE, model__image__regions__kind=kind, model__image__regions__boxes=3)
     images, *boxes = image_inputs(config)
     inputs = tuple(map(torch.from_numpy, (images, *text_inputs(config, (4, 7, 5)), *boxes)))
@@ -320,7 +320,7 @@ def test_pictures_are_resized_as_in_training(shape: tuple[int, int], antialias: 
     assert (difference == 0).mean() > 0.85
 
 
-def test_pictures_are_normalised_as_in_training(tiny: Callable[..., configs.Config]):
+def test_pictures_are_normalised_as_in_training(tiny: Callable[..., experiment.Config]):
     config = tiny(**BACKBONE)
     model = torch_modules.WenLan(architecture_of(config))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 30, 30, 3)).astype(np.uint8)
@@ -331,7 +331,7 @@ def test_pictures_are_normalised_as_in_training(tiny: Callable[..., configs.Conf
     assert torch.equal(model.preprocess(torch.from_numpy(pixels[1])), normalised[1:])
 
 
-def test_transparent_pictures_are_laid_on_white(tiny: Callable[..., configs.Config], tmp_path: Path):
+def test_transparent_pictures_are_laid_on_white(tiny: Callable[..., experiment.Config], tmp_path: Path):
     model = torch_modules.WenLan(architecture_of(tiny(**BACKBONE)))
     pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 4)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -363,7 +363,7 @@ print((images @ texts.T).shape)
 """
 
 
-def test_the_file_needs_nothing_but_torch(tiny: Callable[..., configs.Config], tmp_path: Path):
+def test_the_file_needs_nothing_but_torch(tiny: Callable[..., experiment.Config], tmp_path: Path):
     exported_folder(tiny(**BACKBONE), tmp_path)
     source = tmp_path / "wenlan_torch.py"
     source.write_text(Path(torch_modules.__file__).read_text())

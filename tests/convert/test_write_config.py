@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from wenlan_jax import cli
-from wenlan_jax import config as configs
 from wenlan_jax.convert import brivl, importing, single_layout, source_sizes, weights
 from wenlan_jax.convert.bert import bert_description, bert_table
 from wenlan_jax.convert.efficientnet import KeyLayout, efficientnet_table
 from wenlan_jax.convert.import_formats import FORMATS, ImportingError
 from wenlan_jax.convert.rules import ConversionError, torch_views
-from wenlan_jax.run import set_up
-from wenlan_jax.tasks.towers import image_tower
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import image_tower
+from wenlan_jax.training.setup import set_up
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VOCABULARY = "--config.model.text.bert.vocab_size=1000"
@@ -27,7 +27,7 @@ VOCABULARY = "--config.model.text.bert.vocab_size=1000"
 pytestmark = pytest.mark.usefixtures("drawn_fresh_states")
 
 
-def shapes_of(config: configs.Config) -> dict[str, Any]:
+def shapes_of(config: experiment.Config) -> dict[str, Any]:
     """Towers of zeros that take no memory, with collections."""
     shapes = set_up(config, jax.devices()[:1]).shapes
     parts = {"params": shapes.params, "batch_stats": shapes.batch_stats}
@@ -35,7 +35,7 @@ def shapes_of(config: configs.Config) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), towers)
 
 
-def state_of(form: str, config: configs.Config, prefix: str = "") -> dict[str, np.ndarray]:
+def state_of(form: str, config: experiment.Config, prefix: str = "") -> dict[str, np.ndarray]:
     """The weights of a configuration in a layout."""
     towers = shapes_of(config)
     if form == "brivl":
@@ -50,12 +50,12 @@ def state_of(form: str, config: configs.Config, prefix: str = "") -> dict[str, n
 
 
 @pytest.fixture(params=["brivl_1_released", "brivl_2"])
-def real(request: Any) -> configs.Config:
+def real(request: Any) -> experiment.Config:
     """A configuration of real size: B5 and base, B7 and large."""
-    return configs.load(CONFIGS / f"{request.param}.py", [VOCABULARY])
+    return experiment.load(CONFIGS / f"{request.param}.py", [VOCABULARY])
 
 
-def assert_has(config: configs.Config, fields: dict[str, Any]) -> None:
+def assert_has(config: experiment.Config, fields: dict[str, Any]) -> None:
     for name, value in fields.items():
         node: Any = config
         for part in name.split("."):
@@ -64,7 +64,7 @@ def assert_has(config: configs.Config, fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("form", "prefix"), [("brivl", ""), ("efficientnet", "timm"), ("efficientnet", "huggingface")])
-def test_sizes_are_those_of_the_configuration(real: configs.Config, form: str, prefix: str, tmp_path: Path) -> None:
+def test_sizes_are_those_of_the_configuration(real: experiment.Config, form: str, prefix: str, tmp_path: Path) -> None:
     fields = source_sizes.sizes(form, state_of(form, real, prefix), tmp_path, None)
     fields = {name: value for name, value in fields.items() if "coordinates" not in name and "mask" not in name}
     assert_has(real, fields)
@@ -73,7 +73,7 @@ def test_sizes_are_those_of_the_configuration(real: configs.Config, form: str, p
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
 @pytest.mark.parametrize("told", [False, True])
-def test_sizes_of_a_text_encoder(real: configs.Config, prefix: str, told: bool, tmp_path: Path) -> None:
+def test_sizes_of_a_text_encoder(real: experiment.Config, prefix: str, told: bool, tmp_path: Path) -> None:
     if told:
         (tmp_path / "config.json").write_text(json.dumps(bert_description(real.model.text.bert)))
     fields = source_sizes.sizes("bert", state_of("bert", real, prefix), tmp_path, None)
@@ -83,22 +83,22 @@ def test_sizes_of_a_text_encoder(real: configs.Config, prefix: str, told: bool, 
 
 @pytest.mark.parametrize(("name", "form"), [("uniter_base", "uniter"), ("uc2", "uc2")])
 def test_sizes_of_a_single_tower(name: str, form: str, tmp_path: Path) -> None:
-    config = configs.load(CONFIGS / f"{name}.py")
+    config = experiment.load(CONFIGS / f"{name}.py")
     if not config.single.vocab_size:
-        config = configs.load(CONFIGS / f"{name}.py", ["--config.single.vocab_size=1000"])
+        config = experiment.load(CONFIGS / f"{name}.py", ["--config.single.vocab_size=1000"])
     table = single_layout.LAYOUTS[form].table()
     fields = source_sizes.sizes(form, torch_views({"single": shapes_of(config)["single"]}, table.table), tmp_path, None)
     assert_has(config, {name: value for name, value in fields.items() if name != "task"})
     assert fields["single.regions.classes"] == config.single.regions.classes
 
 
-def test_an_image_network_of_other_sizes_is_told(tiny: Callable[..., configs.Config], tmp_path: Path) -> None:
+def test_an_image_network_of_other_sizes_is_told(tiny: Callable[..., experiment.Config], tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="blocks is none of b0, b1"):
         source_sizes.sizes("efficientnet", state_of("efficientnet", tiny(), "timm"), tmp_path, None)
 
 
 def test_the_file_takes_the_weights_as_it_is(
-    tiny: Callable[..., configs.Config], config_file: Callable[..., Path], tmp_path: Path, capsys: Any
+    tiny: Callable[..., experiment.Config], config_file: Callable[..., Path], tmp_path: Path, capsys: Any
 ) -> None:
     """RoBERTa, wider, with more rows and one type; loops over another number of layers are undone."""
     changes = {"width": 32, "layers": 3, "heads": 4, "feed_forward": 24, "vocab_size": 777, "positions": 20, "types": 1}
@@ -114,7 +114,7 @@ def test_the_file_takes_the_weights_as_it_is(
     written = tmp_path / "sized.py"
     common = ["import", "--format=bert", f"--from={folder}"]
     assert cli.main([*common, f"--config={base}", f"--write-config={written}"]) == 0
-    found = configs.load(written)
+    found = experiment.load(written)
     assert found.model.text.bert == source.model.text.bert
     assert found.model.image == tiny().model.image
     assert cli.main([*common, f"--config={written}", f"--out={tmp_path / 'out'}"]) == 0
@@ -143,7 +143,7 @@ def test_the_commands_of_the_table_of_weights_name_what_there_is(monkeypatch: py
     commands = [line.split()[1:] for line in text.splitlines() if line.startswith("wenlan import")]
     seen: list[importing.Request] = []
 
-    def record(config: configs.Config, request: importing.Request) -> None:
+    def record(config: experiment.Config, request: importing.Request) -> None:
         assert importing._towers(request, config)
         seen.append(request)
 

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wenlan_jax.data import images, pack, readers, sources
+from wenlan_jax.data import images, sources
+from wenlan_jax.prepare import pack, raw_items
 
 Mutation = Callable[[np.random.Generator, bytes], bytes]
-DOCUMENTED = (pack.PackError, readers.ReadError)
+DOCUMENTED = (pack.PackError, raw_items.ReadError)
 PER_KIND = 170
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wenlan_jax.data import headers, images, pictures
-from wenlan_jax.data.readers import Rejected
+from wenlan_jax.data import headers, images
+from wenlan_jax.prepare import raw_images
+from wenlan_jax.prepare.raw_items import Rejected
 
 PIXELS = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8), (0, 0), 3)
 PICTURE, OTHER = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
@@ -32,9 +33,9 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def _check(data: bytes, **options: Any) -> tuple[pictures.Picture, dict[str, int]]:
+def _check(data: bytes, **options: Any) -> tuple[raw_images.Picture, dict[str, int]]:
     fixes: collections.Counter[str] = collections.Counter()
-    picture = pictures.checked(data, pictures.PictureOptions(**options), fixes)
+    picture = raw_images.checked(data, raw_images.PictureOptions(**options), fixes)
     return picture, {name: count for name, count in fixes.items() if count}
 
 

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import command, contact_sheet, images, inspect, parts, readers
-from wenlan_jax.data.builders import prepare
+from wenlan_jax.data import images, tfds_builder
 from wenlan_jax.data.records import Question, Record, Region, Text
+from wenlan_jax.prepare import command, contact_sheet, inspect, raw_items, tfds_files
 
 
 def _picture(seed: int, suffix: str = ".jpg", width: int = 40, height: int = 20) -> bytes:
@@ -45,7 +45,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Record("cut", _picture(0)[:-40], 40, 20),
         Record("other", _picture(0), 50, 20),
     ]
-    parts.write(root / "toy", {"train": records[:16], "test": [*records[16:], *broken]}, "test")
+    tfds_files.write(root / "toy", {"train": records[:16], "test": [*records[16:], *broken]}, "test")
     return root / "toy"
 
 
@@ -171,7 +171,7 @@ def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
         _look(tmp_path / "empty.tsv", tmp_path)
     with pytest.raises(inspect.InspectError, match="set --images"):
         _look(_table(tmp_path), tmp_path, images=str(tmp_path / "nowhere"))
-    with pytest.raises(readers.ReadError, match="nowhere.tsv"):
+    with pytest.raises(raw_items.ReadError, match="nowhere.tsv"):
         _look(tmp_path / "nowhere.tsv", tmp_path)
     for wrong in ({"limit": 0}, {"cards": 0}):
         with pytest.raises(inspect.InspectError, match="must be positive"):
@@ -241,7 +241,7 @@ def test_data_sets_by_the_end_of_their_name(tmp_path: Path, capsys: pytest.Captu
         assert capsys.readouterr().out.startswith(f"{name}: ")
     assert _run("build", "tiny", "--data-dir", str(tmp_path)) == 0
     assert capsys.readouterr().out.startswith(f"wenlan_scenes/tiny in {tmp_path}: ")
-    with pytest.raises(prepare.BuildError, match=r"'mugge'; perhaps wenlan_public/muge"):
+    with pytest.raises(tfds_builder.BuildError, match=r"'mugge'; perhaps wenlan_public/muge"):
         _run("list", "mugge")
-    with pytest.raises(prepare.BuildError, match="data set 'wenlan_public/muge' is not in"):
+    with pytest.raises(tfds_builder.BuildError, match="data set 'wenlan_public/muge' is not in"):
         _run("build", "muge", "--data-dir", str(tmp_path))

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax import config as configs
-from wenlan_jax import settings
-from wenlan_jax.data import languages, records
-from wenlan_jax.data.clean import options
+from wenlan_jax.config import settings
+from wenlan_jax.data import records
+from wenlan_jax.prepare.clean import options
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util import languages
 
 SPELLINGS = {
     "zh": "zh ZH zh-CN zh_Hans zh-TW zh_Hant_HK zh-cn.UTF-8 cn chi zho cmn chs cht Chinese chinese Mandarin "
@@ -65,15 +66,15 @@ def test_no_spelling_is_of_two_languages() -> None:
 
 def test_fields_of_configurations() -> None:
     for name in ("data", "eval"):
-        c = configs.default()
+        c = experiment.default()
         c[name].languages = ("zh-CN", "Chinese", "English", "pt_BR")
-        assert getattr(configs.parse(c), name).languages == ("zh", "en", "pt-br")
+        assert getattr(experiment.parse(c), name).languages == ("zh", "en", "pt-br")
         c[name].languages = ("Klingon",)
         with pytest.raises(settings.ConfigError, match=f"{name}.languages: 'Klingon' is not a language"):
-            configs.parse(c)
-    c = configs.default()
+            experiment.parse(c)
+    c = experiment.default()
     c.data.mixture = ({"source": "a", "languages": ("cn",)},)
-    assert configs.parse(c).data.mixture[0].languages == ("zh",)
+    assert experiment.parse(c).data.mixture[0].languages == ("zh",)
     chosen = options.default()
     chosen.language.languages, chosen.text.lengths = ("Chinese", "en"), ("zh-CN=2-9", "*=1-9")
     parsed = options.FORM.parse(chosen)

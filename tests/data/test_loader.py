@@ -360,7 +360,7 @@ import cv2, numpy as np
 from wenlan_jax.bench.data_sides import family
 from wenlan_jax.bench.data_sides import resident_bytes
 from wenlan_jax.data import loader
-from wenlan_jax.data import parts
+from wenlan_jax.prepare import tfds_files as parts
 from wenlan_jax.data import records
 from wenlan_jax.data import sources
 from wenlan_jax.data import text

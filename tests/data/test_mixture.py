@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wenlan_jax import config as configs
-from wenlan_jax import schema, training_data
-from wenlan_jax.data import loader, order, parts, records, sources
+from wenlan_jax.config import sections
+from wenlan_jax.data import loader, order, records, sources
 from wenlan_jax.data.mixture import Mixture, MixtureError, Part, TextChoice, Wanted
+from wenlan_jax.prepare import tfds_files
+from wenlan_jax.tasks import experiment, shared_data
+from wenlan_jax.tasks.experiment import Config, ConfigError
 
 ANY = TextChoice(Wanted((), ()), "any", (), 1.0)
 JPEG = cv2.imencode(".jpg", np.full((9, 12, 3), 90, np.uint8))[1].tobytes()
@@ -238,7 +240,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             for row in range(length)
         ]
-        parts.write(root / name, {"train": rows}, "test")
+        tfds_files.write(root / name, {"train": rows}, "test")
     return root
 
 
@@ -247,32 +249,32 @@ NEWS = {"source": "news", "weight": 1.0, "kinds": ("title", "sur_text"), "kind_c
 
 
 def test_a_configured_mixture_is_opened_and_survives_its_canonical_text(
-    tiny: Callable[..., configs.Config], data_dir: Path
+    tiny: Callable[..., Config], data_dir: Path
 ) -> None:
     config = tiny(data__mixture=(WEB, NEWS, WEB), data__dir=str(data_dir))
-    assert configs.from_json(configs.to_json(config)) == config
-    mixture = training_data.mixture(config.data, 0)
+    assert experiment.from_json(experiment.to_json(config)) == config
+    mixture = shared_data.mixture(config.data, 0)
     assert [(name, part.weight) for name, part in zip(mixture.names, mixture.parts, strict=True)] == [
         ("web/train#0", 3.0), ("news/train", 1.0), ("web/train#2", 3.0)
     ]  # fmt: skip
     assert mixture.parts[0].source is mixture.parts[2].source
     assert mixture.parts[1].texts.draw(mixture.parts[1].source[2], 0, 0) == records.Text("title", "zh", "t2")
-    assert sorted(training_data.texts(config.data))[:4] == ["news 0", "news 1", "news 2", "news 3"]
+    assert sorted(shared_data.texts(config.data))[:4] == ["news 0", "news 1", "news 2", "news 3"]
 
 
-def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., configs.Config], data_dir: Path) -> None:
+def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., Config], data_dir: Path) -> None:
     config = tiny(data__source="news", data__kinds=("title",), data__dir=str(data_dir))
-    mixture = training_data.mixture(config.data, 0)
+    mixture = shared_data.mixture(config.data, 0)
     assert mixture.name == "news/train"
     assert mixture.parts[0].texts.wanted == Wanted(("title",), ())
     with pytest.raises(sources.SourceError, match="'gone' not found"):
-        training_data.mixture(tiny(data__mixture=({"source": "gone"},), data__dir=str(data_dir)).data, 0)
+        shared_data.mixture(tiny(data__mixture=({"source": "gone"},), data__dir=str(data_dir)).data, 0)
 
 
-def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., configs.Config]) -> None:
-    saved = configs.completed({})
-    assert not [line for line in configs.changes(saved, configs.parse(configs.default())) if "mixture" in line]
-    changed = configs.changes(saved, tiny(data__mixture=(WEB,)))
+def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., Config]) -> None:
+    saved = experiment.completed({})
+    assert not [line for line in experiment.changes(saved, experiment.parse(experiment.default())) if "mixture" in line]
+    changed = experiment.changes(saved, tiny(data__mixture=(WEB,)))
     assert any(line.startswith("data.mixture: saved [], now [{'source': 'web'") for line in changed), changed
 
 
@@ -294,12 +296,14 @@ def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., configs.Co
     ],
 )
 def test_faults_of_a_mixture_name_the_field(
-    tiny: Callable[..., configs.Config], changes: dict[str, object], message: str
+    tiny: Callable[..., Config], changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(configs.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         tiny(**changes)
 
 
 def test_a_mixture_can_be_given_on_the_command_line() -> None:
-    config = configs.override(configs.default(), ["--config.data.mixture=({'source': 'web', 'kinds': ('title',)},)"])
-    assert config.data.mixture == (schema.Part(source="web", kinds=("title",)),)
+    config = experiment.override(
+        experiment.default(), ["--config.data.mixture=({'source': 'web', 'kinds': ('title',)},)"]
+    )
+    assert config.data.mixture == (sections.Part(source="web", kinds=("title",)),)

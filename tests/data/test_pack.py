@@ -22,9 +22,11 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from wenlan_jax.data import images, ingest, inspect, pack, pack_command, pictures, places, readers, sources
-from wenlan_jax.data.languages import LANGUAGES
+from wenlan_jax.data import images, sources
 from wenlan_jax.data.records import Record
+from wenlan_jax.prepare import ingest, inspect, pack, pack_command, raw_images, raw_items
+from wenlan_jax.util import atomic_files
+from wenlan_jax.util.languages import LANGUAGES
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -59,8 +61,8 @@ def _pack_inputs(folder: Path, inputs: list[Path], **options: Any) -> pack.PackR
         pack.PackOptions(
             inputs=tuple(map(str, inputs)),
             out=folder / "out",
-            read=readers.ReadOptions(**read),
-            pictures=pictures.PictureOptions(**shown),
+            read=raw_items.ReadOptions(**read),
+            pictures=raw_images.PictureOptions(**shown),
             **options,
         )
     )
@@ -106,7 +108,7 @@ def test_csv_quoting_and_wrong_columns(folder: Path) -> None:
 
 @pytest.mark.parametrize("header", ["a.jpg,a red cat", "image,text", "image,caption,image", ""])
 def test_a_header_is_needed(folder: Path, header: str) -> None:
-    with pytest.raises(readers.ReadError, match="first line must name the columns"):
+    with pytest.raises(raw_items.ReadError, match="first line must name the columns"):
         _pack(folder, "c.csv", header + "\nb.png,a dog\n")
     assert not (folder / "out").exists()
 
@@ -120,7 +122,7 @@ def test_texts_may_be_strings_lists_or_by_language(folder: Path) -> None:
         "language": "zh_CN",
         "number": 7,
     }
-    fields = readers.Fields(
+    fields = raw_items.Fields(
         image="picture",
         texts={"name": "descriptive", "tags": "weak", "title": "title", "none": "weak"},
         id="number",
@@ -235,7 +237,7 @@ def test_shrinking_scales_boxes_and_keeps_small_images(folder: Path) -> None:
     rows = [
         {"image": name, "caption": "x", "boxes": [[10, 20, 40, 30]]} for name in ("large.jpg", "large.png", "a.jpg")
     ]
-    fields = readers.Fields(boxes="boxes")
+    fields = raw_items.Fields(boxes="boxes")
     assert _pack(folder, "c.jsonl", rows, fields=fields, max_side=100).fixes == {"image_shrunk": 2}
     jpg, png, small = _records(folder)
     assert (jpg.width, jpg.height, png.width, png.height) == (100, 50, 50, 100)
@@ -329,9 +331,9 @@ def test_bad_options_are_named(folder: Path, options: dict[str, Any], message: s
 
 
 def test_unreadable_input_and_output(folder: Path) -> None:
-    with pytest.raises(readers.ReadError, match="no such file or folder"):
+    with pytest.raises(raw_items.ReadError, match="no such file or folder"):
         pack.pack(pack.PackOptions(inputs=(str(folder / "none.csv"),), out=folder / "out"))
-    with pytest.raises(readers.ReadError, match="neither its name nor its content"):
+    with pytest.raises(raw_items.ReadError, match="neither its name nor its content"):
         _pack(folder, "c.xlsx", b"PK")
     captions = folder / "c.tsv"
     captions.write_text("image\tcaption\na.jpg\tx\n")
@@ -352,8 +354,8 @@ def test_a_full_disk_is_reported_and_leaves_nothing(folder: Path, monkeypatch: p
 SLOW_PACK = """
 import sys, time
 from pathlib import Path
-from wenlan_jax.data import ingest
-from wenlan_jax.data import pack
+from wenlan_jax.prepare import ingest
+from wenlan_jax.prepare import pack
 quick = ingest.prepare
 def prepare(*args):
     time.sleep(0.2)
@@ -381,7 +383,7 @@ def test_an_interrupted_pack_does_not_look_finished(folder: Path, sent: signal.S
         while not list((unfinished / "parts").glob("train-*")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
-        with pytest.raises(places.BusyError, match="another process"):
+        with pytest.raises(atomic_files.BusyError, match="another process"):
             _pack(folder, "c.jsonl", [{"image": "a.jpg", "caption": "x"}])
     finally:
         process.send_signal(sent)
@@ -514,7 +516,7 @@ def test_a_document_with_a_number_that_python_does_not_take_is_refused_by_it(tmp
     document = f'{{"images": [{{"id": {digits}, "file_name": "a.jpg"}}], "annotations": [{{"image_id": {digits}8}}]}}'
     (tmp_path / "c.json").write_text(document)
     options = pack.PackOptions((str(tmp_path / "c.json"),), tmp_path / "out", file_format="coco", workers=0, threads=1)
-    with pytest.raises(readers.ReadError, match="c.json: not whole JSON .a number of 5,000 digits, 999") as caught:
+    with pytest.raises(raw_items.ReadError, match="c.json: not whole JSON .a number of 5,000 digits, 999") as caught:
         pack.pack(options)
     assert "set_int" not in str(caught.value) and len(str(caught.value)) < 400
 

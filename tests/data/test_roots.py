@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import command as command_of_data
-from wenlan_jax.data import inspect, pack, pack_command, pictures, readers, roots, sources
-from wenlan_jax.data.readers import ReadError, Rejected
+from wenlan_jax.data import sources
+from wenlan_jax.prepare import command as command_of_data
+from wenlan_jax.prepare import inspect, pack, pack_command, raw_images, raw_items, roots
+from wenlan_jax.prepare.raw_items import ReadError, Rejected
 
 PICTURE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
 NFC, NFD = (unicodedata.normalize(form, "café 가.jpg") for form in ("NFC", "NFD"))
@@ -84,7 +85,7 @@ def test_parts_that_are_dots_once_blanks_are_dropped_lead_nowhere(place: Path, l
             assert caught.value.reason == "untrusted_place", name
     for name in names:
         with pytest.raises(Rejected):
-            pictures.boxes_beside(local, name)
+            raw_images.boxes_beside(local, name)
 
 
 def test_names_below_are_read_however_they_are_spelled(place: Path) -> None:
@@ -240,7 +241,7 @@ def test_a_list_of_addresses_is_fetched_only_if_that_is_allowed(place: Path) -> 
     captions.write_text("a cat\thttp://127.0.0.1:9/1.jpg\n")
     for allowed, told in ((False, "untrusted_place.*--allow-remote"), (True, "missing_image")):
         with pytest.raises(pack.PackError, match=told):
-            _pack(captions, read=readers.ReadOptions(image_name="{url}"), allow_remote=allowed)
+            _pack(captions, read=raw_items.ReadOptions(image_name="{url}"), allow_remote=allowed)
 
 
 def _names_of_one(place: Path) -> list[str]:
@@ -317,7 +318,7 @@ def test_bytes_in_paths_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_list_of_sets_to_keep_apart_names_pictures_beside_it(place: Path) -> None:
-    from wenlan_jax.data.clean import shards
+    from wenlan_jax.prepare.clean import shards
 
     listed = place / "list.jsonl"
     for name, good in (("in.jpg", True), ("../secret.jpg", False), ("out.jpg", False), ("pipe.jpg", False)):
@@ -332,8 +333,8 @@ def test_a_list_of_sets_to_keep_apart_names_pictures_beside_it(place: Path) -> N
 
 
 def test_stored_regions_are_looked_up_below_their_folder(tmp_path: Path) -> None:
-    from wenlan_jax.data.regions.detections import DetectionError
-    from wenlan_jax.data.regions.stored import Stored
+    from wenlan_jax.prepare.regions.detections import DetectionError
+    from wenlan_jax.prepare.regions.stored import Stored
 
     store = tmp_path / "store"
     store.mkdir()
@@ -350,5 +351,5 @@ def test_stored_regions_are_looked_up_below_their_folder(tmp_path: Path) -> None
 def test_readers_that_need_it_say_what_to_do() -> None:
     with pytest.raises(Rejected, match="--allow-remote"):
         roots.Root(".").read("https://host/a.jpg", 9)
-    with pytest.raises(readers.Rejected, match="no address but plain ones"):
+    with pytest.raises(raw_items.Rejected, match="no address but plain ones"):
         roots.Root(".").read("reference://a", 9)

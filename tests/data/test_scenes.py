@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.languages import LANGUAGES as CODES
-from wenlan_jax.data.scenes.compose import compose, scene_texts
-from wenlan_jax.data.scenes.draw import OUTLINES, PATTERNS, render
-from wenlan_jax.data.scenes.language import LANGUAGES, QUERY_KINDS
-from wenlan_jax.data.scenes.language.base import RELATIONS
-from wenlan_jax.data.scenes.world import (
+from wenlan_jax.data.tfds_builder import BuildError
+from wenlan_jax.synthetic.compose import compose, scene_texts
+from wenlan_jax.synthetic.draw import OUTLINES, PATTERNS, render
+from wenlan_jax.synthetic.language import LANGUAGES, QUERY_KINDS
+from wenlan_jax.synthetic.language.base import RELATIONS
+from wenlan_jax.synthetic.world import (
     BACKGROUNDS,
     CLOSE,
     COLOURS,
@@ -32,6 +31,7 @@ from wenlan_jax.data.scenes.world import (
     colours_on,
     sample_scene,
 )
+from wenlan_jax.util.languages import LANGUAGES as CODES
 
 SEED = 2021
 VERSION = "1.1.0"
@@ -97,7 +97,7 @@ def test_pixels_and_words_are_those_of_this_version():
 def test_fresh_process_gives_the_same_and_needs_no_framework():
     code = (
         "import hashlib, sys\n"
-        "from wenlan_jax.data.scenes.compose import compose\n"
+        "from wenlan_jax.synthetic.compose import compose\n"
         f"text = repr([compose({SEED}, 'validation', i, 48) for i in range(8)])\n"
         "assert not {'jax', 'tensorflow', 'tensorflow_datasets'} & set(sys.modules), 'heavy import'\n"
         "print(hashlib.sha256(text.encode()).hexdigest())\n"
@@ -453,14 +453,14 @@ def test_questions_say_the_same_in_all_languages():
 ROUND_TRIP = """
 import sys
 from pathlib import Path
-from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.scenes.builder import SEED
-from wenlan_jax.data.scenes.builder import build
+from wenlan_jax.data.tfds_builder import BuildError
+from wenlan_jax.synthetic.builder import SEED
+from wenlan_jax.synthetic.builder import build
 folder = build("wenlan_scenes/tiny", Path(sys.argv[1]))
 import tensorflow_datasets as tfds
 from wenlan_jax.data.records import from_example
-from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.scenes.compose import compose
+from wenlan_jax.data.tfds_builder import BuildError
+from wenlan_jax.synthetic.compose import compose
 builder = tfds.builder("wenlan_scenes/tiny", data_dir=sys.argv[1])
 source = builder.as_data_source(decoders={"image": tfds.decode.SkipDecoding()})
 assert {split: len(rows) for split, rows in source.items()} == {"train": 64, "validation": 16, "test": 16}
@@ -489,7 +489,7 @@ def test_two_builds_at_once_after_a_killed_one(tmp_path):
 
 
 def test_unknown_names_are_refused(tmp_path):
-    from wenlan_jax.data.scenes.builder import build
+    from wenlan_jax.synthetic.builder import build
 
     for name in ("wenlan_scenes/s65", "s64", "coco"):
         with pytest.raises(SceneError, match="wenlan_scenes/s64"):
@@ -498,7 +498,7 @@ def test_unknown_names_are_refused(tmp_path):
 
 
 def test_unusable_data_directory_is_named(tmp_path):
-    from wenlan_jax.data.scenes.builder import build
+    from wenlan_jax.synthetic.builder import build
 
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(BuildError, match="cannot build wenlan_scenes/tiny in .*file.*that can be written"):

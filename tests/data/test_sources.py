@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import parts, sources
+from wenlan_jax.data import sources
 from wenlan_jax.data.records import Question, Record, Region, Text
+from wenlan_jax.prepare import tfds_files
 
 
 def _record(index: int) -> Record:
@@ -38,7 +39,7 @@ RECORDS = [_record(index) for index in range(150)]
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    parts.write(root / "toy", {"train": RECORDS[:130], "test": RECORDS[130:]}, "test")
+    tfds_files.write(root / "toy", {"train": RECORDS[:130], "test": RECORDS[130:]}, "test")
     return root
 
 
@@ -179,10 +180,10 @@ def test_more_shards_than_a_process_may_open_are_read(tmp_path: Path) -> None:
     """Readers that were not used for long are closed."""
     written = []
     for number in range(300):
-        shard = parts.PartWriter(tmp_path / "many", number)
+        shard = tfds_files.PartWriter(tmp_path / "many", number)
         shard.add("train", dataclasses.replace(RECORDS[0], id=f"{number}"))
         written.append(shard.close())
-    parts.assemble(tmp_path / "many", written, "test")
+    tfds_files.assemble(tmp_path / "many", written, "test")
     command = [sys.executable, "-c", MANY, str(tmp_path / "many")]
     done = subprocess.run([*command, "260"], capture_output=True, text=True)
     assert done.stdout == "read 300\n", done.stderr
@@ -194,5 +195,5 @@ def test_more_shards_than_a_process_may_open_are_read(tmp_path: Path) -> None:
 def test_a_shard_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     for turn in range(2):
         shutil.rmtree(tmp_path / "toy", ignore_errors=True)
-        parts.write(tmp_path / "toy", {"train": RECORDS[turn : turn + 1]}, "test")
+        tfds_files.write(tmp_path / "toy", {"train": RECORDS[turn : turn + 1]}, "test")
         assert sources.open_source(str(tmp_path / "toy"), "train", tmp_path)[0] == RECORDS[turn]

@@ -23,10 +23,11 @@ import pytest
 from dirty_shards import EMOJI, LAST, TEST, WHOLE, Planted, plant, write_shards
 from whole_runs import Place
 
-from wenlan_jax import cli, metrics
-from wenlan_jax import config as configs
+from wenlan_jax import cli
 from wenlan_jax.data import images, records, sources
-from wenlan_jax.data.clean import job, scores
+from wenlan_jax.monitoring import metrics_file
+from wenlan_jax.prepare.clean import job, scores
+from wenlan_jax.tasks import experiment
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ import signal
 import sys
 
 from wenlan_jax import cli
-from wenlan_jax.data import parts
+from wenlan_jax.prepare import tfds_files as parts
 
 add, written = parts.PartWriter.add, []
 
@@ -128,7 +129,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
 
 
 @pytest.fixture
-def place(road: Road, tiny: Callable[..., configs.Config]) -> Place:
+def place(road: Road, tiny: Callable[..., experiment.Config]) -> Place:
     config = tiny(
         data__source=str(road.cleaned),
         tokenizer__train_size=1200,
@@ -207,7 +208,7 @@ def test_training_reads_the_cleaned_directory(road: Road, place: Place) -> None:
     result = json.loads((workdir / "result.json").read_text())
     assert (result["train/steps"], result["train/pairs"]) == (STEPS, STEPS * BATCH)
     assert result["train/replaced_records"] == 0
-    lines = [row for row in metrics.read(workdir / "metrics.jsonl") if "train/loss" in row]
+    lines = [row for row in metrics_file.read(workdir / "metrics.jsonl") if "train/loss" in row]
     count = len(read_all(road.cleaned)["train"])
     assert [line["data/cleaned/train/epochs"] for line in lines] == pytest.approx(
         [BATCH * step / count for step in range(1, STEPS + 1)]

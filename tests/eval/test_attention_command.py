@@ -18,15 +18,17 @@ import pytest
 from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
-from wenlan_jax import config as configs
-from wenlan_jax import run, run_tokenizer, single_data
+from wenlan_jax.applications import attention_command, attention_job
+from wenlan_jax.applications.trained import Model
 from wenlan_jax.data import records, sources, text
-from wenlan_jax.eval import attention_command, attention_job
-from wenlan_jax.eval.trained import Model
 from wenlan_jax.models.single_tower import attention
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.registry import TaskError
-from wenlan_jax.tasks.single import Tower
-from wenlan_jax.tasks.towers import image_backbone
+from wenlan_jax.tasks.single_tower import data
+from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.two_tower.towers import image_backbone
+from wenlan_jax.training import setup
+from wenlan_jax.training import tokenizer as run_tokenizer
 
 FIELDS = ("--config.eval.kinds=('descriptive',)",)
 TEXTS = (("en", "the red circle is left"), ("zh", "左边有一个红色的圆"), ("de", "ein roter Kreis"))
@@ -39,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def single(root: Path, tiny: Callable[..., configs.Config]) -> Path:
+def single(root: Path, tiny: Callable[..., experiment.Config]) -> Path:
     """The work directory of a single tower on the pixels of boxes."""
     return save(tiny(**SINGLE, data__dir=str(root / "data")), root / "single")
 
@@ -85,11 +87,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def _model(config: configs.Config, workdir: Path) -> Model:
+def _model(config: experiment.Config, workdir: Path) -> Model:
     tokenizer = run_tokenizer.saved(config, workdir)
     assert tokenizer is not None
-    current = run.set_up(run.with_vocabulary(config, tokenizer))
-    state = run.fresh_state(current)
+    current = setup.set_up(setup.with_vocabulary(config, tokenizer))
+    state = setup.fresh_state(current)
     return Model(current, tokenizer, state.params, state.batch_stats, 0)
 
 
@@ -97,8 +99,8 @@ def _expected(model: Model, said: str) -> tuple[np.ndarray, np.ndarray]:
     """Attention from the tokens of one text, without padding, to the regions; and their boxes."""
     config = model.run.config
     ids, mask = model.tokenizer.encode([said], config.data.text_length)
-    written = single_data.regions(config).empty(1, 6, with_classes=False)
-    single_data.regions(config).write(_OneRecord(), 0, _record(), written, 0)
+    written = data.regions(config).empty(1, 6, with_classes=False)
+    data.regions(config).write(_OneRecord(), 0, _record(), written, 0)
     seen = written["region_mask"][0]
     batch = {name: jnp.asarray(value if name == "image" else value[:, seen]) for name, value in written.items()}
     tower = Tower(config)
@@ -110,7 +112,7 @@ def _expected(model: Model, said: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_look_where_the_model_looks_on_their_text_alone(
-    root: Path, single: Path, tiny: Callable[..., configs.Config], kind: str
+    root: Path, single: Path, tiny: Callable[..., experiment.Config], kind: str
 ) -> None:
     """Texts are padded, run together and spread over devices; none of it counts."""
     config = tiny(**{**SINGLE, **KINDS[kind], "data__dir": str(root / "data")})
@@ -192,7 +194,7 @@ def test_records_that_are_not_there_are_named(root: Path, single: Path, changes:
         attention_job.run(dataclasses.replace(_request(single, root / "refused"), **changes))
 
 
-def test_two_towers_have_no_such_attention(root: Path, tiny: Callable[..., configs.Config]) -> None:
+def test_two_towers_have_no_such_attention(root: Path, tiny: Callable[..., experiment.Config]) -> None:
     two = save(tiny(**TWO_TOWERS, data__dir=str(root / "data")), root / "two")
     with pytest.raises(TaskError, match="two is two towers of task 'brivl', and a single tower is needed"):
         attention_job.run(_request(two, root / "refused"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from annotations import unchecked
 
-from wenlan_jax.eval import attention_picture as pictures
+from wenlan_jax.applications import attention_picture as pictures
 from wenlan_jax.models import regions
 
 SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "<s>", "</s>")

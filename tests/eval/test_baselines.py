@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wenlan_jax.eval import baselines
+from wenlan_jax.tasks.single_tower import baselines
 
 RNG = np.random.default_rng(0)
 MASKED = RNG.random((3, 5, 4)) < 0.5

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from listed_records import with_ids
 
-from wenlan_jax import schema
+from wenlan_jax.applications import cascade, graded
+from wenlan_jax.config import sections
 from wenlan_jax.data import loader, records
-from wenlan_jax.eval import cascade, evaluate, graded, ranking
+from wenlan_jax.evaluation import graded_ranking
+from wenlan_jax.tasks.two_tower import embedding
 
 TEXTS = ("a dog", "a cat", "a dog", "a tree")
 IDS = ("p0", "p1", "p2", "p3", "p4", "p1")
-HOW = ranking.Protocol(k=3, gain="exp", ideal="pool", relevant_from=3, empty="zero")
+HOW = graded_ranking.Protocol(k=3, gain="exp", ideal="pool", relevant_from=3, empty="zero")
 
 
 def _write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -82,7 +84,7 @@ def _measured() -> cascade.Measured:
     """Two towers that rank pictures by row for every text, and a single tower that turns the best four around."""
     texts = [loader.RecordText(row, records.Text("descriptive", "en", said)) for row, said in enumerate(TEXTS)]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
-    embedded = evaluate.Embedded(with_ids(IDS), texts, images, np.ones((4, 1), np.float32))
+    embedded = embedding.Embedded(with_ids(IDS), texts, images, np.ones((4, 1), np.float32))
     way = dataclasses.replace(cascade.ways(embedded, 6)[0], orders=np.tile(np.arange(6), (4, 1)))
     return cascade.measure(way, [2, 4], (1,), lambda _, pictures: pictures.astype(np.float32), 8, lambda: 0.0)
 
@@ -116,7 +118,7 @@ def test_judgements_that_cannot_count_are_refused_before_anything_is_scored() ->
     skip = dataclasses.replace(HOW, empty="skip")
     graded.check({0: {0: 3}, 1: {0: 0}}, skip)
     graded.check({0: {0: 0}}, HOW)
-    with pytest.raises(ranking.RankingError, match="no query has anything relevant"):
+    with pytest.raises(graded_ranking.RankingError, match="no query has anything relevant"):
         graded.check({0: {0: 0}}, skip)
 
 
@@ -124,6 +126,6 @@ def test_judgements_that_cannot_count_are_refused_before_anything_is_scored() ->
     "changes", [{"gain": "linear"}, {"ideal": "judged-list"}, {"empty": "skip"}, {"k": 7}, {"relevant_from": 1}]
 )
 def test_every_field_reaches_the_protocol(changes: dict[str, Any]) -> None:
-    usual = graded.protocol(schema.Graded())
-    changed = graded.protocol(dataclasses.replace(schema.Graded(), **changes))
+    usual = graded.protocol(sections.Graded())
+    changed = graded.protocol(dataclasses.replace(sections.Graded(), **changes))
     assert changed == dataclasses.replace(usual, **changes) != usual

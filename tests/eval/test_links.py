@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from listed_records import with_ids
 
+from wenlan_jax.applications import cascade, rerank_page
 from wenlan_jax.data import loader, records
-from wenlan_jax.eval import cascade, evaluate, gallery_queries, links, ranks, rerank_page, retrieval
-from wenlan_jax.run_report import results
-from wenlan_jax.sweep import statistics as stats
+from wenlan_jax.evaluation import query_ranks, retrieval, true_pairs
+from wenlan_jax.evaluation import statistics as stats
+from wenlan_jax.report import results
+from wenlan_jax.tasks.two_tower import embedding, gallery_queries
 
 Said = tuple[int, str, str]
 """Row of the record, language, text."""
@@ -24,10 +26,10 @@ def each(*said: Said) -> list[loader.RecordText]:
 
 def split(
     texts: list[loader.RecordText], images: np.ndarray, words: np.ndarray, chosen: list[loader.RecordText] | None = None
-) -> evaluate.Embedded:
+) -> embedding.Embedded:
     """A split of equal pictures in bytes, with these embeddings."""
     source = with_ids(f"p{row}" for row in range(len(images)))
-    return evaluate.Embedded(source, links.distinct(chosen or texts, texts), images, words)
+    return embedding.Embedded(source, true_pairs.distinct(chosen or texts, texts), images, words)
 
 
 def shop() -> tuple[list[loader.RecordText], np.ndarray, np.ndarray]:
@@ -56,7 +58,7 @@ def test_blocks_equal_the_definition_with_several_truths_both_ways(chunk: int, s
     rng = np.random.default_rng(seed)
     images, texts = (rng.integers(-2, 3, (rows, 5)).astype(np.float32) for rows in (21, 34))
     rows = [rng.choice(19, size=rng.integers(1, 5), replace=False).tolist() for _ in range(34)]
-    known = links.of_rows(rows, 21)
+    known = true_pairs.of_rows(rows, 21)
     expected = _definition(texts @ images.T, {(text, row) for text, of in enumerate(rows) for row in of})
     assert [ranks.tolist() for ranks in retrieval.truth_ranks(images, texts, known, chunk)] == list(expected)
     assert [ranks.tolist() for ranks in retrieval.score_ranks(texts @ images.T, known, chunk)] == list(expected)
@@ -95,13 +97,13 @@ def test_a_collapsed_model_has_the_worst_rank_with_several_truths() -> None:
 )
 def test_equal_words_of_a_language_are_one_text(said: list[Said], rows: list[tuple[int, ...]]) -> None:
     texts = each(*said)
-    assert [text.rows for text in links.distinct(texts, texts)] == rows
+    assert [text.rows for text in true_pairs.distinct(texts, texts)] == rows
 
 
 def test_a_chosen_text_is_true_of_every_picture_that_has_it() -> None:
     texts = each((0, "en", "a"), (0, "en", "b"), (1, "en", "b"), (1, "en", "a"), (2, "en", "c"))
     one_each = [texts[0], texts[2], texts[4]]
-    found = links.distinct(one_each, texts)
+    found = true_pairs.distinct(one_each, texts)
     assert [(text.text.text, text.rows) for text in found] == [("a", (0, 1)), ("b", (1, 0)), ("c", (2,))]
 
 
@@ -109,7 +111,7 @@ def test_texts_with_a_picture_each_give_the_figures_of_plain_rows() -> None:
     rng = np.random.default_rng(5)
     images, words, rows = rng.standard_normal((30, 4)), rng.standard_normal((70, 4)), rng.integers(0, 28, 70)
     languages = ["zh", "en"] * 35
-    known = links.of_rows(rows[:, None].tolist(), 30)
+    known = true_pairs.of_rows(rows[:, None].tolist(), 30)
     for figures in (retrieval.retrieval_metrics, lambda *args: retrieval.by_language(*args, languages)):
         assert figures(images, words, known) == figures(images, words, rows)
     assert np.array_equal(np.asarray(known), rows)
@@ -117,10 +119,10 @@ def test_texts_with_a_picture_each_give_the_figures_of_plain_rows() -> None:
 
 
 def test_a_text_is_a_query_of_every_fold_that_has_one_of_its_pictures() -> None:
-    known = links.of_rows([[0, 2], [1], [3, 2]], 4)
+    known = true_pairs.of_rows([[0, 2], [1], [3, 2]], 4)
     seen = []
 
-    def fold(images: np.ndarray, texts: np.ndarray, within: links.Links) -> dict[str, float]:
+    def fold(images: np.ndarray, texts: np.ndarray, within: true_pairs.Links) -> dict[str, float]:
         seen.append((images.tolist(), texts.tolist(), within.text.tolist(), within.image.tolist()))
         return {}
 
@@ -133,16 +135,16 @@ def test_a_text_is_a_query_of_every_fold_that_has_one_of_its_pictures() -> None:
     [([[0], []], 2, "text 1 has no picture"), ([[0], [2]], 2, r"\[0, 2\)"), ([[-1]], 2, r"\[0, 2\)")],
 )
 def test_faulty_links_are_named(rows: list[list[int]], images: int, message: str) -> None:
-    with pytest.raises(links.RetrievalError, match=message):
-        links.of_rows(rows, images)
+    with pytest.raises(true_pairs.RetrievalError, match=message):
+        true_pairs.of_rows(rows, images)
 
 
 def test_links_of_other_embeddings_are_refused() -> None:
     x = np.eye(4, dtype=np.float32)
-    with pytest.raises(links.RetrievalError, match="of 2 texts and 4 pictures, but there are 4 and 4"):
-        retrieval.truth_ranks(x, x, links.of_rows([[0], [1, 2]], 4))
-    with pytest.raises(links.RetrievalError, match="several pictures"):
-        np.asarray(links.of_rows([[0], [1, 2]], 4))
+    with pytest.raises(true_pairs.RetrievalError, match="of 2 texts and 4 pictures, but there are 4 and 4"):
+        retrieval.truth_ranks(x, x, true_pairs.of_rows([[0], [1, 2]], 4))
+    with pytest.raises(true_pairs.RetrievalError, match="several pictures"):
+        np.asarray(true_pairs.of_rows([[0], [1, 2]], 4))
 
 
 def test_the_cascade_and_its_page_take_every_picture_of_a_text_for_true() -> None:
@@ -173,8 +175,8 @@ def test_intervals_draw_pictures_that_share_a_text_together(tmp_path: Path) -> N
     texts, images, words = shop()
     noise = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)
     metrics, found = split(texts, images, words + noise).metrics((1, 5), "retrieval/test")
-    ranks.write(tmp_path, "test", found)
-    again = ranks.read(tmp_path, "test")
+    query_ranks.write(tmp_path, "test", found)
+    again = query_ranks.read(tmp_path, "test")
     assert again.same_queries(found) and again.of_text.tolist() == [row // 3 for row in range(12)]
     for name in ("text_to_image/recall_at_1", "image_to_text/recall_at_1", "mean_recall"):
         hits = stats.hits(again, f"retrieval/test/{name}", (1, 5))
@@ -186,5 +188,5 @@ def test_intervals_draw_pictures_that_share_a_text_together(tmp_path: Path) -> N
 
 
 def test_groups_are_what_a_chain_of_texts_connects() -> None:
-    known = links.of_rows([[5, 3], [3, 0], [1], [4, 2]], 7)
+    known = true_pairs.of_rows([[5, 3], [3, 0], [1], [4, 2]], 7)
     assert known.groups.tolist() == [0, 1, 2, 0, 2, 0, 3]

@@ -11,10 +11,11 @@ from annotations import unchecked
 from listed_records import with_ids
 
 from wenlan_jax.data import loader, records
-from wenlan_jax.eval import evaluate, ranks, retrieval
+from wenlan_jax.evaluation import query_ranks, retrieval
+from wenlan_jax.tasks.two_tower import embedding
 
 
-def embedded(rows: list[int]) -> evaluate.Embedded:
+def embedded(rows: list[int]) -> embedding.Embedded:
     """Seven pictures, and texts of the pictures `rows` in two languages."""
     rng = np.random.default_rng(0)
     texts = [
@@ -23,7 +24,7 @@ def embedded(rows: list[int]) -> evaluate.Embedded:
     ]
     pictures, words = rng.standard_normal((7, 5)), rng.standard_normal((len(rows), 5))
     source = with_ids(f"p{row}" for row in range(7))
-    return evaluate.Embedded(source, texts, pictures.astype(np.float32), words.astype(np.float32))
+    return embedding.Embedded(source, texts, pictures.astype(np.float32), words.astype(np.float32))
 
 
 ROWS = [0, 0, 1, 2, 3, 5, 5, 5]
@@ -43,9 +44,9 @@ def test_ranks_come_with_the_metrics_and_agree_with_them() -> None:
 
 def test_what_is_written_is_read_back_whole(tmp_path: Path) -> None:
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
-    ranks.write(tmp_path, "test", found)
-    again = ranks.read(tmp_path, "test")
-    for field in dataclasses.fields(ranks.Ranks):
+    query_ranks.write(tmp_path, "test", found)
+    again = query_ranks.read(tmp_path, "test")
+    for field in dataclasses.fields(query_ranks.Ranks):
         value = getattr(again, field.name)
         np.testing.assert_array_equal(value, getattr(found, field.name))
         assert value.dtype == getattr(found, field.name).dtype
@@ -64,22 +65,22 @@ def test_other_queries_are_told_apart() -> None:
 
 
 def test_a_file_that_is_missing_or_cut_off_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ranks.RanksError, match=r"ranks_test\.npz: not a whole file of ranks"):
-        ranks.read(tmp_path, "test")
+    with pytest.raises(query_ranks.RanksError, match=r"ranks_test\.npz: not a whole file of ranks"):
+        query_ranks.read(tmp_path, "test")
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
-    ranks.write(tmp_path, "test", found)
+    query_ranks.write(tmp_path, "test", found)
     path = tmp_path / "ranks_test.npz"
     for text in (path.read_bytes()[:200], b""):
         path.write_bytes(text)
-        with pytest.raises(ranks.RanksError, match="evaluate the run again"):
-            ranks.read(tmp_path, "test")
+        with pytest.raises(query_ranks.RanksError, match="evaluate the run again"):
+            query_ranks.read(tmp_path, "test")
 
 
 def test_ranks_of_an_earlier_version_are_of_texts_with_a_picture_each(tmp_path: Path) -> None:
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
     old = {name: value for name, value in vars(found).items() if name not in ("of_text", "links")}
-    np.savez_compressed(ranks.path(tmp_path, "test"), **old)
-    assert ranks.read(tmp_path, "test").same_queries(found)
+    np.savez_compressed(query_ranks.path(tmp_path, "test"), **old)
+    assert query_ranks.read(tmp_path, "test").same_queries(found)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,6 @@ def test_ranks_of_an_earlier_version_are_of_texts_with_a_picture_each(tmp_path: 
 def test_ranks_that_contradict_themselves_are_refused(tmp_path: Path, other: dict[str, np.ndarray]) -> None:
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
     with unchecked():
-        ranks.write(tmp_path, "test", dataclasses.replace(found, **other))
-    with unchecked(), pytest.raises(ranks.RanksError, match=r"ranks_test.npz: not a whole file"):
-        ranks.read(tmp_path, "test")
+        query_ranks.write(tmp_path, "test", dataclasses.replace(found, **other))
+    with unchecked(), pytest.raises(query_ranks.RanksError, match=r"ranks_test.npz: not a whole file"):
+        query_ranks.read(tmp_path, "test")

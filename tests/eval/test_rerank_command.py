@@ -19,12 +19,15 @@ from jobs import launch, without_devices
 from listed_records import with_ids
 from saved_models import SINGLE, TWO_TOWERS, save
 
-from wenlan_jax import config as configs
-from wenlan_jax.checkpoint import CheckpointError
+from wenlan_jax.applications import cascade, rerank_command, rerank_job, rerank_page
+from wenlan_jax.checkpoints.store import CheckpointError
+from wenlan_jax.commands import eval
 from wenlan_jax.data import loader, mixture, records, sources
-from wenlan_jax.eval import cascade, command, cross, evaluate, rerank_command, rerank_job, rerank_page, retrieval
-from wenlan_jax.eval import links as true_pairs
+from wenlan_jax.evaluation import retrieval, true_pairs
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.registry import TaskError
+from wenlan_jax.tasks.single_tower import pair_scorer
+from wenlan_jax.tasks.two_tower import embedding
 
 DEPTHS = (3, 10)
 KS = (1, 5, 10)
@@ -38,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(root: Path, tiny: Callable[..., configs.Config]) -> tuple[Path, Path]:
+def pair(root: Path, tiny: Callable[..., experiment.Config]) -> tuple[Path, Path]:
     """The work directories of two towers and of a single tower."""
     data = {"data__dir": str(root / "data")}
     two = tiny(**TWO_TOWERS, **data, eval__one_text_per_image=False, eval__gallery=3)
@@ -74,7 +77,7 @@ def test_the_command_line_says_what_is_asked_for(
 def test_two_towers_alone_have_the_recall_of_an_evaluation(root: Path, pair: tuple[Path, Path]) -> None:
     """Although orders come from a sort here, and from counts of what scores as high there."""
     found = _reranked(root, pair)
-    expected = command.run_eval(pair[0], None, root / "evaluated", FIELDS)
+    expected = eval.run_eval(pair[0], None, root / "evaluated", FIELDS)
     for way in WAYS:
         for k in KS:
             np.testing.assert_allclose(
@@ -189,7 +192,7 @@ def test_a_single_tower_that_knows_the_truth_lifts_recall_to_its_bound(
         pairs = zip(text_of_pair.tolist(), picture_of_pair.tolist(), strict=True)
         return np.array([picture in links[text] for text, picture in pairs], np.float32)
 
-    monkeypatch.setattr(cross.PairScorer, "scores", scores)
+    monkeypatch.setattr(pair_scorer.PairScorer, "scores", scores)
     found = rerank_job.run(_request(root, pair, "oracle", speed_pictures=0))
     for way in WAYS:
         for depth in DEPTHS:
@@ -219,7 +222,7 @@ def test_a_truth_below_the_depth_keeps_its_rank_and_others_go_by_score() -> None
     assert kept == {True, False}, "both kinds of queries occur"
 
 
-def _embedded() -> evaluate.Embedded:
+def _embedded() -> embedding.Embedded:
     """Nine pictures, of which the last has no text, and twelve texts, of which two are alike."""
     rng = np.random.default_rng(0)
     images, texts = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 12))
@@ -227,7 +230,7 @@ def _embedded() -> evaluate.Embedded:
     rows = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
     said = [records.Text("title", "en" if number % 2 else "de", "") for number in range(12)]
     record_texts = [loader.RecordText(row, text) for row, text in zip(rows, said, strict=True)]
-    return evaluate.Embedded(with_ids(f"p{row}" for row in range(9)), record_texts, images, texts)
+    return embedding.Embedded(with_ids(f"p{row}" for row in range(9)), record_texts, images, texts)
 
 
 def _clock() -> Callable[[], float]:
@@ -296,7 +299,7 @@ def test_a_model_without_a_tokenizer_is_named(root: Path, pair: tuple[Path, Path
 
 
 def test_models_of_other_data_are_refused_and_can_be_given_the_same(
-    root: Path, pair: tuple[Path, Path], tiny: Callable[..., configs.Config]
+    root: Path, pair: tuple[Path, Path], tiny: Callable[..., experiment.Config]
 ) -> None:
     data = {"data__dir": str(root / "data")}
     shutil.copytree(root / "data" / "wenlan_scenes" / "tiny", root / "data" / "copied")
@@ -309,7 +312,7 @@ def test_models_of_other_data_are_refused_and_can_be_given_the_same(
 
 
 def test_a_tower_that_was_never_taught_to_match_is_refused(
-    root: Path, pair: tuple[Path, Path], tiny: Callable[..., configs.Config]
+    root: Path, pair: tuple[Path, Path], tiny: Callable[..., experiment.Config]
 ) -> None:
     changes = {**SINGLE, "data__dir": str(root / "data"), "pretrain__objectives": ("mlm",), "pretrain__weights": (1.0,)}
     unmatched = save(tiny(**changes), root / "unmatched")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from annotations import unchecked
 
-from wenlan_jax.eval import retrieval
+from wenlan_jax.evaluation import retrieval
 
 
 def _grid(rows: int, dim: int = 6, seed: int = 0) -> np.ndarray:

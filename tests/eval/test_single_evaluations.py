@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 from saved_models import SINGLE, save
 
-from wenlan_jax import config as configs
-from wenlan_jax import run, run_tokenizer, single_data
 from wenlan_jax.data import records
-from wenlan_jax.data.single import questions
-from wenlan_jax.eval import cross, evaluate, evaluations, links, retrieval, single
-from wenlan_jax.tasks.single import Tower
+from wenlan_jax.evaluation import retrieval, true_pairs
+from wenlan_jax.tasks import evaluations, experiment
+from wenlan_jax.tasks.single_tower import data, pair_scorer
+from wenlan_jax.tasks.single_tower import evaluation as single
+from wenlan_jax.tasks.single_tower.input import questions
+from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.training import setup
+from wenlan_jax.training import tokenizer as run_tokenizer
 
 FOLDS = 4
 
@@ -29,15 +33,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def set_up(root: Path, tiny: Callable[..., configs.Config]) -> Callable[..., tuple[run.Run, Any]]:
+def set_up(root: Path, tiny: Callable[..., experiment.Config]) -> Callable[..., tuple[setup.Run, Any]]:
     """A run on one device with changes, and a tokenizer of the scenes."""
 
-    def make(**changes: Any) -> tuple[run.Run, Any]:
+    def make(**changes: Any) -> tuple[setup.Run, Any]:
         config = tiny(**{**SINGLE, "mesh__data": 1, "data__dir": str(root / "data"), **changes})
         workdir = save(tiny(**SINGLE, data__dir=str(root / "data")), root / "single")
         tokenizer = run_tokenizer.saved(config, workdir)
         assert tokenizer is not None
-        return run.set_up(run.with_vocabulary(config, tokenizer), jax.devices()[:1]), tokenizer
+        return setup.set_up(setup.with_vocabulary(config, tokenizer), jax.devices()[:1]), tokenizer
 
     return make
 
@@ -56,15 +60,15 @@ def _ranking(**changes: Any) -> dict[str, Any]:
 
 
 def test_folds_are_ranked_alone_and_told_beside_the_whole(
-    set_up: Callable[..., tuple[run.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _known_scores(monkeypatch)
     current, tokenizer = set_up(**_ranking(eval__folds=FOLDS, data__languages=("en",)))
     evaluation = single.Ranking(current, tokenizer)
     found, _ = evaluation.score(None, None, "test")
     scorer = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
-    texts = evaluate.wanted_texts(current.config, scorer)
-    pairs, languages = links.of_texts(texts, 16), np.array([text.text.language for text in texts])
+    texts = embedding.wanted_texts(current.config, scorer)
+    pairs, languages = true_pairs.of_texts(texts, 16), np.array([text.text.language for text in texts])
     assert len(pairs.text) > pairs.texts, "a text of several pictures occurs"
     scores = evaluation._matrix(None, None, scorer, texts, 16)
     for name, chosen in (("", languages != ""), ("en/", languages == "en"), ("zh/", languages == "zh")):
@@ -91,7 +95,7 @@ def test_folds_are_ranked_alone_and_told_beside_the_whole(
 
 
 def test_without_folds_there_is_the_whole_alone(
-    set_up: Callable[..., tuple[run.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _known_scores(monkeypatch)
     evaluation = single.Ranking(*set_up(**_ranking(data__languages=())))
@@ -102,7 +106,7 @@ def test_without_folds_there_is_the_whole_alone(
 
 
 def test_pictures_that_do_not_divide_are_refused_before_a_training(
-    set_up: Callable[..., tuple[run.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a split that is evaluated while training, before any of its pairs is scored."""
     with pytest.raises(retrieval.RetrievalError, match="16 pictures cannot be split into 3 equal folds"):
@@ -113,15 +117,15 @@ def test_pictures_that_do_not_divide_are_refused_before_a_training(
         evaluation.score(None, None, "test")
 
 
-def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., tuple[run.Run, Any]]) -> None:
+def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., tuple[setup.Run, Any]]) -> None:
     """Without fine-tuning, beside its objectives; all pairs of the first four pictures with one text each."""
     changes = {"eval__zero_shot": True, "eval__rank_images": 4, "eval__kinds": ("descriptive",), "eval__batches": 1}
     current, tokenizer = set_up(**changes, eval__languages=("en",))
-    evaluation, state = evaluations.create(current, tokenizer), run.fresh_state(current)
+    evaluation, state = evaluations.create(current, tokenizer), setup.fresh_state(current)
     found, what = evaluation.score(state.params, state.batch_stats, "test")
     source = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
-    texts = [text.text.text for text in evaluate.wanted_texts(current.config, source) if text.row < 4]
-    scorer, logits = cross.PairScorer(current, tokenizer, 4), np.empty((4, 4), np.float32)
+    texts = [text.text.text for text in embedding.wanted_texts(current.config, source) if text.row < 4]
+    scorer, logits = pair_scorer.PairScorer(current, tokenizer, 4), np.empty((4, 4), np.float32)
     for text, picture in np.ndindex(4, 4):
         batch = {**scorer.texts([texts[text]]), **scorer.pictures(source, [picture])}
         hidden = Tower(current.config).encode(state.params, batch, batch["region_features"], None)
@@ -134,10 +138,10 @@ def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., 
     assert "itm" in evaluation.one_line(found, "test") and "recall" in evaluation.one_line(found, "test")
 
 
-def test_a_tower_that_was_not_taught_to_match_ranks_nothing(tiny: Callable[..., configs.Config]) -> None:
+def test_a_tower_that_was_not_taught_to_match_ranks_nothing(tiny: Callable[..., experiment.Config]) -> None:
     changes = {**SINGLE, "pretrain__objectives": ("mlm",), "pretrain__weights": (1.0,)}
     tiny(**changes)
-    with pytest.raises(configs.ConfigError, match="eval.zero_shot: pairs are ranked by what 'itm' teaches"):
+    with pytest.raises(experiment.ConfigError, match="eval.zero_shot: pairs are ranked by what 'itm' teaches"):
         tiny(**changes, eval__zero_shot=True)
 
 
@@ -169,14 +173,14 @@ class _Questions:
 
 
 def test_answers_have_the_official_accuracy_where_several_annotators_answered_in_english(
-    root: Path, set_up: Callable[..., tuple[run.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    root: Path, set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each question gets the answer whose number it has: A dog, 2, 犬, cat, 3."""
     (root / "labels.json").write_text(json.dumps(LABELS))
     changes = {"task": "vqa", "vqa__answers": len(LABELS), "vqa__answers_file": str(root / "labels.json")}
     current, tokenizer = set_up(**changes, eval__batch_size=len(ANNOTATED))
     asked = questions.list_questions(_Questions(), ())
-    monkeypatch.setattr(single_data, "open_questions", lambda *of: asked)
+    monkeypatch.setattr(data, "open_questions", lambda *of: asked)
     monkeypatch.setattr(single.Answering, "_logits", lambda *of: jax.numpy.eye(len(ANNOTATED)))
     evaluation = single.Answering(current, tokenizer)
     found, _ = evaluation.score(None, None, "test")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from annotations import unchecked
 
-from wenlan_jax.eval import vqa, vqa_words
+from wenlan_jax.evaluation import vqa, vqa_words
 
 
 @pytest.mark.parametrize(("given", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (7, 1), (10, 1)])

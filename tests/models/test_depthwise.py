@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 
 import torch
 
+from wenlan_jax.convert.reference.torch_brivl import SameConv2d
 from wenlan_jax.models.depthwise import depthwise_conv
-from wenlan_jax.reference.torch_brivl import SameConv2d
 
 CHANNELS = 3
 

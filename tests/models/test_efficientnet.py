@@ -16,9 +16,9 @@ pytest.importorskip("torch")
 import torch
 
 from wenlan_jax.convert.brivl import brivl_table
+from wenlan_jax.convert.reference import torch_brivl
 from wenlan_jax.convert.rules import to_flax, to_torch, unflatten
 from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, EfficientNet, Stage, efficientnet_sizes
-from wenlan_jax.reference import torch_brivl
 
 
 def reference(net: EfficientNet, side: int) -> torch_brivl.EfficientNet:

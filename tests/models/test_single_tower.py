@@ -38,12 +38,12 @@ from single_towers import (
 )
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
+from wenlan_jax.convert.reference.torch_single import Uniter
 from wenlan_jax.convert.rules import flatten, to_torch, unflatten
 from wenlan_jax.convert.single_tower import xlm_roberta_table
 from wenlan_jax.losses import masked as masked_losses
 from wenlan_jax.losses import matching
 from wenlan_jax.models.single_tower import SingleTower, at_places, attention
-from wenlan_jax.reference.torch_single import Uniter
 
 TINY = 1e-4
 OBJECTIVES = ("itm", "mlm", "mrfr", "mrc", "mrc_hard")

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 import torch
 from transformers import BertConfig
 
-from wenlan_jax.reference.torch_brivl import Batch, BriVL, BriVLSizes
+from wenlan_jax.convert.reference.torch_brivl import Batch, BriVL, BriVLSizes
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURE = SHARED / "fixtures" / "brivl_official"

@@ -18,11 +18,11 @@ import torch
 from transformers import BertConfig
 
 from wenlan_jax.convert.brivl import brivl_table
+from wenlan_jax.convert.reference.torch_brivl import Batch, BriVL, BriVLSizes
 from wenlan_jax.convert.rules import to_torch
 from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, efficientnet_sizes
 from wenlan_jax.models.regions import grid_boxes
 from wenlan_jax.models.two_tower import ImageTower, TextTower
-from wenlan_jax.reference.torch_brivl import Batch, BriVL, BriVLSizes
 
 BATCH, SIDE, TEXT = 4, 24, 9
 

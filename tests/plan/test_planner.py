@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from wenlan_jax import cli, run, trees
-from wenlan_jax import config as configs
+from wenlan_jax import cli
+from wenlan_jax.core import trees
 from wenlan_jax.plan import accounting, collectives, planner, roofline, search, topology
-from wenlan_jax.tasks import remat
+from wenlan_jax.tasks import experiment, remat
+from wenlan_jax.training import setup
 
 SHARES = roofline.Shares()
 tpu_compiler = [
@@ -26,7 +27,7 @@ needs_tpu_compiler = [*tpu_compiler, pytest.mark.slow]
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.py"
 
 
-def closed_form(current: run.Run, ways: int) -> dict[str, int]:
+def closed_form(current: setup.Run, ways: int) -> dict[str, int]:
     """Bytes per device when every leaf with a dimension that `ways` divides is split."""
 
     def size(tree: object) -> int:
@@ -46,7 +47,7 @@ def closed_form(current: run.Run, ways: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("ways", [1, 8])
-def test_state_bytes_have_their_closed_form(tiny: Callable[..., configs.Config], ways: int) -> None:
+def test_state_bytes_have_their_closed_form(tiny: Callable[..., experiment.Config], ways: int) -> None:
     config = tiny(mesh__data=8 // ways, mesh__fsdp=ways)
     current = planner.set_up(config, topology.parse("a100:8"))
     found = accounting.of_state(current)
@@ -72,9 +73,9 @@ def test_errors_of_the_compiler_are_read() -> None:
 def cpu_plan() -> planner.Plan:
     from conftest import tiny_dict
 
-    from wenlan_jax import config as configs
+    from wenlan_jax.tasks import experiment
 
-    config = configs.parse(tiny_dict(mesh__replica=2, mesh__fsdp=4, train__batch_size=16))
+    config = experiment.parse(tiny_dict(mesh__replica=2, mesh__fsdp=4, train__batch_size=16))
     return planner.make(config, topology.parse("a100:2x4"), SHARES)
 
 
@@ -97,7 +98,7 @@ def test_what_does_not_fit_is_said(cpu_plan: planner.Plan) -> None:
 
 
 @pytest.mark.slow
-def test_search_finds_what_fits(tiny: Callable[..., configs.Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_finds_what_fits(tiny: Callable[..., experiment.Config], monkeypatch: pytest.MonkeyPatch) -> None:
     config, spot = tiny(), topology.parse("a100:1")
     first = planner.make(config, spot, SHARES)
     room = dataclasses.replace(spot.device, memory=first.needed * 1.3 / planner.GPU_SHARE)
@@ -118,12 +119,12 @@ class TestTpu:
 
     pytestmark = needs_tpu_compiler
 
-    def test_bytes_and_collectives(self, tiny: Callable[..., configs.Config]) -> None:
+    def test_bytes_and_collectives(self, tiny: Callable[..., experiment.Config]) -> None:
         """The parts have their closed form, and no all-gather brings a bank together."""
         config = tiny(mesh__data=-1, contrast__bank_size=4000)
         current = planner.set_up(config, topology.parse("v5e:2x4"))
         batch = accounting.abstract_batch(current)
-        compiled = run.compile_step(current, batch)
+        compiled = setup.compile_step(current, batch)
         memory = accounting.of_program(current, batch, compiled.memory_analysis())
         assert {name: memory.parts[name] for name in ("parameters", "optimiser")} == {
             name: value for name, value in closed_form(current, 1).items() if name != "momentum"
@@ -137,7 +138,7 @@ class TestTpu:
         assert found and max(gathered, default=0) < bank
 
     @pytest.mark.parametrize("text", ["v5p:2x2x1", "v5e:2x2*2"])
-    def test_a_plan(self, tiny: Callable[..., configs.Config], text: str) -> None:
+    def test_a_plan(self, tiny: Callable[..., experiment.Config], text: str) -> None:
         spot = topology.parse(text)
         config = tiny(mesh__replica=spot.islands, mesh__data=1, mesh__fsdp=-1)
         plan = planner.make(config, spot, SHARES)
@@ -145,7 +146,7 @@ class TestTpu:
         assert (plan.costs.work.network > 0) == (spot.islands > 1)
         assert plan.costs.compiler_bytes > 0
 
-    def test_a_program_that_does_not_fit_is_a_verdict(self, tiny: Callable[..., configs.Config]) -> None:
+    def test_a_program_that_does_not_fit_is_a_verdict(self, tiny: Callable[..., experiment.Config]) -> None:
         plan = planner.make(tiny(contrast__bank_size=2**28), topology.parse("v5e:1x1"), SHARES)
         assert not plan.fits and plan.memory is None and plan.costs is None
         assert plan.needed > plan.available > 15 * 2**30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from wenlan_jax.monitoring.accelerators import Device
 from wenlan_jax.plan import planner, roofline
 from wenlan_jax.plan.collectives import Collective
-from wenlan_jax.plan.devices import Device
 
 DEVICE = Device("x", ("X",), "tpu", 100.0, 1000.0, 10.0, 5.0, 2.0, "invented")
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 from single_runs import tiny_single
 
-from wenlan_jax import config as configs
 from wenlan_jax.plan import planner, search, topology
-from wenlan_jax.tasks import remat
+from wenlan_jax.tasks import experiment, remat
 
 
 def memory_of(fixed: float, row: float, bend: float = 0.0) -> tuple[Callable[[int], float], list[int]]:
@@ -39,7 +38,7 @@ def test_a_batch_that_cannot_grow_stays() -> None:
     assert asked == [16]
 
 
-def test_what_is_recomputed_is_set_as_asked(tiny: Callable[..., configs.Config]) -> None:
+def test_what_is_recomputed_is_set_as_asked(tiny: Callable[..., experiment.Config]) -> None:
     config = tiny(model__image__encoder__remat=True)
     assert remat.text(config) == "image encoder"
     chosen = list(remat.choices(config))
@@ -54,9 +53,9 @@ def test_what_is_recomputed_is_set_as_asked(tiny: Callable[..., configs.Config])
 
 
 def test_candidates_come_in_the_order_of_what_they_cost(
-    tiny: Callable[..., configs.Config], monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., experiment.Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def flops(config: configs.Config) -> float:
+    def flops(config: experiment.Config) -> float:
         return 10.0 + 3.0 * config.model.text.bert.remat + 2.0 * config.model.image.backbone.remat
 
     monkeypatch.setattr(planner, "computed_flops", flops)
@@ -69,7 +68,7 @@ def test_candidates_come_in_the_order_of_what_they_cost(
     assert [one.train.accumulation for one in found] == [1, 1, 1, 1, 2, 4]
 
 
-def test_what_is_computed_again_is_counted(tiny: Callable[..., configs.Config]) -> None:
+def test_what_is_computed_again_is_counted(tiny: Callable[..., experiment.Config]) -> None:
     config = tiny()
     again = remat.with_choice(config, dict.fromkeys(remat.of(config), True))
     assert planner.computed_flops(again) > 1.05 * planner.computed_flops(config)

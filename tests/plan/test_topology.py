@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import pytest
 
-from wenlan_jax.plan import devices, topology
+from wenlan_jax.monitoring import accelerators
+from wenlan_jax.plan import topology
 
 
 @pytest.mark.parametrize(
@@ -43,10 +44,10 @@ def test_what_is_not_a_topology_is_explained(text: str, message: str) -> None:
 
 
 def test_data_sheets_are_found_by_kind_and_by_name() -> None:
-    found = devices.find("TPU v5 lite")
-    assert found is not None and found == devices.named("v5e")
-    assert devices.find("NVIDIA GeForce 256") is None
-    kinds = [kind for device in devices.DEVICES for kind in device.kinds]
+    found = accelerators.find("TPU v5 lite")
+    assert found is not None and found == accelerators.named("v5e")
+    assert accelerators.find("NVIDIA GeForce 256") is None
+    kinds = [kind for device in accelerators.DEVICES for kind in device.kinds]
     assert len(kinds) == len(set(kinds))
 
 

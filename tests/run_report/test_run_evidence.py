@@ -16,10 +16,12 @@ import report_runs
 from conftest import tiny_dict
 from report_runs import STEPS
 
-from wenlan_jax import checkpoint, schema, start_note
-from wenlan_jax import config as configs
-from wenlan_jax.run_report import evidence, page
-from wenlan_jax.sweep import statistics
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
+from wenlan_jax.evaluation import statistics
+from wenlan_jax.monitoring import run_info
+from wenlan_jax.report import evidence, page
+from wenlan_jax.tasks import experiment
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_a_whole_run_needs_no_remark(finished: Path) -> None:
 
 
 def test_the_note_is_that_of_the_checkpoints(finished: Path) -> None:
-    with checkpoint.Checkpoints(finished / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(finished / "checkpoints", sections.Checkpoint()) as checkpoints:
         step, note = checkpoints.note()
     saved = evidence.read(finished).saved
     assert saved == evidence.Saved(step, note.version, note.fingerprint, note.tokenizer, note.config)
@@ -60,25 +62,25 @@ def test_behind_a_damaged_note_the_one_before_is_read(run: Path) -> None:
 
 
 def test_before_a_checkpoint_the_note_of_the_start_holds_the_configuration(run: Path) -> None:
-    config = configs.parse(tiny_dict())
-    start_note.write(run, config)
+    config = experiment.parse(tiny_dict())
+    run_info.write(run, config)
     shutil.rmtree(run / "checkpoints")
     found = evidence.read(run)
-    assert found.config == json.loads(configs.to_json(config))
-    assert found.fingerprint == configs.fingerprint(config)
+    assert found.config == json.loads(experiment.to_json(config))
+    assert found.fingerprint == experiment.fingerprint(config)
     text = page.render(found)
     assert "There is no checkpoint yet." in text
     assert "As start.json holds it." in text
     for name in ("jax", "optax"):
         assert f"{name} {importlib.metadata.version(name)}" in text
     assert f"{jax.device_count()} x {jax.devices()[0].device_kind}" in text
-    (run / start_note.NAME).unlink()
+    (run / run_info.NAME).unlink()
     text = page.render(evidence.read(run))
     assert "Neither a checkpoint nor the note of a start" in text
 
 
 def test_a_note_of_a_start_that_is_cut_off_is_left_out(run: Path) -> None:
-    (run / start_note.NAME).write_text('{"version": "1"')
+    (run / run_info.NAME).write_text('{"version": "1"')
     found = evidence.read(run)
     assert found.start is None
     assert any("start.json is not the note of a start" in text for text in found.remarks)
@@ -132,7 +134,7 @@ def test_a_directory_that_holds_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_report_imports_neither_jax_nor_orbax(run: Path) -> None:
     code = (
-        "import json, sys\nfrom pathlib import Path\nfrom wenlan_jax.run_report import page\n"
+        "import json, sys\nfrom pathlib import Path\nfrom wenlan_jax.report import page\n"
         f"page.write(Path({str(run)!r}))\nprint(json.dumps([m for m in ('jax', 'orbax', 'flax') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -146,7 +148,7 @@ def test_a_report_imports_neither_jax_nor_orbax(run: Path) -> None:
 )
 @pytest.mark.parametrize("how", damage.params(damage.JSON))
 def test_a_damaged_file_is_a_remark_and_the_rest_of_the_page_stands(run: Path, name: str, how: str) -> None:
-    start_note.write(run, configs.parse(tiny_dict()))
+    run_info.write(run, experiment.parse(tiny_dict()))
     newest = max((path for path in (run / "checkpoints").iterdir()), key=lambda path: int(path.name))
     place = newest / "note" / "metadata" if name == "note" else run / name
     if name in ("ranks_test.npz", "gallery.html") and how not in damage.BYTES:

@@ -15,11 +15,10 @@ import report_runs
 from conftest import tiny_dict
 from report_runs import PICTURES, STEPS, Page
 
-from wenlan_jax import config as configs
-from wenlan_jax import html_page
-from wenlan_jax.eval import ranks
-from wenlan_jax.run_report import command, evidence, page, results
-from wenlan_jax.sweep import statistics
+from wenlan_jax.evaluation import query_ranks, statistics
+from wenlan_jax.report import command, evidence, page, results
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util import html_page
 
 SINGLE = {
     "pretrain/test/itm/loss": 0.5219,
@@ -63,7 +62,7 @@ def read(workdir: Path) -> Page:
     return Page(page.write(workdir).read_text(encoding="utf-8"))
 
 
-def shown_results(figures: Mapping[str, float], known: Mapping[str, ranks.Ranks]) -> Page:
+def shown_results(figures: Mapping[str, float], known: Mapping[str, query_ranks.Ranks]) -> Page:
     return Page("".join(results.parts(figures, known)))
 
 
@@ -81,7 +80,7 @@ def test_every_figure_of_the_result_is_on_the_page(finished: Path, shown: Page) 
 
 def test_an_interval_is_that_of_a_mean_of_independent_hits(finished: Path) -> None:
     """With one text a picture the hits are independent: the normal interval of a share, of 400 pictures."""
-    of = ranks.read(finished, "test")
+    of = query_ranks.read(finished, "test")
     figures = report_runs.figures_of(of)
     table = shown_results(figures, {"test": of}).table("", "queries", "of", "recall@1")
     for way, name in (("text to image", "text_to_image"), ("image to text", "image_to_text")):
@@ -100,7 +99,7 @@ def test_texts_of_one_language_have_a_wider_interval(shown: Page, finished: Path
     whole = shown.table("", "queries", "of", "recall@1")["text to image"][2]
     assert width(by_language["en"][0]) == pytest.approx(width(whole) * math.sqrt(2), rel=0.1)
     given = {"retrieval/test/en/image_to_text/recall_at_1": 0.5}
-    of_pictures = shown_results(given, {"test": ranks.read(finished, "test")}).table("", "image to text @1")
+    of_pictures = shown_results(given, {"test": query_ranks.read(finished, "test")}).table("", "image to text @1")
     assert of_pictures["en"] == ["50.0%"]
 
 
@@ -110,7 +109,7 @@ def width(cell: str) -> float:
 
 
 def test_ranks_of_another_evaluation_give_no_interval(finished: Path) -> None:
-    figures = report_runs.figures_of(ranks.read(finished, "test"))
+    figures = report_runs.figures_of(query_ranks.read(finished, "test"))
     other = shown_results(figures, {"test": report_runs.ranks_of(7)})
     assert "[" not in other.table("", "queries", "of", "recall@1")["text to image"][2]
     assert "ranks_test.npz is not of the evaluation that gave these figures" in other.text
@@ -157,7 +156,7 @@ def test_restarts_are_counted_and_listed(run: Path) -> None:
 
 
 def test_the_configuration_is_shown_by_its_differences_first(shown: Page) -> None:
-    default, tiny = dict(leaves(configs.default().to_dict())), dict(leaves(expected_config()))
+    default, tiny = dict(leaves(experiment.default().to_dict())), dict(leaves(expected_config()))
     differing = {name for name, value in tiny.items() if default[name] != value}
     rows = shown.table("field", "value", "default", "meaning")
     assert rows.keys() == differing
@@ -268,7 +267,7 @@ def test_a_gallery_with_scripts_is_left_out(run: Path) -> None:
 
 def test_ranks_of_pictures_without_a_text_do_not_count() -> None:
     of = report_runs.ranks_of(3)
-    fewer = ranks.Ranks(np.append(of.image_to_text, 0), of.text_to_image, of.picture, of.language, of.text)
+    fewer = query_ranks.Ranks(np.append(of.image_to_text, 0), of.text_to_image, of.picture, of.language, of.text)
     cells = [
         shown_results(report_runs.figures_of(one), {"test": one}).table("", "queries")["image to text"][2]
         for one in (of, fewer)

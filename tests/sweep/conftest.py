@@ -17,8 +17,8 @@ import pytest
 from conftest import tiny_dict
 from whole_runs import CONFIG
 
-from wenlan_jax import config as configs
 from wenlan_jax.sweep import command, folder, local, plan, table
+from wenlan_jax.tasks import experiment
 
 TABLE = '''
 """A bank of K keys is better than none [R]."""
@@ -47,8 +47,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wenlan_jax import ledger
-from wenlan_jax.eval import ranks
+from wenlan_jax.monitoring import time_ledger as ledger
+from wenlan_jax.evaluation import query_ranks as ranks
 
 words = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[2:])
 workdir, config = Path(words["workdir"]), json.loads(Path(words["config"]).with_name("config.json").read_text())
@@ -139,8 +139,8 @@ class Sweeps:
         return path
 
     def write_base(self, **changes: object) -> None:
-        config = configs.parse(tiny_dict(**changes))
-        (self.root / "base.py").write_text(CONFIG.format(text=configs.to_json(config)))
+        config = experiment.parse(tiny_dict(**changes))
+        (self.root / "base.py").write_text(CONFIG.format(text=experiment.to_json(config)))
 
     def plan(self, *names: str) -> plan.Plan:
         return plan.make([table.load(self.root / f"{name}.py") for name in names or ("queue",)])

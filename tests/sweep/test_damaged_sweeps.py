@@ -11,16 +11,17 @@ import damage
 import pytest
 from conftest import tiny_dict
 
-from wenlan_jax import config as configs
-from wenlan_jax import notes, start_note
+from wenlan_jax.monitoring import run_info
 from wenlan_jax.sweep import claims, folder
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util import json_files
 
 NOTES = ("result.json", "ledger.jsonl", "config.json", "run.json", "failure.json", "start.json", "claim")
 
 
-def _complete(path: Path, config: configs.Config) -> None:
+def _complete(path: Path, config: experiment.Config) -> None:
     """Adds the notes that the stand-in does not write."""
-    start_note.write(path, config)
+    run_info.write(path, config)
     (path / "failure.json").write_text(json.dumps({"reason": "x", "host": "y", "id": "z"}))
 
 
@@ -45,7 +46,7 @@ def test_a_damaged_note_is_made_anew_while_the_other_rows_go_on(sweeps: Any, how
     sweeps.call("--dry-run")
     sweeps.call("--table-only", status=1)
     for made in sweeps.folders():  # as a start does, which writes it anew
-        notes.make_way(made.path / "start.json")
+        json_files.make_way(made.path / "start.json")
     sweeps.call("--jobs=2")
     assert [made.result() for made in sweeps.folders()] == done
     assert [line.rsplit(",", 1)[1] for line in (sweeps.out / "queue.csv").read_text().splitlines()[-2:]] == ["done"] * 2
@@ -94,8 +95,8 @@ def test_a_file_in_the_place_of_a_run_fails_that_run_alone(sweeps: Any) -> None:
 def test_a_run_of_another_configuration_is_not_counted_and_not_touched(sweeps: Any, changes: dict[str, Any]) -> None:
     sweeps.call()
     made = sweeps.folders()[0]
-    other = configs.parse(tiny_dict(eval__every=2, **changes))
-    start_note.write(made.path, other)
+    other = experiment.parse(tiny_dict(eval__every=2, **changes))
+    run_info.write(made.path, other)
     before = sweeps.starts()
     assert made.result() is None
     state = made.state()
@@ -114,7 +115,7 @@ def test_what_a_start_works_out_or_does_not_change_a_result_is_no_other_configur
         text = dataclasses.replace(config.model.text, bert=bert)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=7))
-        start_note.write(made.path, config)
+        run_info.write(made.path, config)
         wanted = made.run.config.model.text.bert.vocab_size
         assert made.differing() == ([] if wanted == 0 else [f"model.text.bert.vocab_size: saved 321, now {wanted}"])
 
@@ -122,11 +123,11 @@ def test_what_a_start_works_out_or_does_not_change_a_result_is_no_other_configur
 def test_a_note_whose_fingerprint_is_not_of_its_configuration_is_damaged(sweeps: Any) -> None:
     sweeps.call()
     made = sweeps.folders()[0]
-    start_note.write(made.path, made.run.config)
+    run_info.write(made.path, made.run.config)
     note = json.loads((made.path / "start.json").read_text())
     (made.path / "start.json").write_text(json.dumps({**note, "fingerprint": "0" * 16}))
-    with pytest.raises(notes.NoteError, match="fingerprint is not that of its configuration"):
-        start_note.read(made.path)
+    with pytest.raises(json_files.NoteError, match="fingerprint is not that of its configuration"):
+        run_info.read(made.path)
     assert made.result() is None and "start.json" in made.state().text()
 
 
@@ -136,7 +137,7 @@ def test_a_run_counted_in_epochs_is_done_at_the_steps_that_its_start_worked_out(
     train = dataclasses.replace(made.run.config.train, epochs=0.5, steps=1000)
     config = dataclasses.replace(made.run.config, train=train)
     counted = folder.Folder(made.path, dataclasses.replace(made.run, config=config))
-    start_note.write(made.path, dataclasses.replace(config, train=dataclasses.replace(train, steps=6)))
+    run_info.write(made.path, dataclasses.replace(config, train=dataclasses.replace(train, steps=6)))
     assert counted.result() is not None
-    start_note.write(made.path, dataclasses.replace(config, train=dataclasses.replace(train, steps=7)))
+    run_info.write(made.path, dataclasses.replace(config, train=dataclasses.replace(train, steps=7)))
     assert counted.result() is None

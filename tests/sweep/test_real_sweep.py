@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from whole_runs import Place
 
-from wenlan_jax.eval import ranks
+from wenlan_jax.evaluation import query_ranks
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_two_real_trainings_make_a_table(sweeps: Any, tmp_path: Path, monkeypatc
     kept = []
     for made, row in zip(sweeps.folders(), rows, strict=True):
         result = json.loads((made.path / "result.json").read_text())
-        found = ranks.read(made.path, "test")
+        found = query_ranks.read(made.path, "test")
         kept.append(found)
         for way, of in (("text_to_image", found.text_to_image), ("image_to_text", found.image_to_text)):
             asked = of[of > 0]

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax import config as configs
 from wenlan_jax.sweep import folder, plan, table
+from wenlan_jax.tasks import experiment
 
 
 def test_a_run_is_a_row_with_a_seed_named_after_its_whole_configuration(sweeps: Any) -> None:
     planned = sweeps.plan()
     assert [place.seed for run in planned.runs.values() for place in run.places] == [0, 0, 1, 1]
     for run in planned.runs.values():
-        assert run.name == configs.fingerprint(run.config)
+        assert run.name == experiment.fingerprint(run.config)
         assert run.config.seed == run.places[0].seed
     assert planned.at("queue", "K = 8", 1).config.contrast.bank_size == 8
     assert planned.at("queue", "K = 20", 1).config.contrast.bank_size == 20
@@ -133,7 +133,7 @@ def test_a_saved_configuration_is_what_the_training_command_reads(sweeps: Any) -
     made.path.mkdir(parents=True)
     made.prepare()
     sweeps.write_base(contrast__bank_size=77)
-    assert configs.load(made.path / "config.py") == made.run.config
+    assert experiment.load(made.path / "config.py") == made.run.config
     note = json.loads((made.path / "run.json").read_text())
     assert note["overrides"] == {"contrast.bank_size": 8, "seed": 0}
     assert note["places"] == [{"table": "queue", "row": "K = 8", "seed": 0}]
@@ -145,13 +145,13 @@ def test_a_mixture_survives_being_saved(sweeps: Any) -> None:
     made = sweeps.folders()[0]
     made.path.mkdir(parents=True)
     made.prepare()
-    assert configs.load(made.path / "config.py") == made.run.config
+    assert experiment.load(made.path / "config.py") == made.run.config
     assert [part.source for part in made.run.config.data.mixture] == ["a", "b"]
 
 
 def test_a_run_from_before_a_field_existed_is_found_again(sweeps: Any) -> None:
     run = next(iter(sweeps.plan().runs.values()))
-    saved = json.loads(configs.to_json(run.config))
+    saved = json.loads(experiment.to_json(run.config))
     del saved["telemetry"]["wandb_project"]
     old = sweeps.out / "runs" / "an_older_name"
     old.mkdir(parents=True)

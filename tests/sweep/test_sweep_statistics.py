@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from wenlan_jax.eval import ranks, retrieval
-from wenlan_jax.sweep import statistics as stats
+from wenlan_jax.evaluation import query_ranks, retrieval
+from wenlan_jax.evaluation import statistics as stats
 
 
-def made(seed: int = 0, images: int = 60, texts: int = 150) -> tuple[ranks.Ranks, dict[str, float]]:
+def made(seed: int = 0, images: int = 60, texts: int = 150) -> tuple[query_ranks.Ranks, dict[str, float]]:
     """Ranks of random embeddings, and the metrics of the same under the names of result.json."""
     rng = np.random.default_rng(seed)
     links = np.sort(rng.integers(0, images - 3, texts))  # the last three pictures have no text
@@ -22,7 +22,7 @@ def made(seed: int = 0, images: int = 60, texts: int = 150) -> tuple[ranks.Ranks
     languages = ["zh" if number % 3 else "en" for number in range(texts)]
     one, two = retrieval.truth_ranks(pictures, words, links)
     metrics = retrieval.of_ranks(one, two, links) | retrieval.by_language(pictures, words, links, languages)
-    found = ranks.of_queries(one, two, links, languages, [str(number) for number in range(texts)])
+    found = query_ranks.of_queries(one, two, links, languages, [str(number) for number in range(texts)])
     return found, {f"retrieval/test/{name}": value for name, value in metrics.items()}
 
 

@@ -15,11 +15,12 @@ import pytest
 from annotations import unchecked
 from conftest import CONFIGS
 
-from wenlan_jax import config as configs
-from wenlan_jax import run as runs
-from wenlan_jax import schema, trees
+from wenlan_jax.config import sections as schema
+from wenlan_jax.core import trees
 from wenlan_jax.sweep import batches, plan
 from wenlan_jax.sweep.table import Row, TableError, TableFile, load
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import setup as runs
 
 ABLATIONS = CONFIGS / "ablations"
 BASE = ABLATIONS / "base.py"
@@ -55,15 +56,15 @@ def table(path: Path) -> TableFile:
 
 
 @functools.cache
-def base() -> configs.Config:
-    return configs.load(BASE)
+def base() -> experiment.Config:
+    return experiment.load(BASE)
 
 
-def config_of(row: Row) -> configs.Config:
+def config_of(row: Row) -> experiment.Config:
     return plan.with_overrides(base(), row.overrides)
 
 
-def values(config: configs.Config) -> dict[str, Any]:
+def values(config: experiment.Config) -> dict[str, Any]:
     return dict(leaves(dataclasses.asdict(config)))
 
 
@@ -92,7 +93,7 @@ def test_rows_differ_in_what_the_title_says_alone(path: Path) -> None:
     found = [values(config_of(row)) for row in rows]
     differing = {name for name in found[0] if any(one[name] != found[0][name] for one in found)}
     assert differing == VARIED[path.stem]
-    assert len({configs.fingerprint(config_of(row)) for row in rows}) == len(rows)
+    assert len({experiment.fingerprint(config_of(row)) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -105,7 +106,7 @@ def test_a_table_says_what_it_tests_and_reports_at_least_three_seeds(path: Path)
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_base_is_a_row_of_every_table(path: Path) -> None:
-    assert configs.fingerprint(base()) in {configs.fingerprint(config_of(row)) for row in table(path).table.rows}
+    assert experiment.fingerprint(base()) in {experiment.fingerprint(config_of(row)) for row in table(path).table.rows}
 
 
 @pytest.mark.parametrize("name", ["batch_size", "batch_size_steps"])

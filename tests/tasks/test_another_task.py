@@ -19,11 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax import config as configs
-from wenlan_jax import training_data
+from wenlan_jax.core.task import Fresh, MicroLoss, Own
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.tasks import batch, registry
-from wenlan_jax.tasks.base import Fresh, MicroLoss, Own
+from wenlan_jax.tasks import batch, experiment, registry, shared_data
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
 
@@ -82,7 +80,7 @@ class SquaredError:
         config = self.run.config
         data = dataclasses.replace(config.data, train_split=split)
         share = tuple(range(config.train.batch_size))
-        maker = training_data.batches(dataclasses.replace(config, data=data), self.tokenizer, share)
+        maker = shared_data.batches(dataclasses.replace(config, data=data), self.tokenizer, share)
         held_out = [maker(number) for number in range(2)]
         errors = [self.errors(params, {k: v for k, v in one.items() if k != "replaced"}) for one in held_out]
         lengths = np.concatenate([one["token_mask"].sum(axis=1) for one in held_out])
@@ -117,7 +115,7 @@ SPEC = TaskSpec(
     vocabulary="model.text.bert.vocab_size",
     towers=("lengths",),
     create=Lengths,
-    batches=training_data.batches,
+    batches=shared_data.batches,
     batch_spec=batch_spec,
     evaluations=(EvaluationSpec(SquaredError),),
     transformers=False,
@@ -163,7 +161,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eval__every": 4,
         "eval__splits": ("validation",),
     }
-    text = configs.to_json(configs.parse(tiny_dict(**changes)))
+    text = experiment.to_json(experiment.parse(tiny_dict(**changes)))
     (root / "config.py").write_text(CONFIG.format(text=text.replace('"task": "brivl"', '"task": "lengths"')))
     (root / "table.py").write_text(TABLE)
     return root

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from single_runs import noise, tiny_single
 
-from wenlan_jax import run as runs
-from wenlan_jax import schema_single
 from wenlan_jax.losses import matching
-from wenlan_jax.tasks import objectives
-from wenlan_jax.tasks.single import Single, Tower
+from wenlan_jax.tasks.single_tower import objectives, schema
+from wenlan_jax.tasks.single_tower.task import Single, Tower
+from wenlan_jax.training import setup as runs
 
 ROWS, CANDIDATES, HARD = 8, 6, 2
 TEXT, PICTURE = ("token_ids", "token_mask"), ("region_features", "region_boxes", "region_mask")
@@ -60,7 +59,7 @@ def still() -> objectives.Given:
     return given(0.0, None)
 
 
-def by_hand(one: objectives.Given, settings: schema_single.Rank) -> float:
+def by_hand(one: objectives.Given, settings: schema.Rank) -> float:
     """The mean hinge against the best candidates of either side."""
     own, violations = scores(one, None, ()), []
     for fields in (PICTURE, TEXT):

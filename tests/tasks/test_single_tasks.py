@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from single_runs import noise, tiny_single
 
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import run as runs
-from wenlan_jax import step, trees
+from wenlan_jax.core import step, trees
 from wenlan_jax.models.single_tower import MATCH
-from wenlan_jax.tasks import objectives
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.single_tower import objectives
 from wenlan_jax.tasks.single_tower.batch import of_batch
+from wenlan_jax.training import setup as runs
 
 TASKS = {"itm": "mlmm", "mlm": "mlmm", "mrfr": "mlmm", "mrc": "mlmm", "rank": "rank", "vqa": "vqa"}
 
 
-def one_pass(config: configs.Config, batch: dict[str, np.ndarray], devices: int = 1) -> tuple[Any, dict[str, float]]:
+def one_pass(config: experiment.Config, batch: dict[str, np.ndarray], devices: int = 1) -> tuple[Any, dict[str, float]]:
     """Gradients and metrics of a fresh state on so many devices."""
     current = runs.set_up(config, jax.devices()[:devices])
     state = runs.fresh_state(current)

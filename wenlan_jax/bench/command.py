@@ -11,16 +11,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax import run
 from wenlan_jax.bench import measure, single, torch_side, torch_side_single
 from wenlan_jax.bench.torch_worker import AnyJob, TorchError, TorchProcess
-from wenlan_jax.console import say
-from wenlan_jax.state import TrainState
-from wenlan_jax.tasks import registry
+from wenlan_jax.core.state import TrainState
+from wenlan_jax.parallel.console import say
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.batch import random_batch
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
+from wenlan_jax.training import setup
 
 ROUNDS = 3
 """Turns that each side gets in a comparison."""
@@ -37,9 +36,9 @@ class TorchSide(NamedTuple):
     `Worker.said` says.
     """
 
-    check: Callable[[configs.Config], None]
-    job: Callable[[configs.Config, TrainState, Batch], AnyJob]
-    said: Callable[[run.Run, TrainState, OnDevices], OnDevices]
+    check: Callable[[experiment.Config], None]
+    job: Callable[[experiment.Config, TrainState, Batch], AnyJob]
+    said: Callable[[setup.Run, TrainState, OnDevices], OnDevices]
 
 
 TORCH = {
@@ -52,7 +51,7 @@ PARTS = {TWO_TOWERS: measure.parts, SINGLE_TOWER: single.parts}
 """What times the parts of a step, by kind of model; for others what all tasks have in common."""
 
 
-def _torch_side(config: configs.Config) -> TorchSide:
+def _torch_side(config: experiment.Config) -> TorchSide:
     """The other side of a comparison. Raises TorchError where there is none for the task or the configuration."""
     torch_side.require()
     if config.task not in TORCH:
@@ -63,11 +62,11 @@ def _torch_side(config: configs.Config) -> TorchSide:
     return TORCH[config.task]
 
 
-def run_bench(config: configs.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
+def run_bench(config: experiment.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
     """Measures `config`, prints a report and returns its figures by name; also writes them to `out` if given."""
-    configs.require_vocabulary(config, "a benchmark")
+    experiment.require_vocabulary(config, "a benchmark")
     task, theirs = registry.of(config), _torch_side(config) if against else None
-    current = run.set_up(config)
+    current = setup.set_up(config)
     batch = random_batch(task.batch_spec(config), config.seed)
     say(f"compiling the training step for {jax.device_count()} device(s) ({jax.default_backend()}) ...")
     stepper = measure.Stepper(current, batch)
@@ -98,7 +97,7 @@ def _alone(stepper: measure.Stepper, steps: int) -> dict[str, float]:
 
 
 def _side_by_side(
-    side: TorchSide, current: run.Run, stepper: measure.Stepper, batch: Batch, steps: int
+    side: TorchSide, current: setup.Run, stepper: measure.Stepper, batch: Batch, steps: int
 ) -> dict[str, float]:
     """Both in turn, round by round, so that a machine whose speed drifts is as slow for one as for the other.
 
@@ -142,7 +141,7 @@ def _say_ratio(figures: dict[str, float], pairs: int) -> None:
     say(f"ratio             {ratio:.2f} times PyTorch's pairs/s (round by round: {low:.2f} to {high:.2f})")
 
 
-def _share_of_peak(config: configs.Config, stepper: measure.Stepper, seconds: float, steps: int) -> dict[str, float]:
+def _share_of_peak(config: experiment.Config, stepper: measure.Stepper, seconds: float, steps: int) -> dict[str, float]:
     peak, flops = measure.matmul_peak(config.model.dtype, steps), stepper.flops()
     share = flops / seconds / peak
     say(

@@ -23,19 +23,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax import run, trees
-from wenlan_jax.console import say
 from wenlan_jax.convert import export_brivl, exporting, weights
-from wenlan_jax.errors import WenlanError
-from wenlan_jax.state import MOMENTUM
-from wenlan_jax.tasks import registry
+from wenlan_jax.core import trees
+from wenlan_jax.core.state import MOMENTUM
+from wenlan_jax.parallel.console import say
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
+from wenlan_jax.training import setup
+from wenlan_jax.util.errors import WenlanError
 
 ROUNDS = 3
 """How often each part is measured, in turn; the medians are reported, with the extremes of the ratios."""
 
-_INTERPRETER = "import jax, torch, wenlan_jax.train, wenlan_jax.convert.importing; jax.devices()"
+_INTERPRETER = "import jax, torch, wenlan_jax.training.loop, wenlan_jax.convert.importing; jax.devices()"
 _MAKE = """
 import sys, pathlib, wenlan_jax.config as config, wenlan_jax.bench.conversion as conversion
 target, path, *fields = sys.argv[1:]
@@ -88,12 +88,12 @@ def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[
     also writes them to `out` if given. Raises ConversionError with the output of a command that fails, and for a single
     tower.
     """
-    config = configs.load(path, fields)
+    config = experiment.load(path, fields)
     if registry.of(config).model != TWO_TOWERS:
         raise ConversionError(
             f"--conversion is measured on the two towers of BriVL, and {path} has task {config.task!r}"
         )
-    configs.require_vocabulary(config, "a benchmark")
+    experiment.require_vocabulary(config, "a benchmark")
     with tempfile.TemporaryDirectory(prefix="wenlan_conversion_") as folder:
         figures = _measure((str(path), *fields), Path(folder))
     if out is not None:
@@ -149,14 +149,14 @@ def _round(source: Path, settings: Sequence[str], folder: Path) -> Round:
     return costs
 
 
-def write_random(config: configs.Config, path: Path) -> None:
+def write_random(config: experiment.Config, path: Path) -> None:
     """Writes a file of random weights of the configuration's size in the official layout."""
     export_brivl.write_file(random_model(config), path)
 
 
-def random_model(config: configs.Config) -> exporting.Model:
+def random_model(config: experiment.Config) -> exporting.Model:
     """A model of a configuration's size with random weights, as `wenlan export` would read it from a checkpoint."""
-    shapes = run.set_up(config, jax.devices()[:1]).shapes
+    shapes = setup.set_up(config, jax.devices()[:1]).shapes
     random = np.random.default_rng(config.seed)
 
     def draw(name: str, leaf: Any) -> np.ndarray:

@@ -14,10 +14,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from wenlan_jax import config as configs
 from wenlan_jax.bench import data_pictures
 from wenlan_jax.bench.data_sides import Job, Kind, Side, SideError
-from wenlan_jax.config import ConfigError
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.experiment import ConfigError
 
 SIZES = (224, 384, 600)
 """Sides of the squares that are loaded, in pixels."""
@@ -35,7 +35,7 @@ ALONE: tuple[Kind, ...] = (*OURS, "decoding alone", "decoding alone, memory kept
 TORCH: tuple[Kind, ...] = ("DataLoader, same work", "DataLoader, usual transforms")
 
 
-def run_data(config: configs.Config, records: int, against: str | None, out: Path | None) -> dict[str, float]:
+def run_data(config: experiment.Config, records: int, against: str | None, out: Path | None) -> dict[str, float]:
     """Measures the loader under `config`'s data.workers, .prefetch, .text_length, .antialias and .averaging; prints a
     table.
 
@@ -75,7 +75,7 @@ def _require_torch() -> None:
         raise SideError(f"--against=torch needs {' and '.join(missing)}; pip install 'wenlan_jax[torch]'")
 
 
-def _job(config: configs.Config, place: Path, vocabulary: Path, size: int) -> Job:
+def _job(config: experiment.Config, place: Path, vocabulary: Path, size: int) -> Job:
     data = config.data
     return Job(
         kind="ours",

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from wenlan_jax.data import parts, records
+from wenlan_jax.data import records
+from wenlan_jax.prepare import tfds_files
 
 QUALITY = 90
 """Of the JPEGs; 468 x 401 pixels then take about 50 kB."""
@@ -73,7 +74,7 @@ def write(directory: Path, count: int, width: int, height: int, seed: int) -> in
             size += len(record.image)
             yield record
 
-    parts.write(directory / "records", {"train": made()}, "pictures of `wenlan bench --data`")
+    tfds_files.write(directory / "records", {"train": made()}, "pictures of `wenlan bench --data`")
     (files / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
     return size
 

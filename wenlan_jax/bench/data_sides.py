@@ -21,10 +21,10 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from wenlan_jax import host_memory
 from wenlan_jax.data import loader, sources, text
 from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util import host_memory
+from wenlan_jax.util.errors import WenlanError
 
 Kind = Literal[
     "ours",

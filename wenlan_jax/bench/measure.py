@@ -13,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax import mesh as meshes
-from wenlan_jax import metrics, momentum, optim, rngs, run, trees
+from wenlan_jax.core import momentum, optim, rngs, trees
+from wenlan_jax.core.state import TrainState
+from wenlan_jax.core.task import Own
 from wenlan_jax.losses import contrastive
-from wenlan_jax.state import TrainState
-from wenlan_jax.tasks.base import Own
-from wenlan_jax.tasks.contrast import OTHER
-from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.monitoring import metrics_file
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.contrast import OTHER
+from wenlan_jax.tasks.two_tower.towers import Towers
+from wenlan_jax.training import setup
 
 PEAK_SIZE = 2048
 """Side of the square matrices whose product measures the machine's peak."""
@@ -56,11 +58,11 @@ def matmul_peak(dtype: str, repeats: int) -> float:
 class Stepper:
     """The compiled training step with its state and one batch."""
 
-    def __init__(self, current: run.Run, batch: dict[str, np.ndarray]) -> None:
-        self.state: TrainState = run.fresh_state(current)
+    def __init__(self, current: setup.Run, batch: dict[str, np.ndarray]) -> None:
+        self.state: TrainState = setup.fresh_state(current)
         self.batch = meshes.to_devices(current.mesh, batch)
         began = time.perf_counter()
-        self.compiled = run.compile_step(current, self.batch)
+        self.compiled = setup.compile_step(current, self.batch)
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(self) -> dict[str, jax.Array]:
@@ -76,14 +78,14 @@ class Stepper:
     def memory_gib(self) -> dict[str, float]:
         """What the compiled step needs on a device, and the process's peak."""
         analysis = self.compiled.memory_analysis()
-        found = metrics.memory_gib()
+        found = metrics_file.memory_gib()
         if analysis is not None:
             found["step_arguments_gib"] = analysis.argument_size_in_bytes / 2**30
             found["step_temporaries_gib"] = analysis.temp_size_in_bytes / 2**30
         return found
 
 
-def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+def parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
     """The parts of a step, each compiled and timed by itself; a fused step can be faster than their sum."""
     towers, recipe = Towers(current.config, current.mesh), current.recipe
     rng = rngs.stream(state.rng, "bench", 0)
@@ -115,7 +117,7 @@ def parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repe
     return [*found, optimiser(current, state, repeats)]
 
 
-def common_parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+def common_parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
     """The parts that the step of every task has: preparation, loss with its gradient, optimiser."""
     task, rng = current.recipe.task, rngs.stream(state.rng, "bench", 0)
     positions = jnp.arange(current.config.train.batch_size)
@@ -135,7 +137,7 @@ def common_parts(current: run.Run, state: TrainState, batch: dict[str, jax.Array
     ]
 
 
-def optimiser(current: run.Run, state: TrainState, repeats: int) -> Part:
+def optimiser(current: setup.Run, state: TrainState, repeats: int) -> Part:
     """The update of the parameters that are trained."""
     trained, _ = trees.split(state.params, current.recipe.is_trained)
 
@@ -145,7 +147,7 @@ def optimiser(current: run.Run, state: TrainState, repeats: int) -> Part:
     return timed("optimiser", update, (trained, state.opt_state, trained), repeats)
 
 
-def _bank(config: configs.Config, ids: jax.Array) -> Callable[..., Any]:
+def _bank(config: experiment.Config, ids: jax.Array) -> Callable[..., Any]:
     def loss(queries: dict[str, jax.Array], banks: Any) -> jax.Array:
         scale = jnp.float32(1 / config.contrast.temperature)
         losses = [

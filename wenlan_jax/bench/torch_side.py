@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax import run
 from wenlan_jax.bench.torch_worker import Job, TorchError
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.brivl import brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
+from wenlan_jax.core.state import TrainState
 from wenlan_jax.models.regions import grid_boxes
-from wenlan_jax.state import TrainState
-from wenlan_jax.tasks import towers
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower import towers
+from wenlan_jax.training import setup
 
 
 def require(option: str = "--against=torch") -> None:
@@ -27,7 +27,7 @@ def require(option: str = "--against=torch") -> None:
         raise TorchError(f"{option} needs {' and '.join(missing)}; install the extra: pip install 'wenlan_jax[torch]'")
 
 
-def check(config: configs.Config) -> None:
+def check(config: experiment.Config) -> None:
     """Raises TorchError naming the fields that the reference cannot follow."""
     image, contrast = config.model.image, config.contrast
     faults = [
@@ -63,11 +63,11 @@ def check(config: configs.Config) -> None:
         raise TorchError("the PyTorch reference does not cover this configuration:\n  " + "\n  ".join(faults))
 
 
-def _head_width(config: configs.Config) -> int:
+def _head_width(config: experiment.Config) -> int:
     return towers.image_tower(config.model).backbone.head_width
 
 
-def job(config: configs.Config, state: TrainState, batch: dict[str, np.ndarray]) -> Job:
+def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> Job:
     """The reference with the weights of `state` and the pairs of `batch`.
 
     Pictures are normalised beforehand and not jittered, which spares PyTorch that work.
@@ -86,7 +86,7 @@ def job(config: configs.Config, state: TrainState, batch: dict[str, np.ndarray])
     )
 
 
-def _batch(config: configs.Config, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _batch(config: experiment.Config, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     scaled = batch["image"].astype(np.float32) / 255
     mean, std = (np.asarray(channels, np.float32) for channels in (config.augment.mean, config.augment.std))
     images = (scaled - mean) / std
@@ -101,7 +101,7 @@ def _batch(config: configs.Config, batch: dict[str, np.ndarray]) -> dict[str, np
     }
 
 
-def _sizes(config: configs.Config) -> dict[str, Any]:
+def _sizes(config: experiment.Config) -> dict[str, Any]:
     backbone, encoder = towers.image_tower(config.model).backbone, config.model.text.encoder
     return {
         "stem_width": backbone.stem_width,
@@ -121,7 +121,7 @@ def _sizes(config: configs.Config) -> dict[str, Any]:
     }
 
 
-def said(current: run.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def said(current: setup.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Embeddings of the batch in evaluation mode."""
     both = towers.Towers(current.config, current.mesh)
 

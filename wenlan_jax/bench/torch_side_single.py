@@ -7,18 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax import run
 from wenlan_jax.bench.torch_worker import TorchError
 from wenlan_jax.bench.torch_worker_single import SingleJob
 from wenlan_jax.convert.single_layout import LAYOUTS, layout_of, torch_sizes
+from wenlan_jax.core.state import TrainState
 from wenlan_jax.models.single_tower import at_places
-from wenlan_jax.state import TrainState
-from wenlan_jax.tasks.single import Single
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.spec import TOWER
+from wenlan_jax.tasks.single_tower.task import Single
+from wenlan_jax.training import setup
 
 
-def check(config: configs.Config) -> None:
+def check(config: experiment.Config) -> None:
     """Raises TorchError naming the fields that the reference cannot follow."""
     single, optimizer = config.single, config.optimizer
     offsets = {layout.position_offset for layout in LAYOUTS.values()}
@@ -39,7 +39,7 @@ def check(config: configs.Config) -> None:
         raise TorchError("the PyTorch reference does not cover this configuration:\n  " + "\n  ".join(faults))
 
 
-def job(config: configs.Config, state: TrainState, batch: dict[str, np.ndarray]) -> SingleJob:
+def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> SingleJob:
     """The reference with the weights of `state` and the examples of `batch`."""
     layout, optimizer = layout_of(config.single), config.optimizer
     tree = {TOWER: {"params": jax.tree.map(np.asarray, state.params[TOWER])}}
@@ -67,7 +67,7 @@ def job(config: configs.Config, state: TrainState, batch: dict[str, np.ndarray])
     )
 
 
-def said(current: run.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def said(current: setup.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The pooled state and the logits of the words to guess, in evaluation mode."""
     task = current.recipe.task
     assert isinstance(task, Single)

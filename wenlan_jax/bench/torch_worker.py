@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 
 class TorchError(WenlanError, RuntimeError):
@@ -72,7 +72,7 @@ class TorchStep:
     def __init__(self, job: Job) -> None:
         from transformers import BertConfig
 
-        from wenlan_jax.reference import torch_brivl
+        from wenlan_jax.convert.reference import torch_brivl
 
         torch = self.torch = use_all_cores()
         sizes = torch_brivl.BriVLSizes(text=BertConfig(**job.bert), **job.sizes)

@@ -41,7 +41,7 @@ class SingleStep:
     """The reference's training step on masked words."""
 
     def __init__(self, job: SingleJob) -> None:
-        from wenlan_jax.reference import torch_single
+        from wenlan_jax.convert.reference import torch_single
 
         self.torch, self.job = use_all_cores(), job
         self.model = torch_single.Uniter(torch_single.UniterSizes(**job.sizes)).train()

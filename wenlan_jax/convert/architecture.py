@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wenlan_jax import config as configs
 from wenlan_jax.models.transformer import TransformerEncoder
 from wenlan_jax.models.two_tower import ImageTower, TextTower
-from wenlan_jax.tasks.towers import image_tower, text_tower
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import image_tower, text_tower
 
 if TYPE_CHECKING:  # that module imports torch, which is optional
     from wenlan_jax.convert import torch_modules
 
 
-def architecture_of(config: configs.Config) -> torch_modules.Architecture:
+def architecture_of(config: experiment.Config) -> torch_modules.Architecture:
     """The sizes and switches of a configuration's towers, ready for JSON (see `torch_modules.Architecture`).
 
     Raises ValueError if the size of the vocabulary is not known, as in a configuration that no run has filled in.
@@ -30,7 +30,7 @@ def architecture_of(config: configs.Config) -> torch_modules.Architecture:
     }
 
 
-def picture_settings(config: configs.Config) -> dict[str, Any]:
+def picture_settings(config: experiment.Config) -> dict[str, Any]:
     """How pictures are prepared, under the names of transformers' preprocessor_config.json."""
     return {
         "size": {"height": config.data.image_size, "width": config.data.image_size},
@@ -41,7 +41,7 @@ def picture_settings(config: configs.Config) -> dict[str, Any]:
     }
 
 
-def _image(config: configs.Config, tower: ImageTower) -> torch_modules.Image:
+def _image(config: experiment.Config, tower: ImageTower) -> torch_modules.Image:
     backbone = tower.backbone
     return {
         "size": config.data.image_size,
@@ -66,7 +66,7 @@ def _image(config: configs.Config, tower: ImageTower) -> torch_modules.Image:
     }
 
 
-def _text(config: configs.Config, tower: TextTower) -> torch_modules.Text:
+def _text(config: experiment.Config, tower: TextTower) -> torch_modules.Text:
     bert = tower.backbone
     return {
         "length": config.data.text_length,

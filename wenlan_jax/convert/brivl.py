@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from wenlan_jax.convert.rules import CONVOLUTION, LINEAR, POINTWISE, FlatTree, Ignore, Rule, Table, split_rows
-from wenlan_jax.state import MOMENTUM
+from wenlan_jax.core.state import MOMENTUM
 
 QUERY_TOWERS = {"imgencoder": "image", "textencoder": "text"}
 MOMENTUM_TOWERS = {f"{prefix}_mom": tower + MOMENTUM for prefix, tower in QUERY_TOWERS.items()}

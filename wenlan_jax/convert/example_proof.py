@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import example, parity, sample
 from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.tasks import experiment
 
 MEAN_LEVELS, MOST_LEVELS = 0.5, 4.0
 """Of 255: how far pictures may be from the training's on average and at most. Two decoders, and two resizings in whole
@@ -44,7 +44,7 @@ def check(model: Model, folder: Path, batch: parity.FixedBatch, proven: parity.E
     return {"files": len(files), "texts": len(wanted.ids), "largest_level_difference": float(apart.max())}
 
 
-def _inputs_of(batch: parity.FixedBatch, config: configs.Config) -> dict[str, np.ndarray]:
+def _inputs_of(batch: parity.FixedBatch, config: experiment.Config) -> dict[str, np.ndarray]:
     """The fixed batch as what `embed` of an example takes."""
     mean, std = (np.asarray(values, np.float32) for values in (config.augment.mean, config.augment.std))
     pixels = (batch.image.astype(np.float32) / np.float32(255) - mean) / std

@@ -16,7 +16,7 @@ from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.torch_file import Stored
-from wenlan_jax.state import MOMENTUM
+from wenlan_jax.core.state import MOMENTUM
 
 FILE = "brivl.pth"
 IMAGENET_CLASSES = 1000

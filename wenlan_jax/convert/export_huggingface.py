@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import example, model_card, parity, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of, picture_settings
 from wenlan_jax.convert.bert import bert_description
@@ -22,6 +21,7 @@ from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, Tokenizer, WordPiece
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower import schema as two_towers
 
 CODE = Path(__file__).parent / "huggingface"
@@ -71,7 +71,7 @@ def write(model: Model, folder: Path) -> Runner:
     _write_model(model, state, folder)
     _write_backbone(model, state, folder / BACKBONE)
     _write_processor(model, folder)
-    (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
+    (folder / "training_config.json").write_text(experiment.to_json(model.config) + "\n")
     (folder / "README.md").write_text(_card(model), encoding="utf-8")
     example.write(model, "huggingface", folder)
     return lambda batch: run_folder(folder, batch)

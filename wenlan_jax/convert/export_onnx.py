@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wenlan_jax import __version__
-from wenlan_jax import config as configs
 from wenlan_jax.convert import example, model_card, parity, picture_modules
 from wenlan_jax.convert.architecture import picture_settings
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.tasks import experiment
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ def write(model: Model, folder: Path) -> Runner:
         except onnx.checker.ValidationError as error:
             raise ExportError(f"{graph.file}: not a valid ONNX model ({error})") from error
         check_batches(tower, graph, path, model.config)
-    (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
+    (folder / "training_config.json").write_text(experiment.to_json(model.config) + "\n")
     write_inputs(model, folder)
     (folder / "README.md").write_text(card(model), encoding="utf-8")
     example.write(model, "onnx", folder)
@@ -125,7 +125,7 @@ def write_inputs(model: Model, folder: Path) -> None:
     (folder / picture_modules.SETTINGS).write_text(settings + "\n")
 
 
-def graphs(config: configs.Config) -> tuple[Graph, Graph]:
+def graphs(config: experiment.Config) -> tuple[Graph, Graph]:
     """The graphs of the image and the text tower.
 
     Texts have a dynamic length only where the backbone has an attention mask; else embeddings depend on padding, and
@@ -235,7 +235,7 @@ def halve(graph: Any) -> None:
         graph.insert_before(graph[0], cast)
 
 
-def check_batches(tower: torch.nn.Module, graph: Graph, path: Path, config: configs.Config) -> None:
+def check_batches(tower: torch.nn.Module, graph: Graph, path: Path, config: experiment.Config) -> None:
     """Compares a written graph with the PyTorch module; texts are cut to the longest of the batch where they may be.
 
     Raises ExportError where an embedding's coordinate differs by more than the tolerance of float32.
@@ -258,7 +258,7 @@ def check_batches(tower: torch.nn.Module, graph: Graph, path: Path, config: conf
             )
 
 
-def run(folder: Path, config: configs.Config, batch: parity.FixedBatch) -> parity.Embeddings:
+def run(folder: Path, config: experiment.Config, batch: parity.FixedBatch) -> parity.Embeddings:
     """Embeddings by the written graphs."""
     rows = []
     for graph in graphs(config):
@@ -276,7 +276,7 @@ def open_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def feeds_of(batch: parity.FixedBatch, graph: Graph, config: configs.Config) -> Feeds:
+def feeds_of(batch: parity.FixedBatch, graph: Graph, config: experiment.Config) -> Feeds:
     """The inputs of one graph, prepared as the card tells its users to."""
     mean, std = (np.asarray(values, np.float32) for values in (config.augment.mean, config.augment.std))
     pixels = (batch.image.astype(np.float32) / np.float32(255) - mean) / std

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax import __version__
-from wenlan_jax import config as configs
 from wenlan_jax.convert import bert, model_card, single_layout, weights
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.single_layout import Layout
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.batch import trained
 from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
 
@@ -65,7 +65,7 @@ def _write(model: Model, folder: Path, layout: Layout) -> Runner:
     weights.write_torch(state, folder / WEIGHTS)
     description = single_layout.description(model.config, layout)
     (folder / bert.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-    (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
+    (folder / "training_config.json").write_text(experiment.to_json(model.config) + "\n")
     tokenizer = model.words.save(folder)
     answers = _copy_answers(model, folder)
     (folder / "README.md").write_text(_card(model, layout, tokenizer.name, sorted(state), answers))
@@ -116,7 +116,7 @@ def _card(model: Model, layout: Layout, tokenizer: str, keys: list[str], answers
         weights=WEIGHTS,
         parts=", ".join(dict.fromkeys(f"`{key.split('.')[0]}.`" for key in keys)),
         config=bert.DESCRIPTION,
-        fingerprint=configs.fingerprint(config),
+        fingerprint=experiment.fingerprint(config),
         tokenizer=tokenizer,
         answers=f"- `{ANSWERS}`: the answers, in the order of the columns of `vqa_output`\n" if answers else "",
         length=config.data.text_length,

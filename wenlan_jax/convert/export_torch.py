@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import example, model_card, text_modules, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import Model
 from wenlan_jax.convert.rules import FlatTree, torch_views
+from wenlan_jax.tasks import experiment
 
 MODULES, WEIGHTS, ARCHITECTURE = "wenlan_torch.py", "model.safetensors", "config.json"
 TEXTS = "wenlan_text.py"
@@ -25,7 +25,7 @@ def write(model: Model, folder: Path) -> Runner:
     weights.write_safetensors(query_state(model), folder / WEIGHTS, {"format": "pt"})
     architecture = architecture_of(model.config)
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1) + "\n")
-    (folder / "training_config.json").write_text(configs.to_json(model.config) + "\n")
+    (folder / "training_config.json").write_text(experiment.to_json(model.config) + "\n")
     write_tokenizer(model, folder)
     (folder / "README.md").write_text(model_card.write(model), encoding="utf-8")
     example.write(model, "torch", folder)

@@ -19,18 +19,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax import __version__, checkpoint, restore, schema
-from wenlan_jax import mesh as meshes
-from wenlan_jax.console import say
+from wenlan_jax import __version__
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_proof, parity, weights
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import registry
-from wenlan_jax.tasks.contrast import read_scale
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
 from wenlan_jax.tasks.spec import TaskSpec
+from wenlan_jax.tasks.two_tower.contrast import read_scale
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
+from wenlan_jax.training import trained as restore
 
 REPORT = "parity.json"
 LOGIT_SCALE = "logit_scale"
@@ -92,7 +95,7 @@ def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
     trained = restore.load(workdir, step, meshes.ONE_DEVICE, ("mesh.",), jax.devices()[:1])
     mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
-    config = dataclasses.replace(trained.config, mesh=schema.Mesh(**mesh))  # what is told is what it was trained with
+    config = dataclasses.replace(trained.config, mesh=sections.Mesh(**mesh))  # what is told is what it was trained with
     return Model(
         config=config,
         step=trained.step,
@@ -114,7 +117,7 @@ def _scale(trained: restore.Trained) -> float:
     learnt = {path: stored[path] for path in (f"params/{LOGIT_SCALE}",) if path in stored}
     if not (learnt and trained.config.contrast.learnable_temperature):
         return 1.0 / trained.config.contrast.temperature
-    _, leaves = trained.checkpoints.restore(checkpoint.on_host(learnt), trained.step)
+    _, leaves = trained.checkpoints.restore(store.on_host(learnt), trained.step)
     (leaf,) = leaves.values()
     return float(read_scale({LOGIT_SCALE: leaf}, trained.config.contrast))
 

@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax import host_memory
 from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
-from wenlan_jax.errors import WenlanError
-from wenlan_jax.state import MOMENTUM, TrainState
-from wenlan_jax.tasks import registry
+from wenlan_jax.core.state import MOMENTUM, TrainState
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import TOWER
-from wenlan_jax.tasks.towers import image_tower
+from wenlan_jax.tasks.two_tower.towers import image_tower
+from wenlan_jax.util import host_memory
+from wenlan_jax.util.errors import WenlanError
 
 TOWERS = ("image", "text")
 
@@ -47,7 +46,7 @@ class Found:
 class Target:
     """What the leaves must fit: the configuration, the shapes of its train state, and the towers asked for."""
 
-    config: configs.Config
+    config: experiment.Config
     shapes: TrainState
     towers: Sequence[str]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from wenlan_jax import config as configs
-from wenlan_jax import host_memory
 from wenlan_jax.convert import bert, single_tower, weights
 from wenlan_jax.convert.rules import ConversionError, Imported
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util import host_memory
 
 PICTURES = "img_embeddings.img_linear.weight"
 """Ends a key that only towers with regions have."""
@@ -43,7 +43,7 @@ def is_uc2(keys: Iterable[str]) -> bool:
     return _UC2_TYPES in set(keys)
 
 
-def read_uniter(state: weights.State, config: configs.Config, template: dict[str, object], source: Path) -> Imported:
+def read_uniter(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
     """A UNITER checkpoint."""
     prefix = next((name for name in ("uniter.", "bert.") if f"{name}{PICTURES}" in state), "")
     if not prefix:
@@ -52,7 +52,7 @@ def read_uniter(state: weights.State, config: configs.Config, template: dict[str
     return _converted(single_tower.uniter_table(prefix), state, template)
 
 
-def read_uc2(state: weights.State, config: configs.Config, template: dict[str, object], source: Path) -> Imported:
+def read_uc2(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
     """A UC2 checkpoint."""
     if not is_uc2(state):
         raise ConversionError(f"not a UC2: no key {_UC2_TYPES}")
@@ -61,7 +61,7 @@ def read_uc2(state: weights.State, config: configs.Config, template: dict[str, o
 
 
 def read_xlm_roberta(
-    state: weights.State, config: configs.Config, template: dict[str, object], source: Path
+    state: weights.State, config: experiment.Config, template: dict[str, object], source: Path
 ) -> Imported:
     """XLM-R with its head for words or without, as the text side of a tower whose regions start fresh."""
     prefix = bert.detect(state)
@@ -71,7 +71,7 @@ def read_xlm_roberta(
     return _converted(single_tower.xlm_roberta_table(config.pretrain.uc2_start, prefix), state, template)
 
 
-def read_bert(state: weights.State, config: configs.Config, template: dict[str, object], source: Path) -> Imported:
+def read_bert(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
     """BERT with its heads or without, as what UNITER's text side starts from; regions start fresh."""
     prefix = bert.detect(state)
     if _type_rows(state, prefix) == 1:
@@ -89,7 +89,7 @@ def _converted(table: single_tower.TiedTable, state: weights.State, template: di
     return table.of_torch(state, template, host_memory.page_out)
 
 
-def _check(config: configs.Config, source: Path, offset: int, prefix: str = "") -> None:
+def _check(config: experiment.Config, source: Path, offset: int, prefix: str = "") -> None:
     """Raises ConversionError for what no weight's shape tells: where positions start, heads, eps, activation."""
     single = config.single
     faults = []

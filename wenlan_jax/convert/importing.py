@@ -20,17 +20,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wenlan_jax import checkpoint, run, run_tokenizer, schema, warm_start
-from wenlan_jax import config as configs
-from wenlan_jax.console import say
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
 from wenlan_jax.convert.brivl import is_unused_layer
 from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, Format, Found, ImportingError, Target
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
+from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import text
-from wenlan_jax.state import TrainState
-from wenlan_jax.tasks import registry
+from wenlan_jax.parallel.console import say
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import TOWER
+from wenlan_jax.training import init_from, setup
+from wenlan_jax.training import tokenizer as run_tokenizer
 
 BOTH = "both"
 
@@ -57,9 +59,9 @@ def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
         raise ImportingError("give --config and --out, or --write-config alone for a file of the weights' sizes")
     config = None
     if arguments.config is not None:
-        config = configs.load(arguments.config, fields)
+        config = experiment.load(arguments.config, fields)
     elif fields:
-        config = configs.override(configs.default(), fields)
+        config = experiment.override(experiment.default(), fields)
     if wanted is not None:
         config = source_sizes.write(config, arguments.format, arguments.source, arguments.trust_pickle, wanted)
         say(f"{wanted} has the sizes of {arguments.source}; read them, and use the file as --config")
@@ -69,7 +71,7 @@ def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     return 0
 
 
-def run_import(config: configs.Config, request: Request) -> None:
+def run_import(config: experiment.Config, request: Request) -> None:
     """Reads a file, checks it against the configuration, writes the checkpoint and prints what came from where.
 
     Raises ImportingError, WeightsError, ConfigError or CheckpointError with every fault found; a directory that did
@@ -102,15 +104,15 @@ def _unused(state: weights.State) -> FlatTree:
     return {key.removeprefix(WHOLE_MODEL): array for key, array in state.items() if is_unused_layer(key)}
 
 
-def _tokenizer(config: configs.Config) -> text.Tokenizer | None:
+def _tokenizer(config: experiment.Config) -> text.Tokenizer | None:
     """The configured tokenizer; None where the run is to train its own."""
     settings = config.tokenizer
     return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case) if settings.path else None
 
 
-def _target(config: configs.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
+def _target(config: experiment.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
     wanted = _towers(request, config)
-    field, rows = configs.vocabulary(config)
+    field, rows = experiment.vocabulary(config)
     if tokenizer is not None and 0 < rows < tokenizer.size:
         raise ImportingError(
             f"{field} is {rows}, and the tokenizer {config.tokenizer.path} has {tokenizer.size} pieces: both must be "
@@ -118,21 +120,21 @@ def _target(config: configs.Config, request: Request, tokenizer: text.Tokenizer 
             "if it is right, give the weights' own tokenizer"
         )
     if tokenizer is not None:
-        config = run.with_vocabulary(config, tokenizer)
+        config = setup.with_vocabulary(config, tokenizer)
     elif rows == 0 and list(wanted) == ["image"]:
-        some = configs.with_vocabulary(config, config.tokenizer.train_size)  # shapes of pictures do not depend on it
+        some = experiment.with_vocabulary(config, config.tokenizer.train_size)  # shapes of pictures do not depend on it
         return dataclasses.replace(_target(some, request, None), config=config)
     elif rows == 0:
-        raise configs.ConfigError(
+        raise experiment.ConfigError(
             f"{field}: 0 leaves the size to a tokenizer that is still to be trained; give the "
             "imported model's with --config.tokenizer.path=vocab.txt, or set the number of its rows"
         )
     # Shapes do not depend on the mesh, and the machine that imports need not be the one that trains.
-    one_device = dataclasses.replace(config, mesh=schema.Mesh())
-    return Target(config, run.set_up(one_device, jax.devices()[:1]).shapes, wanted)
+    one_device = dataclasses.replace(config, mesh=sections.Mesh())
+    return Target(config, setup.set_up(one_device, jax.devices()[:1]).shapes, wanted)
 
 
-def _towers(request: Request, config: configs.Config) -> Sequence[str]:
+def _towers(request: Request, config: experiment.Config) -> Sequence[str]:
     """The towers asked for, as far as task and format have them."""
     there = registry.of(config).importable_towers(config)
     asked = there if request.tower == BOTH else (request.tower,)
@@ -181,14 +183,14 @@ def _stored(out: Path, target: Target) -> FlatTree:
     place = out / "checkpoints"
     if not place.is_dir():
         return {}
-    with checkpoint.Checkpoints(place, target.config.checkpoint) as checkpoints:
+    with store.Checkpoints(place, target.config.checkpoint) as checkpoints:
         if checkpoints.latest() is None:
             return {}
         _, stored = checkpoints.stored()
-        if warm_start.is_whole(stored):
+        if init_from.is_whole(stored):
             raise ImportingError(f"{out} is the work directory of a training run; choose another --out")
         at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = warm_start.matching(target.shapes, stored, out, target.config)
+        abstract = init_from.matching(target.shapes, stored, out, target.config)
         placed = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in abstract.items()}
         _, tree = checkpoints.restore(unflatten(placed))
     return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
@@ -197,17 +199,17 @@ def _stored(out: Path, target: Target) -> FlatTree:
 class _Words(NamedTuple):
     """The tokenizer of an earlier import."""
 
-    settings: schema.Tokenizer
+    settings: sections.Tokenizer
     fingerprint: str
 
 
 def _words_of(out: Path, kept: Iterable[str]) -> _Words | None:
     """The tokenizer that the word table in `out` was imported with, if it is among the kept leaves and known."""
-    if not any(warm_start.is_word_table(name) for name in kept):
+    if not any(init_from.is_word_table(name) for name in kept):
         return None
-    with checkpoint.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
         _, note = checkpoints.note()
-    settings = configs.parse(configs.completed(note.config)).tokenizer
+    settings = experiment.parse(experiment.completed(note.config)).tokenizer
     return _Words(settings, note.tokenizer) if note.tokenizer else None
 
 
@@ -215,7 +217,7 @@ def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:
     """The earlier leaves and the new ones. Replaced leaves take their momentum copies and the banks with them."""
     again = stored.keys() & new.keys()
     if again and not request.replace:
-        parts = ", ".join(sorted({warm_start.part_of(name) for name in again}))
+        parts = ", ".join(sorted({init_from.part_of(name) for name in again}))
         raise ImportingError(f"{request.out} has {parts} already; pass --replace, or choose another --out")
     outdated = {f"momentum/{name}" for name in again}
     kept = {
@@ -230,7 +232,7 @@ def _write(
     out: Path,
     leaves: FlatTree,
     unused: FlatTree,
-    config: configs.Config,
+    config: experiment.Config,
     tokenizer: text.Tokenizer | None,
     fingerprint: str,
 ) -> None:
@@ -240,7 +242,7 @@ def _write(
     """
     with (
         _directory(out) as folder,
-        checkpoint.Checkpoints(
+        store.Checkpoints(
             folder / "checkpoints", dataclasses.replace(config.checkpoint, keep=1), host_arrays=True
         ) as checkpoints,
     ):
@@ -274,7 +276,7 @@ def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) 
     lines += _rows(found.leaves)
     lines += _ignored_lines(found.ignored)
     lines += [f"not checked: {what}" for what in found.unchecked]
-    initial = warm_start.initial_leaves(shapes)
+    initial = init_from.initial_leaves(shapes)
     fresh = {name: leaf for name, leaf in initial.items() if name not in stored and not name.startswith("momentum/")}
     if fresh:
         lines += [f"{'freshly initialised by train':<34}{'leaves':>8}{'numbers':>16}", *_rows(fresh)]
@@ -298,5 +300,5 @@ def _ignored_lines(ignored: Mapping[str, str]) -> list[str]:
 def _rows(leaves: Mapping[str, Any]) -> list[str]:
     parts: dict[str, list[int]] = {}
     for name, leaf in leaves.items():
-        parts.setdefault(warm_start.part_of(name), []).append(int(np.prod(leaf.shape)))
+        parts.setdefault(init_from.part_of(name), []).append(int(np.prod(leaf.shape)))
     return [f"  {part:<32}{len(sizes):>8,}{sum(sizes):>16,}" for part, sizes in parts.items()]

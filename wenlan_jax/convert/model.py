@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import EXPORT_FORMATS
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.errors import WenlanError
-from wenlan_jax.tasks import registry
+from wenlan_jax.tasks import experiment, registry
+from wenlan_jax.util.errors import WenlanError
 
 
 class ExportError(WenlanError, RuntimeError):
@@ -37,7 +36,7 @@ class Model:
     check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
     """
 
-    config: configs.Config
+    config: experiment.Config
     step: int
     tower: Callable[[str], dict[str, Any]]
     shapes: Mapping[str, Any]

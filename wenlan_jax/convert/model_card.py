@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 from wenlan_jax import __version__
-from wenlan_jax import config as configs
 from wenlan_jax.convert import example
 from wenlan_jax.convert.model import Model
-from wenlan_jax.tasks import registry
+from wenlan_jax.tasks import experiment, registry
 
 _CARD = """\
 # WenLan (BriVL) towers, checkpoint {step}
@@ -84,7 +83,7 @@ def training(model: Model) -> str:
         steps=config.train.steps,
         batch=config.train.batch_size,
         seed=config.seed,
-        fingerprint=configs.fingerprint(config),
+        fingerprint=experiment.fingerprint(config),
         results=results_table(model.result),
     )
 
@@ -106,7 +105,7 @@ def metadata(model: Model, library: str, pipeline: str) -> str:
     return "\n".join(["---", *lines, "---", ""])
 
 
-def languages(config: configs.Config) -> list[str]:
+def languages(config: experiment.Config) -> list[str]:
     """Those that the configuration names for training, else for evaluation; none where it takes all of the data's."""
     of_parts = [language for part in config.data.mixture for language in part.languages]
     return list(dict.fromkeys(of_parts or config.data.languages or config.eval.languages))

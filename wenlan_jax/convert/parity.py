@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax import config as configs
-from wenlan_jax.tasks.towers import Towers
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import Towers
 
 ITEMS = 4
 """Pictures and texts of the fixed batch."""
@@ -51,7 +51,7 @@ class Agreement:
     cosine: list[float]
 
 
-def fixed_batch(config: configs.Config, items: int = ITEMS) -> FixedBatch:
+def fixed_batch(config: experiment.Config, items: int = ITEMS) -> FixedBatch:
     """Pictures of smooth noise, texts of 3 tokens up to the whole length, boxes of all sizes, some of them padding."""
     random = np.random.default_rng(0)
     side, length, vocabulary = config.data.image_size, config.data.text_length, config.model.text.bert.vocab_size
@@ -70,13 +70,13 @@ def fixed_batch(config: configs.Config, items: int = ITEMS) -> FixedBatch:
     return FixedBatch(np.clip(np.rint(image), 0, 255).astype(np.uint8), ids, mask, boxes, box_mask)
 
 
-def jax_embeddings(config: configs.Config, tower: Callable[[str], dict[str, Any]], batch: FixedBatch) -> Embeddings:
+def jax_embeddings(config: experiment.Config, tower: Callable[[str], dict[str, Any]], batch: FixedBatch) -> Embeddings:
     """What our towers make of the batch; `tower` reads one (see `jax_embedding`), and only one is held at a time."""
     return Embeddings(*(jax_embedding(config, side, tower(side), batch) for side in Embeddings._fields))
 
 
 def jax_embedding(
-    config: configs.Config, side: str, variables: dict[str, Any], batch: FixedBatch
+    config: experiment.Config, side: str, variables: dict[str, Any], batch: FixedBatch
 ) -> Float[np.ndarray, "items embedding"]:
     """What our tower `image` or `text` makes of the batch, in float32 whatever the configuration trains in.
 
@@ -86,7 +86,7 @@ def jax_embedding(
 
 
 def compiled_tower(
-    config: configs.Config, side: str, variables: dict[str, Any], batch: FixedBatch
+    config: experiment.Config, side: str, variables: dict[str, Any], batch: FixedBatch
 ) -> Callable[[dict[str, Any]], Float[np.ndarray, "items embedding"]]:
     """`jax_embedding` for this batch, compiled for variables of these shapes and types, which is all that is read."""
     model = dataclasses.replace(config.model, dtype="float32")

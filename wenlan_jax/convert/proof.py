@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import parity
+from wenlan_jax.tasks import experiment
 
 ReadTower = Callable[[str], dict[str, Any]]
 """Reads the variables of a tower by its name, see `exporting.Model.tower`."""
@@ -47,7 +47,7 @@ class Proof(Protocol):
 class TwoTowerProof:
     """Embeddings of pictures and of texts, and the ranking by their products."""
 
-    def __init__(self, config: configs.Config, read: ReadTower, shapes: Mapping[str, Any]) -> None:
+    def __init__(self, config: experiment.Config, read: ReadTower, shapes: Mapping[str, Any]) -> None:
         """shapes: of `image` and `text`, as `read` will give them; compiling for them goes on in the background."""
         self.batch = parity.fixed_batch(config)
         self._read = read

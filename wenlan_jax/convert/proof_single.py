@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import parity
 from wenlan_jax.convert.proof import Findings, ReadTower
 from wenlan_jax.models.single_tower import MATCH, Hidden, at_places
-from wenlan_jax.tasks.single import Tower
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.spec import TOWER
+from wenlan_jax.tasks.single_tower.task import Tower
 
 PLACES = 2
 """Words of each text that the head for words is asked for: its logits for all would take gigabytes."""
@@ -47,7 +47,7 @@ class PairBatch(NamedTuple):
         return PairBatch(*sides, self.region_mask[picture], masked, self.places[text])
 
 
-def fixed_batch(config: configs.Config, items: int = parity.ITEMS) -> PairBatch:
+def fixed_batch(config: experiment.Config, items: int = parity.ITEMS) -> PairBatch:
     """Texts of 3 tokens up to the whole length, pictures of one region up to the limit, every other one masked."""
     rng = np.random.default_rng(0)
     single, length, limit = config.single, config.data.text_length, config.pretrain.region_buckets[-1]
@@ -79,7 +79,7 @@ READERS = {
 """Of each head: the method that asks it, and what it reads. A tower need not have all."""
 
 
-def jax_answers(config: configs.Config, variables: dict[str, Any], batch: PairBatch) -> Said:
+def jax_answers(config: experiment.Config, variables: dict[str, Any], batch: PairBatch) -> Said:
     """What our tower says, in float32 whatever the configuration trains in. `variables`: its `params`."""
     model = dataclasses.replace(config.model, dtype="float32")
     tower = Tower(dataclasses.replace(config, model=model))
@@ -110,7 +110,7 @@ def jax_answers(config: configs.Config, variables: dict[str, Any], batch: PairBa
 class SingleProof:
     """Every head's answers, and the ranking of all pictures for every text by rank head, or else by ITM head."""
 
-    def __init__(self, config: configs.Config, read: ReadTower) -> None:
+    def __init__(self, config: experiment.Config, read: ReadTower) -> None:
         self.batch = fixed_batch(config)
         self._config, self._read = config, read
         self._ours: Said = {}

@@ -1,7 +1,7 @@
 """The official model's queues of negatives and our banks, both ways (facts: momentum, queues, loss).
 
 A queue is K unit vectors and a pointer to the row that is overwritten next, which is the oldest one. A bank is a ring
-of slots of one batch each (`wenlan_jax.bank`), whose oldest slot counts in part where the batch does not divide K.
+of slots of one batch each (`wenlan_jax.core.bank`), whose oldest slot counts in part where the batch does not divide K.
 Both are put in the order of age here, so that any batch size takes any queue.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from wenlan_jax import config as configs
-from wenlan_jax.bank import NO_ID
 from wenlan_jax.convert.rules import FlatTree
+from wenlan_jax.core.bank import NO_ID
+from wenlan_jax.tasks import experiment
 
 NAMES = {"image": ("img_queue", "image_queue"), "text": ("text_queue",)}
 """Keys of the queues by tower, the official one first; the pointer's adds `_ptr`."""
@@ -45,7 +45,7 @@ def left_out(state: Mapping[str, np.ndarray], reason: str = NOT_NEEDED) -> Queue
     return Queues({}, {key: reason for key in state if key in keys}, [])
 
 
-def read(state: Mapping[str, np.ndarray], config: configs.Config) -> Queues:
+def read(state: Mapping[str, np.ndarray], config: experiment.Config) -> Queues:
     """The banks that the queues of a state dict fill, if it has both. A queue that does not fit is a fault."""
     keys = {tower: next((name for name in names if name in state), "") for tower, names in NAMES.items()}
     if not all(keys.values()):
@@ -72,7 +72,7 @@ def _pointer(state: Mapping[str, np.ndarray], key: str) -> tuple[int, list[str]]
     return int(state[found].item()), []
 
 
-def _misfits(key: str, queue: np.ndarray, rows: np.ndarray | None, config: configs.Config) -> list[str]:
+def _misfits(key: str, queue: np.ndarray, rows: np.ndarray | None, config: experiment.Config) -> list[str]:
     capacity, width = config.contrast.bank_size, config.model.embedding
     if rows is None:
         return [f"{key} {queue.shape} does not hold unit vectors of model.embedding={width}"]

@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from wenlan_jax.convert import copying
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 FlatTree = dict[str, np.ndarray]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import config as configs
 from wenlan_jax.convert import parity
 from wenlan_jax.convert.architecture import architecture_of
+from wenlan_jax.tasks import experiment
 
 
-def run(config: configs.Config, state: Mapping[str, np.ndarray], batch: parity.FixedBatch) -> parity.Embeddings:
+def run(config: experiment.Config, state: Mapping[str, np.ndarray], batch: parity.FixedBatch) -> parity.Embeddings:
     """Embeddings by `torch_modules.WenLan` with `state`, which must have exactly its keys."""
     return embed(module_with(architecture_of(config), state), batch)
 

@@ -26,7 +26,7 @@ def run(sizes: Mapping[str, Any], state: Mapping[str, np.ndarray], batch: PairBa
     """What each head in `state` says; `sizes` are the fields of `torch_single.UniterSizes`."""
     import torch
 
-    from wenlan_jax.reference.torch_single import Uniter, UniterSizes
+    from wenlan_jax.convert.reference.torch_single import Uniter, UniterSizes
 
     there = {key.split(".")[0] for key in state}
     absent = tuple(f"{module}." for module in HEADS if module not in there)
@@ -56,7 +56,7 @@ def _answers(model: Any, batch: PairBatch, there: set[str]) -> dict[str, Any]:
 def _inputs(batch: PairBatch) -> Any:
     import torch
 
-    from wenlan_jax.reference.torch_single import Inputs
+    from wenlan_jax.convert.reference.torch_single import Inputs
 
     ids = torch.tensor(batch.token_ids.astype(np.int64))
     return Inputs(ids, *(torch.tensor(values) for values in batch[1:6]))

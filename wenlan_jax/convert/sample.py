@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax.data import images, pictures
+from wenlan_jax.data import images
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.prepare import raw_images
+from wenlan_jax.tasks import experiment
 
 TEXTS = (
     "一只黑白相间的猫坐在红色沙发上",
@@ -57,12 +58,12 @@ def write_pictures(folder: Path, side: int) -> list[Path]:
     return paths
 
 
-def prepared(config: configs.Config, tokenizer: Tokenizer, files: list[Path]) -> Prepared:
+def prepared(config: experiment.Config, tokenizer: Tokenizer, files: list[Path]) -> Prepared:
     """What packing and training make of the files and of `TEXTS`."""
     side, data = config.data.image_size, config.data
     squares = np.empty((len(files), side, side, 3), np.uint8)
     for square, file in zip(squares, files, strict=True):
-        stored = pictures.checked(file.read_bytes(), pictures.PictureOptions(), collections.Counter())
+        stored = raw_images.checked(file.read_bytes(), raw_images.PictureOptions(), collections.Counter())
         images.read_square(stored.data, data.antialias, data.averaging == "exact", square)
     return Prepared(squares, *tokenizer.encode(TEXTS, data.text_length))
 
@@ -110,7 +111,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def levels(pixel_values: Any, config: configs.Config) -> np.ndarray:
+def levels(pixel_values: Any, config: experiment.Config) -> np.ndarray:
     """Normalised pictures (files, 3, side, side) as levels of 0 to 255, (files, side, side, 3)."""
     mean, std = (np.asarray(values, np.float32) for values in (config.augment.mean, config.augment.std))
     return (np.asarray(pixel_values, np.float32).transpose(0, 2, 3, 1) * std + mean) * np.float32(255)

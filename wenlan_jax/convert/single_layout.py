@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from wenlan_jax import config as configs
-from wenlan_jax import schema_single
 from wenlan_jax.convert import bert
 from wenlan_jax.convert.rules import ConversionError
 from wenlan_jax.convert.single_tower import UC2_PREFIX, TiedTable, uc2_table, uniter_table
 from wenlan_jax.models.single_tower import TYPES
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.single_tower import schema
 from wenlan_jax.tasks.single_tower.batch import trained
 
 UNITER_PREFIX = "uniter."
@@ -43,7 +43,7 @@ LAYOUTS = {
 }
 
 
-def layout_of(single: schema_single.SingleTower) -> Layout:
+def layout_of(single: schema.SingleTower) -> Layout:
     """The layout whose positions start where the tower's do. Raises ConversionError where none does."""
     for layout in LAYOUTS.values():
         if layout.position_offset == single.position_offset:
@@ -54,7 +54,7 @@ def layout_of(single: schema_single.SingleTower) -> Layout:
     )
 
 
-def torch_sizes(config: configs.Config, layout: Layout) -> dict[str, Any]:
+def torch_sizes(config: experiment.Config, layout: Layout) -> dict[str, Any]:
     """The fields of `reference.torch_single.UniterSizes`; heads that the tower lacks have one column, never read."""
     single = config.single
     return {
@@ -75,7 +75,7 @@ def torch_sizes(config: configs.Config, layout: Layout) -> dict[str, Any]:
     }
 
 
-def description(config: configs.Config, layout: Layout) -> dict[str, Any]:
+def description(config: experiment.Config, layout: Layout) -> dict[str, Any]:
     """The `config.json` of a model: transformers' names, and those of UNITER's code for what only it has."""
     single = config.single
     return {

@@ -12,13 +12,12 @@ import numpy as np
 from ml_collections import config_dict
 
 from wenlan_jax import __version__
-from wenlan_jax import config as configs
 from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import QUERY_TOWERS
 from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, ImportingError
 from wenlan_jax.convert.rules import ConversionError, flatten
 from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, efficientnet_sizes
-from wenlan_jax.tasks import registry
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER, TOWER
 
 Fields = dict[str, Any]
@@ -48,7 +47,7 @@ def get_config() -> config_dict.ConfigDict:
 '''
 
 
-def write(base: configs.Config | None, form: str, source: Path, trust_pickle: bool, path: Path) -> configs.Config:
+def write(base: experiment.Config | None, form: str, source: Path, trust_pickle: bool, path: Path) -> experiment.Config:
     """Writes the file `path`, which `--config` takes; returns its configuration: `base` with the sizes of `source`.
 
     base: None for the default one. Raises ImportingError where the sizes are none that a configuration can have, or
@@ -71,7 +70,7 @@ def write(base: configs.Config | None, form: str, source: Path, trust_pickle: bo
     return config
 
 
-def sizes(form: str, state: weights.State, source: Path, base: configs.Config | None) -> Fields:
+def sizes(form: str, state: weights.State, source: Path, base: experiment.Config | None) -> Fields:
     """The fields that weights of a format settle. Raises ConversionError for weights of another format."""
     if not FORMATS[form].knows(state):
         raise ConversionError(f"its keys are not those of --format={form}")
@@ -89,7 +88,7 @@ def sizes(form: str, state: weights.State, source: Path, base: configs.Config | 
     return _single(form, state, description)
 
 
-def _is_single(config: configs.Config) -> bool:
+def _is_single(config: experiment.Config) -> bool:
     return registry.of(config).model == SINGLE_TOWER
 
 
@@ -195,9 +194,9 @@ _CLASSES = "region_classifier.net.3.weight"
 """The key of UNITER's head for classes of regions, whose rows are the classes."""
 
 
-def _with(base: configs.Config | None, fields: Fields) -> configs.Config:
+def _with(base: experiment.Config | None, fields: Fields) -> experiment.Config:
     """The configuration with fields set, and without loops over numbers of layers that are no more."""
-    start = configs.default() if base is None else config_dict.ConfigDict(dataclasses.asdict(base))
+    start = experiment.default() if base is None else config_dict.ConfigDict(dataclasses.asdict(base))
     if base is not None and "task" in fields and _is_single(base):
         fields = {name: value for name, value in fields.items() if name != "task"}
     for name, value in fields.items():
@@ -209,12 +208,12 @@ def _with(base: configs.Config | None, fields: Fields) -> configs.Config:
     for tower in (start.model.text.bert, start[TOWER]):
         if sum(tower.scan_segments) not in (0, tower.layers):
             tower.scan_segments = ()
-    return configs.parse(start)
+    return experiment.parse(start)
 
 
 def _changed(values: Fields) -> set[str]:
     """The fields that differ from the default."""
-    usual = _paths(dataclasses.asdict(configs.parse(configs.default())))
+    usual = _paths(dataclasses.asdict(experiment.parse(experiment.default())))
     return {name for name, value in values.items() if usual[name] != value}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from wenlan_jax.convert import copying
 from wenlan_jax.convert.torch_file import TorchFile
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 SAFETENSORS_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")

@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 less DHT, JPG, DAC
 _JPEG_BARE = frozenset([0x01, *range(0xD0, 0xD9)])  # markers without a segment

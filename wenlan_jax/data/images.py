@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Num, UInt8
 
 from wenlan_jax.data import headers
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 _JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"

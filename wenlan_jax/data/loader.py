@@ -36,10 +36,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from wenlan_jax import host_memory
 from wenlan_jax.data import images, records
 from wenlan_jax.data.mixture import Mixture, Row, Wanted
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util import host_memory
+from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source

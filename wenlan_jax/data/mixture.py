@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from wenlan_jax.data import order, records
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source

@@ -11,10 +11,10 @@ from pathlib import Path
 SCENES, EMOJI, STAMPS, PUBLIC = "wenlan_scenes", "wenlan_emoji", "wenlan_stamps", "wenlan_public"
 
 BUILDERS = {
-    SCENES: "wenlan_jax.data.scenes.builder:build",
-    EMOJI: "wenlan_jax.data.builders.registry:build",
-    STAMPS: "wenlan_jax.data.builders.registry:build",
-    PUBLIC: "wenlan_jax.data.builders.registry:build",
+    SCENES: "wenlan_jax.synthetic.builder:build",
+    EMOJI: "wenlan_jax.prepare.builders.registry:build",
+    STAMPS: "wenlan_jax.prepare.builders.registry:build",
+    PUBLIC: "wenlan_jax.prepare.builders.registry:build",
 }
 """By the first word of a name, `module:function` of what builds it: `(name, data_dir) -> directory`."""
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
-from wenlan_jax.data import languages
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util import languages
+from wenlan_jax.util.errors import WenlanError
 
 Features = Float16[np.ndarray, "regions width"]
 Classes = Float16[np.ndarray, "regions classes"]

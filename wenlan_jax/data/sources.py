@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from wenlan_jax.data import named_sets, places, records
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.data import named_sets, records
+from wenlan_jax.util import atomic_files
+from wenlan_jax.util.errors import WenlanError
 
 
 class SourceError(WenlanError, ValueError):
@@ -57,7 +58,7 @@ class TfdsSource:
         for piece in info.file_instructions:
             _check_shard(Path(piece.filename), piece.examples_in_shard)
         self._pieces = [
-            (_Shard(str(piece.filename), tuple(places.stamp(piece.filename))), int(piece.skip))
+            (_Shard(str(piece.filename), tuple(atomic_files.stamp(piece.filename))), int(piece.skip))
             for piece in info.file_instructions
         ]
         self._ends = list(itertools.accumulate(_rows_of(piece) for piece in info.file_instructions))
@@ -212,7 +213,7 @@ def split_sizes(spec: str, data_dir: Path) -> dict[str, int]:
 
 def identity(spec: str, data_dir: Path) -> list[list[object]]:
     """Which files a source has at present: name, size and time of change of each, by which other data are told."""
-    return [[file.name, *places.stamp(file)] for file in _files(spec, data_dir)]
+    return [[file.name, *atomic_files.stamp(file)] for file in _files(spec, data_dir)]
 
 
 def contents(spec: str, data_dir: Path) -> list[list[object]]:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 TokenIds = Int32[np.ndarray, "texts length"]
 TokenMask = Bool[np.ndarray, "texts length"]

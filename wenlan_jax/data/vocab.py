@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import schema
-from wenlan_jax.arguments import real, whole
-from wenlan_jax.data import places, sources, text
+from wenlan_jax.config import sections
+from wenlan_jax.data import sources, text
 from wenlan_jax.data.text import TokenizerError
+from wenlan_jax.util import atomic_files
+from wenlan_jax.util.arguments import real, whole
 
 TRAIN_THREADS = 2
 """Fixed: scores differ in the last digits between thread counts, and a vocabulary should not depend on the machine."""
@@ -53,7 +54,7 @@ def train_sentencepiece(
     corpus = _Corpus(texts)
     model = _train(corpus, vocab_size, character_coverage, max_sentences, algorithm, split_han)
     try:
-        places.write(out, model)
+        atomic_files.write(out, model)
     except OSError as error:
         raise TokenizerError(f"{out}: cannot be written ({error.strerror or error})") from error
     return corpus.count
@@ -153,7 +154,7 @@ def _explained(message: str, count: int, vocab_size: int) -> TokenizerError:
 
 def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `wenlan vocab`; their defaults are those of a training run."""
-    data, tokenizer = schema.Data(), schema.Tokenizer()
+    data, tokenizer = sections.Data(), sections.Tokenizer()
     parser.description = (
         "Train a SentencePiece vocabulary (with byte fallback) on the texts of data sets and text files."
     )

@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax import bank as ring
-from wenlan_jax.arrays import Array, Tree
-from wenlan_jax.bank import Bank
-from wenlan_jax.mesh import BATCH_AXES
+from wenlan_jax.core import bank as ring
+from wenlan_jax.core.bank import Bank
+from wenlan_jax.models.arrays import Array, Tree
+from wenlan_jax.parallel.mesh import BATCH_AXES
 
 NONE = -jnp.inf
 """Logit of an entry that does not count."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 
 Reduction = Literal["elementwise", "batchmean"]
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax.arrays import Array
 from wenlan_jax.losses.masked import Summed, cross_entropy, summed
+from wenlan_jax.models.arrays import Array
 
 
 def match_cross_entropy(

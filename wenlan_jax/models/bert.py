@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.initializers import bert_kernel
 from wenlan_jax.models.placement import rows, whole
 from wenlan_jax.models.transformer import LayerStack, TransformerLayer, apply_layers, layer_norm

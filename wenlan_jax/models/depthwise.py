@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from wenlan_jax.arrays import Array, along_last
+from wenlan_jax.models.arrays import Array, along_last
 
 DepthwiseImplementation = Literal["conv", "shift"]
 

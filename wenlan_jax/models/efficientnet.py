@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.depthwise import DepthwiseImplementation, depthwise_conv
 from wenlan_jax.models.initializers import convolution_kernel
 from wenlan_jax.models.layers import BatchNorm, BatchNormOptions

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
-from wenlan_jax.arrays import Array, along_last
+from wenlan_jax.models.arrays import Array, along_last
 
 L2_EPSILON = 1e-12
 """Smallest norm a vector is divided by, as in `torch.nn.functional.normalize`."""

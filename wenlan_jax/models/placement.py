@@ -13,7 +13,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 
 
 class Places(NamedTuple):

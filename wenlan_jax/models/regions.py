@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.initializers import torch_dense
 
 Coordinates = Literal["official", "corrected"]

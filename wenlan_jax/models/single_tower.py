@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, PyTree
 
-from wenlan_jax.arrays import Array, along_last
+from wenlan_jax.models.arrays import Array, along_last
 from wenlan_jax.models.bert import BertEmbeddings, bert_layer, exact_gelu
 from wenlan_jax.models.initializers import bert_kernel
 from wenlan_jax.models.placement import inner, rows

@@ -14,7 +14,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.initializers import torch_attention_kernel, torch_linear_bias, torch_linear_kernel
 from wenlan_jax.models.placement import inner, rows
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax.arrays import Array
+from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.bert import BertEncoder
 from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.initializers import torch_dense

@@ -11,7 +11,7 @@ import functools
 import math
 import re
 
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 

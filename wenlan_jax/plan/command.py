@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wenlan_jax import config as configs
-from wenlan_jax.arguments import real, whole
-from wenlan_jax.errors import WenlanError
 from wenlan_jax.plan import topology as topologies
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util.arguments import real, whole
+from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
-    from wenlan_jax import config as configs
     from wenlan_jax.plan.topology import Topology
+    from wenlan_jax.tasks import experiment
 
 PAIRS = 650e6
 """Pairs of BriVL 2's training set [S]."""
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
         print(explain.presets())
         return 0
     batch = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch is not None else []
-    config = configs.load(arguments.config, [*fields, *batch])
+    config = experiment.load(arguments.config, [*fields, *batch])
     if arguments.explain:
         from wenlan_jax.plan import planner
 
@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     return _plan(arguments, config, wanted)
 
 
-def _plan(arguments: argparse.Namespace, config: configs.Config, wanted: Sequence[Topology]) -> int:
-    from wenlan_jax.console import say
+def _plan(arguments: argparse.Namespace, config: experiment.Config, wanted: Sequence[Topology]) -> int:
+    from wenlan_jax.parallel.console import say
     from wenlan_jax.plan import planner, report, roofline, search
     from wenlan_jax.tasks import remat
 

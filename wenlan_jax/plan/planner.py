@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 
-from wenlan_jax import config as configs
-from wenlan_jax import flops, run, schema, settings, step
+from wenlan_jax.config import sections, settings
+from wenlan_jax.core import step
 from wenlan_jax.plan import accounting, roofline
 from wenlan_jax.plan import topology as topologies
 from wenlan_jax.plan.collectives import Collective, collectives
 from wenlan_jax.plan.topology import Topology
+from wenlan_jax.tasks import experiment
+from wenlan_jax.training import model_flops as flops
+from wenlan_jax.training import setup
 
 GPU_SHARE = 0.9
 """Of a GPU's memory, what a program may take: the rest is for CUDA and NCCL ($XLA_PYTHON_CLIENT_MEM_FRACTION) [W]."""
@@ -80,22 +83,22 @@ class Plan:
         return self.memory is not None and self.needed <= self.available
 
 
-def set_up(config: configs.Config, topology: Topology) -> run.Run:
+def set_up(config: experiment.Config, topology: Topology) -> setup.Run:
     """The run of a configuration on devices that are not here. Raises the errors of the configuration and the mesh."""
-    configs.require_vocabulary(config, "a plan")
+    experiment.require_vocabulary(config, "a plan")
     if topologies.is_simulated(topology):
         config = _as_on_accelerators(config)
-    return run.set_up(config, topologies.devices_of(topology))
+    return setup.set_up(config, topologies.devices_of(topology))
 
 
-def _as_on_accelerators(config: configs.Config) -> configs.Config:
+def _as_on_accelerators(config: experiment.Config) -> experiment.Config:
     """The configuration with what a CPU would compute in another way set to what a GPU or TPU does."""
     if config.model.image.backbone.depthwise != "auto":
         return config
     return settings.replaced(config, {"model.image.backbone.depthwise": "conv"})
 
 
-def make(config: configs.Config, topology: Topology, shares: roofline.Shares) -> Plan:
+def make(config: experiment.Config, topology: Topology, shares: roofline.Shares) -> Plan:
     """Compiles the step and counts. A program that does not fit is a plan, too; any other fault is raised."""
     current = set_up(config, topology)
     batch = accounting.abstract_batch(current)
@@ -129,10 +132,10 @@ def make(config: configs.Config, topology: Topology, shares: roofline.Shares) ->
     )
 
 
-def _compile(current: run.Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, float] | None]:
+def _compile(current: setup.Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, float] | None]:
     """The compiled step, or None and (bytes needed, bytes there are)."""
     try:
-        return run.compile_step(current, batch), None
+        return setup.compile_step(current, batch), None
     except jax.errors.JaxRuntimeError as error:
         too_large = accounting.overflow(str(error))
         if too_large is None:
@@ -140,15 +143,15 @@ def _compile(current: run.Run, batch: dict[str, Any]) -> tuple[Any, tuple[float,
         return None, too_large
 
 
-def computed_flops(config: configs.Config) -> float:
+def computed_flops(config: experiment.Config) -> float:
     """FLOPs of products and convolutions in a step over all devices, those that are computed again included."""
-    alone = dataclasses.replace(_as_on_accelerators(config), mesh=schema.Mesh())
-    current = run.set_up(alone, jax.devices("cpu")[:1])
+    alone = dataclasses.replace(_as_on_accelerators(config), mesh=sections.Mesh())
+    current = setup.set_up(alone, jax.devices("cpu")[:1])
     batch = accounting.abstract_batch(current)
     return flops.of(functools.partial(step.train_step, current.recipe), current.shapes, batch)
 
 
-def _costs(compiled: Any, current: run.Run, topology: Topology, shares: roofline.Shares, computed: float) -> Costs:
+def _costs(compiled: Any, current: setup.Run, topology: Topology, shares: roofline.Shares, computed: float) -> Costs:
     analysis = compiled.cost_analysis() or {}
     found = collectives(compiled.as_text())
     counted, moved = float(analysis.get("flops", 0.0)), float(analysis.get("bytes accessed", 0.0))
@@ -184,7 +187,7 @@ def summary(found: Sequence[Collective]) -> tuple[Traffic, ...]:
     return tuple(sorted(rows, key=lambda row: -row.sent))
 
 
-def notes(current: run.Run, simulated: bool) -> list[str]:
+def notes(current: setup.Run, simulated: bool) -> list[str]:
     """What a reader of the plan must know about this configuration on this mesh."""
     found = []
     if simulated:

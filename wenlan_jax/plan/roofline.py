@@ -11,8 +11,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from wenlan_jax.monitoring.accelerators import Device
 from wenlan_jax.plan.collectives import Collective
-from wenlan_jax.plan.devices import Device
 
 
 @dataclasses.dataclass(frozen=True)

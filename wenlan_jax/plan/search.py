@@ -10,12 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-from wenlan_jax import config as configs
-from wenlan_jax.console import say
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.parallel.console import say
 from wenlan_jax.plan import planner, roofline
 from wenlan_jax.plan.topology import Topology
 from wenlan_jax.tasks import remat
+from wenlan_jax.tasks.experiment import Config
+from wenlan_jax.util.errors import WenlanError
 
 MOST_BATCHES = 6
 """Batches tried after the first that fits."""
@@ -30,16 +30,16 @@ class NothingFits(WenlanError, RuntimeError):  # noqa: N818
     """No batch and no choice of recomputation fits the memory."""
 
 
-def with_batch(config: configs.Config, batch_size: int, accumulation: int) -> configs.Config:
+def with_batch(config: Config, batch_size: int, accumulation: int) -> Config:
     """The configuration with another batch."""
     train = dataclasses.replace(config.train, batch_size=batch_size, accumulation=accumulation)
     return dataclasses.replace(config, train=train)
 
 
-def search(config: configs.Config, topology: Topology, shares: roofline.Shares) -> tuple[configs.Config, planner.Plan]:
+def search(config: Config, topology: Topology, shares: roofline.Shares) -> tuple[Config, planner.Plan]:
     """The configuration that fits with the largest batch, and its plan. Raises NothingFits."""
 
-    def plan(candidate: configs.Config) -> planner.Plan:
+    def plan(candidate: Config) -> planner.Plan:
         train = candidate.train
         micro = f" in {train.accumulation} micro-batches" if train.accumulation > 1 else ""
         say(f"compiling batch {train.batch_size}{micro}, recomputing {remat.text(candidate)} ...")
@@ -64,8 +64,8 @@ def search(config: configs.Config, topology: Topology, shares: roofline.Shares) 
 
 
 def _cheapest(
-    config: configs.Config, topology: Topology, plan: Callable[[configs.Config], planner.Plan]
-) -> tuple[configs.Config, planner.Plan]:
+    config: Config, topology: Topology, plan: Callable[[Config], planner.Plan]
+) -> tuple[Config, planner.Plan]:
     """The cheapest recomputation that fits the configured batch; more micro-batches only if none does."""
     for candidate in _candidates(config, topology):
         found = plan(candidate)
@@ -77,7 +77,7 @@ def _cheapest(
     )
 
 
-def _candidates(config: configs.Config, topology: Topology) -> Iterator[configs.Config]:
+def _candidates(config: Config, topology: Topology) -> Iterator[Config]:
     candidates = [remat.with_choice(config, choice) for choice in remat.choices(config)]
     counted = [(planner.computed_flops(candidate), candidate) for candidate in candidates]
     counted.sort(key=lambda one: one[0])
@@ -89,7 +89,7 @@ def _candidates(config: configs.Config, topology: Topology) -> Iterator[configs.
             yield with_batch(counted[-1][1], config.train.batch_size, count)
 
 
-def batch_unit(config: configs.Config, topology: Topology) -> int:
+def batch_unit(config: Config, topology: Topology) -> int:
     """The smallest batch of one micro-batch: it divides over the mesh and into groups of batch normalisation."""
     current = planner.set_up(config, topology)
     ways = current.mesh.size // current.mesh.shape["tensor"]

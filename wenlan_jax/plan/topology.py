@@ -17,8 +17,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from wenlan_jax.errors import WenlanError
-from wenlan_jax.plan import devices
+from wenlan_jax.monitoring import accelerators
+from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
     import jax
@@ -48,7 +48,7 @@ class TopologyError(WenlanError, ValueError):
 class Topology:
     """`islands` TPU slices or GPU machines of `shape` devices each; within one, devices have fast links."""
 
-    device: devices.Device
+    device: accelerators.Device
     shape: tuple[int, ...]
     islands: int
 
@@ -74,9 +74,9 @@ def parse(text: str) -> Topology:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise TopologyError(f"--topology={text}: not understood; write for example v5e:16x8, v5p:4x4x4*2 or h100:16x8")
-    device = devices.named(match["name"])
+    device = accelerators.named(match["name"])
     if device is None:
-        known = ", ".join(one.name for one in devices.DEVICES)
+        known = ", ".join(one.name for one in accelerators.DEVICES)
         raise TopologyError(f"--topology={text}: no data sheet of {match['name']!r}; known are {known}")
     shape, slices = tuple(map(int, match["shape"].split("x"))), int(match["slices"] or 1)
     if 0 in shape or slices == 0:
@@ -89,7 +89,7 @@ def parse(text: str) -> Topology:
     return Topology(device, shape[-1:], shape[0] if len(shape) == 2 else 1)
 
 
-def _check_slice(text: str, device: devices.Device, shape: tuple[int, ...]) -> None:
+def _check_slice(text: str, device: accelerators.Device, shape: tuple[int, ...]) -> None:
     """Raises TopologyError for a slice that is not sold; libtpu itself compiles for any."""
     wanted = _TPU_DIMENSIONS[device.name]
     if len(shape) != wanted:

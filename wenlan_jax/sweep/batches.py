@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from wenlan_jax import config as configs
 from wenlan_jax.sweep.table import TableError
+from wenlan_jax.tasks import experiment
 
 COUNTED_IN_STEPS = (
     "train.steps",
@@ -17,7 +17,7 @@ COUNTED_IN_STEPS = (
 )
 
 
-def resized(base: configs.Config, batch: int, pairs: int) -> dict[str, Any]:
+def resized(base: experiment.Config, batch: int, pairs: int) -> dict[str, Any]:
     """Overrides that train `base` on `pairs` with `batch` a step; what it counts in steps keeps its share of the run.
 
     The learning rate goes with the root of the batch up to the batch of `base`, and is that of `base` from there on.

@@ -16,8 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from wenlan_jax import notes
-from wenlan_jax.data import places
+from wenlan_jax.util import atomic_files, json_files
 
 HOST = socket.gethostname()
 """This machine's name in claims and failures."""
@@ -141,7 +140,7 @@ def _take_over(path: Path, holder: Holder) -> bool:
     found = _read(path)
     if found is None or not _is_stale(path, found):
         return False
-    notes.make_way(path.with_name("claim.lock"))
+    json_files.make_way(path.with_name("claim.lock"))
     with _lock(path.with_name("claim.lock")) as locked:
         if not locked or _read(path) != found:
             return False
@@ -177,15 +176,15 @@ def _create(path: Path, holder: Holder) -> bool:
 
 
 def _replace(path: Path, holder: Holder) -> None:
-    notes.make_way(path)
-    places.write_json(path, dataclasses.asdict(holder), shared=True)
+    json_files.make_way(path)
+    atomic_files.write_json(path, dataclasses.asdict(holder), shared=True)
 
 
 def _read(path: Path) -> Holder | None:
     """The holder that a claim names; None where there is no claim. One that is not whole yet has a nameless holder."""
     try:
-        found = notes.read(path, Holder)
-    except notes.NoteError:
+        found = json_files.read(path, Holder)
+    except json_files.NoteError:
         return Holder("?", "", 0, "") if path.exists() else None
     numbers = (found.pid, found.child)
     return found if all(0 <= number <= _LARGEST_PID for number in numbers) else Holder("?", "", 0, "")

@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from wenlan_jax.arguments import LARGEST_SEED, whole
-from wenlan_jax.data import places
-from wenlan_jax.errors import WenlanError
 from wenlan_jax.sweep import folder as folders
 from wenlan_jax.sweep import local, picture, plan, report, slurm, summary, table
+from wenlan_jax.util import atomic_files
+from wenlan_jax.util.arguments import LARGEST_SEED, whole
+from wenlan_jax.util.errors import WenlanError
 
 DESCRIPTION = """\
 Run the rows of ablation tables, each with every seed, through `wenlan train`, and write the tables.
@@ -152,7 +152,7 @@ def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.Folder]) 
     options, names = shlex.split(args.sbatch), [folder.run.name for folder in open_runs]
     text = slurm.script(slurm.Request(names, command, args.jobs, options, args.setup, out))
     path = out / SCRIPT
-    places.write(path, os.fsencode(text), shared=True)
+    atomic_files.write(path, os.fsencode(text), shared=True)
     print(f"{len(names)} task(s) in {path}")
     print(slurm.submit(path) if args.submit else f"submit it with: sbatch {path}")
     return 0

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import config as configs
-from wenlan_jax import ledger, notes, start_note
-from wenlan_jax.data import places
+from wenlan_jax.monitoring import run_info, time_ledger
 from wenlan_jax.sweep import claims
 from wenlan_jax.sweep.plan import Run
+from wenlan_jax.tasks import experiment
+from wenlan_jax.util import atomic_files, json_files
 
 DONE, RUNNING, FAILED, HALF, NOT_RUN = "done", "running", "failed", "half done", "not run"
 OTHER = "of another configuration"
@@ -83,7 +83,7 @@ class Folder:
         """Writes what the training command needs, and what a reader wants to know; takes back an earlier failure."""
         self._make_way()
         if not self._has_config():
-            _write(self.path / "config.json", configs.to_json(self.run.config) + "\n")
+            _write(self.path / "config.json", experiment.to_json(self.run.config) + "\n")
         _write(self.path / "config.py", CONFIG)
         note = {
             "places": [dataclasses.asdict(place) for place in self.run.places],
@@ -92,32 +92,32 @@ class Folder:
             "fingerprint": self.run.name,
             "command": shlex.join(self.command()),
         }
-        places.write_json(self.path / "run.json", note, shared=True)
+        atomic_files.write_json(self.path / "run.json", note, shared=True)
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def _make_way(self) -> None:
         """Renames what stands in the place of files of the sweep and of the training."""
         for name in ("config.json", "config.py", "run.json", "failure.json", "train.log", *_READERS):
-            notes.make_way(self.path / name)
+            json_files.make_way(self.path / name)
 
     def _has_config(self) -> bool:
         """Whether config.json holds the configuration of the run, which an older version may have written."""
         try:
-            saved = notes.read(self.path / "config.json", dict[str, Any])
-            return configs.fingerprint(configs.parse(configs.completed(saved))) == self.run.name
-        except (notes.NoteError, configs.ConfigError):
+            saved = json_files.read(self.path / "config.json", dict[str, Any])
+            return experiment.fingerprint(experiment.parse(experiment.completed(saved))) == self.run.name
+        except (json_files.NoteError, experiment.ConfigError):
             return False
 
     def fail(self, reason: str) -> None:
         """Notes that the training command ended without a result."""
         note = {"reason": reason, "host": claims.HOST, "id": uuid.uuid4().hex}
-        places.write_json(self.path / "failure.json", note, shared=True)
+        atomic_files.write_json(self.path / "failure.json", note, shared=True)
 
     def failure(self) -> dict[str, str] | None:
         """The note of the last try, if it failed; its `id` differs from try to try."""
         try:
-            return notes.read_if_any(self.path / "failure.json", dict[str, str])
-        except notes.NoteError as error:
+            return json_files.read_if_any(self.path / "failure.json", dict[str, str])
+        except json_files.NoteError as error:
             return {"reason": str(error), "host": "?", "id": "damaged"}
 
     def result(self) -> dict[str, float] | None:
@@ -127,8 +127,8 @@ class Folder:
         """
         if not (self.path / "result.json").exists() or self.faults() or self.differing():
             return None
-        result, lines = notes.read_figures(self.path / "result.json"), ledger.read(self.path / "ledger.jsonl")
-        finished = bool(lines) and lines[-1].state == ledger.FINISHED
+        result, lines = json_files.read_figures(self.path / "result.json"), time_ledger.read(self.path / "ledger.jsonl")
+        finished = bool(lines) and lines[-1].state == time_ledger.FINISHED
         return result if finished and result.get("train/steps") == self._steps() else None
 
     def _steps(self) -> int | None:
@@ -136,22 +136,22 @@ class Folder:
         if not self.run.config.train.epochs:
             return self.run.config.train.steps
         try:
-            start = start_note.read(self.path)
+            start = run_info.read(self.path)
             steps = None if start is None else start.config["train"]["steps"]
-        except (notes.NoteError, KeyError, TypeError):
+        except (json_files.NoteError, KeyError, TypeError):
             return None
         return steps if isinstance(steps, int) else None
 
     def differing(self) -> list[str]:
         """What the newest start in this directory has trained with in place of the configuration it is named after."""
         try:
-            start = start_note.read(self.path)
+            start = run_info.read(self.path)
             if start is not None:
-                return configs.changes_of_start(start.config, self.run.config)
-            saved = notes.read_if_any(self.path / "config.json", dict[str, Any])
-        except notes.NoteError:  # a start writes it anew
+                return experiment.changes_of_start(start.config, self.run.config)
+            saved = json_files.read_if_any(self.path / "config.json", dict[str, Any])
+        except json_files.NoteError:  # a start writes it anew
             return []
-        return [] if saved is None else configs.changes_of_start(saved, self.run.config)
+        return [] if saved is None else experiment.changes_of_start(saved, self.run.config)
 
     def faults(self) -> list[str]:
         """What is wrong with the files of this directory that tell where the run stands."""
@@ -159,7 +159,7 @@ class Folder:
         for name, read in _READERS.items():
             try:
                 read(self.path / name)
-            except notes.NoteError as error:
+            except json_files.NoteError as error:
                 found.append(str(error))
         return found
 
@@ -178,7 +178,7 @@ class Folder:
             return State(FAILED, f"{failure.get('reason', '')}; {self.log}")
         if faults := self.faults():
             return State(HALF, "; ".join(faults))
-        lines = ledger.read(self.path / "ledger.jsonl")
+        lines = time_ledger.read(self.path / "ledger.jsonl")
         if lines:
             return State(HALF, f"step {lines[-1].done} of {self._steps() or 'its last'}")
         return State(NOT_RUN)
@@ -195,9 +195,9 @@ class Folder:
 
 
 _READERS: dict[str, Callable[[Path], object]] = {
-    "result.json": lambda path: notes.read_figures(path) if path.exists() else None,
-    "ledger.jsonl": ledger.read,
-    start_note.NAME: lambda path: start_note.read(path.parent),
+    "result.json": lambda path: json_files.read_figures(path) if path.exists() else None,
+    "ledger.jsonl": time_ledger.read,
+    run_info.NAME: lambda path: run_info.read(path.parent),
 }
 """Of the files that tell where a run stands; each raises NoteError for a damaged one."""
 
@@ -224,9 +224,9 @@ def _older_names(runs: Path) -> dict[str, str]:
     found = {}
     for path in sorted(runs.glob("*/config.json")):
         try:
-            saved = notes.read(path, dict[str, Any])
-            today = configs.fingerprint(configs.parse(configs.completed(saved)))
-        except (notes.NoteError, configs.ConfigError):  # damaged, or a field has gone since: no run of today
+            saved = json_files.read(path, dict[str, Any])
+            today = experiment.fingerprint(experiment.parse(experiment.completed(saved)))
+        except (json_files.NoteError, experiment.ConfigError):  # damaged, or a field has gone since: no run of today
             continue
         if today != path.parent.name:
             found[today] = path.parent.name
@@ -241,4 +241,4 @@ def wenlan_command() -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file that appears whole, also to other machines."""
-    places.write(path, text.encode("utf-8"), shared=True)
+    atomic_files.write(path, text.encode("utf-8"), shared=True)

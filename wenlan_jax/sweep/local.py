@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
-from wenlan_jax.errors import WenlanError
 from wenlan_jax.sweep import claims
 from wenlan_jax.sweep.folder import Folder
+from wenlan_jax.util.errors import WenlanError
 
 POLL_SECONDS = 0.1
 """Between two looks at the trainings of this process."""

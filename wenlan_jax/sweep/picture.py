@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wenlan_jax.sweep import statistics as stats
+from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.sweep.plan import curve_metric
 from wenlan_jax.sweep.report import is_share, title_of
 from wenlan_jax.sweep.summary import Line

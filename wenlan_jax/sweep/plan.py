@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax import config as configs
-from wenlan_jax import settings
+from wenlan_jax.config import settings
 from wenlan_jax.sweep.table import Row, TableError, TableFile
+from wenlan_jax.tasks import experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Run:
     """One training. places: where it is wanted. base, overrides: what it was made from, for a reader."""
 
     name: str
-    config: configs.Config
+    config: experiment.Config
     base: Path
     overrides: Mapping[str, Any]
     places: tuple[Place, ...]
@@ -64,12 +64,12 @@ def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
     names = [file.name for file in files]
     faults = [f"{name}: two tables have this name; rename one file" for name in set(names) if names.count(name) > 1]
     wanted = {file.name: tuple(seeds) or file.table.seeds for file in files}
-    rows: dict[tuple[str, str], configs.Config] = {}
+    rows: dict[tuple[str, str], experiment.Config] = {}
     for file in files:
         for row in file.table.rows:
             try:
                 rows[file.name, row.name] = _checked(file, row)
-            except configs.ConfigError as error:
+            except experiment.ConfigError as error:
                 faults += [f"{file.path}: row {row.name!r}: {line.strip()}" for line in _lines(error)]
     if faults:
         raise TableError(f"{len(faults)} fault(s) in the tables, and nothing was started:\n  " + "\n  ".join(faults))
@@ -83,7 +83,7 @@ def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
     return Plan(tuple(files), wanted, runs, at)
 
 
-def _lines(error: configs.ConfigError) -> list[str]:
+def _lines(error: experiment.ConfigError) -> list[str]:
     """The faults that an error of the configuration lists, or the one that it is."""
     lines = str(error).splitlines()
     return lines[1:] or lines
@@ -96,27 +96,27 @@ def _in_order(files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]) 
                 yield file, row, seeds[file.name][turn]
 
 
-def _run(file: TableFile, row: Row, seed: int, config: configs.Config) -> Run:
+def _run(file: TableFile, row: Row, seed: int, config: experiment.Config) -> Run:
     seeded = dataclasses.replace(config, seed=seed)
-    name = configs.fingerprint(seeded)
+    name = experiment.fingerprint(seeded)
     return Run(name, seeded, file.base(row), {**row.overrides, "seed": seed}, (Place(file.name, row.name, seed),))
 
 
-def _checked(file: TableFile, row: Row) -> configs.Config:
+def _checked(file: TableFile, row: Row) -> experiment.Config:
     """The configuration of a row, with seed 0 of its base. Raises ConfigError listing its faults."""
-    config = with_overrides(configs.load(file.base(row)), row.overrides)
+    config = with_overrides(experiment.load(file.base(row)), row.overrides)
     faults = list(_held_out_faults(config, file.table.metrics))
     if faults:
-        raise configs.ConfigError("\n".join(["", *faults]))
+        raise experiment.ConfigError("\n".join(["", *faults]))
     return config
 
 
-def with_overrides(config: configs.Config, overrides: Mapping[str, Any]) -> configs.Config:
+def with_overrides(config: experiment.Config, overrides: Mapping[str, Any]) -> experiment.Config:
     """`config` with values set by dotted field. Raises ConfigError listing unknown fields and unfit values."""
-    known = [name for name, _, _ in configs.fields()]
+    known = [name for name, _, _ in experiment.fields()]
     faults = [settings.unknown_field(name, known) for name in overrides if name not in known]
     if faults:
-        raise configs.ConfigError("\n".join(["", *faults]))
+        raise experiment.ConfigError("\n".join(["", *faults]))
     values = dataclasses.asdict(config)
     for name, value in overrides.items():
         *sections, field = name.split(".")
@@ -124,10 +124,10 @@ def with_overrides(config: configs.Config, overrides: Mapping[str, Any]) -> conf
         for part in sections:
             section = section[part]
         section[field] = value
-    return configs.parse(values)
+    return experiment.parse(values)
 
 
-def _held_out_faults(config: configs.Config, metrics: Sequence[str]) -> Iterator[str]:
+def _held_out_faults(config: experiment.Config, metrics: Sequence[str]) -> Iterator[str]:
     """What would let the reported data choose anything, or leave a metric without a value."""
     shared = sorted(set(config.eval.splits) & set(config.eval.final_splits))
     if shared and config.eval.every:
@@ -152,7 +152,7 @@ def split_of(metric: str, splits: Sequence[str]) -> str | None:
     return next((split for split in splits if split in parts[1:]), None)
 
 
-def curve_metric(metric: str, config: configs.Config) -> str | None:
+def curve_metric(metric: str, config: experiment.Config) -> str | None:
     """The metric that stands for `metric` over the steps, of the first of eval.splits; None where there is none."""
     split = split_of(metric, config.eval.final_splits)
     if not config.eval.every or not config.eval.splits:

@@ -8,12 +8,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from wenlan_jax.data import places
-from wenlan_jax.eval import metric_names
-from wenlan_jax.sweep import statistics as stats
+from wenlan_jax.evaluation import metric_names
+from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.sweep.folder import FAILED
 from wenlan_jax.sweep.summary import DEVICES, Comparison, Line, One
 from wenlan_jax.sweep.table import TableFile
+from wenlan_jax.util import atomic_files
 
 NOTHING = "–"
 """In place of a figure that there is none of; the state says why."""
@@ -189,5 +189,5 @@ def write(file: TableFile, lines: Sequence[Line], out: Path) -> list[Path]:
     """Writes OUT/<table>.md and .csv."""
     pages = {out / f"{file.name}.md": markdown(file, lines), out / f"{file.name}.csv": table_csv(file, lines)}
     for path, text in pages.items():
-        places.write(path, text.encode("utf-8", "backslashreplace"), shared=True)
+        atomic_files.write(path, text.encode("utf-8", "backslashreplace"), shared=True)
     return list(pages)

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from wenlan_jax.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError
 
 WARNING_SECONDS = 300
 """How long before the end of its time a task is told to save."""

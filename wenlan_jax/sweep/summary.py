@@ -9,12 +9,13 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from wenlan_jax import curves, ledger, notes
-from wenlan_jax.eval import ranks
-from wenlan_jax.sweep import statistics as stats
+from wenlan_jax.evaluation import query_ranks
+from wenlan_jax.evaluation import statistics as stats
+from wenlan_jax.monitoring import curves, time_ledger
 from wenlan_jax.sweep.folder import DONE, Folder, State, Store
 from wenlan_jax.sweep.plan import Plan, curve_metric, split_of
 from wenlan_jax.sweep.table import Row, TableFile
+from wenlan_jax.util import json_files
 
 DEVICES = "train/devices"
 """In result.json: the devices that the run computed on."""
@@ -121,16 +122,16 @@ def _compare(row: Sequence[One], baseline: Sequence[One], metric: str) -> Compar
         one, two = ([_hits(runs[seed], metric) for seed in shared] for runs in (of_row, of_baseline))
         _check_queries([of_row[seed] for seed in shared] + [of_baseline[seed] for seed in shared], metric)
         interval = stats.compare(one, two)
-    except (ranks.RanksError, stats.NotPairedError) as error:
+    except (query_ranks.RanksError, stats.NotPairedError) as error:
         return str(error)
     by_seed = [a.value() - b.value() for a, b in zip(one, two, strict=True)]
     pictures = int((one[0].queries.sum(axis=1) > 0).sum())
     return Comparison(interval, stats.mean_and_deviation(by_seed)[1], len(shared), pictures)
 
 
-def _ranks(one: One, metric: str) -> ranks.Ranks:
+def _ranks(one: One, metric: str) -> query_ranks.Ranks:
     split = split_of(metric, one.folder.run.config.eval.final_splits)
-    return ranks.read(one.folder.path, str(split))
+    return query_ranks.read(one.folder.path, str(split))
 
 
 def _hits(one: One, metric: str) -> stats.Hits:
@@ -149,7 +150,7 @@ def _check_queries(runs: Sequence[One], metric: str) -> None:
 
 def _held_seconds(one: One) -> float:
     """Seconds in which a process of the run held the devices, over all its starts."""
-    snapshots = ledger.read(one.folder.path / "ledger.jsonl")
+    snapshots = time_ledger.read(one.folder.path / "ledger.jsonl")
     starts = (list(group) for _, group in itertools.groupby(snapshots, key=lambda snapshot: snapshot.start))
     return sum(start[-1].total for start in starts)
 
@@ -163,7 +164,7 @@ def _curve(runs: Sequence[One], metric: str) -> dict[int, float]:
             size = one.folder.run.config.train.batch_size
             try:
                 series = curves.read_metrics(one.folder.path / "metrics.jsonl").get(name, {})
-            except notes.NoteError:  # without its curve, the run has its figures all the same
+            except json_files.NoteError:  # without its curve, the run has its figures all the same
                 continue
             found.append({step * size: value for step, value in series.items()})
     shared = set.intersection(*map(set, found)) if found else set()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-from wenlan_jax import config as configs
-from wenlan_jax import optim
-from wenlan_jax.step import Recipe
-from wenlan_jax.tasks import registry
+from wenlan_jax.core import optim
+from wenlan_jax.core.step import Recipe
+from wenlan_jax.tasks import experiment, registry
 
 
-def recipe(config: configs.Config, mesh: Mesh) -> Recipe:
+def recipe(config: experiment.Config, mesh: Mesh) -> Recipe:
     """The step's recipe for a configuration on a mesh."""
     task = registry.of(config)
     return Recipe(

@@ -11,12 +11,12 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from wenlan_jax.errors import WenlanError
-from wenlan_jax.late import Late
 from wenlan_jax.tasks.spec import TaskSpec
+from wenlan_jax.util.errors import WenlanError
+from wenlan_jax.util.late import Late
 
 if TYPE_CHECKING:
-    from wenlan_jax.config import Config
+    from wenlan_jax.tasks.experiment import Config
 
 SPECS = {
     "brivl": "wenlan_jax.tasks.two_tower.spec:BRIVL",

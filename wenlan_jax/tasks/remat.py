@@ -5,42 +5,41 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
-from wenlan_jax import config as configs
-from wenlan_jax import settings
-from wenlan_jax.tasks import registry
+from wenlan_jax.config import settings
+from wenlan_jax.tasks import experiment, registry
 
 Choice = Mapping[str, bool]
 """By field of the configuration, whether that part is recomputed."""
 
 
-def of(config: configs.Config) -> dict[str, bool]:
+def of(config: experiment.Config) -> dict[str, bool]:
     """What a configuration recomputes."""
     return {field: settings.value_of(config, field) for fields in _parts(config).values() for field in fields}
 
 
-def choices(config: configs.Config) -> Iterator[dict[str, bool]]:
+def choices(config: experiment.Config) -> Iterator[dict[str, bool]]:
     """What may be recomputed: nothing, every group of parts alone, and all their combinations."""
     groups = [[field for fields in group.values() for field in fields] for group in registry.of(config).remat]
     for chosen in itertools.product((False, True), repeat=len(groups)):
         yield {field: on for on, group in zip(chosen, groups, strict=True) for field in group}
 
 
-def with_choice(config: configs.Config, choice: Choice) -> configs.Config:
+def with_choice(config: experiment.Config, choice: Choice) -> experiment.Config:
     """The configuration that recomputes what is chosen."""
     return settings.replaced(config, choice)
 
 
-def without(config: configs.Config) -> configs.Config:
+def without(config: experiment.Config) -> experiment.Config:
     """The configuration that recomputes nothing."""
     return with_choice(config, dict.fromkeys(of(config), False))
 
 
-def text(config: configs.Config) -> str:
+def text(config: experiment.Config) -> str:
     """The parts that a configuration recomputes, as a person reads them."""
     on = of(config)
     return ", ".join(name for name, fields in _parts(config).items() if any(on[field] for field in fields)) or "nothing"
 
 
-def _parts(config: configs.Config) -> dict[str, tuple[str, ...]]:
+def _parts(config: experiment.Config) -> dict[str, tuple[str, ...]]:
     """The fields of every part by its name."""
     return {name: fields for group in registry.of(config).remat for name, fields in group.items()}

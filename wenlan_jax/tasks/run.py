@@ -6,16 +6,16 @@ import dataclasses
 
 from jax.sharding import Mesh
 
-from wenlan_jax import config as configs
-from wenlan_jax import step
-from wenlan_jax.state import TrainState
+from wenlan_jax.core import step
+from wenlan_jax.core.state import TrainState
+from wenlan_jax.tasks import experiment
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A configuration made concrete. `shapes` and `shardings` have the structure of the train state."""
 
-    config: configs.Config
+    config: experiment.Config
     mesh: Mesh
     recipe: step.Recipe
     shapes: TrainState

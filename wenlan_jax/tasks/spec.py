@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from wenlan_jax.config import Config
+    from wenlan_jax.core.evaluation import Evaluation
+    from wenlan_jax.core.task import Task
     from wenlan_jax.data.loader import TrainMaker
     from wenlan_jax.data.text import Tokenizer
-    from wenlan_jax.eval.evaluation import Evaluation
-    from wenlan_jax.tasks.base import Task
     from wenlan_jax.tasks.batch import BatchSpec
+    from wenlan_jax.tasks.experiment import Config
     from wenlan_jax.tasks.run import Run
 
 

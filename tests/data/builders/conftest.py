@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import sources
-from wenlan_jax.data.builders import registry
 from wenlan_jax.data.records import Record
+from wenlan_jax.prepare.builders import registry
 
 
 def picture(seed: int = 0, suffix: str = ".jpg", width: int = 24, height: int = 18) -> bytes:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax.data import ingest, sources
-from wenlan_jax.data.builders import cldr, emoji, emoji_pictures, packages, registry, stamps
-from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.languages import LANGUAGES
+from wenlan_jax.data import sources
+from wenlan_jax.data.tfds_builder import BuildError
+from wenlan_jax.prepare import ingest
+from wenlan_jax.prepare.builders import cldr, emoji, emoji_pictures, packages, registry, stamps
+from wenlan_jax.util.languages import LANGUAGES
 
 CAT, FLAG, TONE, NAMELESS = "\U0001f408", "\U0001f1e8\U0001f1ff", "\U0001f44d\U0001f3fd", "\U0001f9ff"
 GEM = "usr/share/rubygems-integration/all/gems/gemojione-3.3.0"

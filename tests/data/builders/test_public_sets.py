@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data.builders import registry, sets
-from wenlan_jax.data.builders.prepare import BuildError
-from wenlan_jax.data.builders.public import Reading
+from wenlan_jax.data.tfds_builder import BuildError
+from wenlan_jax.prepare.builders import registry, sets
+from wenlan_jax.prepare.builders.public import Reading
 
 Layout = tuple[dict[str, str | bytes], dict[str, list[list[tuple[str, str]]]]]
 """Published files, and the texts or questions of each record by split."""

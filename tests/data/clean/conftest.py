@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import parts, records, sources
-from wenlan_jax.data.clean import options
+from wenlan_jax.data import records, sources
+from wenlan_jax.prepare import tfds_files
+from wenlan_jax.prepare.clean import options
 
 WORDS = "山水天地人日月花草树木鱼鸟猫狗房屋车路桥河海湖城市公园孩子老师学生朋友早晨夜晚春天夏天秋天冬天红色绿色蓝色白色"
 
@@ -65,7 +66,7 @@ class Plant:
     @staticmethod
     def write(place: Path, splits: Mapping[str, Iterable[records.Record]]) -> Path:
         """A packed directory."""
-        parts.write(place, splits, "planted")
+        tfds_files.write(place, splits, "planted")
         return place
 
     @staticmethod

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wenlan_jax import settings
+from wenlan_jax.config import settings
 from wenlan_jax.data import sources
-from wenlan_jax.data.clean import command, language, options, shards, signatures, texts
+from wenlan_jax.prepare.clean import command, language, options, shards, signatures, texts
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "clean" / "web_zh.py"
 EVERYTHING_OFF = [
@@ -113,5 +113,5 @@ def test_every_field_is_described() -> None:
 
 
 def test_workers_do_not_import_jax() -> None:
-    code = "import sys; import wenlan_jax.data.clean.job; sys.exit('jax' in sys.modules)"
+    code = "import sys; import wenlan_jax.prepare.clean.job; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

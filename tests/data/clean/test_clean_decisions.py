@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax.data import records, units
-from wenlan_jax.data.clean import job, options
-from wenlan_jax.data.clean.runners import Local
+from wenlan_jax.data import records
+from wenlan_jax.prepare.clean import job, options
+from wenlan_jax.prepare.clean.runners import Local
+from wenlan_jax.util import resumable_jobs
 
 pytest.importorskip("datasketch", reason="needs the extra `clean`")
 
@@ -91,6 +92,6 @@ def test_unfinished_work_is_not_continued_with_other_options(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(job, "_decide", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         job.clean([source], tmp_path / "out", configure(**plain), Local(0))
-    with pytest.raises(units.UnitError, match="unfinished work with other options"):
+    with pytest.raises(resumable_jobs.UnitError, match="unfinished work with other options"):
         job.clean([source], tmp_path / "out", configure(**plain, samples=3), Local(0))
     assert job.clean([source], tmp_path / "out", configure(**plain), Local(0)).records == {"train": 3}

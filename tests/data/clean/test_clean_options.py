@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax import settings
-from wenlan_jax.data.clean import job, options, shards
-from wenlan_jax.data.clean.runners import Local
+from wenlan_jax.config import settings
+from wenlan_jax.prepare.clean import job, options, shards
+from wenlan_jax.prepare.clean.runners import Local
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "clean"
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data.clean import options, pictures, rules, search, signatures
-from wenlan_jax.data.clean.signatures import EVALUATION, PROTECTED, TRAINING
+from wenlan_jax.prepare.clean import options, pictures, rules, search, signatures
+from wenlan_jax.prepare.clean.signatures import EVALUATION, PROTECTED, TRAINING
 
 LAYOUT = signatures.Layout.of(options.Options())
 

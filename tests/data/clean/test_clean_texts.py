@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from wenlan_jax.data import records
-from wenlan_jax.data.clean import options, texts
+from wenlan_jax.prepare.clean import options, texts
 
 pytest.importorskip("opencc", reason="needs the extra `clean`")
 pytest.importorskip("py3langid", reason="needs the extra `clean`")

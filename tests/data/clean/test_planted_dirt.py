@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import records
-from wenlan_jax.data.clean import job, options, shards
-from wenlan_jax.data.clean.runners import Local
+from wenlan_jax.prepare.clean import job, options, shards
+from wenlan_jax.prepare.clean.runners import Local
 
 pytest.importorskip("datasketch", reason="needs the extra `clean`")
 pytest.importorskip("opencc", reason="needs the extra `clean`")
@@ -206,7 +206,7 @@ def test_interrupted_job_continues_by_unit(
 
 def test_beam_gives_the_same(planted: Planted, plant: Any, strict: options.Options, tmp_path: Path) -> None:
     pytest.importorskip("apache_beam", reason="needs the extra `beam`")
-    from wenlan_jax.data.clean.beam import Beam
+    from wenlan_jax.prepare.clean.beam import Beam
 
     sources = [plant.write(tmp_path / name, {"train": planted.train[part::2]}) for part, name in enumerate("ab")]
     local = job.clean(sources, tmp_path / "local", strict, Local(0))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import sources
-from wenlan_jax.data.clean import job, options, scores
-from wenlan_jax.data.clean.runners import Local
-from wenlan_jax.data.clean.shards import CleanError
+from wenlan_jax.prepare.clean import job, options, scores
+from wenlan_jax.prepare.clean.runners import Local
+from wenlan_jax.prepare.clean.shards import CleanError
 
 WEAK = 0.45
 """Cosine of correlated pairs: far below 1, yet above what chance gives in 64 dimensions."""

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import pack, pictures, readers, sources
+from wenlan_jax.data import sources
 from wenlan_jax.data.records import Record
+from wenlan_jax.prepare import pack, raw_images, raw_items
 
 
 def image_bytes(seed: int = 0, suffix: str = ".jpg", width: int = 40, height: int = 30) -> bytes:
@@ -56,16 +57,16 @@ class Packed:
 
 def pack_files(folder: Path, *inputs: str | Path, **options: Any) -> Packed:
     """Packs `inputs`, with options by name wherever they belong, and checks that nothing is lost."""
-    read_names = {field.name for field in dataclasses.fields(readers.ReadOptions)}
-    shown_names = {field.name for field in dataclasses.fields(pictures.PictureOptions)}
+    read_names = {field.name for field in dataclasses.fields(raw_items.ReadOptions)}
+    shown_names = {field.name for field in dataclasses.fields(raw_images.PictureOptions)}
     read = {name: options.pop(name) for name in list(options) if name in read_names}
     shown = {name: options.pop(name) for name in list(options) if name in shown_names}
     report = pack.pack(
         pack.PackOptions(
             inputs=tuple(map(str, inputs)),
             out=folder / "out",
-            read=readers.ReadOptions(**read),
-            pictures=pictures.PictureOptions(**shown),
+            read=raw_items.ReadOptions(**read),
+            pictures=raw_images.PictureOptions(**shown),
             **{"workers": 0, "threads": 1, **options},
         )
     )

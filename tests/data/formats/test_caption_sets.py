@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax.data import readers
-from wenlan_jax.data.formats import registry
+from wenlan_jax.prepare import raw_items
+from wenlan_jax.prepare.formats import registry
 
 
 def _json(path: Path, content: Any) -> Path:
@@ -128,7 +128,7 @@ def test_multi30k_out_of_step_is_refused(tmp_path: Path, packed: Any, images: An
     found = packed(place, images=str(root))
     assert found.reasons == ["damaged_shard"] and "do not align" in found.rejected[0]["detail"]
     (place / "task1" / "image_splits" / "test_2016_flickr.txt").unlink()
-    with pytest.raises(readers.ReadError, match="no list of images for test"):
+    with pytest.raises(raw_items.ReadError, match="no list of images for test"):
         packed(place, images=str(root))
 
 
@@ -138,7 +138,7 @@ def test_brivl2_lists(tmp_path: Path, packed: Any, images: Any) -> None:
     _lines(tmp_path / "texts.csv", '一,"二', "三")
     assert packed(listed, images=str(root)).texts() == [[("zh", '一,"二')], [("zh", "三")]]
     _lines(tmp_path / "texts.csv", "一")
-    with pytest.raises(readers.ReadError, match="has 1 lines, but .* names 2 images"):
+    with pytest.raises(raw_items.ReadError, match="has 1 lines, but .* names 2 images"):
         packed(listed, images=str(root))
 
 
@@ -198,7 +198,7 @@ def test_conceptual_captions_in_either_order(tmp_path: Path, packed: Any, images
     second = _lines(tmp_path / "cc12m.tsv", "https://a/1\ta cat")
     assert packed(second, images=str(root)).texts() == [[("en", "a cat")]]
     for wrong in ("{row}.jpg", "{url.__class__}", "{url[0]}", "{number:99999999999}", "{}", "{number!r}", "{"):
-        with pytest.raises(readers.ReadError, match=r"--image-name .*may hold \{number\}, \{url\}"):
+        with pytest.raises(raw_items.ReadError, match=r"--image-name .*may hold \{number\}, \{url\}"):
             packed(second, images=str(root), image_name=wrong)
 
 
@@ -235,24 +235,24 @@ def test_visual_genome_questions_in_japanese(tmp_path: Path, packed: Any, images
 
 
 def test_inputs_that_tell_no_format(tmp_path: Path) -> None:
-    options = readers.ReadOptions()
-    with pytest.raises(readers.ReadError, match="nothing matches"):
+    options = raw_items.ReadOptions()
+    with pytest.raises(raw_items.ReadError, match="nothing matches"):
         registry.shards([str(tmp_path / "*.tar")], None, options)
-    with pytest.raises(readers.ReadError, match="no file in this folder"):
+    with pytest.raises(raw_items.ReadError, match="no file in this folder"):
         registry.shards([str(tmp_path)], None, options)
     annotations = _json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": [{"question_id": 1}]})
-    with pytest.raises(readers.ReadError, match="give both"):
+    with pytest.raises(raw_items.ReadError, match="give both"):
         registry.shards([str(annotations)], None, options)
     broken = _lines(tmp_path / "captions.json", '{"images": [{"file_name": ')
     _, shards = registry.shards([str(broken)], None, options)
-    with pytest.raises(readers.ReadError, match="not whole JSON"):
+    with pytest.raises(raw_items.ReadError, match="not whole JSON"):
         list(shards[0].read())
 
 
 def test_shards_are_named_apart(tmp_path: Path) -> None:
     for place in ("a/00.csv", "b/00.csv", "b/01.csv"):
         _lines(tmp_path / place, "image,caption")
-    _, shards = registry.shards([str(tmp_path / "{a,b}" / "0[0-9].csv")], "csv", readers.ReadOptions())
+    _, shards = registry.shards([str(tmp_path / "{a,b}" / "0[0-9].csv")], "csv", raw_items.ReadOptions())
     assert [shard.name for shard in shards] == ["a/00", "b/00", "b/01"]
 
 

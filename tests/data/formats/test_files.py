@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax.data import pack
-from wenlan_jax.data.formats import files, tar
-from wenlan_jax.data.readers import ReadError, Rejected
+from wenlan_jax.prepare import pack
+from wenlan_jax.prepare.formats import files, tar
+from wenlan_jax.prepare.raw_items import ReadError, Rejected
 
 TABLE = "image,caption\na.jpg,一只猫\nb.png,čeština\n"
 MARKED = {

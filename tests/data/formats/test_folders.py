@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax.data import readers
+from wenlan_jax.prepare import raw_items
 
 CAPTIONS = {
     "captions.csv": "image,caption\na.jpg,x\n",
@@ -46,7 +46,7 @@ def test_the_one_captions_file_is_found(name: str, folder: Path, packed: Any) ->
 def test_tables_of_something_else_are_passed_over(folder: Path, packed: Any) -> None:
     (folder / "info.json").write_text('{"licence": "CC BY 4.0"}')
     (folder / "sizes.csv").write_text("name,bytes\na.jpg,7\n")
-    with pytest.raises(readers.ReadError, match="name one of info.json, sizes.csv"):
+    with pytest.raises(raw_items.ReadError, match="name one of info.json, sizes.csv"):
         packed(folder)
     (folder / "captions.csv").write_text(CAPTIONS["captions.csv"])
     assert packed(folder).report.packed == 1
@@ -55,11 +55,11 @@ def test_tables_of_something_else_are_passed_over(folder: Path, packed: Any) -> 
 def test_several_are_named(folder: Path, packed: Any) -> None:
     for name in ("captions.csv", "train.tsv", "blip.json"):
         (folder / name).write_text(CAPTIONS[name])
-    with pytest.raises(readers.ReadError, match="name one of blip.json, captions.csv, train.tsv"):
+    with pytest.raises(raw_items.ReadError, match="name one of blip.json, captions.csv, train.tsv"):
         packed(folder)
     assert packed(folder, file_format="tsv").report.packed == 1
     (folder / "test.tsv").write_text(CAPTIONS["train.tsv"])
-    with pytest.raises(readers.ReadError, match="name one of test.tsv, train.tsv"):
+    with pytest.raises(raw_items.ReadError, match="name one of test.tsv, train.tsv"):
         packed(folder, file_format="tsv")
     assert packed(folder / "{train,test}.tsv").report.packed == 2
 
@@ -68,10 +68,10 @@ def test_archives_beside_a_table_are_ambiguous(folder: Path, packed: Any, archiv
     (folder / "images.tar").write_bytes(archive([("a.jpg", picture()), ("a.txt", b"in the archive")]))
     assert packed(folder).texts() == [[("", "in the archive")]]
     (folder / "captions.csv").write_text(CAPTIONS["captions.csv"])
-    with pytest.raises(readers.ReadError, match=r"has \*.tar and captions.csv; name what to pack"):
+    with pytest.raises(raw_items.ReadError, match=r"has \*.tar and captions.csv; name what to pack"):
         packed(folder)
 
 
 def test_an_empty_folder_says_what_is_missing(folder: Path, packed: Any) -> None:
-    with pytest.raises(readers.ReadError, match="no file in this folder tells the format"):
+    with pytest.raises(raw_items.ReadError, match="no file in this folder tells the format"):
         packed(folder)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from wenlan_jax.data import pack, readers
-from wenlan_jax.data.formats import tables
+from wenlan_jax.prepare import pack, raw_items
+from wenlan_jax.prepare.formats import tables
 
 
 def test_gb18030(tmp_path: Path, packed: Any, images: Any) -> None:
@@ -72,10 +72,10 @@ def test_parquet(tmp_path: Path, packed: Any, images: Any, picture: Any) -> None
     assert found.all()[0].image == picture(1) and found.reasons == ["missing_field"]
     parquet.write_table(pa.table({"image": [picture(3)], "caption": ["x"]}), tmp_path / "bytes.parquet")
     assert packed(tmp_path / "bytes.parquet").all()[0].image == picture(3)
-    with pytest.raises(readers.ReadError, match="no column 'text'"):
-        packed(tmp_path / "bytes.parquet", fields=readers.Fields(texts={"text": "weak"}))
+    with pytest.raises(raw_items.ReadError, match="no column 'text'"):
+        packed(tmp_path / "bytes.parquet", fields=raw_items.Fields(texts={"text": "weak"}))
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "hf.parquet").read_bytes()[:-50])
-    with pytest.raises(readers.ReadError, match=r"cut\.parquet: cannot be read"):
+    with pytest.raises(raw_items.ReadError, match=r"cut\.parquet: cannot be read"):
         packed(tmp_path / "cut.parquet")
 
 
@@ -84,7 +84,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, packed: Any, monkeypatch: pytes
 
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(readers.ReadError, match=r"wenlan_jax\[parquet\]"):
+    with pytest.raises(raw_items.ReadError, match=r"wenlan_jax\[parquet\]"):
         packed(tmp_path / "a.parquet")
 
 
@@ -110,7 +110,7 @@ def test_the_header_tells_the_separator(suffix: str, separator: str, tmp_path: P
     plain = mark == "\t" and suffix == "tsv"  # in which quotes are characters like others
     place = tmp_path / f"c.{suffix}"
     place.write_text("".join(mark.join(row) + "\n" for row in (rows if plain else quoted)))
-    fields = readers.Fields(image="filepath", texts={"title": "descriptive"})
+    fields = raw_items.Fields(image="filepath", texts={"title": "descriptive"})
     found = packed(place, images=str(images("a.jpg", "b.png")), fields=fields)
     assert found.texts("test") == [[("", "one, two; three")]] and found.texts() == [[("", "plain")]]
 
@@ -118,7 +118,7 @@ def test_the_header_tells_the_separator(suffix: str, separator: str, tmp_path: P
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv"])
 def test_a_header_without_the_columns_is_told_whatever_the_separator(name: str, tmp_path: Path, packed: Any) -> None:
     (tmp_path / name).write_text("filepath;title\na.jpg;x\n")
-    with pytest.raises(readers.ReadError, match="no column 'image', 'caption'"):
+    with pytest.raises(raw_items.ReadError, match="no column 'image', 'caption'"):
         packed(tmp_path / name)
 
 
@@ -231,7 +231,7 @@ def test_downloads_that_failed_and_float_ids(parquet: Any, packed: Any, picture:
         "error_message": [None, "HTTP Error 404: Not Found", "", None, None],
         "id": [0.0, 1.0, 2.0, 3.0, 4.0],
     }
-    found = packed(parquet("a.parquet", columns), fields=readers.Fields(image="jpg"))
+    found = packed(parquet("a.parquet", columns), fields=raw_items.Fields(image="jpg"))
     assert [record.id for record in found.all()] == ["0", "3"]
     assert [(row["line"], row["item"], row["reason"], row["detail"]) for row in found.rejected[:2]] == [
         (2, "000000001", "missing_image", "HTTP Error 404: Not Found"),
@@ -358,5 +358,5 @@ def test_names_that_data_makes_up_are_bounded(tmp_path: Path, packed: Any, image
 
 def test_a_header_in_another_encoding_says_so(tmp_path: Path, packed: Any) -> None:
     (tmp_path / "c.csv").write_bytes("image,caption\na.jpg,x\n".encode("utf-16-le"))
-    with pytest.raises(readers.ReadError, match="is it UTF-16. see --encoding"):
+    with pytest.raises(raw_items.ReadError, match="is it UTF-16. see --encoding"):
         packed(tmp_path / "c.csv")

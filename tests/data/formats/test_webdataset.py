@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wenlan_jax.data import pack, readers, units
-from wenlan_jax.data.formats import samples, tar
+from wenlan_jax.prepare import pack, raw_items
+from wenlan_jax.prepare.formats import samples, tar
+from wenlan_jax.util import resumable_jobs
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
@@ -48,7 +49,7 @@ def test_img2dataset_layout(tmp_path: Path, packed: Any, picture: Any, archive: 
         ("sub/000000005.alt.txt", b"alternative"),
         ("sub/000000005.cls", b"3"),
     ]
-    fields = readers.Fields(texts={"caption": "sur_text", "title": "title"})
+    fields = raw_items.Fields(texts={"caption": "sur_text", "title": "title"})
     found = packed(_shard(tmp_path, "00000.tar", members, archive), fields=fields, language="zh")
     assert [record.id for record in found.records["train"]] == ["000000000", "000000004", "000000005", "sub/000000005"]
     assert [[(t.kind, t.language, t.text) for t in record.texts] for record in found.records["train"]] == [
@@ -95,7 +96,7 @@ def test_suffixes_of_two_parts_are_known_words(tmp_path: Path, packed: Any, pict
     members += [
         (f"a.{word}.txt", word.encode()) for word in ("title", "zh", "zh-CN", "English", "mine", "2", "example")
     ]
-    fields = readers.Fields(texts={"caption": "sur_text", "mine": "weak"})
+    fields = raw_items.Fields(texts={"caption": "sur_text", "mine": "weak"})
     found = packed(_shard(tmp_path, "a.tar", members, archive), fields=fields, language="fr")
     assert [(t.kind, t.language, t.text) for t in found.all()[0].texts] == [
         ("sur_text", "fr", "first"),
@@ -339,7 +340,7 @@ def test_a_url(packed: Any, picture: Any, archive: Any, images: Any, tmp_path: P
     listed.write_text("image\tcaption\na.jpg\tx\nb.jpg\ty\n")
     found = packed(listed, images="memory://bucket/pictures")
     assert found.all()[0].image == picture(7) and found.reasons == ["missing_image"]
-    with pytest.raises(readers.ReadError, match="cannot be read"):
+    with pytest.raises(raw_items.ReadError, match="cannot be read"):
         packed("memory://bucket/none.tar", images=str(tmp_path))
 
 
@@ -352,7 +353,7 @@ def test_on_bad_stop_and_going_on(tmp_path: Path, packed: Any, picture: Any, arc
     reports = tmp_path / ".out.incomplete" / "pack" / "reports"
     assert (reports / "000000.json").exists()
     assert not (reports / "000001.json").exists() and not (tmp_path / "out").exists()
-    with pytest.raises(units.UnitError, match="source was '', is 'web'"):
+    with pytest.raises(resumable_jobs.UnitError, match="source was '', is 'web'"):
         packed(place, source="web")
     _shard(tmp_path, "1.tar", _sample("1", picture(1)), archive)
     part = next((tmp_path / ".out.incomplete" / "parts").glob("train-000000-*")).stat().st_mtime_ns

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import parts, sources
+from wenlan_jax.data import sources
 from wenlan_jax.data.records import Record, Region, Text
+from wenlan_jax.prepare import tfds_files
 
 Arrays = dict[str, np.ndarray]
 Pack = Callable[[Path, Sequence[Record]], Path]
@@ -32,10 +33,10 @@ def _record(name: str, width: int, height: int, seed: int) -> Record:
 
 def _pack(directory: Path, records: Sequence[Record]) -> Path:
     directory.mkdir()
-    output = parts.PartWriter(directory, 0)
+    output = tfds_files.PartWriter(directory, 0)
     for record in records:
         output.add("train", record)
-    parts.assemble(directory, [output.close()], "test")
+    tfds_files.assemble(directory, [output.close()], "test")
     return directory
 
 

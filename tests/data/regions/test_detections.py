@@ -14,8 +14,8 @@ from annotations import unchecked
 
 from wenlan_jax.data import records, sources
 from wenlan_jax.data.records import Record, Region
-from wenlan_jax.data.regions import boxes, detections, heads
-from wenlan_jax.data.regions.detections import UNIT, DetectionError, Detections, Selection
+from wenlan_jax.prepare.regions import boxes, detections, heads
+from wenlan_jax.prepare.regions.detections import UNIT, DetectionError, Detections, Selection
 
 ALL = Selection(threshold=0.0, min_boxes=0, max_boxes=100)
 

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wenlan_jax.data import images
 from wenlan_jax.data.records import Record
-from wenlan_jax.data.regions import command, contract, detector, job
-from wenlan_jax.data.regions.contract import DetectorError
-from wenlan_jax.data.regions.detector import Supplied
+from wenlan_jax.prepare.regions import command, contract, detector, job
+from wenlan_jax.prepare.regions.contract import DetectorError
+from wenlan_jax.prepare.regions.detector import Supplied
 
 BOXES = np.array([[0, 0, 8, 4], [0, 0, 8, 4.5], [4, 2, 12, 6], [0, 0, 0, 0]], np.float32)  # of an input of 16 x 8
 PROBABILITIES = np.array([[0.1, 0.7, 0.2], [0.2, 0.8, 0.0], [0.4, 0.0, 0.6], [1, 0, 0]], np.float32)
@@ -132,7 +132,7 @@ def test_a_letterboxed_picture_keeps_its_shape(
     np.testing.assert_allclose([region.box for region in tall.regions], expected, rtol=1e-6)
     entry = contract.Input("pixels", 8, 16, "letterbox", (0.5, 0.25, 0.125), (0.5, 0.5, 0.25), "bgr")
     white = np.full((32, 16, 3), (255, 255, 0), np.uint8)
-    from wenlan_jax.data.regions import onnx_detector
+    from wenlan_jax.prepare.regions import onnx_detector
 
     filled = onnx_detector.prepare(white, entry)
     np.testing.assert_allclose(filled[:, 0, 0], ((0 - 0.5) / 0.5, 1.5, 3.5))

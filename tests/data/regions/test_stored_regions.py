@@ -15,11 +15,12 @@ import msgpack
 import numpy as np
 import pytest
 
-from wenlan_jax.data import pack, pictures, readers, sources
+from wenlan_jax.data import sources
 from wenlan_jax.data.records import Record
-from wenlan_jax.data.regions import butd, detections, job, npz, uniter
-from wenlan_jax.data.regions.detections import DetectionError, Selection
-from wenlan_jax.data.regions.stored import Stored
+from wenlan_jax.prepare import pack, raw_images, raw_items
+from wenlan_jax.prepare.regions import butd, detections, job, npz, uniter
+from wenlan_jax.prepare.regions.detections import DetectionError, Selection
+from wenlan_jax.prepare.regions.stored import Stored
 
 Arrays = dict[str, np.ndarray]
 
@@ -86,7 +87,7 @@ def test_damaged_lines_and_entries_of_the_other_stores(written: Any, tmp_path: P
             Stored(str(path), "butd_tsv").find("9")
         path.unlink()
     (tmp_path / "not.tsv").write_text("no tabs here\n")
-    with pytest.raises(readers.ReadError, match="is this a BUTD file"):
+    with pytest.raises(raw_items.ReadError, match="is this a BUTD file"):
         Stored(str(tmp_path / "not.tsv"), "butd_tsv").find("9")
     place = tmp_path / "store"
     place.mkdir()
@@ -164,7 +165,7 @@ WRONG_KEYS = [
 def test_keys_are_of_plain_fields(tmp_path: Path) -> None:
     (tmp_path / "val.tsv").write_text("")
     for key in WRONG_KEYS:
-        with pytest.raises(readers.ReadError, match=r"--regions-key .*may hold \{id\}, \{path\}, \{stem\}"):
+        with pytest.raises(raw_items.ReadError, match=r"--regions-key .*may hold \{id\}, \{path\}, \{stem\}"):
             Stored(str(tmp_path / "val.tsv"), "butd_tsv", key).check()
     named = Stored("x", "butd_tsv", "{{a}}_{number:012d}_{stem:_>8}_{id:.3}")
     assert named.key_of("record", "p/img12.jpg") == "{a}_000000000012____img12_rec"
@@ -197,7 +198,7 @@ def test_stores_that_fit_no_record_say_how_they_are_named(written: Any, tmp_path
         Stored(str(tmp_path / "*.tsv.*"), "butd_tsv"),
         *(Stored(str(tmp_path / "val.tsv"), "butd_tsv", key=key) for key in WRONG_KEYS),
     ):
-        with pytest.raises(readers.ReadError):
+        with pytest.raises(raw_items.ReadError):
             job.run(packed, tmp_path / "out", wrong, workers=0)
 
 
@@ -230,7 +231,7 @@ def test_pack_takes_stored_regions_into_shrunk_and_turned_pictures(written: Any,
         pack.PackOptions(
             inputs=(str(tmp_path / "captions.csv"),),
             out=tmp_path / "out",
-            pictures=pictures.PictureOptions(max_side=40, exif="apply"),
+            pictures=raw_images.PictureOptions(max_side=40, exif="apply"),
             regions=Stored(str(tmp_path / "regions.tsv"), "butd_tsv"),
         )
     )

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from annotations import unchecked
 
-from wenlan_jax.data import units
 from wenlan_jax.data.records import Record
-from wenlan_jax.data.regions import job
-from wenlan_jax.data.regions.detections import Selection
-from wenlan_jax.data.regions.stored import Stored
+from wenlan_jax.prepare.regions import job
+from wenlan_jax.prepare.regions.detections import Selection
+from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.util import resumable_jobs
 
 Arrays = dict[str, np.ndarray]
 
@@ -135,7 +135,7 @@ def test_an_interrupted_job_goes_on_and_other_options_are_refused(
         job.run(place, tmp_path / "out", finder, workers=0)
     assert not (tmp_path / "out").exists()
     other = Stored(str(store), "uniter_npz", selection=Selection(max_boxes=20))
-    with pytest.raises(units.UnitError, match="other options"):
+    with pytest.raises(resumable_jobs.UnitError, match="other options"):
         job.run(place, tmp_path / "out", other, workers=0)
     asked.clear()
     asked.append("again")

@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone names it
 from torch import nn
 
-from wenlan_jax.data import images, parts, sources
+from wenlan_jax.data import images, sources
 from wenlan_jax.data.records import Record
-from wenlan_jax.data.regions import boxes, command, job
-from wenlan_jax.data.scenes import compose
-from wenlan_jax.data.scenes.world import CLOSE, SHAPES
+from wenlan_jax.prepare import tfds_files
+from wenlan_jax.prepare.regions import boxes, command, job
+from wenlan_jax.synthetic import compose
+from wenlan_jax.synthetic.world import CLOSE, SHAPES
 
 SIDE, STRIDE, WIDTH, FOUND = 64, 4, 2048, 16
 TRAIN, TEST, STEPS, BATCH = 1500, 300, 500, 16
@@ -168,10 +169,10 @@ def test_a_trained_detector_finds_the_things_of_scenes(tmp_path: Path) -> None:
     _export(model, tmp_path / "scenes.onnx")
     truth = _scenes("test", TEST)
     (tmp_path / "packed").mkdir()
-    output = parts.PartWriter(tmp_path / "packed", 0)
+    output = tfds_files.PartWriter(tmp_path / "packed", 0)
     for record in truth:
         output.add("test", record)
-    parts.assemble(tmp_path / "packed", [output.close()], "scenes")
+    tfds_files.assemble(tmp_path / "packed", [output.close()], "scenes")
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     places = [str(tmp_path / "packed"), f"--out={tmp_path / 'out'}", f"--detector={tmp_path / 'scenes.onnx'}"]

@@ -16,9 +16,9 @@ import transformers
 
 from wenlan_jax.data import images
 from wenlan_jax.data.records import Record
-from wenlan_jax.data.regions import detector, job
-from wenlan_jax.data.regions.contract import DetectorError
-from wenlan_jax.data.regions.detector import Supplied
+from wenlan_jax.prepare.regions import detector, job
+from wenlan_jax.prepare.regions.contract import DetectorError
+from wenlan_jax.prepare.regions.detector import Supplied
 
 LABELS = {0: "cat", 1: "dog", 2: "tree"}
 

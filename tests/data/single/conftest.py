@@ -13,10 +13,10 @@ import pytest
 
 from wenlan_jax.data import records
 from wenlan_jax.data.mixture import Part, TextChoice, Wanted
-from wenlan_jax.data.single import lengths, masking, schedule
-from wenlan_jax.data.single.batches import SingleBatches
-from wenlan_jax.data.single.examples import Recipe
-from wenlan_jax.data.single.regions import Regions
+from wenlan_jax.tasks.single_tower.input import lengths, masking, schedule
+from wenlan_jax.tasks.single_tower.input.batches import SingleBatches
+from wenlan_jax.tasks.single_tower.input.examples import Recipe
+from wenlan_jax.tasks.single_tower.input.regions import Regions
 
 WIDTH, CLASSES = 6, 5
 PNG = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8))[1].tobytes()

@@ -16,11 +16,11 @@ from scipy import stats
 
 from wenlan_jax.data import loader
 from wenlan_jax.data.mixture import Part
-from wenlan_jax.data.single import batches
-from wenlan_jax.data.single.buckets import Shape
-from wenlan_jax.data.single.examples import ExampleError, Pool
-from wenlan_jax.data.single.regions import RegionError
-from wenlan_jax.data.single.schedule import Cell, ScheduleError
+from wenlan_jax.tasks.single_tower.input import batches
+from wenlan_jax.tasks.single_tower.input.buckets import Shape
+from wenlan_jax.tasks.single_tower.input.examples import ExampleError, Pool
+from wenlan_jax.tasks.single_tower.input.regions import RegionError
+from wenlan_jax.tasks.single_tower.input.schedule import Cell, ScheduleError
 
 ITM = {"itm": 1.0}
 RANK = {"rank": 1.0}
@@ -357,7 +357,7 @@ def test_bad_records_of_an_evaluation_are_reported(toy: SimpleNamespace) -> None
 
 def test_the_data_code_of_the_single_tower_imports_no_jax() -> None:
     code = (
-        "import sys; from wenlan_jax.data.single import batches, lengths, masking, questions, schedule;"
+        "import sys; from wenlan_jax.tasks.single_tower.input import batches, lengths, masking, questions, schedule;"
         "sys.exit(any(name in sys.modules for name in ('jax', 'tensorflow', 'torch', 'grain')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

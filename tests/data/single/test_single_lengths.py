@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.data import parts, places, records, sources
+from wenlan_jax.data import records, sources
 from wenlan_jax.data.mixture import Wanted
-from wenlan_jax.data.single import lengths
-from wenlan_jax.data.single.regions import Regions
 from wenlan_jax.data.text import WordPiece
+from wenlan_jax.prepare import tfds_files
+from wenlan_jax.tasks.single_tower.input import lengths
+from wenlan_jax.tasks.single_tower.input.regions import Regions
+from wenlan_jax.util import atomic_files
 
 ANY = Wanted((), ())
 
@@ -167,7 +169,7 @@ def test_a_table_that_another_process_makes_is_waited_for(
     made = lengths.load(measure, other, workers=0)
     [finished] = other.iterdir()
     place = tmp_path / "mine" / finished.name
-    with places.resumable(place) as directory:
+    with atomic_files.resumable(place) as directory:
 
         def finish(seconds: float) -> None:
             place.mkdir()
@@ -190,7 +192,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = records.Text("title", ("en", "ko")[row % 2], " ".join(words))
         return records.Record(str(row), image, 6, 4, texts=(text,), regions=boxes)
 
-    parts.write(root / "pairs", {"train": [record(row) for row in range(30)]}, "test")
+    tfds_files.write(root / "pairs", {"train": [record(row) for row in range(30)]}, "test")
     (root / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     return root
 

@@ -12,8 +12,8 @@ from annotations import unchecked
 from scipy import stats
 
 from wenlan_jax.data import order
-from wenlan_jax.data.single import masking
 from wenlan_jax.data.text import WordPiece
+from wenlan_jax.tasks.single_tower.input import masking
 
 WORDS = masking.WordMasking(probability=0.15, limit=40, mask_id=3, low=1000, high=1010)
 LENGTH, REAL, TEXTS = 48, 42, 2000

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import loader, records
-from wenlan_jax.data.single import questions
-from wenlan_jax.data.single.buckets import Shape
-from wenlan_jax.data.single.examples import ExampleError
-from wenlan_jax.eval import vqa
+from wenlan_jax.evaluation import vqa
+from wenlan_jax.tasks.single_tower.input import questions
+from wenlan_jax.tasks.single_tower.input.buckets import Shape
+from wenlan_jax.tasks.single_tower.input.examples import ExampleError
 
 COLUMNS = {"yes": 0, "no": 1, "3": 2}
 

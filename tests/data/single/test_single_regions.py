@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import images, loader, records
-from wenlan_jax.data.single import regions as single_regions
-from wenlan_jax.data.single.regions import RegionError, Regions
 from wenlan_jax.models import regions as model_regions
+from wenlan_jax.tasks.single_tower.input import regions as single_regions
+from wenlan_jax.tasks.single_tower.input.regions import RegionError, Regions
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
 PNG = cv2.imencode(".png", PIXELS[..., ::-1])[1].tobytes()

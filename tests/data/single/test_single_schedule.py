@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wenlan_jax.data.single import buckets, schedule
-from wenlan_jax.data.single.lengths import Lengths
+from wenlan_jax.tasks.single_tower.input import buckets, schedule
+from wenlan_jax.tasks.single_tower.input.lengths import Lengths
 
 
 def _lengths(tokens: list[int], regions: list[int]) -> Lengths:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax.tasks import batch
+from wenlan_jax.tasks import batch, experiment
 from wenlan_jax.tasks.batch import BatchSpec, Field
 from wenlan_jax.tasks.two_tower.batch import image_fields
 
@@ -40,14 +39,14 @@ def of_batch(found: Mapping[str, Any]) -> str:
     return next(name for name, field in FIELDS.items() if field in found)
 
 
-def trained(config: configs.Config) -> dict[str, float]:
+def trained(config: experiment.Config) -> dict[str, float]:
     """The objectives of a configuration's task with their weights: a task of fine-tuning has the one of its name."""
     if config.task in FIELDS:
         return {config.task: 1.0}
     return dict(zip(config.pretrain.objectives, config.pretrain.weights, strict=True))
 
 
-def batch_spec(config: configs.Config) -> BatchSpec:
+def batch_spec(config: experiment.Config) -> BatchSpec:
     """The training batch of the largest bucket, and of the objective that needs most: words, where they are trained."""
     names = list(trained(config))
     objective = "mlm" if "mlm" in names else names[0]
@@ -56,7 +55,7 @@ def batch_spec(config: configs.Config) -> BatchSpec:
     return objective_spec(config, objective, *sizes)
 
 
-def objective_spec(config: configs.Config, objective: str, size: int, tokens: int, regions: int) -> BatchSpec:
+def objective_spec(config: experiment.Config, objective: str, size: int, tokens: int, regions: int) -> BatchSpec:
     """A batch of an objective: `size` examples in the bucket of so many tokens and regions."""
     shared = {
         "id": Field((size,), np.int32, "of the image; equal ids, same image", batch.numbered),
@@ -66,7 +65,7 @@ def objective_spec(config: configs.Config, objective: str, size: int, tokens: in
     return {**shared, **_own_fields(config, objective, size, tokens, regions)}
 
 
-def _text_fields(config: configs.Config, rows: tuple[int, ...], tokens: int) -> dict[str, Field]:
+def _text_fields(config: experiment.Config, rows: tuple[int, ...], tokens: int) -> dict[str, Field]:
     ids = batch.ids(config.single.vocab_size, FIRST_ID)
     return {
         "token_ids": Field((*rows, tokens), np.int32, "of the text", ids),
@@ -74,7 +73,7 @@ def _text_fields(config: configs.Config, rows: tuple[int, ...], tokens: int) -> 
     }
 
 
-def _region_fields(config: configs.Config, rows: tuple[int, ...], regions: int) -> dict[str, Field]:
+def _region_fields(config: experiment.Config, rows: tuple[int, ...], regions: int) -> dict[str, Field]:
     """Boxes and masks, and features, or the image on whose map they are pooled."""
     meaning = "left, top, right, bottom in units of the image's sides"
     fields = {
@@ -89,7 +88,7 @@ def _region_fields(config: configs.Config, rows: tuple[int, ...], regions: int) 
     return fields
 
 
-def _own_fields(config: configs.Config, objective: str, size: int, tokens: int, regions: int) -> dict[str, Field]:
+def _own_fields(config: experiment.Config, objective: str, size: int, tokens: int, regions: int) -> dict[str, Field]:
     """What an objective needs beside text and regions."""
     pretrain, single = config.pretrain, config.single
     masked = Field((size, regions), np.bool_, "regions to guess", batch.chosen(pretrain.mask_probability))

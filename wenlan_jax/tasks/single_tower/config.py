@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wenlan_jax.config import Config
-from wenlan_jax.schema_single import OBJECTIVES
+from wenlan_jax.tasks.experiment import Config
+from wenlan_jax.tasks.single_tower.schema import OBJECTIVES
 
 
 def clashes(c: Config) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from wenlan_jax import config as configs
-from wenlan_jax.late import late
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
+from wenlan_jax.util.late import late
 
 SINGLE_TOWER = "a single tower"
 """The kind of model: an image and a text are seen together."""
@@ -17,15 +17,15 @@ TOWER = "single"
 ANSWERS = "answers.json"
 """In the work directory: the answers in the order of the columns of the head."""
 
-_RANKING = late("wenlan_jax.eval.single:Ranking")
+_RANKING = late("wenlan_jax.tasks.single_tower.evaluation:Ranking")
 
 
-def _importable(config: configs.Config) -> tuple[str, ...]:
+def _importable(config: experiment.Config) -> tuple[str, ...]:
     """Regions may be pooled on the map of BriVL's image backbone, which is imported, too."""
     return (TOWER, "image") if config.single.regions.features == "map" else (TOWER,)
 
 
-def _zero_shot(config: configs.Config) -> bool:
+def _zero_shot(config: experiment.Config) -> bool:
     return config.eval.zero_shot
 
 
@@ -36,11 +36,11 @@ MLMM = TaskSpec(
     sizes="single.*",
     vocabulary="single.vocab_size",
     towers=(TOWER,),
-    create=late("wenlan_jax.tasks.single:Single"),
-    batches=late("wenlan_jax.single_data:batches"),
+    create=late("wenlan_jax.tasks.single_tower.task:Single"),
+    batches=late("wenlan_jax.tasks.single_tower.data:batches"),
     batch_spec=late("wenlan_jax.tasks.single_tower.batch:batch_spec"),
     evaluations=(
-        EvaluationSpec(late("wenlan_jax.eval.single:Pretraining")),
+        EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluation:Pretraining")),
         EvaluationSpec(_RANKING, when=_zero_shot),
     ),
     clashes=late("wenlan_jax.tasks.single_tower.config:pretraining_clashes"),
@@ -63,11 +63,11 @@ VQA = dataclasses.replace(
     MLMM,
     name="vqa",
     meaning="the single tower fine-tuned for questions",
-    batches=late("wenlan_jax.single_data:training_questions"),
-    evaluations=(EvaluationSpec(late("wenlan_jax.eval.single:Answering")),),
+    batches=late("wenlan_jax.tasks.single_tower.data:training_questions"),
+    evaluations=(EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluation:Answering")),),
     clashes=late("wenlan_jax.tasks.single_tower.config:clashes"),
-    prepare=late("wenlan_jax.run_answers:prepare"),
-    prepared=late("wenlan_jax.run_answers:settled"),
+    prepare=late("wenlan_jax.tasks.single_tower.answers:prepare"),
+    prepared=late("wenlan_jax.tasks.single_tower.answers:settled"),
     settled=("vqa.answers_file", "vqa.fingerprint"),
     files=(ANSWERS,),
     reads_captions=False,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from wenlan_jax import config as configs
-from wenlan_jax.tasks import batch
+from wenlan_jax.tasks import batch, experiment
 from wenlan_jax.tasks.batch import BatchSpec, Field
 
 
-def image_fields(config: configs.Config, size: int) -> dict[str, Field]:
+def image_fields(config: experiment.Config, size: int) -> dict[str, Field]:
     """The images of a batch of `size` examples, as `data.loader.Pictures` writes them."""
     side = config.data.image_size
     fields = {"image": Field((size, side, side, 3), np.uint8, "RGB, 0 to 255", batch.below(256))}
@@ -19,7 +18,7 @@ def image_fields(config: configs.Config, size: int) -> dict[str, Field]:
     return fields
 
 
-def batch_spec(config: configs.Config, size: int | None = None) -> BatchSpec:
+def batch_spec(config: experiment.Config, size: int | None = None) -> BatchSpec:
     """The fields of a batch; `size` examples, by default those of a training batch."""
     size = config.train.batch_size if size is None else size
     length, regions = config.data.text_length, config.model.image.regions

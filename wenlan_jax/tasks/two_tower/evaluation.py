@@ -8,8 +8,9 @@ from pathlib import Path
 from jaxtyping import PyTree
 
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.eval import evaluate, gallery_queries, ranks, report
+from wenlan_jax.evaluation import query_ranks, retrieval_report
 from wenlan_jax.tasks.run import Run
+from wenlan_jax.tasks.two_tower import embedding, gallery_queries
 
 
 class Retrieval:
@@ -19,22 +20,22 @@ class Retrieval:
 
     def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
         self._config = run.config
-        self._evaluator = evaluate.Evaluator(run, tokenizer)
+        self._evaluator = embedding.Evaluator(run, tokenizer)
 
-    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], evaluate.Scored]:
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], embedding.Scored]:
         """See `Evaluator.score`."""
         return self._evaluator.score(params, batch_stats, split)
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
         """See `report.one_line`."""
-        return report.one_line(scores, split)
+        return retrieval_report.one_line(scores, split)
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
         """See `report.table`."""
-        return report.table(scores, splits, self._config.eval.ks)
+        return retrieval_report.table(scores, splits, self._config.eval.ks)
 
-    def write_pages(self, out: Path, found: Sequence[evaluate.Scored]) -> None:
+    def write_pages(self, out: Path, found: Sequence[embedding.Scored]) -> None:
         """The ranks of all queries of each split, and the gallery of the first one."""
         for one in found:
-            ranks.write(out, one.split, one.ranks)
+            query_ranks.write(out, one.split, one.ranks)
         gallery_queries.write_gallery(out, self._config, [one.embedded for one in found])

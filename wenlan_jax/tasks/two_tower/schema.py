@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from wenlan_jax.settings import field, section
+from wenlan_jax.config.settings import field, section
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from wenlan_jax import config as configs
-from wenlan_jax.late import late
+from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
+from wenlan_jax.util.late import late
 
 TWO_TOWERS = "two towers"
 """The kind of model: images and captions are encoded apart."""
 
 
-def _micro_batch_unit(config: configs.Config) -> int:
+def _micro_batch_unit(config: experiment.Config) -> int:
     """Groups of batch normalisation are not divided."""
     norm = config.model.image.batch_norm
     return norm.group_size if norm.mode == "group" else 1
@@ -25,8 +25,8 @@ BRIVL = TaskSpec(
     sizes="model.*",
     vocabulary="model.text.bert.vocab_size",
     towers=("image", "text"),
-    create=late("wenlan_jax.tasks.brivl:BriVL"),
-    batches=late("wenlan_jax.training_data:batches"),
+    create=late("wenlan_jax.tasks.two_tower.brivl:BriVL"),
+    batches=late("wenlan_jax.tasks.shared_data:batches"),
     batch_spec=late("wenlan_jax.tasks.two_tower.batch:batch_spec"),
     evaluations=(EvaluationSpec(late("wenlan_jax.tasks.two_tower.evaluation:Retrieval")),),
     clashes=late("wenlan_jax.tasks.two_tower.config:clashes"),
@@ -42,6 +42,6 @@ CLIP = dataclasses.replace(
     BRIVL,
     name="clip",
     meaning="two towers with in-batch negatives alone",
-    create=late("wenlan_jax.tasks.clip:Clip"),
+    create=late("wenlan_jax.tasks.two_tower.clip:Clip"),
     clashes=late("wenlan_jax.tasks.two_tower.config:clip_clashes"),
 )

@@ -1,0 +1,151 @@
+"""`wenlan attention`'s work: the last layer's attention of a single tower for some records, drawn a page a record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from wenlan_jax.applications import attention_picture
+from wenlan_jax.applications.trained import Model, Place, find, read
+from wenlan_jax.config import sections
+from wenlan_jax.data import images, sources
+from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.mixture import Wanted
+from wenlan_jax.data.records import Text
+from wenlan_jax.data.sources import Source
+from wenlan_jax.data.text import Tokenizer, WordPiece
+from wenlan_jax.models.single_tower import attention
+from wenlan_jax.parallel import compilation_cache, distributed
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.parallel.console import say
+from wenlan_jax.tasks.shared_data import data_dir
+from wenlan_jax.tasks.single_tower import data
+from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER, TOWER
+from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.util.errors import WenlanError
+
+
+class AttentionError(WenlanError, ValueError):
+    """Records that are not there, or that say nothing in the wanted languages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `wenlan attention` was asked for; see its arguments. `fields`: of the configuration."""
+
+    workdir: Path
+    out: Path
+    step: int | None
+    rows: tuple[int, ...]
+    split: str | None
+    languages: tuple[str, ...]
+    renormalise: bool
+    fields: tuple[str, ...]
+
+
+def run(request: Request) -> list[Path]:
+    """Draws the records and returns the pages. Raises AttentionError, BadRecord and what `trained.find` raises."""
+    same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
+    distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
+    place = Place("--workdir", request.workdir, request.step)
+    trained = find(place, request.fields, SINGLE_TOWER)
+    config = trained.current.config
+    print(distributed.introduction(trained.current.mesh), flush=True)
+    compilation_cache.use_cache(config.compilation)
+    split = request.split or config.eval.final_splits[0]
+    source = sources.open_source(config.data.source, split, data_dir(config))
+    beyond = [row for row in request.rows if not 0 <= row < len(source)]
+    if beyond:
+        raise AttentionError(f"--rows: {source.name} has rows 0 to {len(source) - 1}, not {beyond[0]}")
+    wanted = Wanted(config.eval.kinds, request.languages or config.eval.languages)
+    viewer = Viewer(read(place, trained))
+    pages = []
+    for row in request.rows:
+        pages.append(request.out / f"{split}.{row}.html")
+        texts = one_a_language(source, row, wanted)
+        view = viewer.look(source, row, texts, request.renormalise)
+        if jax.process_index() == 0:
+            picture = images.decode(source[row].image)
+            title = f"Where words look: {source.name}, row {row}"
+            attention_picture.write(pages[-1], picture, view.boxes, view.readings, request.renormalise, title)
+        say(f"{pages[-1]}: {', '.join(text.language for text in texts)}")
+    return pages
+
+
+def one_a_language(source: Source, row: int, wanted: Wanted) -> list[Text]:
+    """The first wanted text of each language of a record. Raises AttentionError where a wanted language has none."""
+    record = source[row]
+    found: dict[str, Text] = {}
+    for text in wanted.of(record):
+        found.setdefault(text.language, text)
+    lacking = [language for language in wanted.languages if language not in found]
+    if lacking or not found:
+        has = ", ".join(f"{text.kind}/{text.language}" for text in record.texts) or "no text"
+        raise AttentionError(
+            f"{source.name}, row {row}: no text of kinds {list(wanted.kinds) or 'any'} in "
+            f"{', '.join(lacking) or 'any language'}; it has {has}"
+        )
+    return list(found.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The regions that the tower saw of a picture, and where the words of each text look in them."""
+
+    boxes: Float32[np.ndarray, "regions 4"]
+    readings: list[attention_picture.Reading]
+
+
+class Viewer:
+    """A single tower whose last layer's attention is looked at; compiled once for each number of texts."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, config = model, model.run.config
+        self._recipe, self._shape = data.recipe(config, model.tokenizer), data.largest(config)
+        self._tower = Tower(config, model.run.mesh)
+        self._jitted = jax.jit(self._last_layer, out_shardings=meshes.batch_sharding(model.run.mesh))
+
+    def look(self, source: Source, row: int, texts: Sequence[Text], renormalise: bool) -> View:
+        """Where `texts` look in the picture of a record. Raises BadRecord for one that is damaged or has no regions."""
+        fields = self._recipe.encode([text.text for text in texts], self._shape.tokens)
+        regions = self._recipe.regions.empty(1, self._shape.regions, with_classes=False)
+        self._recipe.regions.write(source, row, source[row], regions, 0)
+        weights = self._weights(fields, regions, len(texts))
+        seen = regions["region_mask"][0]
+        readings = []
+        for text, ids, mask, heads in zip(texts, fields["token_ids"], fields["token_mask"], weights, strict=True):
+            words = words_of(self._model.tokenizer, ids[mask].tolist())
+            rows = attention_picture.text_to_regions(heads, len(ids), seen, renormalise)
+            of_words = attention_picture.of_words(rows, words)
+            readings.append(attention_picture.Reading(text.text, text.language, words, of_words))
+        return View(regions["region_boxes"][0][seen], readings)
+
+    def _weights(self, texts: Batch, regions: Batch, count: int) -> Float32[np.ndarray, "texts heads length length"]:
+        """Rows are filled up to a multiple of the devices, on which they lie."""
+        mesh, model = self._model.run.mesh, self._model
+        size = -(-count // mesh.size) * mesh.size
+        rows = np.resize(np.arange(count), size)[list(meshes.share(mesh, size))]
+        batch = {name: values[rows] for name, values in texts.items()}
+        batch |= {name: np.repeat(values, len(rows), axis=0) for name, values in regions.items()}
+        on_devices = meshes.to_devices(mesh, batch)
+        return meshes.to_host(self._jitted(model.params, model.batch_stats, on_devices))[:count]
+
+    def _last_layer(self, params: dict, batch_stats: dict, batch: dict[str, jax.Array]) -> jax.Array:
+        features = self._tower.features(params, batch_stats, batch)
+        names = ("region_boxes", "region_mask")
+        inputs = (batch["token_ids"], batch["token_mask"], features, *(batch[name] for name in names))
+        return attention(self._tower.module, params[TOWER], *inputs)[-1]
+
+
+def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[attention_picture.Word]:
+    """The words of a row of real tokens, which begins and ends with a special one."""
+    pieces = tokenizer.pieces(ids)
+    special = {pieces[0], pieces[-1]}
+    if isinstance(tokenizer, WordPiece):
+        return attention_picture.merge_word_pieces(pieces, special)
+    return attention_picture.merge_sentence_pieces(pieces, special)

@@ -1,0 +1,70 @@
+"""Trained models for the commands that need more than `wenlan eval`: of the right kind, read, with their tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import PyTree
+
+from wenlan_jax.checkpoints.store import CheckpointError
+from wenlan_jax.core import trees
+from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.parallel.console import say
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.run import Run
+from wenlan_jax.training import trained as restore
+
+SECTIONS = ("data.", "eval.", "mesh.")
+"""Fields that may differ from those of the training run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model on its devices."""
+
+    run: Run
+    tokenizer: Tokenizer
+    params: PyTree
+    batch_stats: PyTree
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a model is: what the command calls its directory, the directory, the checkpoint (None: the newest)."""
+
+    option: str
+    workdir: Path
+    step: int | None
+
+
+def find(place: Place, fields: Sequence[str], model: str) -> restore.Trained:
+    """The checkpoint with `fields` of `SECTIONS` set, not read yet.
+
+    Raises TaskError unless it is of a kind of `model`, and CheckpointError where there is none or it has no tokenizer.
+    """
+    trained = restore.load(place.workdir, place.step, fields, SECTIONS)
+    task = registry.of(trained.config)
+    if task.model != model:
+        raise registry.TaskError(
+            f"{place.option}: {place.workdir} is {task.model} of task {task.name!r}, and {model} "
+            f"{'is' if model.startswith('a ') else 'are'} needed: of task "
+            + " or ".join(map(repr, registry.of_model(model)))
+        )
+    if trained.tokenizer is None:
+        raise CheckpointError(
+            f"{place.option}: {place.workdir} was imported without a tokenizer; import again with "
+            "--config.tokenizer.path"
+        )
+    return trained
+
+
+def read(place: Place, trained: restore.Trained) -> Model:
+    """The arrays of a checkpoint that was found at `place`, on the devices."""
+    assert trained.tokenizer is not None  # `find` has looked
+    state = trained.read("params", "batch_stats")
+    size = trees.size(state["params"])
+    say(f"checkpoint {trained.step} of {place.workdir}: {trained.current.config.task}, {size:,} parameters")
+    return Model(trained.current, trained.tokenizer, state["params"], state["batch_stats"], trained.step)

@@ -1,0 +1,1 @@
+"""Train states on disk: saved, checked, read; the only importer of Orbax."""

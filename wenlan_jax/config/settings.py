@@ -1,0 +1,297 @@
+"""Settings as frozen dataclasses: fields with defaults, units and choices, read from Python files and checked whole.
+
+A schema declares its fields with `field` and `section`. A file's `get_config()` returns an ml_collections `ConfigDict`;
+`--config.FIELD=value` sets single fields; every fault is found before one is raised. Knows no particular field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import runpy
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from wenlan_jax.util.errors import WenlanError
+
+T = TypeVar("T")
+
+
+LARGEST_WHOLE = 2**31 - 1
+"""Of a whole number whose field gives no limit: steps, rows and sizes are counted in 32 bits on accelerators."""
+
+
+class ConfigError(WenlanError, ValueError):
+    """Settings that cannot be used; the message lists every fault found, one a line."""
+
+
+def field(
+    default: T,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    free: bool = False,
+    each: Callable[[str], str] | None = None,
+    among: Callable[[], Sequence[str]] | None = None,
+) -> T:
+    """A schema field; a type that is a `Literal` says the choices.
+
+    free: the field may change on resume, as it does not change the result.
+    low, high: the range of the number, or of every number where the field is a tuple. Whole numbers go up to
+    `LARGEST_WHOLE` unless `high` says otherwise; what is not finite is refused everywhere.
+    each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
+    among: the choices where only the installation knows them; asked for when a value is checked.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "free": free, "each": each, "among": among}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(kind: type[T], *, free: bool = False) -> T:
+    """A nested section; `free` marks every field in it."""
+    return dataclasses.field(default_factory=kind, metadata={"free": free})
+
+
+def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    hints = typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        path = prefix + one.name
+        if dataclasses.is_dataclass(hints[one.name]):
+            yield from fields(hints[one.name], path + ".")
+        else:
+            yield path, one, hints[one.name]
+
+
+def choices_of(hint: Any, one: dataclasses.Field[Any] | None = None) -> tuple[str, ...]:
+    """The values that a field may have; none where neither its type `hint` is a `Literal` nor `among` names them."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    among = None if one is None else one.metadata.get("among")
+    return () if among is None else tuple(among())
+
+
+def replaced(settings: T, values: Mapping[str, Any]) -> T:
+    """Settings with the fields of dotted paths set to values, which are not checked."""
+    sections: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
+    for path, value in values.items():
+        name, dot, rest = path.partition(".")
+        if dot:
+            sections.setdefault(name, {})[rest] = value
+        else:
+            changes[name] = value
+    changes |= {name: replaced(getattr(settings, name), inner) for name, inner in sections.items()}
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def value_of(settings: Any, path: str) -> Any:
+    """The value of the field of a dotted path."""
+    return functools.reduce(getattr, path.split("."), settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form(Generic[T]):
+    """One kind of settings.
+
+    schema: the dataclass of all fields. folder: where its files lie, for messages.
+    clashes: the faults that concern several fields together, of settings whose fields are each in order.
+    """
+
+    schema: type[T]
+    folder: str
+    clashes: Callable[[T], Iterable[str]]
+
+    def default(self) -> config_dict.ConfigDict:
+        """A fresh ConfigDict of the defaults."""
+        return config_dict.ConfigDict(dataclasses.asdict(self.schema()))  # type: ignore[call-overload]
+
+    def describe(self) -> str:
+        """The reference of all fields, for `--help`: name, default, meaning."""
+        lines = []
+        for path, one, hint in fields(self.schema):
+            named = choices_of(hint, one)
+            choices = f" One of {', '.join(named)}." if named else ""
+            lines.append(f"  --config.{path}={one.default!r}\n      {one.metadata['doc']}.{choices}")
+            element = _element(hint)
+            lines += [
+                f"      {part.name!r}: {part.default!r}  {part.metadata['doc']}"
+                for part in (dataclasses.fields(element) if element is not None else ())
+            ]
+        return "\n".join(lines)
+
+    def parse(self, source: config_dict.ConfigDict | Mapping[str, Any]) -> T:
+        """The typed settings. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+        values = source.to_dict() if isinstance(source, config_dict.ConfigDict) else dict(source)
+        faults: list[str] = []
+        settings = _build(self.schema, values, "", faults)
+        faults = faults or list(self.clashes(settings))
+        if faults:
+            raise ConfigError(_list(faults))
+        return settings
+
+    def load(self, path: Path, overrides: Sequence[str] = ()) -> T:
+        """The checked settings of the file `path` (its `get_config()`), with `--config.field=value` overrides.
+
+        Raises ConfigError: a file that is missing or does not run, or the faults that `override` lists.
+        """
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such configuration file; see {self.folder}")
+        try:
+            base = runpy.run_path(str(path))["get_config"]()
+        except Exception as error:
+            raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+        if not isinstance(base, config_dict.ConfigDict):
+            raise ConfigError(f"{path}: get_config() must return a ConfigDict, not {base!r}")
+        return self.override(base, overrides)
+
+    def override(self, base: config_dict.ConfigDict, overrides: Sequence[str]) -> T:
+        """The checked settings of `base` with `--config.field=value` overrides, read by ml_collections.
+
+        Raises ConfigError listing every fault: fields that do not exist, values of a wrong type or range, clashes.
+        """
+        known = [name for name, _, _ in fields(self.schema)]
+        faults: list[str] = []
+        base = config_dict.ConfigDict(base.to_dict())  # ml_collections sets values in place
+        for text in overrides:
+            name, equals, _ = text.removeprefix("--config.").partition("=")
+            if not equals:
+                faults.append(f"{text}: write --config.{name}=VALUE")
+            elif name not in known:
+                faults.append(unknown_field(name, known))
+            else:
+                # One at a time, so that a wrong value does not hide the next one.
+                values = flags.FlagValues()
+                holder = config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=["wenlan", text])
+                try:
+                    values(["wenlan", text])
+                    base = holder.value
+                except (flags.Error, TypeError, ValueError) as error:
+                    faults.append(f"{name}: {error}")
+        try:
+            settings = self.parse(base)
+        except ConfigError as error:
+            faults += str(error).split("\n  ")[1:]
+        if faults:
+            raise ConfigError(_list(faults))
+        return settings
+
+
+def _element(hint: Any) -> type | None:
+    """The section that a field is a tuple of, if it is."""
+    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+    return inner if dataclasses.is_dataclass(inner) and isinstance(inner, type) else None
+
+
+def _list(faults: Sequence[str]) -> str:
+    return f"{len(faults)} fault(s) in the configuration:\n  " + "\n  ".join(faults)
+
+
+def unknown_field(path: str, known: Iterable[str]) -> str:
+    """The message for a field that the schema does not have, with the nearest one it has."""
+    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
+    return f"{path}: no such field" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _build(kind: type[T], values: Mapping[str, Any], prefix: str, faults: list[str]) -> T:
+    hints = typing.get_type_hints(kind)
+    faults += [unknown_field(prefix + name, (prefix + key for key in hints)) for name in values if name not in hints]
+    known: dict[str, Any] = {}
+    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
+        path, hint = prefix + one.name, hints[one.name]
+        if one.name not in values:
+            faults.append(f"{path}: missing; start from default()")
+        elif dataclasses.is_dataclass(hint):
+            if isinstance(values[one.name], Mapping):
+                known[one.name] = _build(hint, values[one.name], path + ".", faults)  # type: ignore[arg-type]
+            else:
+                faults.append(f"{path}: a section is needed here, not {values[one.name]!r}")
+        elif (element := _element(hint)) is not None:
+            known[one.name] = _elements(values[one.name], element, path, faults)
+        else:
+            known[one.name] = _leaf(values[one.name], hint, one, path, faults)
+    return kind(**known)
+
+
+def _elements(value: Any, kind: type, path: str, faults: list[str]) -> tuple[Any, ...]:
+    """A tuple of sections, each a mapping in which what is not written has its default."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
+        faults.append(f"{path}: a tuple of dicts is needed, not {value!r}")
+        return ()
+    default = dataclasses.asdict(kind())
+    return tuple(_build(kind, {**default, **item}, f"{path}[{at}].", faults) for at, item in enumerate(value))
+
+
+def _leaf(value: Any, hint: Any, one: dataclasses.Field[Any], path: str, faults: list[str]) -> Any:
+    """The value of a field, or its default where the value is of another type."""
+    metadata = one.metadata
+    choices = choices_of(hint, one)
+    try:
+        value = _coerce(value, str if choices else hint)
+    except (TypeError, OverflowError):  # a whole number may be too large for any other
+        faults.append(f"{path}: {_type_name(str if choices else hint)} is needed, not {value!r}")
+        return one.default
+    if choices and value not in choices:
+        faults.append(f"{path}: one of {', '.join(choices)} is needed, not {value!r}")
+        return one.default
+    within = f" in {value!r}" if isinstance(value, tuple) else ""
+    faults += [
+        f"{path}: {fault}{within}" for fault in map(functools.partial(_range_fault, metadata), _numbers(value)) if fault
+    ]
+    if metadata["each"] is not None:
+        try:
+            value = tuple(dict.fromkeys(map(metadata["each"], value)))
+        except ValueError as error:
+            faults.append(f"{path}: {error}")
+    return value
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers of a value, which may be a tuple of tuples."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _range_fault(metadata: Mapping[str, Any], number: int | float) -> str:
+    """What is wrong with the size of a number; '' if nothing."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return f"a finite number is needed, not {number!r}"
+    low, high = metadata["low"], metadata["high"]
+    if isinstance(number, int):
+        low, high = (-LARGEST_WHOLE if low is None else low), (LARGEST_WHOLE if high is None else high)
+    if low is not None and number < low:
+        return f"at least {low:g} is needed, not {number!r}"
+    if high is not None and number > high:
+        return f"at most {_limit(high)} is needed, not {number!r}"
+    return ""
+
+
+def _limit(number: int | float) -> str:
+    return f"{number:,}" if isinstance(number, int) and number >= 10**6 else f"{number:g}"
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as the declared type: lists become tuples, whole numbers floats; all else must match."""
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_coerce(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError
+    return value

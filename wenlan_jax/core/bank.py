@@ -1,0 +1,111 @@
+"""The bank of negatives: a ring of the K newest keys, as explicit state.
+
+Keys are laid out as `(slots, batch, dim)`: a push overwrites one slot, so with the batch axis sharded every device
+writes its own rows and nothing is permuted. There are ceil(K / batch) slots; where the batch does not divide K, the
+oldest slot counts only in part, so that exactly the K newest keys are negatives whatever the two sizes are.
+
+    rank   how many valid keys are newer than an entry; the newest key has rank 0
+    fill   how many entries count, at most K
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Bool, Float, Int
+
+from wenlan_jax.models.arrays import Array, Tree
+
+NO_ID = -1
+"""Id of an entry that no image stands behind; equal to no image's id."""
+
+
+class Bank(Tree):
+    """`capacity` (K) newest keys. `pushed_at` is the step that wrote a slot, -1 where none did."""
+
+    keys: Float[Array, "slots batch dim"]
+    ids: Int[Array, "slots batch"]
+    pushed_at: Int[Array, " slots"]
+    cursor: Int[Array, ""]
+    fill: Int[Array, ""]
+    capacity: int = struct.field(pytree_node=False)
+
+
+def create(capacity: int, batch: int, dim: int, random_key: Array | None = None) -> Bank:
+    """A bank for pushes of `batch` keys; empty, or full of random unit vectors if `random_key` is given [C]."""
+    slots = -(-capacity // batch)
+    shape = (slots, batch, dim)
+    keys = jnp.zeros(shape, jnp.float32)
+    if random_key is not None:
+        keys = jax.random.normal(random_key, shape, jnp.float32)
+        keys /= jnp.linalg.norm(keys, axis=-1, keepdims=True)
+    return Bank(
+        keys=keys,
+        ids=jnp.full((slots, batch), NO_ID, jnp.int32),
+        pushed_at=jnp.full(slots, -1, jnp.int32),
+        cursor=jnp.zeros((), jnp.int32),
+        fill=jnp.asarray(0 if random_key is None else capacity, jnp.int32),
+        capacity=capacity,
+    )
+
+
+def push(bank: Bank, keys: Float[Array, "batch dim"], ids: Int[Array, " batch"], step: int | Int[Array, ""]) -> Bank:
+    """The bank with `keys` as its newest entries; the last row is the newest."""
+    slots = bank.keys.shape[0]
+    return bank.replace(
+        keys=jax.lax.dynamic_update_index_in_dim(bank.keys, keys.astype(bank.keys.dtype), bank.cursor, 0),
+        ids=jax.lax.dynamic_update_index_in_dim(bank.ids, ids.astype(bank.ids.dtype), bank.cursor, 0),
+        pushed_at=bank.pushed_at.at[bank.cursor].set(step),
+        cursor=(bank.cursor + 1) % slots,
+        fill=jnp.minimum(bank.fill + keys.shape[0], bank.capacity),
+    )
+
+
+def ranks(bank: Bank) -> Int[Array, "slots batch"]:
+    """The rank of every entry, valid or not."""
+    slots, batch = bank.ids.shape
+    pushes_since = (bank.cursor - 1 - jnp.arange(slots)) % slots
+    return pushes_since[:, None] * batch + (batch - 1 - jnp.arange(batch))[None, :]
+
+
+def valid(bank: Bank) -> Bool[Array, "slots batch"]:
+    """Which entries count as negatives."""
+    return ranks(bank) < bank.fill
+
+
+def relaid(bank: Bank, capacity: int, batch: int) -> Bank:
+    """The newest keys of `bank` in a ring for another capacity or batch, on the host; the oldest that do not fit go.
+
+    Entries keep their order, so that exactly the keys that counted as negatives still do, as far as `capacity` allows.
+    A slot of the new ring may hold keys of several steps; the oldest of them is noted.
+    """
+    slots, old = -(-capacity // batch), np.asarray(ranks(bank))
+    kept = min(int(bank.fill), capacity, old.size)
+    where = np.argsort(old, axis=None)[:kept]  # from the newest to the oldest
+    into = slots * batch - 1 - np.arange(kept)  # the last place of the last slot is the newest: the cursor is at 0
+    steps = np.broadcast_to(np.asarray(bank.pushed_at)[:, None], old.shape)
+    none = np.iinfo(np.int32).max
+    keys = np.zeros((slots * batch, bank.keys.shape[-1]), np.float32)
+    ids, pushed = np.full(slots * batch, NO_ID, np.int32), np.full(slots * batch, none, np.int32)
+    keys[into] = np.asarray(bank.keys).reshape(-1, keys.shape[-1])[where]
+    ids[into] = np.asarray(bank.ids).ravel()[where]
+    pushed[into] = np.where(steps.ravel()[where] >= 0, steps.ravel()[where], none)
+    oldest = pushed.reshape(slots, batch).min(axis=1)
+    fields: dict[str, Any] = {
+        "keys": keys.reshape(slots, batch, -1),
+        "ids": ids.reshape(slots, batch),
+        "pushed_at": np.where(oldest == none, -1, oldest).astype(np.int32),
+        "cursor": np.zeros((), np.int32),
+        "fill": np.asarray(kept, np.int32),
+    }
+    return Bank(**fields, capacity=capacity)
+
+
+def oldest_age(bank: Bank, step: int | Int[Array, ""]) -> Int[Array, ""]:
+    """How many steps ago the oldest valid key that a step pushed was made; 0 if there is none."""
+    counted = valid(bank).any(axis=1) & (bank.pushed_at >= 0)
+    return jnp.max(jnp.where(counted, step - bank.pushed_at, 0))

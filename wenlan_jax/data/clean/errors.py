@@ -1,9 +1,0 @@
-"""Errors of cleaning."""
-
-from __future__ import annotations
-
-from wenlan_jax.errors import WenlanError
-
-
-class MissingPackageError(WenlanError, ImportError):
-    """A package of the extra `clean` is not installed."""

@@ -1,0 +1,1 @@
+"""Protocols in NumPy: retrieval, ranking, questions, statistics, tables and galleries."""

@@ -1,0 +1,106 @@
+"""A page that shows what a model retrieves: one HTML file with its pictures inside, readable offline.
+
+Texts with their best pictures and pictures with their best texts; the truth is framed and its rank given. The
+page has no scripts and loads nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from wenlan_jax.util import atomic_files, html_page
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureHit:
+    """A picture found for a text: its encoded bytes, its score, and whether it is the true one."""
+
+    image: bytes
+    score: float
+    is_true: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TextHit:
+    """A text found for a picture."""
+
+    text: str
+    language: str
+    score: float
+    is_true: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TextQuery:
+    """A text and the pictures found for it, best first.
+
+    rank: of its true picture, if it has one. found_by: which of several models found them, where the page has several.
+    """
+
+    text: str
+    language: str
+    hits: Sequence[PictureHit]
+    rank: int | None
+    found_by: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureQuery:
+    """A picture and the texts found for it, best first. `rank`: of its best true text, if any; see `TextQuery`."""
+
+    image: bytes
+    hits: Sequence[TextHit]
+    rank: int | None
+    found_by: str = ""
+
+
+GalleryRow = TextQuery | PictureQuery
+
+
+def _note(query: GalleryRow) -> str:
+    rank = "no true answer given" if query.rank is None else f"rank of the truth: {query.rank}"
+    return html.escape(f"{query.found_by}: {rank}" if query.found_by else rank)
+
+
+def _mark(is_true: bool) -> str:
+    return ' class="true"' if is_true else ""
+
+
+def _text_section(query: TextQuery) -> str:
+    figures = "".join(
+        f"<li><figure{_mark(hit.is_true)}>{html_page.image(hit.image, f'picture at rank {place}')}"
+        f'<figcaption class="score">{place}. {hit.score:.3f}</figcaption></figure></li>'
+        for place, hit in enumerate(query.hits, start=1)
+    )
+    heading = f"<h3>{html_page.code(query.language)} {html_page.spoken('span', query.text, query.language)}</h3>"
+    return f'<section>{heading}<p class="note">{_note(query)}</p><ul>{figures}</ul></section>'
+
+
+def _picture_section(query: PictureQuery) -> str:
+    lines = "".join(
+        f'<li{_mark(hit.is_true)}><span class="score">{hit.score:.3f}</span> '
+        f"{html_page.code(hit.language)} {html_page.spoken('span', hit.text, hit.language)}</li>"
+        for hit in query.hits
+    )
+    side = f'<div><p class="note">{_note(query)}</p><ol>{lines}</ol></div>'
+    return f'<section class="picture">{html_page.image(query.image, "query picture")}{side}</section>'
+
+
+def render_gallery(queries: Sequence[GalleryRow], title: str, note: str) -> str:
+    """The page as HTML text; `note` stands below the title, e.g. checkpoint, data and recall."""
+    texts = [_text_section(query) for query in queries if isinstance(query, TextQuery)]
+    pictures = [_picture_section(query) for query in queries if isinstance(query, PictureQuery)]
+    parts = []
+    if texts:
+        parts += ["<h2>Text to picture</h2>", *texts]
+    if pictures:
+        parts += ["<h2>Picture to text</h2>", *pictures]
+    return html_page.document(title, note, parts)
+
+
+def write_gallery(path: Path, queries: Sequence[GalleryRow], title: str, note: str = "") -> None:
+    """Writes the page of `queries` to `path`, whole or not at all; texts first, then pictures."""
+    atomic_files.write(path, render_gallery(queries, title, note).encode("utf-8"))

@@ -1,0 +1,139 @@
+"""What a careful reader wants beside a mean: the deviation over seeds, and whether two rows differ.
+
+Two rows answer the same held-out queries, so they are compared query by query. The interval comes from a paired
+bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile interval) over pictures, not over
+texts: the texts of one picture are no independent queries. Pictures that share a text are drawn together. It says how
+far the difference hangs on the choice of the held-out pictures; how far it hangs on the seed is the deviation's to say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from wenlan_jax.evaluation.metric_names import FOLDS, RETRIEVAL, parse
+from wenlan_jax.evaluation.query_ranks import Ranks
+from wenlan_jax.util.errors import WenlanError
+
+RESAMPLES = 10_000
+"""Of the bootstrap."""
+
+LEVEL = 0.95
+"""Of the interval."""
+
+_SEED = 0
+_BLOCK = 2**22
+"""Draws held in memory at once."""
+
+
+class NotPairedError(WenlanError, ValueError):
+    """Two rows that cannot be compared query by query."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A difference and the interval around it."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hits:
+    """A metric as a mean over terms of hits per query, picture by picture. `mean_recall` has six terms, a recall one.
+
+    hits, queries: of each picture in each term; of pictures that share texts together, see `Links.groups`.
+    """
+
+    hits: Float64[np.ndarray, "pictures terms"]
+    queries: Float64[np.ndarray, "pictures terms"]
+
+    def value(self) -> float:
+        """The metric itself."""
+        return float(np.mean(self.hits.sum(axis=0) / self.queries.sum(axis=0)))
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and the sample standard deviation (divided by n - 1), which is NaN for fewer than two values."""
+    if not values:
+        return math.nan, math.nan
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def hits(ranks: Ranks, metric: str, ks: Sequence[int]) -> Hits | None:
+    """What `metric` of result.json is a mean of; None where ranks do not tell. ks: of the evaluation."""
+    name = parse(metric)
+    if name is None or name.protocol != RETRIEVAL or FOLDS in name.part:
+        return None
+    if not name.part and name.metric == "mean_recall":
+        terms = [_term(ranks, way, None, k) for way in ("image_to_text", "text_to_image") for k in ks]
+        return Hits(*(np.stack(part, axis=1) for part in zip(*terms, strict=True)))
+    if not (name.direction and name.k) or len(name.group) > 1:
+        return None
+    if name.group and name.direction == "image_to_text":
+        return None  # texts of one language compete among themselves, which is another ranking
+    of, queries = _term(ranks, name.direction, name.group[0] if name.group else None, name.k)
+    return Hits(of[:, None], queries[:, None])
+
+
+def _term(
+    ranks: Ranks, way: str, language: str | None, k: int
+) -> tuple[Float64[np.ndarray, " groups"], Float64[np.ndarray, " groups"]]:
+    """Hits and queries of each group of pictures in one direction, within one language if that is given."""
+    links = ranks.links
+    if way == "image_to_text":
+        asked, found, group = ranks.image_to_text > 0, ranks.image_to_text <= k, links.groups
+    else:
+        asked = np.ones(links.texts, bool) if language is None else ranks.language == _stored(language)
+        first = links.image[np.searchsorted(links.text, np.arange(links.texts))]
+        found, group = ranks.text_to_image <= k, links.groups[first]
+    size = int(links.groups.max()) + 1
+    return _count(group[asked & found], size), _count(group[asked], size)
+
+
+def _stored(language: str) -> str:
+    """A language as ranks name it; metrics call the nameless one unknown."""
+    return "" if language == "unknown" else language
+
+
+def _count(groups: Int64[np.ndarray, " any"], size: int) -> Float64[np.ndarray, " groups"]:
+    return np.bincount(groups, minlength=size).astype(np.float64)
+
+
+def compare(row: Sequence[Hits], baseline: Sequence[Hits], resamples: int = RESAMPLES) -> Interval:
+    """`row` minus `baseline`, both averaged over their seeds, with its bootstrap interval over pictures.
+
+    All must be of the same queries (`Ranks.same_queries`). The generator is fixed: the same runs give the same figures.
+    """
+    queries = baseline[0].queries
+    if any(not np.array_equal(queries, one.queries) for one in [*row, *baseline]):
+        raise NotPairedError("the runs were not evaluated on the same queries")
+    # The difference picture by picture before the sum, so that equal rows give exactly 0.
+    differences = np.mean([one.hits for one in row], axis=0) - np.mean([one.hits for one in baseline], axis=0)
+    asked = queries.sum(axis=1) > 0
+    return bootstrap(differences[asked], queries[asked], resamples)
+
+
+def bootstrap(
+    sums: Float64[np.ndarray, "pictures terms"], queries: Float64[np.ndarray, "pictures terms"], resamples: int
+) -> Interval:
+    """The mean over terms of `sums` per query, and its percentile interval over resampled pictures."""
+    if len(sums) < 2:
+        raise NotPairedError(f"{len(sums)} pictures, or groups of pictures that share texts, are too few to draw from")
+    generator, size = np.random.default_rng(_SEED), len(sums)
+    both, found = np.hstack([sums, queries]), []
+    for start in range(0, resamples, block := max(1, _BLOCK // size)):
+        count = min(block, resamples - start)
+        drawn = generator.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+        totals = times.astype(np.float64) @ both
+        found.append(np.mean(totals[:, : sums.shape[1]] / totals[:, sums.shape[1] :], axis=1))
+    low, high = np.quantile(np.concatenate(found), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    difference = float(np.mean(sums.sum(axis=0) / queries.sum(axis=0)))
+    return Interval(difference, float(low), float(high))

@@ -1,0 +1,113 @@
+"""Ordered rules that decide, from a leaf's path alone, how it lies on the mesh.
+
+The first rule whose pattern is found in the path holds. A leaf that no rule covers and a rule that covers no leaf
+are errors, so that a renamed parameter cannot fall out of its sharding unnoticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from wenlan_jax.core import trees
+from wenlan_jax.parallel.mesh import BATCH_AXES
+from wenlan_jax.util.errors import WenlanError
+
+
+class PartitionError(WenlanError, ValueError):
+    """Leaves without a rule, or rules without a leaf."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Split the dimension `tensor` (counted from the last, -1) over the axis `tensor`, where that divides it, and the
+    largest other dimension that `fsdp` divides over that; a leaf with none is replicated."""
+
+    tensor: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Leaves in whose path `pattern` is found lie as `spec` says. `optional`: it may cover nothing."""
+
+    pattern: str
+    spec: P | Split
+    optional: bool = False
+
+
+COLUMNS = r"(attention/(query|key|value)|linear1|projection/fc1)/(kernel|bias)$"
+"""The first product of each pair in a Transformer layer or a projection: its outputs are split."""
+
+ROWS = r"(attention/out|linear2|projection/fc2)/kernel$"
+"""The second product: its inputs are split, and its outputs are summed over the axis (Shoeybi et al. 2019, 3)."""
+
+_WEIGHTS = r"^(params|momentum/params|opt_state)/"
+
+STATE_RULES = (
+    Rule(r"^banks/\w+/keys$", P(None, BATCH_AXES), optional=True),
+    Rule(r"^banks/\w+/ids$", P(None, BATCH_AXES), optional=True),
+    Rule(r"^banks/\w+/(pushed_at|cursor|fill)$", P(), optional=True),
+    Rule(_WEIGHTS + r".*" + COLUMNS, Split(tensor=-1)),
+    Rule(_WEIGHTS + r".*" + ROWS, Split(tensor=-2)),
+    Rule(_WEIGHTS, Split()),
+    Rule(r"batch_stats/", P(), optional=True),
+    Rule(r"^(step|rng|skipped)$", P()),
+)
+"""How a train state lies: banks by rows, weights and their moments over `fsdp` and those of the Transformers also over
+`tensor`, the rest everywhere."""
+
+GENERAL_RULES = tuple(rule for rule in STATE_RULES if not rule.pattern.endswith((COLUMNS, ROWS)))
+"""The same for a model without Transformers, in which their rules would find no leaf."""
+
+
+def spec_of(rule: Rule, shape: Sequence[int], mesh: Mesh, smallest: int) -> P:
+    """The partition of a leaf of `shape` under `rule`; one of fewer than `smallest` numbers is not split by it."""
+    if not isinstance(rule.spec, Split):
+        return rule.spec
+    if math.prod(shape) < smallest:
+        return P()
+    axes: list[str | None] = [None] * len(shape)
+    split = rule.spec.tensor
+    if split is not None and -split <= len(shape) and _divides(mesh, "tensor", shape[split]):
+        axes[split] = "tensor"
+    free = [dim for dim, size in enumerate(shape) if axes[dim] is None and _divides(mesh, "fsdp", size)]
+    if free:
+        axes[max(free, key=lambda dim: shape[dim])] = "fsdp"
+    return P(*axes) if any(axes) else P()
+
+
+def _divides(mesh: Mesh, axis: str, size: int) -> bool:
+    ways: int = mesh.shape[axis]
+    return ways > 1 and size >= ways and size % ways == 0
+
+
+def shardings(tree: PyTree, mesh: Mesh, smallest: int, rules: Sequence[Rule] = STATE_RULES) -> Any:
+    """The sharding of every leaf of `tree` (arrays or their shapes). Raises PartitionError listing all faults.
+
+    smallest: numbers in the smallest leaf that a `Split` rule splits.
+    """
+    used: set[str] = set()
+    uncovered: list[str] = []
+
+    def place(name: str, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        for rule in rules:
+            if re.search(rule.pattern, name):
+                used.add(rule.pattern)
+                return NamedSharding(mesh, spec_of(rule, leaf.shape, mesh, smallest))
+        uncovered.append(name)
+        return NamedSharding(mesh, P())
+
+    placed = trees.map_named(place, tree)
+    idle = [rule.pattern for rule in rules if rule.pattern not in used and not rule.optional]
+    faults = [f"no rule covers {name}" for name in uncovered] + [f"no leaf matches the rule {p}" for p in idle]
+    if faults:
+        raise PartitionError("sharding rules:\n  " + "\n  ".join(faults))
+    return placed

@@ -1,0 +1,1 @@
+"""From raw data to records: formats, cleaning, regions, public sets; without jax."""

@@ -1,0 +1,170 @@
+"""The middle of a cleaning job: from the signatures of all units to what goes, and which texts move to which record.
+
+The order of the rules is part of the result: leakage, repeated captions, equal pictures, near pictures, near texts. A
+rule sees only what is left by those before it, so that of two equal pictures one with texts stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from wenlan_jax.prepare.clean import rules, signatures, survey
+from wenlan_jax.prepare.clean.options import Options
+from wenlan_jax.prepare.clean.shards import CleanError
+from wenlan_jax.util import json_files
+
+REASONS = (
+    "kept", "leakage_picture", "leakage_text", "repeated_text", "repeated_template", "no_text_left", "equal_picture",
+    "near_picture", "near_text",
+)  # fmt: skip
+"""What the codes of `Decisions` stand for."""
+Find = Callable[[rules.Rule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray]
+"""Runs a rule over the living rows of a table, as `search.find`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """Codes and witnesses of all rows, where units begin, and moves of texts.
+
+    `pictures` and `texts` are indices of REASONS; the witnesses are positions, -1 for none. `moves` are
+    (position of the record that stays, position of its equal whose texts it takes), sorted.
+    """
+
+    pictures: UInt8[np.ndarray, " pictures"]
+    texts: UInt8[np.ndarray, " texts"]
+    picture_witnesses: Int[np.ndarray, " pictures"]
+    text_witnesses: Int[np.ndarray, " texts"]
+    picture_starts: Int[np.ndarray, " units_and_end"]
+    text_firsts: Int[np.ndarray, " pictures_and_end"]
+    moves: Int[np.ndarray, "moves 2"]
+
+    def save(self, directory: Path) -> None:
+        """Writes each array into `directory`, so that `load` need not read them whole."""
+        directory.mkdir(exist_ok=True)
+        for field in dataclasses.fields(self):
+            np.save(directory / f"{field.name}.npy", getattr(self, field.name))
+
+    @staticmethod
+    def load(directory: Path) -> Decisions:
+        """The decisions as memory maps."""
+        names = [field.name for field in dataclasses.fields(Decisions)]
+        return Decisions(**{name: _map(directory / f"{name}.npy") for name in names})
+
+
+class Decider:
+    """Applies the rules in turn to the joined tables of all units."""
+
+    def __init__(self, picture_table: rules.Rows, text_table: rules.Rows, find: Find) -> None:
+        self._tables = {"pictures": picture_table, "texts": text_table}
+        self._find = find
+        self._codes = {name: np.zeros(len(table), np.uint8) for name, table in self._tables.items()}
+        self._witnesses = {name: np.full(len(table), -1, np.int64) for name, table in self._tables.items()}
+        counts = picture_table["texts"]
+        self._firsts = np.r_[0, np.cumsum(counts, dtype=np.int64)]
+        self._moves = np.zeros((0, 2), np.int64)
+
+    def run(self, chosen: Options, picture_starts: Sequence[int]) -> Decisions:
+        """All decisions under `chosen`; `picture_starts` are the first positions of the units, and the end."""
+        for rule in _rules(chosen):
+            self._apply(rule, chosen)
+            self._drop_bare()
+        return Decisions(
+            self._codes["pictures"], self._codes["texts"], self._witnesses["pictures"], self._witnesses["texts"],
+            np.asarray(picture_starts), self._firsts, self._moves,
+        )  # fmt: skip
+
+    def _apply(self, rule: rules.Rule, chosen: Options) -> None:
+        found = self._find(rule, self._tables[rule.table], self._alive(rule))
+        self._codes[rule.table][found["position"]] = REASONS.index(rule.reason)
+        self._witnesses[rule.table][found["position"]] = found["witness"]
+        if rule.reason == "equal_picture" and chosen.duplicates.merge_texts:
+            moves = np.stack([found["witness"], found["position"]], axis=1)
+            self._moves = moves[np.lexsort((moves[:, 1], moves[:, 0]))]
+
+    def _alive(self, rule: rules.Rule) -> Bool[np.ndarray, " rows"]:
+        """Rows that take part: nothing dropped, no text of a dropped record, evaluation sets only where they count."""
+        table = self._tables[rule.table]
+        alive = self._codes[rule.table] == 0
+        if rule.table == "texts":
+            alive &= np.repeat(self._record_speaks(), self._tables["pictures"]["texts"])
+        else:
+            alive &= table["seen"]
+        if not (isinstance(rule, rules.Near) and rule.leakage):
+            alive &= table["role"] != signatures.EVALUATION
+        if isinstance(rule, rules.Repeated):
+            alive &= table[rule.field].any(axis=1)
+        return alive
+
+    def _record_speaks(self) -> Bool[np.ndarray, " pictures"]:
+        """Records whose texts are still in the game: those that stay, and those whose texts another one takes."""
+        speaks = self._codes["pictures"] == 0
+        keepers, movers = self._moves.T
+        speaks[movers] = speaks[keepers]
+        return speaks
+
+    def _drop_bare(self) -> None:
+        """Drops records that have lost all their texts, unless they take some over."""
+        left = np.r_[0, np.cumsum(self._codes["texts"] == 0, dtype=np.int64)]
+        counts = left[self._firsts[1:]] - left[self._firsts[:-1]]
+        np.add.at(counts, self._moves[:, 0], counts[self._moves[:, 1]])
+        table = self._tables["pictures"]
+        bare = (counts == 0) & table["needs_text"] & (table["role"] != signatures.EVALUATION)
+        self._codes["pictures"][bare & (self._codes["pictures"] == 0)] = REASONS.index("no_text_left")
+
+
+def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decisions:
+    """Joins the tables that the survey left of `units` units in `directory`, and decides."""
+    layout = signatures.Layout.of(chosen)
+    files = [survey.tables(directory, number) for number in range(units)]
+    picture_table = _joined([pair[0] for pair in files], directory / "pictures.npy", layout.pictures)
+    text_table = _joined([pair[1] for pair in files], directory / "texts.npy", layout.texts)
+    starts = np.r_[0, np.cumsum([len(_map(pair[0])) for pair in files])]
+    return Decider(picture_table, text_table, find).run(chosen, starts.tolist())
+
+
+def _rules(chosen: Options) -> Iterator[rules.Rule]:
+    """The rules that are on, in their order."""
+    leakage, repeats, duplicates = chosen.leakage, chosen.repeats, chosen.duplicates
+    if leakage.picture_distance >= 0:
+        yield rules.NearPictures("leakage_picture", True, leakage.picture_distance, duplicates.colour_distance)
+    if leakage.text_similarity > 0:
+        yield rules.NearTexts("leakage_text", True, leakage.text_similarity)
+    if repeats.max_pictures:
+        yield rules.Repeated("repeated_text", "digest", repeats.max_pictures, distinct=False)
+    if repeats.max_template_pictures:
+        yield rules.Repeated("repeated_template", "template", repeats.max_template_pictures, distinct=True)
+    if duplicates.exact_pictures:
+        yield rules.Equal("equal_picture", "pictures")
+    if duplicates.picture_distance >= 0:
+        yield rules.NearPictures("near_picture", False, duplicates.picture_distance, duplicates.colour_distance)
+    if duplicates.texts == "all":
+        yield rules.NearTexts("near_text", False, duplicates.text_similarity)
+
+
+def _joined(files: Sequence[Path], path: Path, dtype: np.dtype[Any]) -> rules.Rows:
+    """All tables as one file, read as a memory map."""
+    parts = [_map(file) for file in files]
+    length = sum(len(part) for part in parts)
+    if not length:
+        return np.zeros(0, dtype)
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    whole.flush()
+    del whole
+    return _map(path)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return json_files.read_array(path, mapped=True)
+    except json_files.NoteError as error:
+        raise CleanError(f"{error}; remove that unfinished work and repeat the command") from error

@@ -1,0 +1,165 @@
+"""One shard of a pack: its items to records, every other one to a named line of `rejected.jsonl`, and the counts."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from wenlan_jax.prepare import ingest, raw_images, tfds_files
+from wenlan_jax.prepare.raw_items import Fault, Rejected, Shard
+from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.roots import Root
+from wenlan_jax.util import atomic_files, progress_line
+from wenlan_jax.util.errors import WenlanError
+
+T = TypeVar("T")
+
+ON_BAD = ("skip", "stop")
+_WINDOW_BYTES = 1 << 28
+"""Of the images that wait for their turn, where the input brings them."""
+
+
+class PackError(WenlanError, ValueError):
+    """A pack that cannot be made; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What every shard of a pack is packed into and how; picklable.
+
+    `root` is where images are named from, `source` that of records which name none. `sole` is the only shard of
+    a pack: its ids need no prefix, and it must be readable. `on_bad` is one of ON_BAD. `regions` are those of another
+    file than the items, if any.
+    """
+
+    directory: Path
+    root: Root
+    source: str
+    split_shares: Mapping[str, float]
+    pictures: raw_images.PictureOptions
+    threads: int
+    on_bad: str
+    sole: bool
+    regions: Stored | None = None
+
+    def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
+        """Packs shard `number` and returns its counts. Raises PackError, and ReadError for a sole shard."""
+        return _ShardJob(self, number, shard).run()
+
+
+def rejected_file(directory: Path, number: int) -> Path:
+    """Where the faults of shard `number` are listed until the pack is whole."""
+    return directory / f"rejected-{number:06d}.jsonl"
+
+
+def stamps(shard: Shard) -> list[list[int]]:
+    """Size and time of change of the local files of a shard: whether it is still what was packed."""
+    found = []
+    for file in shard.files:
+        with contextlib.suppress(OSError):
+            found.append(atomic_files.stamp(file))
+    return found
+
+
+def _result(entry: concurrent.futures.Future[ingest.Prepared] | Fault) -> ingest.Prepared | Fault:
+    return entry if isinstance(entry, Fault) else entry.result()
+
+
+class _ShardJob:
+    """A shard in progress: its counters, and the rejected items as they come."""
+
+    def __init__(self, target: Target, number: int, shard: Shard) -> None:
+        self._target, self._number, self._shard = target, number, shard
+        self._rejected: collections.Counter[str] = collections.Counter()
+        self._texts: collections.Counter[str] = collections.Counter()
+        self._sources: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self._first_fault = ""
+        prefix = "" if target.sole else f"{shard.name}/"
+        self._grouping = ingest.Grouping(target.root, target.split_shares, prefix, target.source)
+
+    def run(self) -> dict[str, Any]:
+        before = stamps(self._shard)
+        output = tfds_files.PartWriter(self._target.directory, self._number)
+        with rejected_file(self._target.directory, self._number).open("w", encoding="utf-8") as rejected:
+            self._write(output, rejected)
+        return {
+            "shard": self._shard.name,
+            "stamps": before,
+            "read": self._grouping.read,
+            "written": output.close(),
+            "rejected": dict(self._rejected),
+            "texts": dict(self._texts),
+            "fixes": {name: count for name, count in self._grouping.fixes.items() if count},
+            "sources": {name: dict(counts) for name, counts in self._sources.items()},
+            "first_fault": self._first_fault,
+        }
+
+    def _write(self, output: tfds_files.PartWriter, rejected: TextIO) -> None:
+        items = self._told(self._shard.read_up_to_damage(must_begin=self._target.sole), "items read")
+        entries = self._grouping.group(items)
+        for entry in self._told(self._prepared(entries), "images packed"):
+            if isinstance(entry, Fault):
+                self._reject(entry, rejected)
+                continue
+            draft, outcome = entry.draft, entry.outcome
+            self._grouping.fixes.update(entry.fixes)
+            if isinstance(outcome, Rejected):
+                for number in draft.numbers:
+                    self._reject(Fault(number, outcome.reason, outcome.detail, draft.image, draft.source), rejected)
+                continue
+            output.add(draft.split, outcome)
+            self._sources[draft.source]["packed"] += len(draft.numbers)
+            self._sources[draft.source]["records"] += 1
+            self._texts.update(text.language or "unknown" for text in outcome.texts)
+
+    def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.Prepared | Fault]:
+        """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
+        target = self._target
+        window: collections.deque[tuple[concurrent.futures.Future[ingest.Prepared] | Fault, int]] = collections.deque()
+        held = 0
+        with concurrent.futures.ThreadPoolExecutor(target.threads) as pool:
+            for entry in entries:
+                size = 0 if isinstance(entry, Fault) else len(entry.data or b"")
+                while window and (len(window) >= 4 * target.threads or held + size > _WINDOW_BYTES):
+                    first, freed = window.popleft()
+                    held -= freed
+                    yield _result(first)
+                held += size
+                if isinstance(entry, Fault):
+                    window.append((entry, 0))
+                else:
+                    work = pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions)
+                    window.append((work, size))
+            while window:
+                yield _result(window.popleft()[0])
+
+    def _told(self, items: Iterable[T], what: str) -> Iterator[T]:
+        """The same items; of a sole shard, their count and rate go to stderr every few seconds."""
+        beat = progress_line.Pulse()
+        for count, item in enumerate(items, start=1):
+            yield item
+            if self._target.sole and beat.due():
+                progress_line.say(f"{what}: {count}, {count / beat.seconds:.0f}/s")
+
+    def _reject(self, fault: Fault, file: TextIO) -> None:
+        told = f"{fault.reason}, {fault.detail}"
+        if self._target.on_bad == "stop":
+            raise PackError(f"{self._shard.files[0]}: line {fault.number}: {told}; --on-bad skip counts it and goes on")
+        self._rejected[str(fault.reason)] += 1
+        self._sources[fault.source or self._target.source]["rejected"] += 1
+        self._first_fault = self._first_fault or f"line {fault.number}: {told}"
+        named: dict[str, Any] = {
+            "line": fault.number,
+            "reason": fault.reason,
+            "item": fault.item,
+            "detail": fault.detail,
+        }
+        if not self._target.sole:
+            named = {"shard": self._shard.name, **named}
+        file.write(json.dumps(named, ensure_ascii=False) + "\n")

@@ -1,0 +1,110 @@
+"""A detector that the user supplies, as the source of regions: pictures of records in, detections out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from wenlan_jax.data import images
+from wenlan_jax.data.records import Record
+from wenlan_jax.prepare.regions import contract
+from wenlan_jax.prepare.regions.contract import DetectorError
+from wenlan_jax.prepare.regions.detections import DetectionError, Detections, Selection
+from wenlan_jax.prepare.regions.onnx_detector import AnyPixels, OnnxDetector, Pixels
+from wenlan_jax.prepare.regions.transformers_detector import TransformersDetector
+from wenlan_jax.util import atomic_files
+
+KINDS = ("onnx", "transformers")
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds things in a batch of 8-bit RGB pictures of any sizes."""
+
+    def __call__(self, pictures: Sequence[AnyPixels], /) -> Sequence[Detections | DetectionError]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Supplied:
+    """A detector of the user: picklable, and opened once in each process.
+
+    place: an ONNX file or a directory of transformers; kind: one of KINDS.
+    threshold, nms: None takes those of the contract, else that of Selection, and no suppression.
+    batch_size: pictures that the detector sees at once.
+    threads: of each process; 0 uses all cores.
+    """
+
+    place: Path
+    kind: str
+    threshold: float | None = None
+    nms: float | None = None
+    min_boxes: int = Selection.min_boxes
+    max_boxes: int = Selection.max_boxes
+    batch_size: int = 16
+    threads: int = 0
+
+    @property
+    def selection(self) -> Selection:
+        """Which boxes are kept."""
+        chosen = Selection(min_boxes=self.min_boxes, max_boxes=self.max_boxes)
+        threshold = self.threshold
+        if threshold is None and self.kind == "onnx":
+            threshold = contract.read(self.place).threshold
+        return chosen if threshold is None else dataclasses.replace(chosen, threshold=threshold)
+
+    def check(self) -> None:
+        """Opens the detector. Raises DetectorError or DetectionError for one that cannot be used so."""
+        if self.batch_size < 1:
+            raise DetectorError(f"the batch size is {self.batch_size}; it must be positive")
+        if self.nms is not None and not 0 <= self.nms <= 1:
+            raise DetectorError(f"nms is {self.nms:g}; an overlap is between 0 and 1")
+        if not self.place.exists():
+            raise DetectorError(f"{self.place}: no such detector")
+        self.selection.check()
+        _opened(self.place, self.kind, self.threads, self.nms)
+
+    def stamps(self) -> list[list[int]]:
+        """Size and time of change of its files."""
+        files = sorted(self.place.iterdir()) if self.place.is_dir() else [self.place, self.place.with_suffix(".json")]
+        return [atomic_files.stamp(file) for file in files]
+
+    def describe(self) -> dict[str, Any]:
+        """What the arrays of its records are."""
+        return _opened(self.place, self.kind, self.threads, self.nms).describe()
+
+    def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
+        """The detections of each record, or why its picture cannot be looked at."""
+        decoded = [_decoded(record) for record in records]
+        good = [picture for picture in decoded if not isinstance(picture, DetectionError)]
+        found = iter(_opened(self.place, self.kind, self.threads, self.nms)(good) if good else ())
+        return [picture if isinstance(picture, DetectionError) else next(found) for picture in decoded]
+
+    def unmatched(self) -> str:
+        """What to tell when no picture could be looked at."""
+        return f"{self.place}: none of the pictures can be decoded"
+
+
+def kind_of(place: Path) -> str:
+    """The kind that a detector's path suggests."""
+    return "transformers" if place.is_dir() else "onnx"
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(place: Path, kind: str, threads: int, nms: float | None) -> Detector:
+    openers: dict[str, Callable[[], Detector]] = {
+        "onnx": lambda: OnnxDetector(place, threads, nms),
+        "transformers": lambda: TransformersDetector(place, threads, nms),
+    }
+    return openers[kind]()
+
+
+def _decoded(record: Record) -> Pixels | DetectionError:
+    try:
+        return images.decode(record.image)
+    except images.CorruptImage as error:
+        return DetectionError(f"the picture cannot be decoded ({error})")

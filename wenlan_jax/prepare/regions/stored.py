@@ -1,0 +1,179 @@
+"""Which stores of detections are known, and how the entry of a picture is found in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from wenlan_jax.data.records import Record
+from wenlan_jax.prepare import raw_items, templates
+from wenlan_jax.prepare.raw_items import ReadError
+from wenlan_jax.prepare.regions import butd, npz, uniter
+from wenlan_jax.prepare.regions.detections import DetectionError, Detections, Selection
+
+_MOST_DIGITS = 1000  # of a number in a name; Python refuses to read a few thousand
+_NUMBER = re.compile(r"\d+")
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Detections by key; picklable, and opened once in each process."""
+
+    def get(self, key: str) -> Detections | None: ...
+
+    def some_keys(self) -> list[str]: ...
+
+    def stamps(self) -> list[list[int]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of store: what it is, how it is opened (its place, whether links are followed), and the usual key."""
+
+    meaning: str
+    open: Callable[[str, bool], Store]
+    key: str
+
+
+def _without_links(open_store: Callable[[str], Store]) -> Callable[[str, bool], Store]:
+    """How a store is opened that has no files of entries, which might be links."""
+    return lambda place, links: open_store(place)
+
+
+FORMATS: Mapping[str, Format] = {
+    "butd_tsv": Format(
+        "bottom-up attention or LXMERT .tsv files, a path or a pattern", _without_links(butd.Tsv), "{number}"
+    ),
+    "uniter_npz": Format(
+        "a folder of UNITER's .npz files", functools.partial(npz.Folder, interpret=uniter.detections), "{stem}"
+    ),
+    "uniter_lmdb": Format("an LMDB directory of UNITER (extra `lmdb`)", _without_links(uniter.Lmdb), "{stem}.npz"),
+    "brivl_npz": Format(
+        "a folder of BriVL's .npz files with boxes", functools.partial(npz.Folder, interpret=npz.brivl_boxes), "{path}"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A store in use: where it is, one of FORMATS, how keys are made, and which boxes are taken.
+
+    key: a format string of `id` (of the record), `path` (of the image, or the id, without the ending), `stem` (its last
+        part) and `number` (the last digits of the stem, as a number: `coco_train2014_{number:012d}`); "" takes the
+        usual one.
+    links: entries may be links that lead out of the folder.
+    """
+
+    place: str
+    file_format: str
+    key: str = ""
+    selection: Selection = dataclasses.field(default_factory=Selection)
+    links: bool = False
+
+    @property
+    def template(self) -> str:
+        """Of the key, the usual one where none is given."""
+        return self.key or FORMATS[self.file_format].key
+
+    def open(self) -> Store:
+        """The store."""
+        return FORMATS[self.file_format].open(self.place, self.links)
+
+    def check(self) -> None:
+        """Raises ReadError or DetectionError for a store that is not there or options that make no sense."""
+        self.selection.check()
+        if self.file_format not in FORMATS:
+            raise ReadError(f"regions of format {self.file_format}: must be one of {', '.join(FORMATS)}")
+        templates.check("--regions-key (--key of `wenlan regions`)", self.template, _fields("0", "0", "0", "0"))
+        if not self.open().some_keys():
+            raise ReadError(f"{self.place}: holds no regions of format {self.file_format}")
+
+    def key_of(self, record_id: str, image: str) -> str:
+        """The key of a picture, named `image` where it has a name besides the record's id."""
+        path = _without_suffix(image or record_id)
+        stem = posixpath.basename(path)
+        digits = _NUMBER.findall(stem)
+        if "{number" in self.template and not (digits and len(digits[-1]) <= _MOST_DIGITS):
+            return ""  # which no entry has
+        return self.template.format(**_fields(record_id, path, stem, digits[-1] if digits else "0"))
+
+    def find(self, record_id: str, image: str = "") -> Detections | None:
+        """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
+        key = self.key_of(record_id, image)
+        return self.open().get(key) if key else None
+
+    def knowing(self, pictures: Iterable[tuple[str, str, str]]) -> Stored:
+        """This store for a job with these pictures: `(record id, image, what tells it from others)`.
+
+        An entry that several of them would take is that of one at most, and is refused to all.
+        """
+        if "{id}" in self.template:
+            return self  # no two records have one id
+        owners: dict[str, int] = {}
+        shared: set[str] = set()
+        for record_id, image, identity in pictures:
+            key, owner = self.key_of(record_id, image), hash(identity)
+            if owners.setdefault(key, owner) != owner:
+                shared.add(key)
+        return _Knowing(self.place, self.file_format, self.key, self.selection, self.links, frozenset(shared))
+
+    @property
+    def batch_size(self) -> int:
+        """Records to ask about at once; entries are read one by one."""
+        return 1
+
+    def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
+        """What is stored of each record, or why that is of no use."""
+        return [self._found(record) for record in records]
+
+    def _found(self, record: Record) -> Detections | DetectionError | None:
+        try:
+            return self.find(record.id)
+        except DetectionError as error:
+            return error
+
+    def stamps(self) -> list[list[int]]:
+        """Size and time of change of its files, where they are few."""
+        return self.open().stamps()
+
+    def describe(self) -> dict[str, Any]:
+        """What the arrays of its records are."""
+        return {"format": self.file_format}
+
+    def unmatched(self) -> str:
+        """What to tell when none of the pictures is in the store."""
+        there = ", ".join(self.open().some_keys())
+        return (
+            f"{self.place}: has none of these pictures; they are looked for as {self.template!r}, entries are {there}"
+        )
+
+
+def _fields(record_id: str, path: str, stem: str, number: str) -> dict[str, str | int]:
+    """What a template of a key may name."""
+    return {"id": record_id, "path": path, "stem": stem, "number": int(number)}
+
+
+def _without_suffix(name: str) -> str:
+    """A name up to the ending of a picture; ids of archives have none, but perhaps dots."""
+    path, ending = posixpath.splitext(name)
+    return path if ending[1:].lower() in raw_items.IMAGE_SUFFIXES else name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Knowing(Stored):
+    """A store in a job in which several pictures have each of the keys `shared`."""
+
+    shared: frozenset[str] = frozenset()
+
+    def find(self, record_id: str, image: str = "") -> Detections | None:
+        found, key = super().find(record_id, image), self.key_of(record_id, image)
+        if found is not None and key in self.shared:
+            raise DetectionError(
+                f"entry {key!r} is that of several of these pictures; tell them apart by the template of the key, or "
+                "give each source regions of its own"
+            )
+        return found

@@ -1,0 +1,317 @@
+"""The configuration: defaults, validation, canonical text and hash.
+
+Every field is declared once, with its default: in `schema.py`, and those of a task in its own folder. A file
+in `configs/` starts from `default()`, changes what its experiment changes and returns an ml_collections
+`ConfigDict`; the command line overrides single fields; `parse` checks the whole and returns the typed, frozen
+`Config` that the package reads. Nothing in the package reads a field by a string or supplies a default of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from wenlan_jax.config import sections, settings
+from wenlan_jax.config.sections import Data, Mesh, Part
+from wenlan_jax.config.settings import field, section
+from wenlan_jax.tasks import registry
+from wenlan_jax.tasks.single_tower.schema import Pretrain, Rank, SingleTower, Vqa
+from wenlan_jax.tasks.two_tower.schema import Contrast, Model
+from wenlan_jax.util.late import late
+
+ConfigError = settings.ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    task: str = field(
+        "brivl",
+        "what is trained: brivl and clip are two towers, with momentum towers and banks or with in-batch negatives "
+        "alone; mlmm is the single tower's pretraining, rank and vqa are its fine-tuning for retrieval and questions",
+        among=late("wenlan_jax.tasks.registry:names"),
+    )
+    seed: int = field(
+        0,
+        "of initialisation, data order, caption choice, dropout and jitter; 32 bits tell them apart",
+        low=0,
+        high=2**32 - 1,
+    )
+    init_from: str = field(
+        "",
+        "start from these weights: a directory made by `wenlan import`, or the work directory of another run; empty: "
+        "from nothing. A run that resumes does not read it again",
+    )
+    mesh: sections.Mesh = section(sections.Mesh, free=True)
+    data: sections.Data = section(sections.Data)
+    tokenizer: sections.Tokenizer = section(sections.Tokenizer)
+    augment: sections.Augment = section(sections.Augment)
+    model: Model = section(Model)
+    contrast: Contrast = section(Contrast)
+    single: SingleTower = section(SingleTower)
+    pretrain: Pretrain = section(Pretrain)
+    rank: Rank = section(Rank)
+    vqa: Vqa = section(Vqa)
+    optimizer: sections.Optimizer = section(sections.Optimizer)
+    train: sections.Train = section(sections.Train)
+    eval: sections.Eval = section(sections.Eval, free=True)
+    checkpoint: sections.Checkpoint = section(sections.Checkpoint, free=True)
+    distributed: sections.Distributed = section(sections.Distributed, free=True)
+    compilation: sections.Compilation = section(sections.Compilation, free=True)
+    telemetry: sections.Telemetry = section(sections.Telemetry, free=True)
+
+
+def default() -> config_dict.ConfigDict:
+    """A fresh ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
+    return FORM.default()
+
+
+def vocabulary(c: Config) -> tuple[str, int]:
+    """The field that says how many rows the word table of the task has, and their number; 0 fits the tokenizer."""
+    field = registry.of(c).vocabulary
+    return field, settings.value_of(c, field)
+
+
+def with_vocabulary(c: Config, rows: int) -> Config:
+    """The configuration with `rows` rows in the word table of its task."""
+    return settings.replaced(c, {registry.of(c).vocabulary: rows})
+
+
+def require_vocabulary(c: Config, what: str) -> None:
+    """Raises ConfigError unless the vocabulary's size is given; `what` has no tokenizer to ask."""
+    field, rows = vocabulary(c)
+    if rows == 0:
+        raise ConfigError(
+            f"{field}: 0 takes its rows from a tokenizer, and {what} has none; give a number of rows, e.g. "
+            f"--config.{field}=2500"
+        )
+
+
+def require_data(c: Config) -> None:
+    """Raises ConfigError unless a data set is named: what a model learns from has no default."""
+    if not c.data.source:
+        raise ConfigError(
+            "data.source: name a data set, e.g. --config.data.source=DIR that `wenlan pack` wrote, one of `wenlan data "
+            "list`, or the drawn scenes, wenlan_scenes/s64"
+            + (". data.mixture is trained on, and data.source is what is evaluated" if c.data.mixture else "")
+        )
+
+
+def with_length(c: Config, records: int) -> Config:
+    """The configuration with what it counts in epochs worked out in steps, for so many training records.
+
+    Raises ConfigError where nothing is left after the warm-up.
+    """
+    train, optimizer, evaluation = c.train, c.optimizer, c.eval
+    of_epoch = records / train.batch_size
+    if train.epochs:
+        train = dataclasses.replace(train, steps=_steps("train.epochs", train.epochs, of_epoch))
+    if optimizer.warmup_fraction:
+        optimizer = dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_fraction * train.steps))
+    if evaluation.every_epochs:
+        every = _steps("eval.every_epochs", evaluation.every_epochs, of_epoch)
+        evaluation = dataclasses.replace(evaluation, every=every)
+    if optimizer.warmup_steps >= train.steps:
+        raise ConfigError(
+            f"optimizer.warmup_steps: {optimizer.warmup_steps} in a run of {train.steps} steps; give "
+            "optimizer.warmup_fraction instead"
+        )
+    return dataclasses.replace(c, train=train, optimizer=optimizer, eval=evaluation)
+
+
+def _steps(field: str, epochs: float, of_epoch: float) -> int:
+    """So many epochs in steps, at least one; no more than `train.steps` and `eval.every` can say."""
+    steps = epochs * of_epoch
+    if steps > settings.LARGEST_WHOLE:
+        raise ConfigError(f"{field}: {epochs:g} epochs are {steps:.3g} steps here, and a run has at most 2^31")
+    return max(1, round(steps))
+
+
+def _clashes(c: Config) -> list[str]:
+    """Faults that concern several fields together."""
+    faults: list[str] = []
+
+    def check(ok: bool, message: str) -> None:
+        if not ok:
+            faults.append(message)
+
+    faults += _mixture_clashes(c.data)
+    check(
+        c.train.batch_size % c.train.accumulation == 0,
+        "train.accumulation: must divide train.batch_size",
+    )
+    faults += registry.of(c).clashes(c)
+    settled = not (c.train.epochs or c.optimizer.warmup_fraction)  # otherwise both are worked out later
+    check(
+        not settled or c.optimizer.warmup_steps < c.train.steps,
+        "optimizer.warmup_steps: must be less than train.steps",
+    )
+    check(len(c.augment.mean) == 3 and len(c.augment.std) == 3, "augment.mean, augment.std: three numbers each")
+    check(all(value > 0 for value in c.augment.std), "augment.std: must be positive")
+    axes = (c.mesh.replica, c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    check(axes.count(-1) <= 1, "mesh: only one axis may be -1")
+    check(0 not in axes, "mesh: an axis cannot be 0")
+    default = Mesh()
+    check(
+        not c.mesh.preset or axes == (default.replica, default.data, default.fsdp, default.tensor),
+        "mesh.preset: gives the sizes of all axes; leave replica, data, fsdp and tensor alone, or the preset out",
+    )
+    check(
+        re.fullmatch(r"([1-9]\d*:[1-9]\d*)?", c.telemetry.profile) is not None,
+        "telemetry.profile: FIRST:COUNT is needed, e.g. 10:5, with steps numbered from 1",
+    )
+    for pattern in c.model.freeze:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            faults.append(f"model.freeze: {pattern!r} is not a regular expression ({error})")
+    return faults
+
+
+def _mixture_clashes(data: Data) -> list[str]:
+    """Faults of the rules for texts and of the parts of a mixture."""
+    faults: list[str] = []
+    named: list[tuple[str, Data | Part]] = [("data", data)]
+    named += [(f"data.mixture[{at}]", part) for at, part in enumerate(data.mixture)]
+    for path, rule in named:
+        if rule.kind_choice == "any" and rule.kind_weights:
+            faults.append(f"{path}.kind_weights: is for {path}.kind_choice='weighted'")
+        if rule.kind_choice != "any" and not rule.kinds:
+            faults.append(f"{path}.kinds: list the kinds that kind_choice={rule.kind_choice!r} chooses among")
+        if rule.kind_choice == "weighted" and (
+            len(rule.kind_weights) != len(rule.kinds) or min(rule.kind_weights, default=0) <= 0
+        ):
+            faults.append(f"{path}.kind_weights: a positive number for each of {path}.kinds is needed")
+    faults += [f"data.mixture[{at}].source: name a data set" for at, part in enumerate(data.mixture) if not part.source]
+    if len({part.weight > 0 for part in data.mixture}) > 1:
+        faults.append("data.mixture: give every part a positive weight, or none")
+    if data.mixture and (data.kinds or data.languages or data.kind_choice != "any"):
+        faults.append("data.kinds, .kind_choice, .languages: with data.mixture, each part has its own; leave these out")
+    return faults
+
+
+FORM = settings.Form(Config, "configs/", _clashes)
+
+
+def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    return settings.fields(Config)
+
+
+def describe() -> str:
+    """The reference of all fields: what the tags mean, then name, default and meaning of each field."""
+    tags = "\n".join(f"  [{tag}]".ljust(8) + meaning for tag, meaning in sections.SOURCES.items())
+    return f"Where values come from:\n{tags}\n\nFields:\n{FORM.describe()}"
+
+
+def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
+    """The typed configuration. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+    return FORM.parse(source)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration of a file with `--config.field=value` overrides; see `settings.Form.load`."""
+    return FORM.load(path, overrides)
+
+
+def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
+    """The checked configuration of `base` with overrides; see `settings.Form.override`."""
+    return FORM.override(base, overrides)
+
+
+def to_json(config: Config) -> str:
+    """The canonical text: every field, sorted, so that equal configurations have equal texts."""
+    return _canonical(dataclasses.asdict(config))
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True)
+
+
+def from_json(text: str) -> Config:
+    """The configuration of a canonical text."""
+    return parse(json.loads(text))
+
+
+def fingerprint(config: Config) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
+    return fingerprint_of(dataclasses.asdict(config))
+
+
+def fingerprint_of(saved: Mapping[str, Any]) -> str:
+    """That of a saved configuration, by the version that has saved it."""
+    return hashlib.sha256(_canonical(saved).encode()).hexdigest()[:16]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False) -> Iterator[str]:
+    hints = typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        free = inherited or one.metadata.get("free", False)
+        if dataclasses.is_dataclass(hints[one.name]):
+            yield from _free_fields(hints[one.name], f"{prefix}{one.name}.", free)
+        elif free:
+            yield prefix + one.name
+
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the fields that came later, at their defaults: those keep what was before them."""
+    return _overlay(dataclasses.asdict(Config()), saved)
+
+
+def _overlay(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {
+        name: _overlay(base[name], value)
+        for name, value in values.items()
+        if isinstance(base.get(name), dict) and isinstance(value, Mapping)
+    }
+    return {**base, **values, **inner}
+
+
+def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
+    """What differs between the configuration of a start and that it should have begun with, as `changes` tells it.
+
+    What is measured counts, too; what a start works out from the data counts only where that is not left to it.
+    """
+    task = registry.of(wanted)
+    left_to_it = {
+        task.vocabulary: settings.value_of(wanted, task.vocabulary) == 0,
+        **dict.fromkeys(task.settled, True),
+        "train.steps": bool(wanted.train.epochs),
+        "optimizer.warmup_steps": bool(wanted.optimizer.warmup_fraction),
+        "eval.every": bool(wanted.eval.every_epochs),
+    }
+    free = {name for name in _free_fields() if not name.startswith("eval.")}
+    return _differences(started, wanted, free | {name for name, is_free in left_to_it.items() if is_free})
+
+
+def changes(saved: Mapping[str, Any], now: Config) -> list[str]:
+    """What differs between a saved configuration and this one, without the fields that do not change a result."""
+    return _differences(saved, now, set(_free_fields()))
+
+
+def _differences(saved: Mapping[str, Any], now: Config, ignored: Collection[str]) -> list[str]:
+    old, new = (_flat(json.loads(json.dumps(tree))) for tree in (completed(saved), dataclasses.asdict(now)))
+    return [
+        f"{name}: saved {old.get(name, 'nothing')!r}, now {new.get(name, 'nothing')!r}"
+        for name in sorted((old.keys() | new.keys()) - set(ignored))
+        if old.get(name) != new.get(name)
+    ]

@@ -1,0 +1,99 @@
+"""What a configuration trains on: its sources as a mixture, and the maker of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from wenlan_jax.config import sections
+from wenlan_jax.data import loader, sources, text
+from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.tasks import experiment
+
+
+def parts(data: sections.Data) -> tuple[sections.Part, ...]:
+    """The parts of the mixture; without one, the single source as the only part."""
+    if data.mixture:
+        return data.mixture
+    alone = sections.Part(
+        source=data.source,
+        split=data.train_split,
+        kinds=data.kinds,
+        kind_choice=data.kind_choice,
+        kind_weights=data.kind_weights,
+        languages=data.languages,
+    )
+    return (alone,)
+
+
+def opened(data: sections.Data) -> list[Part]:
+    """The parts with their sources. Those that read the same split share it, so that its pictures keep their ids."""
+    places = {(part.source, part.split) for part in parts(data)}
+    found = {place: open_source(data, *place) for place in places}
+    return [
+        Part(found[part.source, part.split], _choice(part, data.language_alpha), part.weight) for part in parts(data)
+    ]
+
+
+def open_source(data: sections.Data, spec: str, split: str) -> sources.Source:
+    """The source to train on that `spec` names, which remembers as many records as `data` says."""
+    source = sources.open_source(spec, split, Path(data.dir).expanduser())
+    return sources.Remembered(source, data.remembered) if data.remembered else source
+
+
+def mixture(data: sections.Data, seed: int) -> Mixture:
+    """The pairs that `data` describes, in the order of `seed`. Raises SourceError and MixtureError."""
+    return Mixture(opened(data), seed)
+
+
+def records(data: sections.Data) -> int:
+    """How many training records there are, over all parts; a split that two parts read counts twice."""
+    return sum(len(part.source) for part in opened(data))
+
+
+def texts(data: sections.Data) -> Iterator[str]:
+    """Every text that training may use, part by part."""
+    for part in opened(data):
+        for item in loader.list_texts(part.source, part.texts.wanted):
+            yield item.text.text
+
+
+def _choice(part: sections.Part, language_alpha: float) -> TextChoice:
+    return TextChoice(
+        wanted=Wanted(part.kinds, part.languages),
+        kind_choice=part.kind_choice,
+        kind_weights=part.kind_weights,
+        language_alpha=language_alpha,
+    )
+
+
+def pictures(config: experiment.Config, boxes: int | None = None) -> loader.Pictures:
+    """How pictures become arrays under a configuration, with so many boxes; by default those that BriVL reads."""
+    data, regions = config.data, config.model.image.regions
+    if boxes is None:
+        boxes = regions.boxes if regions.kind == "boxes" else 0
+    return loader.Pictures(
+        size=data.image_size,
+        antialias=data.antialias,
+        averaging=data.averaging,
+        enlarge=data.enlarge == "host",
+        box_limit=boxes,
+    )
+
+
+def batches(config: experiment.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
+    """The places `share` of every training batch of two towers."""
+    return loader.TrainBatches(
+        mixture=mixture(config.data, config.seed),
+        tokenizer=tokenizer,
+        batch_size=config.train.batch_size,
+        share=share,
+        pictures=pictures(config),
+        text_length=config.data.text_length,
+        bad_records=config.data.bad_records,
+    )
+
+
+def data_dir(config: experiment.Config) -> Path:
+    """Where data sets are built and looked for."""
+    return Path(config.data.dir).expanduser()

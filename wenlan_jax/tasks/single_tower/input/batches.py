@@ -1,0 +1,94 @@
+"""The makers of the single tower's batches: of a training step, and of an evaluation that is the same every time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+
+from wenlan_jax.data import loader
+from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.mixture import Part, Row
+from wenlan_jax.tasks.single_tower.input.buckets import Shape
+from wenlan_jax.tasks.single_tower.input.examples import NEGATIVE, ExampleError, Examples, Pool, Recipe
+from wenlan_jax.tasks.single_tower.input.lengths import Lengths
+from wenlan_jax.tasks.single_tower.input.schedule import Cell, Schedule, in_language
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleBatches:
+    """Makes the training batch of a step: the pairs at the places `share` of the global batch.
+
+    What the step is about, `mixture` says; its fields are those of the objective (see `examples`). A bad record is
+    reported (`raise`) or gives its place to the next good row of its bucket (`replace`).
+    Raises ExampleError or RegionError when some cell of the schedule cannot be made.
+    """
+
+    mixture: Schedule
+    recipe: Recipe
+    share: tuple[int, ...]
+    bad_records: Literal["raise", "replace"]
+
+    def __post_init__(self) -> None:
+        for cell in self.mixture.cells:
+            self.recipe.require(cell.objective, self._pool(cell))
+
+    def __call__(self, step: int) -> Batch:
+        cell = self.mixture.cell(step)
+        self.mixture.require(cell)
+        examples = Examples(self.recipe, self._pool(cell), cell.shape, self.bad_records)
+        return examples.batch(cell.objective, self.mixture.rows(step, self.share))
+
+    def _pool(self, cell: Cell) -> Pool:
+        source = self.mixture.parts[cell.part].source
+        return Pool(source, self.mixture.texts(cell), cell.rows, cell.pictures, self.mixture.id(cell.part, 0))
+
+
+def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
+    """All usable rows of a part in one language. Raises ExampleError when there is none."""
+    rows = lengths.usable(language).astype(np.int32)
+    if not len(rows):
+        raise ExampleError(f"{part.source.name}: no record has both a wanted text in {language!r} and a region")
+    return Pool(part.source, in_language(part.texts, language), rows, rows, first_id=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedBatches:
+    """Makes batch `number` of one objective for an evaluation: the rows of `pool` in their order, each once.
+
+    The last batch is filled up with rows that hold the empty text and no region; `valid` is False there and `id` -1.
+    Masks, negatives and the choice of the text depend on the seed and the row alone, so they are the same at every
+    evaluation. Bad records are reported.
+    """
+
+    recipe: Recipe
+    pool: Pool
+    objective: str
+    shape: Shape
+    batch_size: int
+    share: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        self.recipe.require(self.objective, self.pool)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.pool.rows) / self.batch_size)
+
+    def __call__(self, number: int) -> Batch:
+        rows, missing = loader.eval_rows(number, self.batch_size, len(self.pool.rows), self.share)
+        used = [int(row) for row in self.pool.rows[rows]]
+        # Fills the places of missing rows, for their shapes, and is blanked afterwards.
+        filling = [int(self.pool.rows[0])] * missing
+        examples = Examples(self.recipe, self.pool, self.shape, "raise")
+        batch = examples.batch(self.objective, [Row(0, row, row) for row in (*used, *filling)])
+        del batch[loader.REPLACED]
+        self._blank(batch, len(used))
+        return batch | loader.numbered(batch["id"][: len(used)].tolist(), missing)
+
+    def _blank(self, batch: Batch, first: int) -> None:
+        """Makes padding of the rows from `first` on, with the empty text, so that none is without a valid token."""
+        empty = self.recipe.encode([""], self.shape.tokens)
+        for name, array in batch.items():
+            array[first:] = empty.get(name.removeprefix(NEGATIVE), 0)

@@ -1,0 +1,200 @@
+"""The regions of a record as arrays: whose boxes, and what stands for each of them.
+
+Fields of a batch of B rows and R regions, zero where `region_mask` is False, which is behind the regions there are:
+
+| field | dtype and shape | |
+|---|---|---|
+| region_features | float16 (B, R, F) | where features are `stored` or `pixels` |
+| image | uint8 (B, S, S, 3) | instead, where they are pooled on a `map` of the accelerator |
+| region_boxes | float32 (B, R, 4) | (x1, y1, x2, y2) in units of the picture's sides |
+| region_mask | bool (B, R) | |
+| region_classes | float16 (B, R, C) | when asked for: a distribution over classes, background first |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float16, Float32, Int64
+
+from wenlan_jax.data import images, loader, records
+from wenlan_jax.util.errors import WenlanError
+
+if TYPE_CHECKING:
+    from wenlan_jax.data.sources import Source
+
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+
+Boxes = Float32[np.ndarray, "regions 4"]
+
+
+class RegionError(WenlanError, ValueError):
+    """Options that do not fit together, or a record without the regions they ask for."""
+
+
+class Kept(NamedTuple):
+    """The regions of a record that are used: their boxes in units of its sides, and which of its regions they are."""
+
+    boxes: Boxes
+    numbers: Int64[np.ndarray, " regions"]
+
+
+def grid_boxes(cells: int) -> Boxes:
+    """`cells` by `cells` equal boxes, x outside and y inside, then the whole picture, in BriVL's order; without jax."""
+    low, high = np.arange(cells) / cells, (np.arange(cells) + 1) / cells
+    boxes = [(low[x], low[y], high[x], high[y]) for x in range(cells) for y in range(cells)]
+    return np.array([*boxes, WHOLE_PICTURE], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """How the regions of a record become arrays.
+
+    features: `stored` takes what a detector left in the record; `pixels` shrinks what is in the box to `crop` by `crop`
+        pixels, RGB from -1 to 1; `map` leaves it to the accelerator and gives it the picture.
+    boxes: the first `limit` with an area of those in the record, which are best first, or a `grid` of grid * grid cells
+        and the whole picture.
+    width: numbers of a feature. classes: columns of `region_classes`, 0 where there are none.
+    labels: names of the classes but the background, for records with labels instead of distributions; a region without
+        a label is background.
+    pictures: how a picture becomes an array where features are a `map`, else None.
+    Raises RegionError for options that do not fit together.
+    """
+
+    features: Literal["stored", "pixels", "map"]
+    boxes: Literal["stored", "grid"]
+    grid: int
+    limit: int
+    width: int
+    crop: int
+    classes: int
+    labels: tuple[str, ...]
+    pictures: loader.Pictures | None
+
+    def __post_init__(self) -> None:
+        if self.features == "stored" and self.boxes == "grid":
+            raise RegionError("regions: a grid has no stored features; take 'pixels' or 'map', or stored boxes")
+        if self.features == "pixels" and self.width != 3 * self.crop**2:
+            raise RegionError(f"regions: pixels of crop {self.crop} are {3 * self.crop**2} numbers, not {self.width}")
+        if (self.features == "map") != (self.pictures is not None):
+            raise RegionError("regions: `pictures` is for features on a 'map', which need it")
+        if self.labels and self.classes != len(self.labels) + 1:
+            raise RegionError(f"regions: {len(self.labels)} labels and the background are not {self.classes} classes")
+
+    @property
+    def largest(self) -> int:
+        """Regions of a picture at most."""
+        return self.grid**2 + 1 if self.boxes == "grid" else self.limit
+
+    def count(self, record: records.Record) -> int:
+        """Regions of `record`; 0 for one that cannot be used."""
+        lacking = self.features == "stored" and record.region_features is None
+        return 0 if lacking else len(self._kept(record, self.largest).boxes)
+
+    def require_classes(self) -> None:
+        """Raises RegionError where no record can have `region_classes`."""
+        if not self.classes or self.boxes == "grid":
+            raise RegionError("regions: objective 'mrc' needs `classes` and stored boxes; leave it out otherwise")
+
+    def empty(self, rows: int, length: int, with_classes: bool) -> loader.Batch:
+        """The fields of a batch for `rows` records of at most `length` regions, all padding so far."""
+        batch: loader.Batch = {
+            "region_boxes": np.zeros((rows, length, 4), np.float32),
+            "region_mask": np.zeros((rows, length), bool),
+        }
+        if self.pictures is not None:
+            batch |= self.pictures.empty(rows)
+            batch["image"][:] = 0
+        else:
+            batch["region_features"] = np.zeros((rows, length, self.width), np.float16)
+        if with_classes:
+            self.require_classes()
+            batch["region_classes"] = np.zeros((rows, length, self.classes), np.float16)
+        return batch
+
+    def write(self, source: Source, row: int, record: records.Record, batch: loader.Batch, place: int) -> None:
+        """Puts the regions of `record`, which is in `row` of `source`, at `place` of a batch made by `empty`.
+
+        Regions beyond the batch's length are left out. Raises BadRecord when the record lacks what is needed, or its
+        picture is damaged.
+        """
+        kept = self._kept(record, batch["region_mask"].shape[1])
+        try:
+            values = self._values(record, kept, "region_classes" in batch)
+        except RegionError as error:
+            remedy = "add regions with `wenlan regions`, choose other single.regions, or data.bad_records='replace'"
+            raise loader.BadRecord(f"{loader.row_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
+        except images.CorruptImage as error:
+            raise loader.BadRecord(f"{loader.row_name(source, row, record)}: {error}.") from error
+        if self.pictures is not None:
+            loader.write_picture(self.pictures, source, row, record, batch, place)
+        for name, rows in values.items():
+            batch[name][place, : len(rows)] = rows
+        batch["region_mask"][place, : len(kept.boxes)] = True
+
+    def _values(self, record: records.Record, kept: Kept, with_classes: bool) -> loader.Batch:
+        if not len(kept.boxes):
+            raise RegionError("no region with an area")
+        values: loader.Batch = {"region_boxes": kept.boxes}
+        if self.features == "stored":
+            values["region_features"] = self._stored(record)[kept.numbers]
+        elif self.features == "pixels":
+            values["region_features"] = crops(images.decode(record.image), kept.boxes, self.crop)
+        if with_classes:
+            values["region_classes"] = self._classes(record)[kept.numbers]
+        return values
+
+    def _kept(self, record: records.Record, length: int) -> Kept:
+        if self.boxes == "grid":
+            return Kept(grid_boxes(self.grid)[:length], np.arange(min(self.largest, length)))
+        corners = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
+        scaled = np.clip(corners / (record.width, record.height, record.width, record.height), 0.0, 1.0)
+        solid = (scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])
+        numbers = np.flatnonzero(solid)[: min(self.limit, length)]
+        return Kept(scaled[numbers].astype(np.float32), numbers)
+
+    def _stored(self, record: records.Record) -> records.Features:
+        rows = record.region_features
+        if rows is None:
+            raise RegionError("no region_features")
+        if rows.shape[1] != self.width:
+            raise RegionError(f"region_features of {rows.shape[1]} numbers, not {self.width}")
+        return rows
+
+    def _classes(self, record: records.Record) -> records.Classes:
+        rows = record.region_classes
+        if rows is None:
+            return self._one_hot(record)
+        if rows.shape[1] != self.classes:
+            raise RegionError(f"region_classes of {rows.shape[1]} columns, not {self.classes}")
+        return rows
+
+    def _one_hot(self, record: records.Record) -> records.Classes:
+        if not self.labels:
+            raise RegionError("neither region_classes nor `labels` to make them of")
+        names = ("", *self.labels)
+        unknown = sorted({region.label for region in record.regions} - set(names))
+        if unknown:
+            raise RegionError(f"regions labelled {unknown}, which are not among `labels`")
+        columns = [names.index(region.label) for region in record.regions]
+        return np.eye(self.classes, dtype=np.float16)[columns]
+
+
+def crops(
+    picture: np.ndarray, boxes: Float[np.ndarray, "regions 4"], side: int
+) -> Float16[np.ndarray, "regions width"]:
+    """What is in each box, its edges rounded outwards to whole pixels, averaged to `side` by `side`; RGB, -1 to 1.
+
+    picture: uint8 (height, width, 3). The result has 3 * side * side numbers a row: rows of the crop, columns, colours.
+    """
+    height, width = picture.shape[:2]
+    scaled = boxes.astype(np.float64) * (width, height, width, height)
+    # Float32 boxes in units of the sides miss whole pixels by a hair, which must not count as one more pixel.
+    low = np.minimum(np.floor(scaled[:, :2] + 1e-3), (width - 1, height - 1)).astype(int)
+    high = np.maximum(np.ceil(scaled[:, 2:] - 1e-3).astype(int), low + 1)
+    pixels = np.empty((len(boxes), side, side, 3), np.uint8)
+    for square, (x1, y1), (x2, y2) in zip(pixels, low, high, strict=True):
+        images.resize(picture[y1:y2, x1:x2], side, antialias=True, out=square)
+    return (pixels.reshape(len(boxes), -1).astype(np.float32) / 127.5 - 1.0).astype(np.float16)

@@ -1,0 +1,230 @@
+"""The objectives of the single tower: which one a batch is for, what it predicts, and its loss.
+
+Each gives sums over the rows it is handed and a weight for every row, and the caller divides by the weight of the whole
+batch: however that is split, the loss is the same. Beside its loss stands that of a guess that saw neither words nor
+regions, from what the batch itself holds, so that a log line can tell whether anything was learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PyTree
+
+from wenlan_jax.core.state import Params
+from wenlan_jax.core.task import Batch
+from wenlan_jax.losses import masked, matching
+from wenlan_jax.models.arrays import Array
+from wenlan_jax.models.single_tower import at_places
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.single_tower.batch import NEGATIVE, PICTURE, TEXT, VALID
+
+if TYPE_CHECKING:
+    from wenlan_jax.tasks.single_tower.task import Tower
+
+
+class Given(NamedTuple):
+    """What an objective works on; `rng` is None without dropout."""
+
+    config: experiment.Config
+    tower: Tower
+    params: Params
+    batch_stats: PyTree
+    batch: Batch
+    rng: Array | None
+
+    def features(self) -> Float[Array, "rows regions width"]:
+        """Those of the batch's regions."""
+        return self.tower.features(self.params, self.batch_stats, self.batch)
+
+    def encode(self, features: Array, hide_regions: bool = False) -> Any:
+        """The tower's hidden states; regions that are to be guessed stay hidden if asked for."""
+        hidden = self.batch["region_masked"] if hide_regions else None
+        return self.tower.encode(self.params, self.batch, features, self.rng, hidden)
+
+    def head(self, method: str, *inputs: Array) -> Array:
+        """What a head says."""
+        said: Array = self.tower.call(self.params, method, *inputs)
+        return said
+
+
+class Sums(NamedTuple):
+    """Over some rows: of losses, of an uninformed guess's, and of other metrics that are averaged alike."""
+
+    loss: Float[Array, ""]
+    reference: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
+
+
+class Objective(NamedTuple):
+    """`weights`: of every row in the mean. `sums`: over the rows."""
+
+    weights: Callable[[experiment.Config, Batch], Float[Array, " rows"]]
+    sums: Callable[[Given], Sums]
+
+
+def _rows(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
+    """Rows alike, but those that fill up a batch."""
+    size = batch["token_ids"].shape[0]
+    return batch[VALID].astype(jnp.float32) if VALID in batch else jnp.ones(size, jnp.float32)
+
+
+def _itm(given: Given) -> Sums:
+    match, valid = given.batch["match"], given.batch.get(VALID)
+    logits = given.head("itm_logits", given.encode(given.features()).pooled)
+    loss, accuracy = (f(logits, match, valid) for f in (matching.match_cross_entropy, matching.match_accuracy))
+    return Sums(loss.total, math.log(2.0) * loss.weight, {"accuracy": accuracy.total})
+
+
+def _masked_words(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
+    return jnp.sum(batch["masked_valid"], axis=1, dtype=jnp.float32) * _rows(config, batch)
+
+
+def _mlm(given: Given) -> Sums:
+    batch = given.batch
+    counted = batch["masked_valid"] & (_rows(given.config, batch) > 0)[:, None]
+    hidden = at_places(given.encode(given.features()).text, batch["masked_places"])
+    logits = given.head("word_logits", hidden)
+    loss, accuracy = (
+        f(logits, batch["masked_ids"], counted) for f in (masked.word_cross_entropy, masked.word_accuracy)
+    )
+    return Sums(loss.total, math.log(logits.shape[-1]) * loss.weight, {"accuracy": accuracy.total})
+
+
+def _masked_regions(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
+    return jnp.sum(batch["region_masked"], axis=1, dtype=jnp.float32) * _rows(config, batch)
+
+
+def _counted_regions(given: Given) -> Array:
+    return given.batch["region_masked"] & (_rows(given.config, given.batch) > 0)[:, None]
+
+
+def _mrfr(given: Given) -> Sums:
+    features, counted = given.features(), _counted_regions(given)
+    predicted = given.head("features_at", given.encode(features, hide_regions=True).regions)
+    loss = masked.feature_squared_error(predicted, features, counted)
+    mean = _mean(features, counted)
+    return Sums(loss.total, masked.feature_squared_error(mean, features, counted).total, {})
+
+
+def _mrfr_weights(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
+    return _masked_regions(config, batch) * elements(config, "mrfr")
+
+
+def _mrc(given: Given) -> Sums:
+    pretrain, classes, counted = given.config.pretrain, given.batch["region_classes"], _counted_regions(given)
+    logits = given.head("class_logits", given.encode(given.features(), hide_regions=True).regions)
+    uninformed = jnp.log(_mean(classes, counted) + 1e-9)
+    right = masked.best_class(logits) == masked.best_class(classes)
+    hits = masked.summed(right.astype(jnp.float32), counted)
+    if pretrain.mrc_kind == "hard":
+        losses = [masked.class_cross_entropy(said, classes, counted) for said in (logits, uninformed)]
+    else:
+        # The weight of a mean by elements is the caller's, see `_mrc_weights`.
+        losses = [masked.class_divergence(said, classes, counted, "batchmean") for said in (logits, uninformed)]
+    scale = elements(given.config, "mrc")
+    return Sums(losses[0].total, losses[1].total, {"accuracy": hits.total * scale})
+
+
+def elements(config: experiment.Config, objective: str) -> int:
+    """Numbers that the loss of a region is the mean of, 1 where it is their sum."""
+    pretrain, regions = config.pretrain, config.single.regions
+    if objective == "mrfr" and pretrain.mrfr_reduction == "elementwise":
+        return regions.width
+    if objective == "mrc" and pretrain.mrc_kind == "kl" and pretrain.mrc_reduction == "elementwise":
+        return regions.classes
+    return 1
+
+
+def _mrc_weights(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
+    return _masked_regions(config, batch) * elements(config, "mrc")
+
+
+def _mean(values: Float[Array, "rows regions n"], counted: Array) -> Float[Array, "rows regions n"]:
+    """The mean over all regions that count, in every place."""
+    weights = counted.astype(jnp.float32)[..., None]
+    mean = jnp.sum(values.astype(jnp.float32) * weights, axis=(0, 1)) / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.broadcast_to(mean, values.shape)
+
+
+def _vqa(given: Given) -> Sums:
+    answers, valid = given.batch["answers"], given.batch.get(VALID)
+    logits = given.head("answer_logits", given.encode(given.features()).pooled)
+    loss, score = (f(logits, answers, valid) for f in (matching.answer_cross_entropy, matching.answer_accuracy))
+    # The constant guess of every answer's mean score.
+    rate = jnp.clip(jnp.mean(answers, axis=0), 1e-6, 1.0 - 1e-6)
+    prior = jnp.broadcast_to(jnp.log(rate) - jnp.log1p(-rate), answers.shape)
+    uninformed = matching.answer_cross_entropy(prior, answers, valid)
+    return Sums(loss.total, uninformed.total, {"accuracy": score.total})
+
+
+OTHER_SIDE = {"mlm": PICTURE, "mrc": TEXT, "mrfr": TEXT}
+"""The fields of the side that an objective has to look at besides the one it hides from."""
+
+
+def mismatched(name: str, batch: Batch) -> Batch:
+    """A batch of an objective in which what `OTHER_SIDE` names is that of the row before.
+
+    An objective that loses nothing by it has not learnt to look there, and guesses words by words, regions by regions.
+    """
+    return {**batch, **{field: jnp.roll(batch[field], 1, axis=0) for field in OTHER_SIDE[name] if field in batch}}
+
+
+def _rank(given: Given) -> Sums:
+    """The hinge of each pair against other pictures for its text and other texts for its picture."""
+    settings, batch = given.config.rank, given.batch
+    keys = [None] * 3 if given.rng is None else jax.random.split(given.rng, 3)
+    own = _scores(given, batch, keys[0])
+    negatives = [_against(given, *side) for side in zip((PICTURE, TEXT), keys[1:], strict=True)]
+    loss = matching.ranking_hinge(own, jnp.concatenate(negatives, axis=1), settings.margin)
+    above = jnp.mean((own[:, None] > jnp.concatenate(negatives, axis=1)).astype(jnp.float32), axis=1)
+    rows = 2 * settings.hard
+    return Sums(loss.total / rows, jnp.float32(settings.margin * own.size), {"accuracy": jnp.sum(above)})
+
+
+def _against(given: Given, fields: tuple[str, ...], rng: Array | None) -> Float[Array, "rows hard"]:
+    """Scores of each row with its hardest candidates in place of its own `fields`."""
+    settings, batch = given.config.rank, given.batch
+    candidates = {name: batch[NEGATIVE + name] for name in fields if NEGATIVE + name in batch}
+    if settings.hard < settings.candidates:
+        chosen = matching.hardest(_scores_of(given, candidates, None), settings.hard)
+        candidates = {name: _take(value, chosen) for name, value in candidates.items()}
+    return _scores_of(given, candidates, rng)
+
+
+def _take(values: Array, chosen: Array) -> Array:
+    """The chosen candidates of each row."""
+    return jax.vmap(lambda of_row, places: of_row[places])(values, chosen)
+
+
+def _scores_of(given: Given, candidates: dict[str, Array], rng: Array | None) -> Float[Array, "rows candidates"]:
+    """Scores of every row with each of its candidates."""
+    rows, count = next(iter(candidates.values())).shape[:2]
+    fields = (*TEXT, *(name for name in PICTURE if name in given.batch))
+    pairs = {
+        name: candidates[name].reshape(rows * count, *candidates[name].shape[2:])
+        if name in candidates
+        else jnp.repeat(given.batch[name], count, axis=0)
+        for name in fields
+    }
+    return _scores(given, pairs, rng).reshape(rows, count)
+
+
+def _scores(given: Given, pairs: Batch, rng: Array | None) -> Float[Array, " pairs"]:
+    """The rank head's scores of pairs."""
+    alone = given._replace(batch=pairs, rng=rng)
+    return alone.head("rank_score", alone.encode(alone.features()).pooled)
+
+
+OBJECTIVES = {
+    "itm": Objective(_rows, _itm),
+    "mlm": Objective(_masked_words, _mlm),
+    "mrc": Objective(_mrc_weights, _mrc),
+    "mrfr": Objective(_mrfr_weights, _mrfr),
+    "rank": Objective(_rows, _rank),
+    "vqa": Objective(_rows, _vqa),
+}

@@ -1,0 +1,202 @@
+"""The single tower (MLMM, UNITER, UC2) as a task: pretraining, and fine-tuning for retrieval or for questions.
+
+A step trains the one objective that its batch is for (`of_batch`); there are no momentum towers and no
+banks. Where regions are pooled on BriVL's feature map, the backbone is part of the parameters and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, PyTree
+
+from wenlan_jax.core import trees
+from wenlan_jax.core.state import Momentum, Params, TrainState
+from wenlan_jax.core.task import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
+from wenlan_jax.models import augment
+from wenlan_jax.models.arrays import Array
+from wenlan_jax.models.efficientnet import EfficientNet
+from wenlan_jax.models.initializers import BERT_DEVIATION
+from wenlan_jax.models.placement import placing
+from wenlan_jax.models.regions import RegionPooling
+from wenlan_jax.models.single_tower import Hidden, SingleTower, rank_from_itm
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.single_tower import objectives, schema
+from wenlan_jax.tasks.single_tower.batch import objective_spec, of_batch, trained
+from wenlan_jax.tasks.single_tower.spec import TOWER
+from wenlan_jax.tasks.two_tower.towers import image_backbone
+
+WEIGHT = "weight"
+"""Of each pair in the mean of its objective, among the rows of a step."""
+
+
+def single_tower(config: experiment.Config) -> SingleTower:
+    """The tower of a configuration whose vocabulary size is known, with the heads that its task trains."""
+    single, objectives_trained = config.single, trained(config)
+    return SingleTower(
+        vocab_size=single.vocab_size,
+        width=single.width,
+        depth=single.layers,
+        heads=single.heads,
+        mlp_width=single.feed_forward,
+        max_positions=single.positions,
+        position_offset=single.position_offset,
+        feature_width=single.regions.width,
+        classes=single.regions.classes,
+        answers=config.vqa.answers if "vqa" in objectives_trained else 0,
+        rank="rank" in objectives_trained,
+        text_eps=single.text_eps,
+        eps=single.eps,
+        dropout=single.dropout,
+        dtype=jnp.dtype(config.model.dtype),
+        scan_segments=single.scan_segments,
+        remat=single.remat,
+    )
+
+
+class Tower:
+    """The tower as a function of a state's parameters and a batch, for the devices of `mesh`, or for a default one."""
+
+    def __init__(self, config: experiment.Config, mesh: Mesh | None = None) -> None:
+        self.config = config
+        self.places = None if mesh is None else meshes.places(mesh)
+        self.module = single_tower(config)
+        self.backbone: EfficientNet | None = None
+        if config.single.regions.features == "map":
+            self.backbone = image_backbone(config.model, None if mesh is None else meshes.platform(mesh))
+            self.pooling = RegionPooling(
+                grid=(),
+                whole_image=False,
+                coordinates=config.model.image.regions.coordinates,
+                samples=config.model.image.regions.samples,
+                project=False,
+                dtype=jnp.dtype(config.model.dtype),
+            )
+
+    def init(self, rng: Array) -> tuple[Params, PyTree]:
+        """Fresh parameters and batch statistics."""
+        batch = zeros(objective_spec(self.config, "itm", 1, self.config.pretrain.text_buckets[0], 1))
+        single_rng, image_rng = jax.random.split(rng)
+        features = jnp.zeros((1, 1, self.config.single.regions.width))
+        inputs = (batch["token_ids"], batch["token_mask"], features, batch["region_boxes"], batch["region_mask"])
+        drawn = self.module.init(single_rng, *inputs, train=False, method="everything")["params"]
+        params = {TOWER: _scaled(drawn, self.config.single)}
+        if self.backbone is None:
+            return params, {}
+        variables = self.backbone.init(image_rng, self.normalised(batch), False)
+        stats = {"image": {"backbone": variables.get("batch_stats", {})}}
+        return {**params, "image": {"backbone": variables["params"]}}, stats
+
+    def normalised(self, batch: Batch) -> Float[Array, "rows height width 3"]:
+        """Pictures as the backbone takes them."""
+        images = augment.unit_range(augment.whole(batch))
+        return augment.normalise(images, self.config.augment.mean, self.config.augment.std)
+
+    def features(self, params: Params, batch_stats: PyTree, batch: Batch) -> Float[Array, "rows regions width"]:
+        """The features of a batch's regions, without gradient."""
+        if self.backbone is None:
+            return batch["region_features"]
+        variables = {"params": params["image"]["backbone"], "batch_stats": batch_stats["image"]["backbone"]}
+        with placing(self.places):
+            map_ = self.backbone.apply(variables, self.normalised(batch), False)
+            pooled, _ = self.pooling.apply({}, map_, batch["region_boxes"], batch["region_mask"])
+        return jax.lax.stop_gradient(pooled)
+
+    def encode(
+        self,
+        params: Params,
+        batch: Batch,
+        features: Float[Array, "rows regions width"],
+        rng: Array | None,
+        region_masked: Bool[Array, "rows regions"] | None = None,
+    ) -> Hidden:
+        """What the tower makes of the rows of a batch; with dropout if `rng` is given."""
+        inputs = (batch["token_ids"], batch["token_mask"], features, batch["region_boxes"], batch["region_mask"])
+        return self.call(params, "encode", *inputs, region_masked, train=rng is not None, rng=rng)
+
+    def call(self, params: Params, method: str, *inputs: Any, rng: Array | None = None, **options: Any) -> Any:
+        """A method of the module, such as a head."""
+        rngs = {} if rng is None else {"dropout": rng}
+        with placing(self.places):
+            return self.module.apply({"params": params[TOWER]}, *inputs, method=method, rngs=rngs, **options)
+
+
+def _scaled(params: Params, single: schema.SingleTower) -> Params:
+    """Fresh parameters, drawn with BERT's deviation, with those of the configuration."""
+    deviations = {
+        "kernel": single.initial_deviation,
+        "embedding": single.initial_deviation,
+        "mask_vector": single.regions.mask_deviation,
+    }
+
+    def scale(name: str, leaf: Array) -> Array:
+        deviation = deviations.get(name.rsplit("/", 1)[-1], BERT_DEVIATION)
+        return leaf * (deviation / BERT_DEVIATION) if deviation != BERT_DEVIATION else leaf
+
+    return trees.map_named(scale, params)
+
+
+class Single:
+    """The tasks `mlmm`, `rank` and `vqa`."""
+
+    def __init__(self, config: experiment.Config, mesh: Mesh) -> None:
+        self.config = config
+        self.tower = Tower(config, mesh)
+
+    def kind_of(self, batch: Mapping[str, Any]) -> str:
+        """Objective and lengths of a batch."""
+        tokens, regions = batch["token_ids"].shape[1], batch["region_boxes"].shape[1]
+        return f"{of_batch(batch)}, {tokens} tokens and {regions} regions"
+
+    def fresh(self, rng: Array) -> Fresh:
+        """The tower alone."""
+        return Fresh(*self.tower.init(rng), None, {})
+
+    def derive(self, params: Params, taken: Collection[str]) -> Params:
+        """A rank head that was not taken scores by the logit of a match, as UNITER's fine-tuning starts."""
+        prefix = f"params/{TOWER}/"
+        if "rank_head" not in params[TOWER] or any(name.startswith(prefix + "rank_head/") for name in taken):
+            return params
+        if not any(name.startswith(prefix + "itm_head/") for name in taken):
+            return params
+        return {**params, TOWER: rank_from_itm(params[TOWER])}
+
+    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
+        """Pictures are not jittered: the features of a detector are not, either."""
+        return micro
+
+    def advance(self, state: TrainState) -> Momentum | None:
+        """There are no momentum towers."""
+        return None
+
+    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
+        """Ids, and the weight of every pair, which the whole batch is divided by."""
+        weights = objectives.OBJECTIVES[of_batch(micro)].weights(self.config, micro)
+        return {"id": micro["id"], WEIGHT: weights}, {}
+
+    def micro_loss(
+        self, params: Params, state: TrainState, micro: Batch, own: Own, rows: Rows, rng: Array
+    ) -> MicroLoss:
+        """The share of the mean over the weights of the whole batch."""
+        name = of_batch(micro)
+        given = objectives.Given(self.config, self.tower, params, state.batch_stats, micro, rng)
+        sums = objectives.OBJECTIVES[name].sums(given)
+        total = jnp.maximum(jnp.sum(rows[WEIGHT]), 1e-9)  # no question has an answer, or no word is masked
+        metrics = {f"{name}_{metric}": value / total for metric, value in sums.metrics.items()}
+        loss = sums.loss / total
+        metrics |= {"loss": loss, f"{name}_loss": loss, "loss_reference": sums.reference / total}
+        return MicroLoss(loss, metrics, state.batch_stats)
+
+    def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
+        """There are no banks."""
+        return banks
+
+    def describe(self, state: TrainState) -> Metrics:
+        """Nothing more than the objective tells."""
+        return {}

@@ -1,0 +1,83 @@
+"""Which queries and answers the gallery of a retrieval evaluation shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wenlan_jax.evaluation import gallery, retrieval
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.embedding import Embedded
+
+GALLERY_TOP = 5
+"""Answers shown for each query of the gallery."""
+
+
+def write_gallery(out: Path, config: experiment.Config, embedded: Sequence[Embedded]) -> None:
+    """Writes `gallery.html` of the first evaluated split into `out`, if the configuration wants one."""
+    count = config.eval.gallery
+    if not embedded or not count:
+        return
+    first = embedded[0]
+    queries: list[gallery.TextQuery | gallery.PictureQuery]
+    queries = [*text_queries(first, count), *picture_queries(first, -(-count // 3))]
+    note = f"{first.source.name}: {len(first.source)} pictures, {len(first.texts)} texts"
+    gallery.write_gallery(out / "gallery.html", queries, title="What the model retrieves", note=note)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """`count` numbers below `total`, evenly spread, chosen before any result is known."""
+    return [int(i) for i in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))]
+
+
+def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
+    """`count` texts, languages in turn, with their best pictures."""
+    by_language: dict[str, list[int]] = {}
+    for number, text in enumerate(embedded.texts):
+        by_language.setdefault(text.text.language, []).append(number)
+    each = -(-count // len(by_language))
+    chosen = [of[i] for of in by_language.values() for i in _spread(len(of), each)][:count]
+    queries = embedded.text_embeddings[chosen]
+    rows, scores = retrieval.top_k(queries, embedded.image_embeddings, GALLERY_TOP)
+    found = []
+    for place, number in enumerate(chosen):
+        text = embedded.texts[number]
+        hits = [
+            gallery.PictureHit(embedded.source[int(row)].image, float(score), int(row) in text.rows)
+            for row, score in zip(rows[place], scores[place], strict=True)
+        ]
+        rank = _rank(embedded.image_embeddings @ queries[place], text.rows)
+        found.append(gallery.TextQuery(text.text.text, text.text.language, hits, rank))
+    return found
+
+
+def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery]:
+    """`count` pictures with their best texts."""
+    chosen = _spread(len(embedded.image_embeddings), count)
+    links = embedded.links
+    rows, scores = retrieval.top_k(embedded.image_embeddings[chosen], embedded.text_embeddings, GALLERY_TOP)
+    found = []
+    for place, picture in enumerate(chosen):
+        hits = [
+            gallery.TextHit(
+                embedded.texts[row].text.text,
+                embedded.texts[row].text.language,
+                float(score),
+                picture in embedded.texts[row].rows,
+            )
+            for row, score in zip(rows[place], scores[place], strict=True)
+        ]
+        true = links.text[links.image == picture]
+        rank = _rank(embedded.text_embeddings @ embedded.image_embeddings[picture], true) if len(true) else None
+        found.append(gallery.PictureQuery(embedded.source[picture].image, hits, rank))
+    return found
+
+
+def _rank(scores: np.ndarray, true: Sequence[int] | np.ndarray) -> int:
+    """Of the best true candidate: 1 plus the false ones that score at least as high."""
+    best = scores[list(true)].max()
+    false = np.ones(len(scores), bool)
+    false[list(true)] = False
+    return 1 + int(np.count_nonzero(scores[false] >= best))

@@ -1,0 +1,179 @@
+"""The two towers of the configuration, as BriVL and CLIP both use them: built, initialised, applied."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int, PyTree
+
+from wenlan_jax.core.task import Batch
+from wenlan_jax.models import augment
+from wenlan_jax.models.arrays import Array
+from wenlan_jax.models.bert import BertEncoder
+from wenlan_jax.models.efficientnet import BASE_STAGES, EfficientNet, Stage, efficientnet_sizes
+from wenlan_jax.models.layers import BatchNormOptions
+from wenlan_jax.models.placement import placing
+from wenlan_jax.models.regions import RegionPooling
+from wenlan_jax.models.transformer import TransformerEncoder
+from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower, TowerOutput
+from wenlan_jax.parallel import mesh as meshes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.two_tower import schema as two_towers
+from wenlan_jax.tasks.two_tower.batch import batch_spec
+
+Variables = dict[str, PyTree]
+"""`params` and `batch_stats`, each by tower."""
+
+
+def image_backbone(config: two_towers.Model, platform: str | None = None) -> EfficientNet:
+    """The EfficientNet of a configuration, as it runs best on `platform` (jax's name; default: the one in use)."""
+    net = config.image.backbone
+    stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
+    return EfficientNet(
+        *efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head),
+        batch_norm=_batch_norm(config),
+        depthwise=_depthwise(net.depthwise, platform or jax.default_backend()),
+        dtype=jnp.dtype(config.dtype),
+        remat=net.remat,
+        scan=net.scan,
+    )
+
+
+def image_tower(config: two_towers.Model, platform: str | None = None) -> ImageTower:
+    """The image tower of a configuration, as it runs best on `platform`, see `image_backbone`."""
+    image, dtype = config.image, jnp.dtype(config.dtype)
+    regions = RegionPooling(
+        grid=image.regions.grid if image.regions.kind == "grid" else (),
+        whole_image=image.regions.whole_image,
+        coordinates=image.regions.coordinates,
+        samples=image.regions.samples,
+        project=image.regions.project,
+        dtype=dtype,
+    )
+    return ImageTower(
+        image_backbone(config, platform), regions, _encoder(image.encoder, dtype), Projection(config.embedding, dtype)
+    )
+
+
+def text_tower(config: two_towers.Model) -> TextTower:
+    """The text tower of a configuration whose vocabulary size is known."""
+    bert, dtype = config.text.bert, jnp.dtype(config.dtype)
+    backbone = BertEncoder(
+        vocab_size=bert.vocab_size,
+        width=bert.width,
+        depth=bert.layers,
+        heads=bert.heads,
+        mlp_width=bert.feed_forward,
+        max_positions=bert.positions,
+        type_vocab_size=bert.types,
+        position_offset=0,
+        eps=bert.eps,
+        dropout=bert.dropout,
+        attention_dropout=bert.dropout,
+        dtype=dtype,
+        scan_segments=bert.scan_segments,
+        remat=bert.remat,
+    )
+    encoder = _encoder(config.text.encoder, dtype)
+    return TextTower(backbone, encoder, Projection(config.embedding, dtype), mask_backbone=bert.attention_mask)
+
+
+def _encoder(config: two_towers.Encoder, dtype: DTypeLike) -> TransformerEncoder:
+    return TransformerEncoder(
+        depth=config.layers,
+        heads=config.heads,
+        mlp_width=config.feed_forward,
+        dropout=config.dropout,
+        dtype=dtype,
+        scan_segments=(config.layers,) if config.scan and config.layers else (),
+        remat=config.remat,
+    )
+
+
+def _batch_norm(config: two_towers.Model) -> BatchNormOptions:
+    norm = config.image.batch_norm
+    return BatchNormOptions(
+        mode=norm.mode,
+        group_size=norm.group_size,
+        momentum=norm.momentum,
+        eps=norm.eps,
+        frozen_paths=() if norm.official_frozen_drift else config.freeze,
+        scope="image/",
+    )
+
+
+def _depthwise(implementation: str, platform: str) -> Any:
+    if implementation != "auto":
+        return implementation
+    return "shift" if platform == "cpu" else "conv"
+
+
+class Towers:
+    """Both towers as pure functions of their variables, for the devices of `mesh`, or for one of the default ones."""
+
+    def __init__(self, config: experiment.Config, mesh: Mesh | None = None) -> None:
+        self.config = config
+        self.places = None if mesh is None else meshes.places(mesh)
+        self.image = image_tower(config.model, None if mesh is None else meshes.platform(mesh))
+        self.text = text_tower(config.model)
+
+    def init(self, rng: Array) -> Variables:
+        """Fresh variables of both towers."""
+        batch = zeros(batch_spec(self.config, size=1))
+        batch["image"] = jnp.zeros(batch["image"].shape)  # as it is once prepared
+        image_rng, text_rng = jax.random.split(rng)
+        image = self.image.init(image_rng, batch["image"], batch.get("boxes"), batch.get("box_mask"), train=False)
+        text = self.text.init(text_rng, batch["token_ids"], batch["token_mask"], train=False)
+        return {
+            "params": {"image": image["params"], "text": text["params"]},
+            "batch_stats": {"image": image.get("batch_stats", {})},
+        }
+
+    def prepare(self, batch: Batch, rng: Array | None, positions: Int[Array, " n"] | None = None) -> Batch:
+        """Pictures as normalised floats, jittered if `rng` is given.
+
+        positions: of the rows in the whole batch, which the jitter depends on; by default the rows are all of it.
+        """
+        a = self.config.augment
+        images = augment.unit_range(augment.whole(batch))
+        if rng is not None:
+            strengths = (a.brightness, a.contrast, a.saturation, a.hue)
+            probabilities = (a.jitter_probability, a.grayscale_probability)
+            images = augment.jitter_and_grayscale(images, rng, strengths, *probabilities, positions)
+        return {**batch, "image": augment.normalise(images, a.mean, a.std)}
+
+    def embed_images(
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array | None
+    ) -> tuple[TowerOutput, PyTree]:
+        """Images of a prepared batch, and the statistics after it; training mode if `rng` is given."""
+        variables = {"params": params["image"], "batch_stats": batch_stats["image"]}
+        inputs = (batch["image"], batch.get("boxes"), batch.get("box_mask"))
+        with placing(self.places):
+            if rng is None:
+                return cast(TowerOutput, self.image.apply(variables, *inputs, train=False)), batch_stats
+            output, changed = self.image.apply(
+                variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
+            )
+        return output, {"image": changed.get("batch_stats", {})}
+
+    def embed_texts(self, params: PyTree, batch: Batch, rng: Array | None) -> TowerOutput:
+        """Texts of a batch; with dropout if `rng` is given."""
+        rngs = {} if rng is None else {"dropout": rng}
+        inputs = (batch["token_ids"], batch["token_mask"])
+        variables = {"params": params["text"]}
+        with placing(self.places):
+            return cast(TowerOutput, self.text.apply(variables, *inputs, train=rng is not None, rngs=rngs))
+
+    def embed(
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array
+    ) -> tuple[dict[str, Float[Array, "n d"]], PyTree]:
+        """Unit embeddings of both sides in training mode, by tower, and the statistics after the batch."""
+        image_rng, text_rng = jax.random.split(rng)
+        images, stats = self.embed_images(params, batch_stats, batch, image_rng)
+        texts = self.embed_texts(params, batch, text_rng)
+        return {"image": images.embedding, "text": texts.embedding}, stats

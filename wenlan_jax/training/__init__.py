@@ -1,0 +1,1 @@
+"""The training loop and what every command that touches a model sets up."""

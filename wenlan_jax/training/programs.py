@@ -1,0 +1,59 @@
+"""The compiled training steps of a run: one for each kind of batch, which the batch's fields and shapes tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from wenlan_jax.core.state import TrainState
+from wenlan_jax.parallel import distributed
+from wenlan_jax.parallel.console import say
+from wenlan_jax.training import model_flops as flops
+from wenlan_jax.training import setup
+
+Batch = Mapping[str, jax.Array]
+Signature = tuple[tuple[str, tuple[int, ...], str], ...]
+"""Name, shape and dtype of every field."""
+
+
+class Program(NamedTuple):
+    """A compiled step, which consumes its state, and the model FLOPs of one (see `flops.py`); NaN if not counted."""
+
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    model_flops: float
+
+
+class Programs:
+    """Steps by the kind of their batch. BriVL has one kind; the single tower one an objective and bucket of lengths."""
+
+    def __init__(self, current: setup.Run) -> None:
+        self._current = current
+        self._compiled: dict[Signature, Program] = {}
+
+    def __contains__(self, batch: Batch) -> bool:
+        return signature(batch) in self._compiled
+
+    def __getitem__(self, batch: Batch) -> Program:
+        return self._compiled[signature(batch)]
+
+    def compile(self, batch: dict[str, jax.Array]) -> None:
+        """Makes the program for batches like this one. All processes meet it at the same step."""
+        kind = self._current.recipe.task.kind_of(batch)
+        say(f"compiling the training step{' for ' + kind if kind else ''}, once a start ...")
+        began = time.perf_counter()
+        compiled: Any = setup.compile_step(self._current, batch)
+        # The collectives of the first step do not wait for a slower compiler.
+        distributed.barrier(f"compiled {len(self._compiled)}")
+        model_flops, reason = flops.counted(lambda: flops.of_step(self._current.config, batch))
+        if reason:
+            say(f"the FLOPs of this step could not be counted, so neither they nor the MFU are told ({reason})")
+        self._compiled[signature(batch)] = Program(compiled, model_flops)
+        say(f"compiled in {time.perf_counter() - began:.0f} s")
+
+
+def signature(batch: Batch) -> Signature:
+    """What a program is compiled for."""
+    return tuple(sorted((name, array.shape, str(array.dtype)) for name, array in batch.items()))

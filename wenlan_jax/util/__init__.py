@@ -1,0 +1,1 @@
+"""Files, jobs, numbers and pages, for all of the package; without jax."""

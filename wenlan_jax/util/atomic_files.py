@@ -1,0 +1,216 @@
+"""Directories and files that appear in their place only when complete: written at once, or over several runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from multiprocessing import reduction
+from pathlib import Path
+from typing import Any
+
+from wenlan_jax.util.errors import WenlanError
+
+_PATIENCE = 1.0
+"""Seconds that a lock is waited for."""
+
+
+class PlaceError(WenlanError, ValueError):
+    """A directory that cannot be written; the message says why and what to do."""
+
+
+class BusyError(PlaceError):
+    """Another process is writing the same directory."""
+
+
+@contextlib.contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """An empty directory beside `place` to fill, which takes `place`'s name when the block ends without an error.
+
+    Until then `place` keeps what it held. A block that fails leaves no trace; what a killed process left behind is
+    cleared by the next. Raises BusyError when another process fills the same place.
+    """
+    with _locked(place) as directory:
+        try:
+            _clear(directory)
+            yield directory
+            _move(directory, place.resolve())
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def resumable(place: Path) -> Iterator[Path]:
+    """As `replacing`, but for work that goes on where it stopped: what a failed or killed block wrote is kept.
+
+    The directory is `.NAME.incomplete` beside `place`; removing it starts the work anew.
+    """
+    with _locked(place) as directory:
+        yield directory
+        _move(directory, place.resolve())
+
+
+def unfinished(place: Path) -> Path:
+    """Where `replacing` and `resumable` keep what is not complete yet."""
+    place = place.resolve()
+    return place.with_name(f".{place.name}.incomplete")
+
+
+def is_taken(place: Path, mark: str) -> bool:
+    """Whether a new result must not replace `place`: it is neither absent, nor empty, nor has the file `mark`."""
+    replaceable = place.is_dir() and ((place / mark).is_file() or not any(place.iterdir()))
+    return place.exists() and not replaceable
+
+
+def stamp(file: str | Path) -> list[int]:
+    """Size and time of change of a file, by which work on it that goes on later knows that it is still the same."""
+    state = os.stat(file)
+    return [state.st_size, state.st_mtime_ns]
+
+
+def write(file: Path, data: bytes, shared: bool = False) -> None:
+    """Writes a small file so that it is whole or not there; its folder is made.
+
+    shared: other processes may write it at the same time; then what a kill leaves behind is not overwritten.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8] if shared else 'partial'}")
+    partial.write_bytes(data)
+    partial.replace(file)
+
+
+def write_json(file: Path, content: Any, shared: bool = False) -> None:
+    """As `write`, a report that people read, too; what JSON has no form for is written as its string."""
+    write(file, json_bytes(content, indent=1, default=str) + b"\n", shared)
+
+
+def json_bytes(content: Any, **options: Any) -> bytes:
+    """The JSON of `content` in UTF-8."""
+    return text_bytes(json.dumps(content, ensure_ascii=False, **options))
+
+
+def text_bytes(text: str) -> bytes:
+    """A text in UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, are escaped."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[Path]:
+    directory = unfinished(place)
+    if not _is_utf8(str(directory)):
+        told = str(place).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise PlaceError(f"{told}: a name that is not UTF-8; choose another place")
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        # The system drops it when this process and all workers that share it (`held`) have ended. Those of a process
+        # that was killed need a moment.
+        _acquire(handle)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BusyError(f"{place}: another process is writing it; wait for it or choose another place") from error
+    _held.add(handle)
+    try:
+        yield directory
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode("utf-8"))
+    except UnicodeEncodeError:  # array_record and TFDS open nothing else
+        return False
+
+
+_held: set[int] = set()
+
+
+def _acquire(handle: int, patience: float = _PATIENCE, on_wait: Callable[[], None] | None = None) -> None:
+    """Locks an open file. Raises BlockingIOError after `patience` seconds; calls `on_wait` once before it waits."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        if on_wait is not None:
+            on_wait()
+            on_wait = None
+        threading.Event().wait(_PATIENCE / 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """The locks of this process; a worker that unpickles it while it is started holds them, too, until it ends."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _hold, tuple(reduction.DupFd(handle) for handle in sorted(_held))
+
+
+def _hold(*handles: Any) -> Held:
+    _held.update(handle.detach() for handle in handles)
+    return Held()
+
+
+def _clear(directory: Path) -> None:
+    for leftover in directory.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _move(directory: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    directory.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def holding(directory: Path, patience: float = 0.0) -> Iterator[None]:
+    """Holds `directory`, which exists, against other processes that would hold it; its file `.lock` says who does.
+
+    patience: seconds to wait for another holder to end. Raises BusyError that names it. The system drops the lock when
+    the process ends, however it ends. Where the file system has no locks, nothing is held.
+    """
+    with open(directory / LOCK, "a+", encoding="utf-8", errors="replace") as handle:
+
+        def at_work() -> str:
+            handle.seek(0)
+            return f"{directory}: {handle.read().strip() or 'another process'} is at work there"
+
+        def tell() -> None:
+            print(f"{at_work()}; waiting up to {patience:.0f} s for it to end", flush=True)
+
+        try:
+            _acquire(handle.fileno(), patience, tell)
+        except BlockingIOError as error:
+            raise BusyError(f"{at_work()}; wait for it, end it, or choose another directory") from error
+        except OSError:  # some network file systems have no locks
+            pass
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.truncate(0)
+
+
+LOCK = ".lock"
+"""In a directory that `holding` holds."""
