@@ -16,8 +16,6 @@ import pytest
 from wenlan_jax.data import pack, readers, units
 from wenlan_jax.data.formats import samples, tar
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared"
-
 
 def _sample(key: str, image: bytes, caption: str = "a cat", **metadata: Any) -> list[tuple[str, bytes]]:
     row = {"caption": caption, "url": f"http://x/{key}", "key": key, "status": "success", "width": 9, **metadata}
@@ -402,17 +400,14 @@ def test_all_shards_empty(tmp_path: Path, packed: Any, archive: Any) -> None:
     assert not (tmp_path / ".out.incomplete").exists()
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "emoji7").is_dir(), reason="the emoji7 data set is not at hand")
-def test_emoji7_as_dirty_shards(tmp_path: Path, packed: Any, archive: Any) -> None:
+def test_dirty_shards_of_a_crawl(tmp_path: Path, packed: Any, picture: Any, archive: Any) -> None:
     """The whole road: shards made as a crawl would leave them, and each thing done to them found in the counts."""
-    emoji = SHARED / "data" / "emoji7"
-    rows = [json.loads(line) for line in (emoji / "records.jsonl").read_text("utf-8").splitlines()][:600]
     expected = {"missing_image": 0, "corrupt_image": 0, "empty_caption": 0, "wrong_encoding": 0, "caption_too_long": 0}
     good: list[str] = []
     shards: list[list[tuple[str, bytes]]] = [[] for _ in range(6)]
-    for number, row in enumerate(rows):
-        key, image = f"{number:09d}", (emoji / row["image"]).read_bytes()
-        caption = row["name"]["zh"].encode()
+    for number in range(600):
+        key, image, name = f"{number:09d}", picture(number, ".png"), f"图片：第{number}张"
+        caption = name.encode()
         kind = {
             3: "missing_image",
             5: "corrupt_image",
@@ -428,7 +423,7 @@ def test_emoji7_as_dirty_shards(tmp_path: Path, packed: Any, archive: Any) -> No
         image = image[: len(image) // 2] if trouble == "corrupt_image" else image
         caption = {
             "empty_caption": "\u200b \n".encode(),
-            "wrong_encoding": row["name"]["zh"].encode("gb18030") + b"\xff",
+            "wrong_encoding": name.encode("gb18030") + b"\xff",
             "caption_too_long": caption * 100_000,
         }.get(trouble, caption)
         members = [(f"{key}.png", image), (f"{key}.txt", caption), (f"{key}.json", json.dumps({"key": key}).encode())]
