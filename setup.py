@@ -73,6 +73,7 @@ setup(
             "py3langid>=0.4,<0.5",
             "pyarrow>=15",
             "pytest>=8,<10",
+            "pytest-timeout>=2.3.1,<3",
             "pytest-xdist>=3.6,<4",
             "pyyaml>=6,<7",
             "ruff>=0.12,<0.18",
