@@ -281,6 +281,24 @@ def test_damage_in_the_middle_costs_one_member(picture: Any, archive: Any) -> No
     assert f"bytes {second} to" in found[1].detail
 
 
+@pytest.mark.parametrize("damage", [b"\xff", bytes(512), b"\xff" * 512], ids=["a byte", "zeros", "a block"])
+def test_damage_behind_attributes_costs_one_member(damage: bytes) -> None:
+    """Times in fractions, as webdataset's writer gives them, are told in a record of attributes before each header."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in "abcd":
+            info = tarfile.TarInfo(f"{name}.txt")
+            info.size, info.mtime = 1, 1.5
+            archive.addfile(info, io.BytesIO(name.encode()))
+    whole = bytearray(buffer.getvalue())
+    second = [member.position for member in tar.members(io.BytesIO(whole))][1]
+    header = second + 1024  # behind the attributes' own header and their text
+    whole[header : header + len(damage)] = damage
+    found = list(tar.members(io.BytesIO(whole)))
+    assert [getattr(member, "name", "damage") for member in found] == ["a.txt", "damage", "c.txt", "d.txt"]
+    assert found[1].position == second
+
+
 def test_links_folders_and_giants_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
