@@ -37,7 +37,7 @@ setup(
         "opencv-python-headless>=4.11,<6",
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.11.30,<0.13",
-        "scipy>=1.13",
+        "scipy>=1.15",
         "sentencepiece>=0.2.1,<0.3",
         "tensorflow-datasets>=4.9.9,<5",
         "tokenizers>=0.21,<0.24",
