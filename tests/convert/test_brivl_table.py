@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
+import official_brivl
 import pytest
 
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import ConversionError, to_flax, to_torch
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FIXTURE = SHARED / "fixtures" / "brivl_official"
-needs_fixture = pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
-
 
 @pytest.fixture
 def weights() -> dict[str, np.ndarray]:
-    with np.load(FIXTURE / "weights.npz") as file:
-        return dict(file)
+    return official_brivl.arrays("weights")
 
 
 def implied_template(state: dict[str, np.ndarray], towers: dict[str, str]) -> dict[str, np.ndarray]:
@@ -36,7 +29,6 @@ def implied_template(state: dict[str, np.ndarray], towers: dict[str, str]) -> di
     return template
 
 
-@needs_fixture
 def test_the_official_file_goes_there_and_back_without_loss(weights: dict[str, np.ndarray]):
     result = to_flax(weights, brivl_table(), implied_template(weights, QUERY_TOWERS))
     back = with_batch_counters(to_torch(result.leaves, brivl_table()))
@@ -49,14 +41,12 @@ def test_the_official_file_goes_there_and_back_without_loss(weights: dict[str, n
             np.testing.assert_array_equal(value, weights[key])
 
 
-@needs_fixture
 def test_every_trained_leaf_of_the_released_code_is_covered(weights: dict[str, np.ndarray]):
-    trained = json.loads((FIXTURE / "config.json").read_text())["trainable"]
+    trained = official_brivl.facts()["trainable"]
     exported = to_torch(implied_template(weights, QUERY_TOWERS), brivl_table())
     assert set(trained) <= set(exported)
 
 
-@needs_fixture
 def test_momentum_towers_are_read_when_asked_for_and_ignored_otherwise(weights: dict[str, np.ndarray]):
     renamed = {"imgencoder": "imgencoder_mom", "textencoder": "textencoder_mom"}
     both = dict(weights)

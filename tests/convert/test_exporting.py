@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import official_brivl
 import pytest
 
 pytest.importorskip("torch")
@@ -40,10 +41,6 @@ from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower import schema as two_towers
 from wenlan_jax.tasks.two_tower.towers import Towers
 from wenlan_jax.training import setup as runs
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FIXTURE = SHARED / "fixtures" / "brivl_official"
-needs_fixture = pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
 
 OFFICIAL = {
     "model__image__regions__coordinates": "official",
@@ -203,10 +200,8 @@ def test_an_existing_directory_is_not_touched(tmp_path: Path, capsys: pytest.Cap
     assert not list(out.iterdir())
 
 
-@needs_fixture
 def test_the_official_fixture_comes_back_bit_for_bit(tiny: Make, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with np.load(FIXTURE / "weights.npz") as file:
-        original = dict(file)
+    original = official_brivl.arrays("weights")
     config = tiny(**OFFICIAL, model__text__bert__width=32)
     wide = {key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in original.items()}
     leaves = to_flax(wide, brivl_table(), _implied(wide)).leaves

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import official_brivl
 import optax
 import pytest
 
@@ -22,10 +21,6 @@ from wenlan_jax.core.state import Momentum, TrainState
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import setup as runs
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FIXTURE = SHARED / "fixtures" / "brivl_official"
-pytestmark = pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
-
 STEPS = 4
 ROUNDING_ONLY = 1e-7
 """Nine leaves have a gradient of rounding only, with norms below this (fixture README)."""
@@ -33,13 +28,13 @@ ROUNDING_ONLY = 1e-7
 
 @functools.cache
 def facts() -> dict[str, Any]:
-    return json.loads((FIXTURE / "config.json").read_text())
+    return official_brivl.facts()
 
 
 @functools.cache
 def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(FIXTURE / f"{name}.npz") as file:
-        return {key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in file.items()}
+    stored = official_brivl.arrays(name)
+    return {key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in stored.items()}
 
 
 def official_config() -> experiment.Config:

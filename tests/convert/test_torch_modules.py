@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import official_brivl
 import pytest
 
 pytest.importorskip("torch")
@@ -27,9 +28,6 @@ from wenlan_jax.data import images as pictures
 from wenlan_jax.models.efficientnet import BASE_STAGES, efficientnet_sizes
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import Towers
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FIXTURE = SHARED / "fixtures" / "brivl_official"
 
 # A block without expansion, a residual one, odd kernels of two sizes; 30 px give maps of 15, 8 and uneven padding.
 BACKBONE = {
@@ -221,17 +219,14 @@ def fixture_architecture(sizes: dict[str, Any]) -> torch_modules.Architecture:
     return architecture
 
 
-@pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
 @torch.no_grad()
 def test_official_weights_give_the_official_numbers():
-    sizes = json.loads((FIXTURE / "config.json").read_text())
+    sizes = official_brivl.facts()
     model = torch_modules.WenLan(fixture_architecture(sizes)).eval()
-    with np.load(FIXTURE / "weights.npz") as file:
-        weights = {key: torch.tensor(value).float() for key, value in file.items()}
+    weights = {key: torch.tensor(value).float() for key, value in official_brivl.arrays("weights").items()}
     unused = {key for key in weights if ".classifier." in key or ".pooler." in key}
     model.load_state_dict({key: value for key, value in weights.items() if key not in unused}, strict=True)
-    with np.load(FIXTURE / "inference.npz") as file:
-        data = {key: torch.tensor(value) for key, value in file.items()}
+    data = {key: torch.tensor(value) for key, value in official_brivl.arrays("inference").items()}
     boxes = data["boxes"] / sizes["image_size"]
     seen, read = model(data["images"], data["ids"], data["tmask"], boxes, data["imask"])
     tokens = model.imgencoder.region_tokens(data["images"], boxes)

@@ -28,8 +28,6 @@ from wenlan_jax.prepare import ingest, inspect, pack, pack_command, raw_images, 
 from wenlan_jax.util import atomic_files
 from wenlan_jax.util.languages import LANGUAGES
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-
 
 def _picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -430,21 +428,51 @@ def test_the_command_refuses_malformed_options(wrong: list[str], capsys: pytest.
     assert "is not" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "emoji7").is_dir(), reason="the emoji7 data set is not at hand")
-def test_emoji7_packs_whole(tmp_path: Path) -> None:
-    fields = ["--id-field", "emoji", "--split-field", "split"]
+# The name of a picture in every language, and the words that it brings to mind.
+SIGNS = {
+    "#": {
+        "zh": ("井号", "编号"), "en": ("hash sign", "number"), "de": ("Doppelkreuz", "Raute"),
+        "fr": ("symbole dièse", "numéro"), "cs": ("mřížka", "křížek"), "ja": ("シャープ", "番号"),
+        "ko": ("해시 기호", "우물정자"),
+    },
+    "☂️": {
+        "zh": ("雨伞", "下雨"), "en": ("umbrella", "rain"), "de": ("Regenschirm", "Wetter"),
+        "fr": ("parapluie", "pluie"), "cs": ("deštník", "déšť"), "ja": ("傘", "雨"), "ko": ("우산", "비"),
+    },
+    "👩‍🚒": {
+        "zh": ("女消防员", "火"), "en": ("woman firefighter", "fire"), "de": ("Feuerwehrfrau", "Feuer"),
+        "fr": ("pompière", "feu"), "cs": ("hasička", "oheň"), "ja": ("女性消防士", "火"), "ko": ("여자 소방관", "불"),
+    },
+}  # fmt: skip
+
+
+def test_pictures_with_names_and_keywords_in_seven_languages(tmp_path: Path) -> None:
+    """Pictures with transparency, ids that are no letters, texts by language, keywords in lists."""
+    rows = []
+    for number, ((sign, said), split) in enumerate(zip(SIGNS.items(), ("validation", "train", "test"), strict=True)):
+        pixels = np.random.default_rng(number).integers(0, 256, (128, 128, 4), dtype=np.uint8)
+        (tmp_path / f"{number}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        names = {language: name for language, (name, _) in said.items()}
+        keywords = {language: list(words) for language, words in said.items()}
+        rows.append({"image": f"{number}.png", "sign": sign, "name": names, "keywords": keywords, "split": split})
+    captions = tmp_path / "signs.jsonl"
+    captions.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    fields = ["--id-field", "sign", "--split-field", "split"]
     texts = ["--text-field", "name=descriptive", "--text-field", "keywords=weak"]
-    captions = str(SHARED / "data" / "emoji7" / "records.jsonl")
-    assert _run(captions, "--out", str(tmp_path / "emoji7"), *fields, *texts) == 0
-    report = json.loads((tmp_path / "emoji7" / "pack.json").read_text())["report"]
-    assert report["records"] == {"train": 1323, "test": 169, "validation": 158}
+    assert _run(str(captions), "--out", str(tmp_path / "out"), *fields, *texts) == 0
+    report = json.loads((tmp_path / "out" / "pack.json").read_text())["report"]
+    assert report["records"] == {"train": 1, "test": 1, "validation": 1}
     assert report["rejected"] == {}
     assert set(report["texts"]) == set(LANGUAGES)
-    source = sources.open_source("emoji7", "validation", tmp_path)
-    record = source[0]
-    assert (record.id, record.width, record.height) == ("#", 128, 128)
-    descriptive = {text.language: text.text for text in record.texts if text.kind == "descriptive"}
-    assert set(descriptive) == set(LANGUAGES) and descriptive["zh"] == "井号"
+    for split, (sign, said) in zip(("validation", "train", "test"), SIGNS.items(), strict=True):
+        (record,) = _records(tmp_path, split)
+        assert (record.id, record.width, record.height) == (sign, 128, 128)
+        for kind, place in (("descriptive", slice(0, 1)), ("weak", slice(0, 2))):
+            found = {
+                language: [t.text for t in record.texts if (t.kind, t.language) == (kind, language)]
+                for language in said
+            }
+            assert found == {language: list(words[place]) for language, words in said.items()}
 
 
 def test_shares_of_splits_are_told_as_they_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:

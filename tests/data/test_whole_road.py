@@ -1,7 +1,7 @@
 """The whole road, by commands: dirty WebDataset shards, pack, inspect, clean, train, embed, score, clean by scores.
 
-The shards are made of the emoji of ../shared/data/emoji7, with dirt planted so that every count at every stage is known
-beforehand. Each stage runs once; the tests look at what it left.
+The shards are made of drawn pictures, with dirt planted so that every count at every stage is known beforehand. Each
+stage runs once; the tests look at what it left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dirty_shards import EMOJI, LAST, TEST, WHOLE, Planted, plant, write_shards
+from dirty_shards import LAST, TEST, WHOLE, Planted, plant, write_shards
 from whole_runs import Place
 
 from wenlan_jax import cli
@@ -114,8 +114,6 @@ class Road:
 @pytest.fixture(scope="module")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     """Shards made, packed, looked at and cleaned."""
-    if not EMOJI.is_dir():
-        pytest.skip(f"{EMOJI} is absent: the real pictures and texts that the shards are made of")
     for package in ("datasketch", "opencc", "py3langid"):
         pytest.importorskip(package, reason="needs the extra `clean`")
     root, planted = tmp_path_factory.mktemp("road"), plant()

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from official_brivl import arrays, facts
 
 from wenlan_jax.convert.brivl import brivl_table
 from wenlan_jax.convert.rules import to_torch
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FIXTURE = SHARED / "fixtures" / "brivl_official"
-pytestmark = pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
-
-
-def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(FIXTURE / f"{name}.npz") as file:
-        return dict(file)
-
 
 @pytest.fixture
 def config() -> dict[str, Any]:
-    return json.loads((FIXTURE / "config.json").read_text())
+    return facts()
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from official_brivl import arrays, facts
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -17,19 +16,10 @@ from transformers import BertConfig
 
 from wenlan_jax.convert.reference.torch_brivl import Batch, BriVL, BriVLSizes
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FIXTURE = SHARED / "fixtures" / "brivl_official"
-pytestmark = pytest.mark.skipif(not FIXTURE.is_dir(), reason="the official fixture (../shared) is not here")
-
 FROZEN = (
     r"imgencoder\.backbone\.(conv_stem|bn1|blocks\.[012]|conv_head|bn2|classifier)\.",
     r"textencoder\.backbone\.bert\.(embeddings|pooler|encoder\.layer\.[0-7]\.)",
 )
-
-
-def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(FIXTURE / f"{name}.npz") as file:
-        return dict(file)
 
 
 def model(config: dict[str, Any], sizes: Any, freeze_batch_norm: bool) -> BriVL:
@@ -63,7 +53,7 @@ def model(config: dict[str, Any], sizes: Any, freeze_batch_norm: bool) -> BriVL:
 
 @pytest.fixture
 def config() -> dict[str, Any]:
-    return json.loads((FIXTURE / "config.json").read_text())
+    return facts()
 
 
 def training_batch(data: dict[str, np.ndarray]) -> Batch:

@@ -103,7 +103,7 @@ def test_the_interval_agrees_with_scipys() -> None:
     one, two = rng.random(300) < 0.6, rng.random(300) < 0.5
     ours = stats.compare([hits(one)], [hits(two)])
     theirs = scipy.stats.bootstrap(
-        (one.astype(float) - two,), np.mean, n_resamples=10_000, method="percentile", random_state=rng
+        (one.astype(float) - two,), np.mean, n_resamples=10_000, method="percentile", rng=rng
     ).confidence_interval
     assert ours.low == pytest.approx(theirs.low, abs=0.004)
     assert ours.high == pytest.approx(theirs.high, abs=0.004)
@@ -119,7 +119,7 @@ def test_a_ratio_with_unequal_numbers_of_texts_agrees_with_scipys() -> None:
         return s.sum(axis=axis) / q.sum(axis=axis)
 
     theirs = scipy.stats.bootstrap(
-        (sums, queries), ratio, n_resamples=10_000, method="percentile", paired=True, random_state=rng
+        (sums, queries), ratio, n_resamples=10_000, method="percentile", paired=True, rng=rng
     ).confidence_interval
     assert ours.difference == pytest.approx(sums.sum() / queries.sum())
     assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=0.004), pytest.approx(theirs.high, abs=0.004))

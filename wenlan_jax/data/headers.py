@@ -1,4 +1,9 @@
-"""What an encoded image says of itself before it is decoded: its size, above all, so that no bomb is ever opened."""
+"""What an encoded image says of itself before it is decoded: its size, above all, so that no bomb is ever opened.
+
+Pillow tells neither the scans of a JPEG nor the depth of a PNG, takes one of two sizes of a TIFF where OpenCV takes the
+other, and to tell a WebP's size sets up a decoder for all of it (2 GB of addresses for 10 kB); its own limit on pixels
+is one for the whole process. It also takes up to 25 times as long.
+"""
 
 from __future__ import annotations
 

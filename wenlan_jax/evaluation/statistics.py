@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float64, Int64
 
 from wenlan_jax.evaluation.metric_names import FOLDS, RETRIEVAL, parse
@@ -28,7 +29,7 @@ LEVEL = 0.95
 
 _SEED = 0
 _BLOCK = 2**22
-"""Draws held in memory at once."""
+"""Draws of all terms held in memory at once."""
 
 
 class NotPairedError(WenlanError, ValueError):
@@ -126,14 +127,21 @@ def bootstrap(
     """The mean over terms of `sums` per query, and its percentile interval over resampled pictures."""
     if len(sums) < 2:
         raise NotPairedError(f"{len(sums)} pictures, or groups of pictures that share texts, are too few to draw from")
-    generator, size = np.random.default_rng(_SEED), len(sums)
-    both, found = np.hstack([sums, queries]), []
-    for start in range(0, resamples, block := max(1, _BLOCK // size)):
-        count = min(block, resamples - start)
-        drawn = generator.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
-        totals = times.astype(np.float64) @ both
-        found.append(np.mean(totals[:, : sums.shape[1]] / totals[:, sums.shape[1] :], axis=1))
-    low, high = np.quantile(np.concatenate(found), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    difference = float(np.mean(sums.sum(axis=0) / queries.sum(axis=0)))
-    return Interval(difference, float(low), float(high))
+    found = scipy.stats.bootstrap(
+        (*sums.T, *queries.T),
+        _mean_ratio,
+        n_resamples=resamples,
+        batch=max(1, _BLOCK // sums.size),
+        vectorized=True,
+        paired=True,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(_SEED),
+    ).confidence_interval
+    return Interval(float(_mean_ratio(*sums.T, *queries.T)), float(found.low), float(found.high))
+
+
+def _mean_ratio(*columns: np.ndarray, axis: int = -1) -> Float64[np.ndarray, "*resamples"]:
+    """The mean over terms of sums over queries; the first half of the columns are the terms' sums."""
+    sums, queries = np.split(np.stack([column.sum(axis=axis) for column in columns]), 2)
+    return np.asarray(np.mean(sums / queries, axis=0))

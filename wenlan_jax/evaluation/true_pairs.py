@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64
-from scipy import sparse  # type: ignore[import-untyped]
-from scipy.sparse import csgraph  # type: ignore[import-untyped]
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from wenlan_jax.data.loader import RecordText
 from wenlan_jax.util.errors import WenlanError

@@ -2,6 +2,9 @@
 
 The machines that share a directory need no other connection. A claim whose holder has died, by its process on this
 machine or by its silence on another, may be taken over.
+
+filelock's leases are none of this: they are taken from a killed sweep whose training still writes, and whoever finds
+one has to watch it for as long as the silence may last, though its time of change tells that it was silent for an hour.
 """
 
 from __future__ import annotations

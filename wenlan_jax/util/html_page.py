@@ -1,4 +1,8 @@
-"""HTML pages of pictures and texts: one file with its pictures inside, without scripts, loading nothing."""
+"""HTML pages of pictures and texts: one file with its pictures inside, without scripts, loading nothing.
+
+The parts of pages are functions and no templates of jinja2: tried, these were as much text, no checker of types sees
+into them, and that everything is escaped, which they do unasked, a test with hostile texts holds for every page.
+"""
 
 from __future__ import annotations
 

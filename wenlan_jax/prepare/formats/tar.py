@@ -1,6 +1,9 @@
 """Tar archives read as a stream, from damaged and truncated files too: what can be read is kept, losses are named.
 
-The standard library's reader ends at the first bad header; a shard of ten thousand samples should not be lost to one.
+The standard library's reader, with `ignore_zeros` too, ends at a bad header that follows one of attributes, which
+webdataset's writer puts before every member: of 100 members it gave 10 where 99 are whole. It also holds a record of
+attributes of any length in memory, 2 GB for 5 MB of gzip.
+
 Understood are the ustar, GNU (long names, large sizes) and pax forms.
 """
 
