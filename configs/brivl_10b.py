@@ -3,8 +3,8 @@
 Command   wenlan train --config=configs/brivl_10b.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
           --config.init_from=imported/b7 --config.tokenizer.path=vocab.txt --config.mesh.fsdp=64   (B7 alone, imported
           with this configuration, see configs/WEIGHTS.md)
-Hardware  planned on 64 TPU v5p (launch/README.md), run on nothing yet; the state alone (parameters, momentum, Adam, banks) is
-          82 GB and must be split over `fsdp`
+Hardware  planned on 64 TPU v5p (launch/README.md), run on nothing yet; the state alone (parameters, momentum, Adam,
+          banks) is 82 GB and must be split over `fsdp`
 Time      not yet run
 Metric    not yet run
 
