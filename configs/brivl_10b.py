@@ -12,7 +12,7 @@ The announcement counts query and momentum towers ("one billion" for B7 + large,
 of about 2.5 billion each, twice. Reasons for the sizes:
 - The text tower takes half of the parameters: matrix products of width 3,072 run near an accelerator's peak, while
   widening EfficientNet further mostly widens depthwise convolutions, which are bound by memory.
-- The image tower keeps B7 for the map and grows in the block over region tokens, 37 a picture, where width is cheap.
+- The image tower keeps B7 for the map and grows in the block over region tokens, 37 an image, where width is cheap.
 - Both blocks are compiled once and looped over (`scan`, `scan_segments`), so compile time does not grow with depth;
   layers are recomputed in the backward pass (`remat`).
 - All layers but B7's early ones are trained: no public checkpoint of these sizes exists to freeze.
