@@ -104,9 +104,9 @@ def offered(*command: str) -> set[str]:
 
 def unknown_options(words: list[str]) -> list[str]:
     """Of a command, or of its beginning, those that it does not have."""
-    command = words[: 2 if words[0] == "data" else 1]
+    known = offered(*words[: 2 if words[0] == "data" else 1])
     given = [word.partition("=")[0] for word in words if word.startswith("--") and not word.startswith("--config.")]
-    return [option for option in given if option not in offered(*command)]
+    return [option for option in given if option not in known]
 
 
 def known_fields(kind: type = schema.Config) -> set[str]:
