@@ -2,7 +2,7 @@
 
 Command   wenlan bench --config=configs/bench_b0.py --against=torch
 Hardware  2 CPU cores, 8 GiB of memory
-Time      3.6 s a step (README, "Speed"), a minute or more of compiling
+Time      3.6 s a step (configs/README.md), a minute or more of compiling
 Metric    a speed, no recall: not meant to be trained
 """
 

@@ -6,7 +6,7 @@ Hardware  the paper: 16 x 8 A100 [S]
 Time      the paper: 7 days [S]; here not yet run
 Metric    not yet run; the papers' figures are in no public data
 
-Batch 2,048 = 16 a GPU [X]. Recalled and not verified [R]: pictures of 600 pixels, queue 16,384, learning rate 1e-5.
+Batch 2,048 = 16 a GPU [X]. Recalled and not verified [R]: images of 600 pixels, queue 16,384, learning rate 1e-5.
 Frozen layers are taken over from the released model [C]: the stem, blocks 0 to 2, the head, all text layers but the
 last four.
 """

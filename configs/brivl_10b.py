@@ -3,8 +3,8 @@
 Command   wenlan train --config=configs/brivl_10b.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
           --config.init_from=imported/b7 --config.tokenizer.path=vocab.txt --config.mesh.fsdp=64   (B7 alone, imported
           with this configuration, see configs/WEIGHTS.md)
-Hardware  planned on 64 TPU v5p (README), run on nothing yet; the state alone (parameters, momentum, Adam, banks) is
-          82 GB and must be split over `fsdp`
+Hardware  planned on 64 TPU v5p (launch/README.md), run on nothing yet; the state alone (parameters, momentum, Adam,
+          banks) is 82 GB and must be split over `fsdp`
 Time      not yet run
 Metric    not yet run
 
@@ -12,7 +12,7 @@ The announcement counts query and momentum towers ("one billion" for B7 + large,
 of about 2.5 billion each, twice. Reasons for the sizes:
 - The text tower takes half of the parameters: matrix products of width 3,072 run near an accelerator's peak, while
   widening EfficientNet further mostly widens depthwise convolutions, which are bound by memory.
-- The image tower keeps B7 for the map and grows in the block over region tokens, 37 a picture, where width is cheap.
+- The image tower keeps B7 for the map and grows in the block over region tokens, 37 an image, where width is cheap.
 - Both blocks are compiled once and looped over (`scan`, `scan_segments`), so compile time does not grow with depth;
   layers are recomputed in the backward pass (`remat`).
 - All layers but B7's early ones are trained: no public checkpoint of these sizes exists to freeze.

@@ -6,7 +6,7 @@ Hardware  8 accelerators of 80 GB or more (not yet planned)
 Time      not yet run
 Metric    not yet run
 
-36 detector boxes and the whole image, 37 tokens; pictures of 380 pixels, as the later of the two releases has them [C].
+36 detector boxes and the whole image, 37 tokens; images of 380 pixels, as the later of the two releases has them [C].
 Batch 2,048 is that of the paper's 1.0 [X], learning rate 1e-5 is recalled and not verified [R].
 """
 

@@ -6,7 +6,7 @@ Hardware  recalled and not verified: 14 x 8 A100 [R]
 Time      recalled and not verified: about 10 days [R]; here not yet run
 Metric    not yet run; the papers' figures are in no public data
 
-Recalled and not verified [R]: pictures of 600 pixels, batch 2,688, queue 13,440 = 5 x 2,688, texts of 50 word pieces,
+Recalled and not verified [R]: images of 600 pixels, batch 2,688, queue 13,440 = 5 x 2,688, texts of 50 word pieces,
 Adam with learning rate 1e-4 and weight decay 1e-5. In-batch negatives are one reading of the paper [X] and are off, as
 in the official code [C].
 """

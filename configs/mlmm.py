@@ -10,7 +10,7 @@ Metric    not yet run; the papers' data are not public
 Stated [S]: the four objectives without word-region alignment, regions of a Faster R-CNN, seven languages, CC3M and
 CC12M for all objectives and 15 million pairs of RUC-CAS-WenLan for matching only, each translated into all languages.
 Not stated: the size of the tower, its vocabulary and start (XLM-R base here, as its baselines UC2 and M3P have), the
-shares of objectives and languages, regions a picture, batch, steps and learning rate; UNITER's and UC2's values stand
+shares of objectives and languages, regions an image, batch, steps and learning rate; UNITER's and UC2's values stand
 for these, see `wenlan fields`.
 """
 

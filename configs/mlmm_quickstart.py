@@ -5,17 +5,17 @@ Command   GLIBC_TUNABLES=glibc.malloc.hugetlb=1 wenlan train --config=configs/ml
           (the variable has large buffers in large pages, a third less time a step; launch/environment.sh sets it, too)
 Hardware  2 CPU cores, 3 GiB of memory (measured: 1.8 GiB)
 Time      7.3 minutes, 67 s of them compiling, the data already drawn (measured once on quiet cores, jax 0.10.2)
-Metric    on 1,000 held-out pictures, all languages, beside a constant guess: matching 95.6% (50.1), masked words 67.9%
+Metric    on 1,000 held-out images, all languages, beside a constant guess: matching 95.6% (50.1), masked words 67.9%
           (5.1), classes of masked regions 89.7% (7.3), squared error of masked regions 25.5 (54.7)
 
 What it hangs on, in trials of one run each:
 - Masked words can be guessed from words alone. Runs at BERT's scale of kernels (.02 for 768 numbers, .06 here) had half
-  of them right after 300,000 pairs and lost nothing when they were shown another picture, which is why the evaluation
+  of them right after 300,000 pairs and lost nothing when they were shown another image, which is why the evaluation
   tells that loss, too. With kernels of 1 / sqrt(width) the attention to one or two regions among twenty words matters.
 - A mask vector much smaller than features has its LayerNorm make the gradient of masked regions 36 in norm, where all
   else is about 1: clipping then leaves nothing of what they should teach.
 - Orthogonal momentum (muon) needs about half of the pairs of adamw. Matching rises at 1,100 steps of 128.
-- Negatives must come from all pictures. From those of texts of the same length alone, matching stays at chance longer:
+- Negatives must come from all images. From those of texts of the same length alone, matching stays at chance longer:
   how many things there are is the first thing it learns.
 """
 

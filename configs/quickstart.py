@@ -6,7 +6,7 @@ Time      4.3 minutes, 17 s of them compiling and 23 s drawing the data (measure
 Metric    text to image, 1,000 held-out: recall@1 51.9%, @5 92.0%, @10 98.0% (chance .1, .5, 1.0)
 
 What the figures hang on, single runs on the same data unless said otherwise:
-- The picture must be learnable in minutes. Things of 13 to 19 pixels (`wenlan_scenes/s64`) left even a supervised probe
+- The image must be learnable in minutes. Things of 13 to 19 pixels (`wenlan_scenes/s64`) left even a supervised probe
   of the shape at chance after 300 steps; `close64` shows one or two things of 19 to 29 pixels in four corners.
 - A caption must reach its end, in pieces that mean something. A unigram vocabulary of 2,000 broke "yellow" into three
   and cut captions before they named the background. Whole words (bpe) and single Han characters took recall@1 of

@@ -1,4 +1,4 @@
-"""A trained model in a few lines of Python: `wenlan_jax.load`; README shows how."""
+"""Training and trained models in a few lines of Python: `wenlan_jax.train`, `wenlan_jax.load`; README shows how."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, PyTree
+from ml_collections import config_dict
 
 from wenlan_jax.data import images as pictures
 from wenlan_jax.data.loader import Batch
@@ -19,9 +20,11 @@ from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel import waiting
 from wenlan_jax.tasks import experiment, registry, shared_data
+from wenlan_jax.tasks.experiment import Config
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.tasks.two_tower.towers import Towers
+from wenlan_jax.training import loop
 from wenlan_jax.training import trained as restore
 from wenlan_jax.util.errors import WenlanError
 
@@ -33,6 +36,35 @@ Embeddings = Float32[np.ndarray, "n dim"]
 
 class ModelError(WenlanError, ValueError):
     """A model or an input that cannot be encoded; the message says which, and what is needed."""
+
+
+def train(
+    config: Config | config_dict.ConfigDict | str | Path, workdir: str | Path, *, overrides: Sequence[str] = ()
+) -> dict[str, float]:
+    """Trains a model, or continues its training, as `wenlan train` does.
+
+    A training catches SIGINT and SIGTERM only in the main thread; elsewhere it runs on.
+
+    Args:
+      config: a configuration, the `ConfigDict` of a configuration file, or the path of such a file.
+      workdir: where the run keeps its checkpoints, metrics and pages; one that holds a run is continued.
+      overrides: fields as on the command line, such as `"train.steps=500"`.
+
+    Returns:
+      The final figures by name, as `result.json` holds them.
+
+    Raises:
+      ConfigError: the configuration cannot be used, or is not the one that the run in `workdir` began with.
+      Stopped: a signal ended the training; its state is saved.
+      NonFiniteError: a loss or a gradient was not finite, and `train.non_finite` is `stop`.
+    """
+    fields = [f"--config.{field.removeprefix('--config.')}" for field in overrides]
+    if isinstance(config, str | Path):
+        checked = experiment.load(Path(config), fields)
+    else:
+        given = config_dict.ConfigDict(dataclasses.asdict(config)) if isinstance(config, Config) else config
+        checked = experiment.override(given, fields)
+    return loop.train(checked, Path(workdir))
 
 
 def load(place: str | Path, step: int | None = None, *, overrides: Sequence[str] = ()) -> Model:

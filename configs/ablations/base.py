@@ -11,7 +11,7 @@ Recall is then far above chance and far from its end, so that rows can differ bo
 
 - `test` is read once, at the end, and is what tables report. `validation` gives the curves, and what was chosen here
   was chosen on it.
-- Statistics of batch normalisation are over 16 pictures whatever the batch, as the papers' 16 a GPU [X], so that
+- Statistics of batch normalisation are over 16 images whatever the batch, as the papers' 16 a GPU [X], so that
   a row of another batch size differs in nothing else.
 - The banks are filled from the start and count from step 80 on, for the reason that `configs/quickstart.py` gives.
 """

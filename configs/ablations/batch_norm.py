@@ -1,7 +1,7 @@
-"""Whose statistics batch normalisation takes: groups of pictures, the whole batch, or none of them.
+"""Whose statistics batch normalisation takes: groups of images, the whole batch, or none of them.
 
-Tested    "BN fixed or not" is named among the papers' ablations in our notes, with no tag and no figure: the paper's
-          number is not in our notes. The reference took statistics of each device, 16 pictures a GPU [X].
+Tested    "BN fixed or not" is among the ablations that the papers are recalled to have [R]; the paper's number is not
+          known here. The reference took statistics of each device, 16 images a GPU [X].
 Measured  text to image recall@1 of 1,000, mean of three seeds: groups of 4 13.2, groups of 16 34.9, the whole batch
           of 64 38.7, fixed 16.3%. See RESULTS.md.
 

@@ -1,9 +1,8 @@
 """Batch size at a fixed bank, for BriVL and for CLIP, at equal pairs.
 
 Tested    The papers' reason for the queue, as we read them: with it a small batch reaches what CLIP needs a large one
-          for. Queue and batch size are named among the papers' ablations in our notes, with no tag and no figure: the
-          paper's number is not in our notes. Batches used: 2,048 with 16 a GPU in 1.0 [X]; recalled and not verified,
-          2,688 in 2.0 [R].
+          for. Queue and batch size are among the ablations that the papers are recalled to have [R]; the paper's number
+          is not known here. Batches used: 2,048 with 16 a GPU in 1.0 [X]; recalled and not verified, 2,688 in 2.0 [R].
 Measured  text to image recall@1 of 1,000, mean of three seeds, at batches of 16, 32, 64, 128, 256: BriVL 45.6, 42.7,
           34.6, 15.8, 4.2%; CLIP 16.7, 27.6, 24.5, 11.8, 3.2%; BriVL of 16 without a bank 34.5%. See RESULTS.md.
 

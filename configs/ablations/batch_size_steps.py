@@ -1,7 +1,7 @@
 """Batch size at a fixed bank, for BriVL and for CLIP, at equal steps.
 
 Tested    The same statement as `batch_size.py`: with the queue a small batch reaches what CLIP needs a large one for.
-          The paper's number is not in our notes.
+          The paper's number is not known here.
 Measured  text to image recall@1 of 1,000, mean of three seeds, at batches of 16, 64, 256: for 240 steps BriVL 5.8,
           34.6, 63.0%, CLIP 6.1, 24.5, 66.7%; for 61,440 pairs BriVL 85.2, 88.5, 63.0%, CLIP 68.6, 83.4, 66.7%.
           Supported at equal pairs; see RESULTS.md.

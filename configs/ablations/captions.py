@@ -1,12 +1,12 @@
 """Weak captions, descriptive ones, and their mixture.
 
-Tested    WenLan trains on pairs that correlate weakly: search results, news, encyclopaedia, Weibo, WeChat [C] [S],
-          with no claim in our notes of how much that costs or gains against descriptions. The paper's number is not
-          in our notes.
+Tested    WenLan trains on pairs that correlate weakly: search results, news, encyclopaedia, Weibo, WeChat [C] [S], and
+          no source that was read says how much that costs or gains against descriptions. The paper's number is not
+          known here.
 Measured  text to image recall@1 of 1,000, mean of three seeds, asked with descriptive captions: descriptive 34.6, half
           weak 7.4, nine tenths weak 1.4, weak .1%. See RESULTS.md.
 
-Every picture of the scenes has both kinds of text. A weak one names a thing at best ("My favourite: the star.") and
+Every image of the scenes has both kinds of text. A weak one names a thing at best ("My favourite: the star.") and
 often nothing ("The waves never get tired."); a descriptive one names all that is there. All rows see as many pairs
 and are asked with descriptive captions, so that a row trained on weak ones is also asked what it was not taught to
 read. The vocabulary is trained on the texts of the row, as in any run without a given one, and differs between rows,

@@ -1,8 +1,7 @@
 """BriVL against CLIP on the same towers, at equal batch and at equal compute.
 
-Tested    BriVL retrieves better than CLIP: on held-out pre-training pairs it is above CLIP and UNITER [S]; the
-          figures of that comparison are not in our notes. Which of batch and compute the papers hold equal is not,
-          either.
+Tested    BriVL retrieves better than CLIP: on held-out pre-training pairs it is above CLIP and UNITER [S]; the figures
+          of that comparison are not known here. Which of batch and compute the papers hold equal is not, either.
 Measured  text to image recall@1 of 1,000, mean of three seeds: BriVL 34.6, CLIP at equal batch 24.5, at equal compute
           39.4, with a learnable temperature 24.0%. Supported at equal batch, not at equal compute; see RESULTS.md.
 

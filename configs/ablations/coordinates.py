@@ -1,13 +1,12 @@
 """How the samples of a region are placed on the map: as the released code does, or as meant.
 
-Tested    The released code builds its grid for align_corners=True and samples with align_corners=False [C]; of the
-          592 samples of its 37 regions 47 fall outside the map [M]. What that costs: the paper's number is not in our
-          notes.
+Tested    The released code builds its grid for align_corners=True and samples with align_corners=False [C]; of the 592
+          samples of its 37 regions 47 fall outside the map [M]. What that costs: the paper's number is not known here.
 Measured  text to image recall@1 of 1,000, mean of three seeds: grid, corrected 34.6, official 23.0; boxes, corrected
           35.2, official 38.6%. See RESULTS.md.
 
 The shift is a part of a cell of the map, and the map here is of 4 x 4 cells where that of the released model is of 15
-x 15: a cell is more of the picture here.
+x 15: a cell is more of the image here.
 """
 
 from wenlan_jax.sweep.table import Row, Table

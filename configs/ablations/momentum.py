@@ -1,8 +1,7 @@
 """Momentum coefficient m of k <- m k + (1-m) q.
 
-Tested    Keys from slowly moving towers are needed for a bank to be of use. Momentum is named among the papers'
-          ablations in our notes, with no tag and no figure: the paper's number is not in our notes. The released code
-          has m = .99 [C].
+Tested    Keys from slowly moving towers are needed for a bank to be of use. Momentum is among the ablations that the
+          papers are recalled to have [R]; the paper's number is not known here. The released code has m = .99 [C].
 Measured  text to image recall@1 of 1,000, mean of three seeds: m = 0 1.2, .9 13.0, .99 34.6, .999 12.4%. Supported; see
           RESULTS.md.
 

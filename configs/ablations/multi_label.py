@@ -1,6 +1,6 @@
 """Entries of the bank that are among the top k of both key-key similarities as further positives (`multi_label`).
 
-Tested    Present but off in the released code [C]. Raised by the design: the paper's number is not in our notes.
+Tested    Present but off in the released code [C]. A question of ours; the paper's number is not known here.
 Measured  text to image recall@1 of 1,000, mean of three seeds: off 34.9, top 1 34.2, top 5 31.2, top 10 26.2%. See
           RESULTS.md.
 """

@@ -1,14 +1,14 @@
 """Size of the banks, from none to 64 batches.
 
-Tested    More negatives from earlier batches make a better model. The queue is named among the papers' ablations in
-          our notes, with no tag and no figure: the paper's number is not in our notes. Sizes used: 9,600 in the
-          released code [C]; recalled and not verified, 16,384 in 1.0 and 13,440 in 2.0 [R].
+Tested    More negatives from earlier batches make a better model. The queue is among the ablations that the papers are
+          recalled to have [R]; the paper's number is not known here. Sizes used: 9,600 in the released code [C];
+          recalled and not verified, 16,384 in 1.0 and 13,440 in 2.0 [R].
 Measured  text to image recall@1 of 1,000, mean of three seeds: no bank 34.0, K = 64 35.0, 256 35.8, 1024 34.6, 4096
           31.3%. Not supported at a batch of 64; see RESULTS.md.
 
 A bank cannot have size 0. "No bank" has banks that never count, so that its negatives are the momentum keys of its
 own batch: the row differs from the others in nothing but the negatives. At 64 a step, K = 4096 reaches back 64 steps,
-two thirds of the training set; negatives of the query's own picture are masked in every row.
+two thirds of the training set; negatives of the query's own image are masked in every row.
 """
 
 from wenlan_jax.sweep.table import Row, Table

@@ -1,7 +1,7 @@
 """Size of the text encoder, in width and in layers.
 
-Tested    "Text encoder base or large" is named among the papers' ablations in our notes, with no tag and no figure:
-          the paper's number is not in our notes. Base: 12 layers, 768 wide; large: 24 layers, 1,024 wide [C].
+Tested    "Text encoder base or large" is among the ablations that the papers are recalled to have [R]; the paper's
+          number is not known here. Base: 12 layers, 768 wide; large: 24 layers, 1,024 wide [C].
 Measured  text to image recall@1 of 1,000, mean of three seeds: 1 layer, 64 wide 33.9, 128 wide 34.9; 2 layers, 128
           wide 33.8, 256 wide 26.6; 4 layers, 128 wide 29.6%. See RESULTS.md.
 

@@ -1,8 +1,8 @@
 """How much of the image backbone is trained, from all of it to nothing.
 
 Tested    The released model keeps the stem, blocks 0 to 2 and the head of its pretrained backbone frozen [C]. The
-          number of unfrozen blocks is named among the papers' ablations in our notes, with no tag and no figure: the
-          paper's number is not in our notes.
+          number of unfrozen blocks is among the ablations that the papers are recalled to have [R]; the paper's number
+          is not known here.
 Measured  text to image recall@1 of 1,000, mean of three seeds: all trained 34.9, stem frozen 27.8, and block 0 28.7,
           and block 1 19.7, all of the backbone frozen 10.9%. See RESULTS.md.
 

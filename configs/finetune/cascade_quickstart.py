@@ -8,9 +8,9 @@ Time      9 minutes beside other work (measured once, jax 0.10.2)
 Metric    text to image among 1,000, BriVL alone and re-ranked: recall@1 51.8 and 75.7% (5 candidates), 72.6% (10),
           60.9% (30); image to text 52.8 and 77.0% (single run)
 
-Candidates of another model are hard negatives: a tower that was trained against random pictures alone leaves the order
+Candidates of another model are hard negatives: a tower that was trained against random images alone leaves the order
 of BriVL's best five as it is and spoils that of the best thirty. Of 31 random ones the two that score highest are
-trained on here; beyond BriVL's best ten there are still pictures that the tower takes for the right one.
+trained on here; beyond BriVL's best ten there are still images that the tower takes for the right one.
 """
 
 from ml_collections import config_dict

@@ -12,8 +12,8 @@ The papers' three settings are the languages of the training texts; each is the 
   each   a model a language: `--config.data.languages="('de',)" --workdir=runs/retrieval_de`, and so on
 Evaluation is in all languages whatever was trained on (`eval.languages`), and its last table is the papers' row. Where
 some languages have fewer captions, as French and Czech in Multi30K (1 for 5), `--config.pretrain.language_alpha=0.0`
-trains on all alike; no caption is repeated. MSCOCO in English and Japanese: `--config.eval.folds=5`. Test pictures of
-COCO-CN can be among the training pictures of Karpathy's split: before "all" is trained, `wenlan clean` leaves out those
+trains on all alike; no caption is repeated. MSCOCO in English and Japanese: `--config.eval.folds=5`. Test images of
+COCO-CN can be among the training images of Karpathy's split: before "all" is trained, `wenlan clean` leaves out those
 of the sets named in its `leakage.sets`. Without fine-tuning: `wenlan eval --workdir=runs/mlmm
 --config.eval.zero_shot=true`.
 

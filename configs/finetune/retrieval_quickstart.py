@@ -4,7 +4,7 @@ Command   wenlan train --config=configs/finetune/retrieval_quickstart.py --workd
           --config.init_from=runs/mlmm --config.tokenizer.path=runs/mlmm
 Hardware  2 CPU cores
 Time      1 minute, 16 s of it compiling (measured once, jax 0.10.2)
-Metric    average recall among 100 held-out pictures with a text in each language: en 81.8, de 80.8, cs 78.7, ja 78.3,
+Metric    average recall among 100 held-out images with a text in each language: en 81.8, de 80.8, cs 78.7, ja 78.3,
           fr 77.0, ko 75.5, zh 73.0%, mean 77.9 (chance 5.3; single run)
 """
 

@@ -1,7 +1,7 @@
 """Your own pairs on one card with 24 GB: the released sizes, from trained backbones, some 100,000 pairs or more.
 
 Command   wenlan train --config=configs/own/one_card.py --workdir=runs/mine --config.data.source=data/mine
-          --config.init_from=imported/start --config.tokenizer.path=imported/start   (README says how to get both)
+          --config.init_from=imported/start --config.tokenizer.path=imported/start   (README.md says how to get both)
 Hardware  one GPU of 24 GB: 12.9 of 20.1 GiB planned (from a program for CPUs, an upper estimate:
           wenlan plan --config=configs/own/one_card.py --topology=rtx4090:1); not run on one
 Time      not yet run

@@ -1,7 +1,7 @@
 """Your own pairs where there are few, some 30,000: trained backbones stay as they are, heads learn over them.
 
 Command   wenlan train --config=configs/own/small_data.py --workdir=runs/mine --config.data.source=data/mine
-          --config.init_from=imported/start --config.tokenizer.path=imported/start   (README says how to get both)
+          --config.init_from=imported/start --config.tokenizer.path=imported/start   (README.md says how to get both)
 Hardware  one GPU of 24 GB: 16.6 of 20.1 GiB planned (from a program for CPUs, an upper estimate:
           wenlan plan --config=configs/own/small_data.py --topology=rtx4090:1); not run on one
 Time      not yet run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import jax
@@ -23,7 +24,10 @@ class Stopped(RuntimeError):  # noqa: N818 - not a fault
 
 
 class StopSignal:
-    """While entered, SIGINT and SIGTERM ask the loop to stop after the current step; a second SIGINT interrupts."""
+    """While entered, SIGINT and SIGTERM ask the loop to stop after the current step; a second SIGINT interrupts.
+
+    Python lets the main thread alone catch signals; entered in another, it catches none.
+    """
 
     def __init__(self) -> None:
         self.number = 0
@@ -31,7 +35,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         _entered.append(self)
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._before = {s: signal.signal(s, self._ask) for s in caught}
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
