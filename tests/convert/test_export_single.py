@@ -283,11 +283,9 @@ def test_formats_of_the_other_kind_of_model_are_refused(
     for other in ("brivl", "torch", "onnx", "huggingface"):
         assert cli.main([*arguments, f"--format={other}"]) == 1
         told = capsys.readouterr().err
-        assert f"--format={other} is for two towers, and this is a model of task 'mlmm'" in told
+        assert f"--format={other} is for two towers, and this is a single tower of task 'mlmm'" in told
         assert "choose --format=uniter or uc2" in told
-    with pytest.raises(
-        exporting.ExportError, match="uniter is for the single tower, .* 'brivl'; choose --format=brivl"
-    ):
+    with pytest.raises(exporting.ExportError, match="uniter is for a single tower, .* 'brivl'; choose --format=brivl"):
         exporting._check_kind("uniter", "brivl")
     assert not (tmp_path / "out").exists()
 

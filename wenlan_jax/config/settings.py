@@ -6,11 +6,14 @@ A schema declares its fields with `field` and `section`. A file's `get_config()`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib
 import math
 import runpy
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -145,7 +148,8 @@ class Form(Generic[T]):
         if not path.is_file():
             raise ConfigError(f"{path}: no such configuration file; see {self.folder}")
         try:
-            base = runpy.run_path(str(path))["get_config"]()
+            with _earlier_names(path.read_text(encoding="utf-8")):
+                base = runpy.run_path(str(path))["get_config"]()
         except Exception as error:
             raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
         if not isinstance(base, config_dict.ConfigDict):
@@ -182,6 +186,27 @@ class Form(Generic[T]):
         if faults:
             raise ConfigError(_list(faults))
         return settings
+
+
+EARLIER_NAMES = {
+    "wenlan_jax.config_single": "wenlan_jax.tasks.single_tower.presets",
+    "wenlan_jax.data.clean": "wenlan_jax.prepare.clean",
+}
+"""Modules that files of configurations import under the names of earlier versions, and where they are now."""
+
+
+@contextlib.contextmanager
+def _earlier_names(text: str) -> Iterator[None]:
+    """While a file with this text runs, lets it import modules by the names that they had in earlier versions."""
+    named = {
+        old: new for old, new in EARLIER_NAMES.items() if old.rpartition(".")[2] in text and old not in sys.modules
+    }
+    sys.modules.update({old: importlib.import_module(new) for old, new in named.items()})
+    try:
+        yield
+    finally:
+        for old in named:
+            sys.modules.pop(old, None)
 
 
 def _element(hint: Any) -> type | None:
