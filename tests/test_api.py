@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ml_collections import config_dict
 from saved_models import SINGLE, TWO_TOWERS, save
+from whole_runs import CONFIG
 
 import wenlan_jax
 from wenlan_jax import api, cli
 from wenlan_jax.data import sources
-from wenlan_jax.tasks.experiment import Config
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.experiment import Config, ConfigError
 
 SPLIT = "test"
 SOURCE = "wenlan_scenes/tiny"
@@ -164,3 +169,27 @@ def test_the_package_imports_nothing_before_it_is_asked_for() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="nothing_of_ours"):
         wenlan_jax.nothing_of_ours  # noqa: B018
+
+
+@pytest.mark.slow
+def test_a_training_from_python_is_that_of_the_command(
+    tmp_path: Path, data_dir: Path, tiny_of: Callable[..., Config]
+) -> None:
+    """Given as a configuration, as what its file returns or as the file; in any thread; continued where it stopped."""
+    changes = {"data__dir": str(data_dir), "mesh__data": -1, "train__steps": 2, "eval__gallery": 0}
+    config = tiny_of(**TWO_TOWERS | changes)
+    found: list[dict[str, float]] = []
+    thread = threading.Thread(target=lambda: found.append(wenlan_jax.train(config, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    (first,) = found
+    assert first["train/steps"] == 2 and f"retrieval/{SPLIT}/mean_recall" in first
+    dictionary = config_dict.ConfigDict(dataclasses.asdict(config))
+    again = wenlan_jax.train(dictionary, str(tmp_path / "run"))
+    assert again[f"retrieval/{SPLIT}/mean_recall"] == first[f"retrieval/{SPLIT}/mean_recall"]
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG.format(text=experiment.to_json(config)))
+    with pytest.raises(ConfigError, match="train.steps"):
+        wenlan_jax.train(file, tmp_path / "run", overrides=["train.steps=no"])
+    longer = ["--config.train.steps=3", "checkpoint.accept_changes=true"]
+    assert wenlan_jax.train(file, tmp_path / "run", overrides=longer)["train/steps"] == 3
