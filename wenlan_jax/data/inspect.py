@@ -208,9 +208,7 @@ def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
         raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
     if seen.size is not None and seen.size != (header.width, header.height):
         raise Rejected(Reason.BAD_VALUE, _WRONG_SIZE.format(*seen.size, header.width, header.height))
-    most = pictures.PictureOptions().max_pixels
-    if header.pixels > most:
-        raise Rejected(Reason.OVERSIZED_IMAGE, f"{header.width} x {header.height} pixels, more than {most}")
+    pictures.check_size(header, pictures.PictureOptions().max_pixels)
     if decode:
         pictures.decode(data, header)
     found.add_picture(header, len(data))
