@@ -53,6 +53,7 @@ ROOMS = {
     "eval.embed eval.graded eval.rerank_command eval.rerank_job eval.rerank_page eval.trained",
     "convert": "reference",
     "report": "run_report",
+    "api": "api_inputs",
     "commands": "eval.command",
 }
 """Modules and folders that are to move into a room, by dotted name; the longest that fits counts."""
