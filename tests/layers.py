@@ -32,7 +32,7 @@ LAYERS = (
 """From the lowest to the highest: a module imports from its own layer or lower ones."""
 
 ROOMS = {
-    "util": "arguments errors notes host_memory html_page data.places data.pulse data.units data.orphans "
+    "util": "arguments errors interrupts notes host_memory html_page data.places data.pulse data.units data.orphans "
     "data.languages",
     "config": "schema settings",
     "models": "augment",

@@ -375,6 +375,15 @@ def test_embeddings_of_something_else_are_not_kept(
     assert "embeddings.json is damaged" in capsys.readouterr().err
 
 
+def test_a_tokenizer_that_is_gone_is_told_as_gone(tiny: Make, data_dir: str, tmp_path: Path) -> None:
+    workdir = save(tiny(**TWO_TOWERS, data__dir=data_dir), tmp_path / "run")
+    assert restore.load(workdir, None, [], ()).tokenizer is not None
+    for name in run_tokenizer.KEPT:
+        (workdir / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="is gone .*; put it back into .*run as vocab.txt or tokenizer.model"):
+        restore.load(workdir, None, [], ())
+
+
 @pytest.mark.parametrize(
     "mark", ["dataset_info.json", "checkpoints/0/x", "start.json", "embeddings.json", "scores.json"]
 )

@@ -188,6 +188,8 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
     found.records = data.records
     if not found.looked_at and not found.broken:
         raise InspectError(f"{options.place}: holds nothing")
+    if not found.looked_at and set(found.broken) == {Reason.DAMAGED_SHARD}:
+        raise InspectError(f"{options.place}: nothing of it can be read; {found.samples[Reason.DAMAGED_SHARD][0]}")
     return found, cards.kept
 
 

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _SECONDS = 0.5  # between two looks at the parent
 
 
 def end_with(parent: int, *_: object) -> None:
-    """Called in a worker: kills it when process `parent` is gone.
+    """Called in a worker: kills it when process `parent` is gone, and ends it without a word on Ctrl-C.
 
-    Linux does so at once; elsewhere, or where a container hides that call, a thread looks whether the parent is there.
+    Linux kills at once; elsewhere, or where a container hides that call, a thread looks whether the parent is there.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While workers are started: Ctrl-C, which reaches all processes of a terminal, waits in each until it is ready.
+
+    The system hands the mask of signals on to the workers; `end_with` takes it off.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch(parent: int) -> None:

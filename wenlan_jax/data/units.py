@@ -134,7 +134,8 @@ def _finished(
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, len(missing)) or 1, spawn, orphans.end_with, (os.getpid(), places.Held())
     ) as pool:
-        futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
+        with orphans.starting():  # `submit` starts them
+            futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
