@@ -93,3 +93,13 @@ def test_workers_end_without_a_word(wait: bool, tmp_path: Path) -> None:
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130, rest
     assert "Traceback" not in rest and rest.splitlines()[-1] == "wenlan fields: interrupted", rest
+
+
+def test_processes_that_make_batches_leave_it_to_the_first() -> None:
+    """A training that is asked to stop needs the batches of the step that it is in."""
+    code = (
+        "import os, signal; from wenlan_jax.data import loader; loader._start_worker(0, 1); "
+        "os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "goes on\n"
