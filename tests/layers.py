@@ -32,7 +32,7 @@ LAYERS = (
 """From the lowest to the highest: a module imports from its own layer or lower ones."""
 
 ROOMS = {
-    "util": "arguments errors notes host_memory html_page data.places data.pulse data.units data.orphans "
+    "util": "arguments errors interrupts notes host_memory html_page data.places data.pulse data.units data.orphans "
     "data.languages",
     "config": "schema settings",
     "models": "augment",
@@ -53,6 +53,7 @@ ROOMS = {
     "eval.embed eval.graded eval.rerank_command eval.rerank_job eval.rerank_page eval.trained",
     "convert": "reference",
     "report": "run_report",
+    "api": "api_inputs",
     "commands": "eval.command",
 }
 """Modules and folders that are to move into a room, by dotted name; the longest that fits counts."""

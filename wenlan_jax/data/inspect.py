@@ -188,6 +188,8 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
     found.records = data.records
     if not found.looked_at and not found.broken:
         raise InspectError(f"{options.place}: holds nothing")
+    if not found.looked_at and set(found.broken) == {Reason.DAMAGED_SHARD}:
+        raise InspectError(f"{options.place}: nothing of it can be read; {found.samples[Reason.DAMAGED_SHARD][0]}")
     return found, cards.kept
 
 
@@ -208,9 +210,7 @@ def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
         raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
     if seen.size is not None and seen.size != (header.width, header.height):
         raise Rejected(Reason.BAD_VALUE, _WRONG_SIZE.format(*seen.size, header.width, header.height))
-    most = pictures.PictureOptions().max_pixels
-    if header.pixels > most:
-        raise Rejected(Reason.OVERSIZED_IMAGE, f"{header.width} x {header.height} pixels, more than {most}")
+    pictures.check_size(header, pictures.PictureOptions().max_pixels)
     if decode:
         pictures.decode(data, header)
     found.add_picture(header, len(data))
