@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from ml_collections import config_dict
@@ -89,6 +90,63 @@ def test_transparency_and_grey_follow_the_rules_of_files(model: api.Model) -> No
     )
 
 
+def test_every_way_to_give_an_image_or_many(model: api.Model, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), pixels[..., ::-1])
+    data = path.read_bytes()
+    wanted = model.preprocess(pixels)["image"]
+    assert wanted.shape[0] == 1
+    at_end = io.BytesIO(data)
+    at_end.read()
+    with path.open("rb") as opened:
+        ones: list[Any] = [bytearray(data), memoryview(data), io.BytesIO(data), at_end, opened, np.str_(path)]
+        for one in [*ones, np.ma.array(pixels), jax.numpy.asarray(pixels)]:
+            for way in (one, [one], (image for image in [one])):
+                np.testing.assert_array_equal(model.preprocess(way)["image"], wanted)
+    twice = np.concatenate([wanted, wanted])
+    for many in (np.stack([pixels, pixels]), np.array([str(path)] * 2), (data for _ in range(2)), (path, data)):
+        np.testing.assert_array_equal(model.preprocess(many)["image"], twice)
+    grey = pixels[..., 0].copy()
+    np.testing.assert_array_equal(model.preprocess(grey.view(np.matrix))["image"], model.preprocess(grey)["image"])
+
+
+def test_deep_images_of_pil_are_read_as_files_are(model: api.Model) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    deep = np.random.default_rng(0).integers(0, 2**16, (30, 40), np.uint16)
+    wanted = model.preprocess([cv2.imencode(".png", deep)[1].tobytes()])["image"]
+    assert 60 < wanted.mean() < 200  # not clipped to white
+    for mode, kind in (("I;16", "<u2"), ("I;16L", "<u2"), ("I;16B", ">u2")):
+        image = pil.frombytes(mode, (40, 30), deep.astype(kind).tobytes())
+        np.testing.assert_array_equal(model.preprocess(image)["image"], wanted)
+    for values in (deep.astype(np.int32), (deep / 65535).astype(np.float32)):
+        with pytest.raises(api.ModelError, match="image 0: .*of mode '[IF]', whose range is not known; give its file"):
+            model.preprocess(pil.fromarray(values))
+
+
+def test_premultiplied_images_of_pil_keep_their_transparency(model: api.Model) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    clear = pil.fromarray(np.full((20, 30, 4), (0, 0, 0, 0), np.uint8), "RGBA")
+    for image in (clear, clear.convert("RGBa"), clear.convert("LA").convert("La"), clear.convert("PA")):
+        assert (model.preprocess(image)["image"] == 255).all(), image.mode
+    closed, empty = pil.new("RGB", (3, 3)), pil.new("RGB", (0, 0))
+    closed.close()
+    for wrong in (closed, empty):
+        with pytest.raises(api.ModelError, match="image 1: .*cannot be used"):
+            model.preprocess([clear, wrong])
+    with pytest.raises(api.ModelError, match="image 0: .*not the class Image"):
+        model.preprocess(pil.Image)
+
+
+def test_every_way_to_give_texts(model: api.Model) -> None:
+    ids, mask = model.tokenize(["a dog"])
+    for way in ("a dog", ("a dog",), (text for text in ["a dog"]), np.array(["a dog"])):
+        found = model.tokenize(way)
+        np.testing.assert_array_equal(found[0], ids)
+        np.testing.assert_array_equal(found[1], mask)
+    assert model.tokenize(text for text in "ab")[0].shape[0] == 2
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 8, 9, 21])
 def test_the_number_changes_no_embedding(model: api.Model, count: int) -> None:
     rng = np.random.default_rng(0)
@@ -138,6 +196,77 @@ def test_faulty_input_is_named(model: api.Model, workdir: Path, tmp_path: Path) 
         wenlan_jax.load(workdir, overrides=["seed=1"])
 
 
+WRONG_IMAGES: tuple[tuple[Any, str], ...] = (
+    ("", "image 0: .*empty text"),
+    ("a\0b.jpg", "image 0: .*NUL"),
+    ("\ud800.jpg", "image 0: .*is no path"),
+    ("~nobody-of-this-name/x.jpg", "image 0: .*is no path"),
+    ("https://example.org/a.jpg", "image 0: .*is a URL"),
+    ("data:image/png;base64,AAAA", "image 0: .*is a URL"),
+    ("/dev/zero", "image 0: .*no regular file"),
+    ("/", "image 0: .*no regular file"),
+    (None, "image 0: .*not NoneType"),
+    ([["a.jpg"]], "image 0: .*not list"),
+    ({"a.jpg": 1}, "images: a sequence is needed, not dict"),
+    ({"a.jpg"}, "images: a sequence is needed, not set"),
+    (io.StringIO("text"), "image 0: .*open it with 'rb'"),
+    (np.ma.array(np.zeros((8, 8), np.uint8), mask=True), "image 0: .*masked"),
+    (np.zeros((2, 8, 8), np.uint8), "image 0: .*not uint8"),
+)
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_IMAGES, ids=[message for _, message in WRONG_IMAGES])
+def test_what_is_no_image_is_named(model: api.Model, wrong: Any, message: str) -> None:
+    for use in (model.encode_images, model.preprocess):
+        with pytest.raises(api.ModelError, match=message):
+            use(wrong)
+
+
+def test_a_closed_file_is_named(model: api.Model) -> None:
+    file = io.BytesIO(b"a")
+    file.close()
+    with pytest.raises(api.ModelError, match="image 0: .*closed"):
+        model.preprocess([file])
+
+
+def test_what_is_no_text_is_named(model: api.Model) -> None:
+    wrongs: list[tuple[Any, str]] = [
+        (None, "texts: .*not NoneType"),
+        (5, "texts: .*not int"),
+        (b"a", "texts: .*not bytes"),
+        ({"a"}, "texts: .*not set"),
+        (np.array("a"), "texts: .*not ndarray"),
+        (["a", None], "text 1: .*not NoneType"),
+        ([["a"]], "text 0: .*not list"),
+    ]
+    for wrong, message in wrongs:
+        for use in (model.encode_texts, model.tokenize):
+            with pytest.raises(api.ModelError, match=message):
+                use(wrong)
+
+
+def test_what_cannot_be_compared_is_named(model: api.Model) -> None:
+    rows = np.eye(3, 8, dtype=np.float32)
+    assert model.similarity(rows[0], rows).shape == (3,) and model.similarity(rows.tolist(), rows).shape == (3, 3)
+    wrongs: list[tuple[Any, str]] = [(rows[:, :5], "width 5, .*width 8"), ("a", "queries: "), (rows[None], "queries: ")]
+    for wrong, message in [*wrongs, (None, "queries: "), ([[1.0], [1.0, 2.0]], "queries: ")]:
+        with pytest.raises(api.ModelError, match=message):
+            model.similarity(wrong, rows)
+
+
+def test_arguments_of_load_are_checked(workdir: Path) -> None:
+    assert wenlan_jax.load(workdir, overrides="eval.batch_size=2").config.eval.batch_size == 2
+    for place in (None, 5, b"runs/a", "", "~nobody-of-this-name/a", "a\0b", "\ud800", "gs://bucket/run"):
+        with pytest.raises(api.ModelError, match="place: "):
+            wenlan_jax.load(place)  # type: ignore[arg-type]
+    for step in ("2", 2.0, True):
+        with pytest.raises(api.ModelError, match="step: the number of a checkpoint is needed"):
+            wenlan_jax.load(workdir, step)  # type: ignore[arg-type]
+    for overrides in (None, 5, [5], {"eval.batch_size": 2}):
+        with pytest.raises(api.ModelError, match="overrides: "):
+            wenlan_jax.load(workdir, overrides=overrides)  # type: ignore[arg-type]
+
+
 def test_boxes_are_those_of_each_image(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., Config]) -> None:
     config = tiny_of(
         **TWO_TOWERS, data__dir=str(data_dir), model__image__regions__kind="boxes", model__image__regions__boxes=3
@@ -152,6 +281,13 @@ def test_boxes_are_those_of_each_image(tmp_path: Path, data_dir: Path, tiny_of: 
         model.encode_images(images)
     with pytest.raises(api.ModelError, match="2 images have 1 sets"):
         model.encode_images(images, [one])
+    np.testing.assert_array_equal(model.encode_images(iter(images), iter([one, other])), found)
+    for wrong, message in (
+        ([one, "a"], "boxes of image 1: numbers"),
+        ([one, [1, 2, 3]], "boxes of image 1: .boxes, 4"),
+    ):
+        with pytest.raises(api.ModelError, match=message):
+            model.encode_images(images, wrong)
 
 
 def test_a_single_tower_is_refused(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., Config]) -> None:

@@ -38,11 +38,20 @@ def test_what_is_no_number_within_the_range(text: str) -> None:
     assert arguments.real(0, 1)("0.25") == 0.25
 
 
+@pytest.mark.parametrize("text", ["0", "1", "0.0", "1.0", "-1", "nan"])
+def test_what_is_not_between_the_ends(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="a number between 0 and 1 is needed"):
+        arguments.real(0, 1, inside=True)(text)
+    assert arguments.real(0, 1, inside=True)("0.25") == 0.25
+
+
 @pytest.mark.parametrize(
     "command",
     [
         ["export", "--workdir=a", "--format=torch", "--out=b", "--tolerance=nan"],
         ["score", "a", "--embeddings=b", "--out=c", "--quantile=nan"],
+        ["score", "a", "--embeddings=b", "--out=c", "--quantile=0"],
+        ["score", "a", "--embeddings=b", "--out=c", "--quantile=1"],
         ["score", "a", "--embeddings=b", "--out=c", "--seed=-1"],
         ["regions", "a", "--out=b", "--detector=c", "--threshold=inf"],
         ["bench", "--config=a", "--steps=0"],

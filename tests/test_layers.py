@@ -57,6 +57,7 @@ def test_every_error_is_one_of_ours() -> None:
 
 EFFECTS = {
     "cli",  # a data worker of the command is spared jax
+    "util.interrupts",  # Ctrl-C while the rest is imported
     "prepare.formats.files",  # a stand-in for what cannot be decoded
     "convert.huggingface.modeling_wenlan",  # files for a folder of their own, which transformers imports
     "convert.run_example",

@@ -21,6 +21,7 @@ from wenlan_jax import cli
 from wenlan_jax.config import sections, settings
 from wenlan_jax.prepare.clean import options
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.experiment import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / ".github" / "README.zh.md"
@@ -110,7 +111,7 @@ def unknown_options(words: list[str]) -> list[str]:
     return [option for option in given if option not in known]
 
 
-def known_fields(kind: type = schema.Config) -> set[str]:
+def known_fields(kind: type = Config) -> set[str]:
     return {name for name, *_ in settings.fields(kind)}
 
 
@@ -161,7 +162,7 @@ def test_commands_and_fields_within_sentences_exist(page: Path) -> None:
     """Beginnings of commands, such as `wenlan pack --regions`, whose further arguments the reader knows."""
     for span in spans(page):
         words = shlex.split(span)
-        known = known_fields(options.Options if words[:2] == ["wenlan", "clean"] else schema.Config)
+        known = known_fields(options.Options if words[:2] == ["wenlan", "clean"] else Config)
         fields = [word.removeprefix("--config.").partition("=")[0] for word in words if word.startswith("--config.")]
         assert set(fields) <= known, span
         if words[0] == "wenlan" and len(words) > 1 and words[1].islower() and words[1] != "--help":

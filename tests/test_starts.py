@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -113,6 +114,13 @@ def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tm
     shutil.copytree(tmp_path / "mine", tmp_path / "copy")  # another time of change
     shutil.rmtree(tmp_path / "mine")
     shutil.copytree(tmp_path / "copy", tmp_path / "mine")
+    data_note.check(config, tmp_path)
+    for name in ("notes.txt", "pack.json", "scores.json", "test.first.npy", ".DS_Store", "old.array_record-00000"):
+        (tmp_path / "mine" / name).write_text("[]")
+        data_note.check(config, tmp_path)
+    noted = json.loads((tmp_path / data_note.FILE).read_text())
+    noted[config.data.source].append(["rejected.jsonl", 0, 0])  # as earlier versions noted it
+    (tmp_path / data_note.FILE).write_text(json.dumps(noted))
     data_note.check(config, tmp_path)
     shutil.rmtree(tmp_path / "mine")
     tfds_files.write(tmp_path / "mine", {"train": made[4:24], "test": made[:4]}, "")
@@ -358,6 +366,11 @@ def test_embeddings_of_something_else_are_not_kept(
     ):
         assert cli.main([*command, *changes]) == 1
         assert f"holds embeddings of another {word}; choose another --out" in capsys.readouterr().err
+    (Path(data_dir) / "wenlan_scenes" / "tiny" / "notes.txt").write_text("of no account")
+    note = json.loads((out / "embeddings.json").read_text())
+    note["data"]["files"].append(["pack.json", 3, 4])  # as earlier versions noted it
+    (out / "embeddings.json").write_text(json.dumps(note))
+    assert cli.main(command) == 0
     shutil.rmtree(workdir)
     save(dataclasses.replace(config, seed=1), workdir)
     assert cli.main(command) == 1
@@ -365,6 +378,31 @@ def test_embeddings_of_something_else_are_not_kept(
     (out / "embeddings.json").write_text("[1")
     assert cli.main(command) == 1
     assert "embeddings.json is damaged" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_gone_is_told_as_gone(tiny: Make, data_dir: str, tmp_path: Path) -> None:
+    workdir = save(tiny(**TWO_TOWERS, data__dir=data_dir), tmp_path / "run")
+    assert trained.load(workdir, None, [], ()).tokenizer is not None
+    for name in tokenizer.KEPT:
+        (workdir / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="is gone .*; put it back into .*run as vocab.txt or tokenizer.model"):
+        trained.load(workdir, None, [], ())
+
+
+@pytest.mark.parametrize(
+    "mark", ["dataset_info.json", "checkpoints/0/x", "start.json", "embeddings.json", "scores.json"]
+)
+def test_no_directory_is_of_two_kinds(mark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atomic_files.write(tmp_path / "out" / mark, b"{}")
+    commands = {
+        "embeddings.json": ["embed", f"--workdir={tmp_path / 'none'}", f"--out={tmp_path / 'out'}"],
+        "scores.json": ["score", str(tmp_path / "none"), f"--embeddings={tmp_path}", f"--out={tmp_path / 'out'}"],
+    }
+    for own, command in commands.items():
+        assert cli.main(command) == 1
+        told = capsys.readouterr().err
+        assert ("name another --out" in told) == (own != mark), told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [mark.split("/")[0]]
 
 
 def test_a_checkpoint_of_a_path_that_cannot_be_read_back_is_refused_at_once(tiny: Make, tmp_path: Path) -> None:

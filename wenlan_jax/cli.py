@@ -6,6 +6,9 @@ of jax.
 
 from __future__ import annotations
 
+from wenlan_jax.util import interrupts  # first, as Ctrl-C is heard from here on
+
+# isort: split
 import argparse
 import atexit
 import gc
@@ -68,6 +71,7 @@ def _status_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest
     if strangers or (rest and not parsed.takes_fields):
         parser.error(f"unknown argument: {(strangers or rest)[0]}; see `wenlan {parsed.command} --help`")
     try:
+        interrupts.are_raised()
         return int(parsed.run(parsed, rest) if parsed.takes_fields else parsed.run(parsed))
     except BrokenPipeError:
         # The reader went away, as in `wenlan fields | head`; Python would complain again when it flushes at exit.

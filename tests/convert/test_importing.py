@@ -369,6 +369,7 @@ def test_the_command_line_imports_and_trains_from_it(
     expected: Made,
     config_file: Callable[[experiment.Config], Path],
 ) -> None:
+    pytest.importorskip("torch")
     """Without a learning rate two steps end in the parameters of the file; the resumed run does not read it again."""
     config = tiny(
         data__dir=str(tmp_path / "data"),

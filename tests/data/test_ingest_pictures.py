@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -183,11 +184,14 @@ def _of_scans(count: int, between: bytes = b"") -> bytes:
     return data[:-2] + (between + data[last:-2]) * (count - data.count(b"\xff\xda")) + data[-2:]
 
 
-def _of_notes(kind: bytes, count: int, after: bytes = b"IDAT") -> bytes:
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _of_notes(kind: bytes, count: int, after: bytes = b"IDAT", size: int = 1000) -> bytes:
     start = KINDS["png"].index(after) - 4
-    body = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind] + zlib.compress(bytes(1000))
-    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    return KINDS["png"][:start] + chunk * count + KINDS["png"][start:]
+    body = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind] + zlib.compress(bytes(size))
+    return KINDS["png"][:start] + _chunk(kind, body) * count + KINDS["png"][start:]
 
 
 SLOW = {
@@ -197,6 +201,10 @@ SLOW = {
     "zTXt": _of_notes(b"zTXt", headers.MOST_PACKED + 1),
     "iTXt at the end": _of_notes(b"iTXt", headers.MOST_PACKED + 1, b"IEND"),
     "iCCP": _of_notes(b"iCCP", headers.MOST_PACKED + 1),
+    "large zTXt": _of_notes(b"zTXt", 3, size=headers.LARGEST_NOTE),
+    "large iTXt": _of_notes(b"iTXt", 3, b"IEND", headers.LARGEST_NOTE),
+    "chunks": KINDS["png"][:33] + _chunk(b"tEXt", b"a\0b") * 20_000 + KINDS["png"][33:],
+    "segments": KINDS["jpeg"][:2] + b"\xff\xfe\0\2" * 20_000 + KINDS["jpeg"][2:],
 }
 
 
@@ -207,7 +215,8 @@ def test_a_picture_that_takes_far_longer_than_it_says_is_never_decoded(
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(headers.UnknownSize, match="more than"):
         headers.read(SLOW[name])
-    with pytest.raises(Rejected, match="more than (100 scans|50 compressed notes)") as caught:
+    told = r"more than (100 scans|50 compressed notes|16777216 bytes|1\d+ pieces)"
+    with pytest.raises(Rejected, match=told) as caught:
         _check(SLOW[name])
     assert caught.value.reason == "corrupt_image"
     with pytest.raises(images.CorruptImage, match="more than"):
@@ -215,7 +224,12 @@ def test_a_picture_that_takes_far_longer_than_it_says_is_never_decoded(
 
 
 def test_pictures_of_many_scans_and_notes_up_to_the_limit_are_read(capfd: pytest.CaptureFixture[str]) -> None:
-    for data in (_of_scans(headers.MOST_SCANS), _of_notes(b"zTXt", headers.MOST_PACKED)):
+    for data in (
+        _of_scans(headers.MOST_SCANS),
+        _of_notes(b"zTXt", headers.MOST_PACKED),
+        _of_notes(b"zTXt", 2, size=headers.LARGEST_NOTE - 1000),
+        KINDS["jpeg"][:2] + b"\xff" * 20_000 + KINDS["jpeg"][2:],
+    ):
         assert _check(data)[0].data == data
     capfd.readouterr()  # libjpeg tells of the repeated scans
     # What looks like scans inside a segment, and behind the end, is none.
@@ -223,6 +237,67 @@ def test_pictures_of_many_scans_and_notes_up_to_the_limit_are_read(capfd: pytest
     comment = b"\xff\xfe" + struct.pack(">H", 2 + len(inside)) + inside
     data = KINDS["jpeg"][:2] + comment + KINDS["jpeg"][2:] + inside
     assert _check(data)[0].data == data
+
+
+@pytest.mark.parametrize(
+    ("sides", "scans", "refused"),
+    [((9900, 9900), 20, False), ((9900, 9900), 21, True), ((30000, 30000), 20, False), ((5000, 5000), 80, False)]
+    + [((5000, 5000), 81, True), ((4000, 5000), 100, False)],
+)
+def test_scans_count_by_the_pixels_that_they_pass_over(sides: tuple[int, int], scans: int, refused: bool) -> None:
+    data = _of_scans(scans)
+    frame = data.index(b"\xff\xc2")
+    data = data[: frame + 5] + struct.pack(">HH", *sides) + data[frame + 9 :]
+    if refused:
+        with pytest.raises(headers.UnknownSize, match=f"more than {scans - 1} scans"):
+            headers.read(data)
+    else:
+        assert headers.read(data).height == sides[0]
+
+
+def test_an_avif_or_a_gif_of_countless_pieces_is_refused_unread() -> None:
+    start = struct.pack(">I", 16) + b"ftypavif" + bytes(4)
+    for body, told in ((b"ispe" * 20_000, "ispe boxes"), (b"", "pieces")):
+        meta = struct.pack(">I4s", 12 + len(body), b"meta") + bytes(4) + body
+        with pytest.raises(headers.UnknownSize, match=f"more than .* {told}"):
+            headers.read(start + meta + (struct.pack(">I4s", 8, b"free") * 20_000 if not body else b""))
+    gif = KINDS["gif"]
+    with pytest.raises(headers.UnknownSize, match="pieces"):
+        headers.read(gif[: 13 + 3 * 2 ** ((gif[10] & 7) + 1)] + b"\x21\xfe" + b"\1a" * 20_000 + b"\0" + gif[13:])
+
+
+def test_bytes_of_deep_pixels_count_as_pixels_do() -> None:
+    """Of two pictures of equal sides the limit takes the one whose pixels have 8 bits a channel."""
+    deep = PIXELS.astype(np.uint16) * 257
+    clear = np.concatenate([deep, deep[..., :1]], axis=2)
+    tiff = _tiff([(256, 3, 44), (257, 3, 30)], bytes(44 * 30)).replace(
+        struct.pack("<HHIHxx", 258, 3, 1, 8), struct.pack("<HHIHxx", 258, 3, 1, 64)
+    )
+    for data, size in ((_png(deep), 6), (_png(clear), 8), (tiff, 8)):
+        assert headers.read(data).pixel_bytes == size
+        with pytest.raises(Rejected, match=f"44 x 30 pixels of {size} bytes each, more than 5280 bytes; see") as caught:
+            _check(data, max_pixels=44 * 30)
+        assert caught.value.reason == "oversized_image"
+    assert _check(_png(clear), max_pixels=44 * 30 * 2)[1] == {"image_deep_converted": 1, "image_reencoded": 1}
+    for data in (_png(deep[..., 0]), _png(clear.astype(np.uint8)), *map(KINDS.get, ("bmp", "tiff", "avif"))):
+        assert data is not None and _check(data, max_pixels=44 * 30)[0].width == 44
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_decoding_needs_little_more_than_the_decoded_pixels(channels: int, kind: type) -> None:
+    data = _png(np.random.default_rng(0).integers(0, 256, (1500, 1600, channels), np.uint8).astype(kind))
+    needed = max(headers.read(data).decoded_bytes, 3 * 1500 * 1600)
+    tracemalloc.start()
+    try:
+        images.decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 2 * needed + len(data) + 4 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_pixel_limit_is_exact() -> None:
@@ -238,6 +313,21 @@ def test_cmyk_jpeg_becomes_rgb() -> None:
     assert fixes == {"image_cmyk_converted": 1, "image_reencoded": 1}
     assert Image.open(io.BytesIO(picture.data)).mode == "RGB"
     assert np.abs(images.decode(picture.data).astype(int) - PIXELS).mean() < 6
+
+
+def test_every_sixteen_bit_value_becomes_the_nearest_of_eight() -> None:
+    wide = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    np.testing.assert_array_equal(images.decode(_png(wide))[..., 0], (wide.astype(np.uint32) + 128) // 257)
+
+
+def test_every_colour_is_laid_on_white_whatever_the_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    colour, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    pixels = np.stack([colour, 255 - colour, alpha, alpha], axis=2)
+    wide = pixels.astype(np.uint32)
+    expected = (wide[..., :3] * wide[..., 3:] + 255 * (255 - wide[..., 3:]) + 127) // 255
+    for band in (images.BAND, 1, 700):
+        monkeypatch.setattr(images, "BAND", band)
+        np.testing.assert_array_equal(images.decode(_png(pixels))[..., ::-1], expected)
 
 
 def test_sixteen_bits_become_eight() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from wenlan_jax import cli
 from wenlan_jax.data import images, tfds_builder
 from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.prepare import command, contact_sheet, inspect, raw_items, tfds_files
@@ -176,6 +178,19 @@ def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
     for wrong in ({"limit": 0}, {"cards": 0}):
         with pytest.raises(inspect.InspectError, match="must be positive"):
             _look(tmp_path, tmp_path, **wrong)
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "pipe.jsonl", "empty.csv", "shard-{0..1}.tar"])
+def test_what_cannot_be_read_at_all_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if name.startswith("pipe"):
+        os.mkfifo(tmp_path / name)
+    elif name.startswith("shard"):
+        for number in range(2):
+            (tmp_path / f"shard-{number}.tar").write_bytes(b"no tar at all" * 100)
+    else:
+        (tmp_path / name).touch()
+    assert cli.main(["data", "inspect", str(tmp_path / name)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_thumbnails_are_fitted_and_boxes_drawn_where_they_are() -> None:

@@ -59,6 +59,20 @@ def test_typed_codes_of_no_language_are_refused() -> None:
             languages.typed(wrong)
 
 
+@pytest.mark.parametrize("wrong", ["mul", "MUL", "mis", "zxx", "qqq", "qaa", "qtz"])
+def test_typed_codes_of_several_languages_or_of_none_are_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="stands for no single language"):
+        languages.typed(wrong)
+    assert languages.typed("quz") == "quz"
+
+
+@pytest.mark.parametrize("wrong", ["cn-en", "en_zh", "de-cs", "ja-ko", "es-en"])
+def test_two_languages_that_are_typed_as_one_are_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="names two languages"):
+        languages.typed(wrong)
+    assert [languages.typed(one) for one in ("en-DE", "zh-CN", "cz-cs", "de-FR")] == ["en", "zh", "cs", "de"]
+
+
 def test_no_spelling_is_of_two_languages() -> None:
     words = [languages._folded(word) for spelled in languages._SPELLINGS.values() for word in spelled.split()]
     assert len(words) == len(set(words))

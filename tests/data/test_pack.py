@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ import pytest
 from array_record.python import array_record_module
 
 from wenlan_jax.data import images, sources
-from wenlan_jax.data.records import Record
+from wenlan_jax.data.records import Record, Text
 from wenlan_jax.prepare import ingest, inspect, pack, pack_command, raw_images, raw_items
 from wenlan_jax.util import atomic_files
 from wenlan_jax.util.languages import LANGUAGES
@@ -274,6 +275,48 @@ def test_split_of_is_stable_and_follows_the_shares() -> None:
 def test_a_split_column_wins_over_shares(folder: Path) -> None:
     rows = [{"image": "a.jpg", "caption": "x", "split": "train"}, {"image": "b.png", "caption": "x"}]
     assert dict(_pack(folder, "c.jsonl", rows, split_shares={"test": 1.0}).records) == {"train": 1, "test": 1}
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "<NA>"])
+def test_what_pandas_writes_for_an_absent_value_is_absent_in_every_format(word: str, folder: Path) -> None:
+    fields = ("id", "split", "language", "kind", "source")
+    table = f"image,caption,{','.join(fields)}\na.jpg,x{f',{word}' * 5}\nb.png,nan,1,test,zh,weak,web\n"
+    other = dict(zip(fields, ("1", "test", "zh", "weak", "web"), strict=True))
+    written: dict[str, str] = {"c.csv": table, "c.tsv": table.replace(",", "\t")}
+    for name, value in (("text.jsonl", word), ("nan.jsonl", math.nan)):
+        rows = [{"image": "a.jpg", "caption": "x", **dict.fromkeys(fields, value)}]
+        rows.append({"image": "b.png", "caption": "nan", **other})
+        written[name] = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, content in written.items():
+        report = _pack(folder, name, content, language="en")
+        assert report.rejected == {} and dict(report.records) == {"train": 1, "test": 1}
+        assert report.fixes == ({} if name == "nan.jsonl" else {"nan_taken_as_absent": 5}), name
+        (record,) = _records(folder)
+        assert (record.id, record.source, record.texts[0]) == ("a.jpg", "out", Text("descriptive", "en", "x"))
+        assert _records(folder, "test")[0].texts[0].text == "nan"  # a caption may be a word
+        report = _pack(folder, name, content, language="en", fields=raw_items.Fields(split="split"))
+        assert report.rejected == {"missing_field": 1}, name
+
+
+def test_boxes_that_pandas_wrote_as_absent_are_none(folder: Path) -> None:
+    lines = [f'{{"image": "a.jpg", "caption": "x", "boxes": {value}}}\n' for value in ("NaN", '"nan"', "null", '""')]
+    report = _pack(folder, "c.jsonl", "".join(lines), fields=raw_items.Fields(boxes="boxes"))
+    assert report.rejected == {} and report.packed == 4
+
+
+def test_splits_keep_their_names_and_those_that_differ_in_case_are_told(folder: Path) -> None:
+    rows = [{"image": "a.jpg", "caption": "x", "split": "Train"}, {"image": "b.png", "caption": "x", "split": "train"}]
+    report = _pack(folder, "c.jsonl", rows)
+    assert dict(report.records) == {"Train": 1, "train": 1}
+    assert "splits    Train, train: differ in case alone; is one meant?" in report.summary().splitlines()
+    assert "differ" not in _pack(folder, "c.jsonl", rows[:1]).summary()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "gb18030"])
+@pytest.mark.parametrize("marks", [1, 2, 3])
+def test_marks_of_the_byte_order_are_no_text(encoding: str, marks: int, folder: Path) -> None:
+    _pack(folder, "c.csv", ("\ufeff" * marks + "image,caption\na.jpg,猫\n").encode(encoding))
+    assert _records(folder)[0].texts[0].text == "猫"
 
 
 def test_a_split_that_gets_nothing_of_its_share_is_told(folder: Path) -> None:

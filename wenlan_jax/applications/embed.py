@@ -42,6 +42,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     and `eval.languages` say. Arrays are written batch by batch and get their names when they are complete; those that
     are there already are left, so that the same command goes on after a stop. Several processes must see one `out`.
     """
+    atomic_files.check_kind(out, NOTE)
     same = {"--workdir": str(workdir), "--step": step, "splits": list(splits), "fields": list(overrides)}
     distributed.start(sections.Distributed(), same)
     trained = find(Place("--workdir", workdir, step), overrides, TWO_TOWERS)
@@ -118,10 +119,10 @@ def _read_note(file: Path) -> object:
 
 def _differing_data(found: object, wanted: object) -> list[str]:
     """The fields of `data` that differ, with what they were; "data" where only the files do."""
-    if found == wanted:
-        return []
     if not isinstance(found, dict) or not isinstance(wanted, dict):
         return ["data"]
+    if {**found, "files": sources.of_records(found.get("files"))} == wanted:
+        return []
     fields = [name for name in OF_DATA if found.get(name) != wanted[name]]
     told = [f"data.{name} ({found.get(name)!r}, now {wanted[name]!r})" for name in fields]
     return told or [f"version of the data {wanted['source']}, whose files have changed"]

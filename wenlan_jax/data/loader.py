@@ -24,6 +24,7 @@ import dataclasses
 import math
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
@@ -360,6 +361,8 @@ def _start_worker(worker: int, workers: int) -> None:
     del worker, workers
     # Not by a signal of the system: Grain starts processes in threads, which may end before them.
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     _prepare_process()
 
 

@@ -10,6 +10,7 @@ import bisect
 import functools
 import itertools
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -212,7 +213,7 @@ def split_sizes(spec: str, data_dir: Path) -> dict[str, int]:
 
 
 def identity(spec: str, data_dir: Path) -> list[list[object]]:
-    """Which files a source has at present: name, size and time of change of each, by which other data are told."""
+    """The files of records that a source has at present: name, size and time of change, by which others are told."""
     return [[file.name, *atomic_files.stamp(file)] for file in _files(spec, data_dir)]
 
 
@@ -232,9 +233,24 @@ def _digest(file: Path) -> int:
         return zlib.crc32(handle.read(ENDS), found)
 
 
+DESCRIPTION = ("dataset_info.json", "features.json")
+"""Files that say what the files of records hold."""
+_OF_RECORDS = re.compile(r"\.array_record(-\d+(-of-\d+)?)?$")
+
+
+def of_records(note: Any) -> Any:
+    """The rows of `identity` or `contents` in a note, less those of other files, which older ones have, too."""
+    if not isinstance(note, list) or not all(isinstance(row, list) and row for row in note):
+        return note
+    return [row for row in note if row[0] in DESCRIPTION or _OF_RECORDS.search(str(row[0]))]
+
+
 def _files(spec: str, data_dir: Path) -> list[Path]:
+    """The files of records and their description; others may come and go beside them."""
     directory = _prepared_directory(spec, Path(data_dir))
-    return sorted(file for file in directory.iterdir() if file.is_file())
+    splits = open_builder(directory).info.splits.values()
+    names = {*DESCRIPTION, *(name for split in splits for name in split.filenames)}
+    return sorted(file for name in names if (file := directory / name).is_file())
 
 
 def open_builder(directory: Path) -> Any:

@@ -189,6 +189,8 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
     found.records = data.records
     if not found.looked_at and not found.broken:
         raise InspectError(f"{options.place}: holds nothing")
+    if not found.looked_at and set(found.broken) == {Reason.DAMAGED_SHARD}:
+        raise InspectError(f"{options.place}: nothing of it can be read; {found.samples[Reason.DAMAGED_SHARD][0]}")
     return found, cards.kept
 
 
@@ -209,9 +211,7 @@ def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
         raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
     if seen.size is not None and seen.size != (header.width, header.height):
         raise Rejected(Reason.BAD_VALUE, _WRONG_SIZE.format(*seen.size, header.width, header.height))
-    most = raw_images.PictureOptions().max_pixels
-    if header.pixels > most:
-        raise Rejected(Reason.OVERSIZED_IMAGE, f"{header.width} x {header.height} pixels, more than {most}")
+    raw_images.check_size(header, raw_images.PictureOptions().max_pixels)
     if decode:
         raw_images.decode(data, header)
     found.add_picture(header, len(data))

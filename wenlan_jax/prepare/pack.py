@@ -103,11 +103,19 @@ class PackReport:
         ]
         if self.empty:
             lines.append(f"empty     {', '.join(self.empty)}: too few records for such a share; give a larger one")
+        lines += [f"splits    {', '.join(names)}: differ in case alone; is one meant?" for names in self._alike()]
         if len(self.sources) > 1:
             lines += [f"source    {name}: {_counts(counts)}" for name, counts in list(self.sources.items())[:_SHOWN]]
         if len(self.sources) > _SHOWN:
             lines.append(f"source    and {len(self.sources) - _SHOWN} more")
         return "\n".join([*lines, f"time      {self.seconds:.1f} s, {len(self.shards)} shards"])
+
+    def _alike(self) -> list[list[str]]:
+        """Splits that are called alike: a split keeps the name that data, or `split_shares`, give it."""
+        alike: dict[str, list[str]] = {}
+        for name in sorted(self.records):
+            alike.setdefault(name.casefold(), []).append(name)
+        return [names for names in alike.values() if len(names) > 1]
 
 
 def pack(options: PackOptions) -> PackReport:

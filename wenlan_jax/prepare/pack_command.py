@@ -112,7 +112,7 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: raw_images.Pic
         type=whole(1),
         default=usual.max_pixels,
         metavar="PIXELS",
-        help="refuse larger images, unopened (default: %(default)s)",
+        help="refuse images of more, or of more bytes than 4 for each, unopened (default: %(default)s)",
     )
     group.add_argument(
         "--exif",

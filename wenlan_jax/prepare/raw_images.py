@@ -26,6 +26,8 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 
 MAX_BYTES = 1 << 28
 """Of one encoded image; a larger file is not read."""
+PIXEL_BYTES = 4
+"""Of a pixel of four channels of 8 bits; the pixels of one that is deeper weigh more."""
 JPEG_QUALITY = 95
 EXIF_CHOICES = ("ignore", "apply")
 _STORED = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
@@ -36,7 +38,7 @@ class PictureOptions:
     """What happens to pictures.
 
     max_side: in pixels; a longer side is shrunk to it. None keeps all.
-    max_pixels: an image with more, by its header, is refused unopened.
+    max_pixels: an image with more, by its header, is refused unopened; so is one that takes PIXEL_BYTES for as many.
     exif: one of EXIF_CHOICES. Boxes refer to stored pixels, and are turned with them.
     """
 
@@ -142,10 +144,18 @@ def _header(data: bytes, options: PictureOptions) -> headers.Header:
         header = headers.read(data)
     except headers.UnknownSize as error:
         raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
-    if header.pixels > options.max_pixels:
-        size = f"{header.width} x {header.height} pixels"
-        raise Rejected(Reason.OVERSIZED_IMAGE, f"{size}, more than {options.max_pixels}; see --max-pixels")
+    check_size(header, options.max_pixels, "; see --max-pixels")
     return header
+
+
+def check_size(header: headers.Header, max_pixels: int, remedy: str = "") -> None:
+    """Raises Rejected for an image of more pixels, or of more bytes when it is decoded than 8 bits a channel take."""
+    size, most = f"{header.width} x {header.height} pixels", max_pixels * PIXEL_BYTES
+    if header.pixels > max_pixels:
+        raise Rejected(Reason.OVERSIZED_IMAGE, f"{size}, more than {max_pixels}{remedy}")
+    if header.decoded_bytes > most:
+        told = f"{size} of {header.pixel_bytes} bytes each, more than {most} bytes"
+        raise Rejected(Reason.OVERSIZED_IMAGE, f"{told}{remedy}")
 
 
 def decode(data: bytes, header: headers.Header) -> Pixels:

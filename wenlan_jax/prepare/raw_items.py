@@ -240,8 +240,14 @@ def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text
         split=split,
         source=_optional(row, fields.source, "source"),
         regions=regions,
-        fixes={**fixes, "box_malformed_dropped": dropped},
+        fixes={**fixes, "box_malformed_dropped": dropped, "nan_taken_as_absent": _nan_texts(row, fields)},
     )
+
+
+def _nan_texts(row: Row, fields: Fields) -> int:
+    """How many of the fields that may be absent hold the word for it."""
+    names = (getattr(fields, usual) or usual for usual in ("id", "split", "language", "kind", "source"))
+    return sum(map(_is_nan_text, map(row.get, names)))
 
 
 def split_fault(name: str) -> str:
@@ -288,6 +294,8 @@ def kept_texts(texts: Iterable[Text], options: ReadOptions) -> tuple[tuple[Text,
 
 def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
     """The boxes `[[x1, y1, x2, y2], ...]` of a row, and the number of those that are not four finite numbers."""
+    if is_missing(value) or _is_nan_text(value):
+        return (), 0
     if isinstance(value, str):
         try:
             value = json_value(value or "[]")
@@ -325,8 +333,16 @@ def image_name(value: Any, name: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a field holds nothing: None, or what pandas writes for it."""
+    """Whether a field holds nothing: None, or what pandas writes for it where it has a number for that."""
     return value is None or value != value
+
+
+_NAN_TEXTS = ("nan", "NaN", "<NA>")
+
+
+def _is_nan_text(value: Any) -> bool:
+    """Whether a field holds nothing as pandas writes it as a text. Of a caption that is not asked: it may be a word."""
+    return isinstance(value, str) and value.strip() in _NAN_TEXTS
 
 
 def language_code(code: str) -> str:
@@ -370,7 +386,7 @@ def printable(value: str) -> str:
 def _optional(row: Row, name: str | None, usual: str) -> str:
     """A short text field, `usual` when the user named none; "" when absent."""
     value = row.get(name or usual)
-    if is_missing(value):
+    if is_missing(value) or _is_nan_text(value):
         if name:
             raise Rejected(Reason.MISSING_FIELD, f"no field {name!r}")
         return ""

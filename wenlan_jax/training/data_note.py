@@ -10,7 +10,7 @@ from wenlan_jax.tasks import experiment, shared_data
 from wenlan_jax.util import atomic_files, json_files
 
 FILE = "data.json"
-"""In the work directory: name, size and digest of every file of every source."""
+"""In the work directory: name, size and digest of every file of records of every source."""
 
 
 def check(config: experiment.Config, workdir: Path) -> None:
@@ -34,7 +34,8 @@ def differing(config: experiment.Config, workdir: Path) -> list[str]:
     except json_files.NoteError:
         return []
     now = _files(config)
-    return [] if before is None else [name for name in now if name in before and before[name] != now[name]]
+    known = before or {}
+    return [name for name in now if name in known and sources.of_records(known[name]) != now[name]]
 
 
 def keep(config: experiment.Config, workdir: Path) -> None:

@@ -67,6 +67,11 @@ def saved(config: experiment.Config, workdir: Path, fingerprint: str = "") -> te
         )
     if config.tokenizer.path:
         raise CheckpointError(f"tokenizer.path: {config.tokenizer.path} is gone; {remedy}")
+    if fingerprint:
+        raise CheckpointError(
+            f"{workdir}: the file of the tokenizer that this model was trained with is gone ({fingerprint}); put it "
+            f"back into {workdir} as {' or '.join(KEPT)}"
+        )
     return None
 
 

@@ -34,16 +34,17 @@ def text(value: str) -> str:
         raise argparse.ArgumentTypeError(f"{told!r} is no UTF-8; type it in UTF-8") from error
 
 
-def real(low: float, high: float) -> Callable[[str], float]:
-    """A reader of numbers from `low` to `high`; what is not finite is none."""
+def real(low: float, high: float, inside: bool = False) -> Callable[[str], float]:
+    """A reader of numbers from `low` to `high`, or between them where only the `inside` counts; finite ones."""
+    range_of = f"between {low:g} and {high:g}" if inside else f"from {low:g} to {high:g}"
 
     def read(text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not (math.isfinite(number) and low <= number <= high):
-            raise argparse.ArgumentTypeError(f"a number from {low:g} to {high:g} is needed, not {text!r}")
+        if not (math.isfinite(number) and low <= number <= high) or (inside and number in (low, high)):
+            raise argparse.ArgumentTypeError(f"a number {range_of} is needed, not {text!r}")
         return number
 
     return read

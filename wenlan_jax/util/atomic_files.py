@@ -71,6 +71,23 @@ def is_taken(place: Path, mark: str) -> bool:
     return place.exists() and not replaceable
 
 
+KINDS = {
+    "dataset_info.json": "is a packed data set",
+    "checkpoints": "is the work directory of a run",
+    "start.json": "is the work directory of a run",
+    "embeddings.json": "holds embeddings that `wenlan embed` wrote",
+    "scores.json": "holds scores that `wenlan score` wrote",
+}
+"""What a directory is that has a file or folder of this name."""
+
+
+def check_kind(place: Path, mark: str) -> None:
+    """Raises PlaceError where `place` is of another kind than the one that `mark` tells: none is of two kinds."""
+    for name, what in KINDS.items():
+        if name != mark and (place / name).exists():
+            raise PlaceError(f"{place}: {what} ({name} is in it); name another --out")
+
+
 def stamp(file: str | Path) -> list[int]:
     """Size and time of change of a file, by which work on it that goes on later knows that it is still the same."""
     state = os.stat(file)

@@ -66,12 +66,21 @@ def typed(spelling: str) -> str:
     """As `code`, for what a user types: letters that ISO 639 gives to no language are a mistake. Raises ValueError."""
     found = code(spelling)
     language = found.partition("-")[0]
+    if _OF_NO_LANGUAGE.fullmatch(language):
+        raise ValueError(f"{spelling[:80]!r} stands for no single language; use the code of one, or leave it out")
+    if (two := _TWO_LANGUAGES.fullmatch(_folded(spelling))) and known_code(two[1]) != known_code(two[2]):
+        raise ValueError(f"{spelling[:80]!r} names two languages; use the code of one")
     if len(language) == 2 and language not in _TWO_LETTERS:
         raise ValueError(
             f"{spelling[:80]!r} is the code of no language; use one of ISO 639, such as {', '.join(LANGUAGES)}"
         )
     return found
 
+
+_OF_NO_LANGUAGE = re.compile(r"mul|mis|zxx|q[a-t][a-z]")
+"""Codes of ISO 639-2 for several languages, for uncoded ones and for none, and those for private use."""
+_TWO_LANGUAGES = re.compile(r"([a-z]{2,3})-(en|zh|ja|ko|cs)")
+"""A language and the code of another, which is that of no country."""
 
 _ISO_639_1 = (
     "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee "

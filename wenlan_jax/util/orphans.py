@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _SECONDS = 0.5  # between two looks at the parent
 
 
 def end_with(parent: int, *_: object) -> None:
-    """Called in a worker: kills it when process `parent` is gone.
+    """Called in a worker: kills it when process `parent` is gone, and ends it without a word on Ctrl-C.
 
-    Linux does so at once; elsewhere, or where a container hides that call, a thread looks whether the parent is there.
+    Linux kills at once; elsewhere, or where a container hides that call, a thread looks whether the parent is there.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While workers are made and started: Ctrl-C, which reaches all processes of a terminal, waits in each.
+
+    The system hands the mask of signals on to the workers, and `end_with` takes it off. Here the mask does not do, as a
+    signal may come to any thread, so it is noted and raised again. A handler is of the main thread; others set none.
+    """
+    resource_tracker.ensure_running()  # which takes the mask off when it starts
+    heard: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if is_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _watch(parent: int) -> None:

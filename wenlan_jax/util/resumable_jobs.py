@@ -7,6 +7,7 @@ the units without a report again, and only these. Workers are spawned and never 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -130,10 +131,14 @@ def _finished(
             yield number
         return
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(missing)) or 1, spawn, orphans.end_with, (os.getpid(), atomic_files.Held())
-    ) as pool:
-        futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
+    with contextlib.ExitStack() as ended:
+        with orphans.starting():
+            held = (os.getpid(), atomic_files.Held())
+            pool = concurrent.futures.ProcessPoolExecutor(
+                min(workers, len(missing)) or 1, spawn, orphans.end_with, held
+            )
+            ended.callback(pool.shutdown, wait=True, cancel_futures=True)
+            futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -144,9 +149,6 @@ def _finished(
                 f"a worker process was killed, perhaps for want of memory; among the next units: {', '.join(undone)}. "
                 "Run the command again to go on, with fewer --workers if memory is short"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def _do(work: Callable[[int, U], Report], number: int, unit: U, place: Path) -> None:

@@ -67,7 +67,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", type=Path, required=True, help="directory of .npy files")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument(
-        "--quantile", type=real(0, 1), default=0.95, help="of the shuffled scores (default: %(default)s)"
+        "--quantile", type=real(0, 1, inside=True), default=0.95, help="of the shuffled scores (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=whole(0, LARGEST_SEED), default=0, help="of the shuffling (default: %(default)s)"

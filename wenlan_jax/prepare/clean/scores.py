@@ -62,6 +62,7 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
     """
     if not 0.0 < quantile < 1.0:
         raise CleanError(f"quantile {quantile} must lie between 0 and 1")
+    atomic_files.check_kind(out, REPORT_NAME)
     names: dict[str, int] = {}
     _check_note(embeddings / NOTE, place)
     splits = {
@@ -165,7 +166,7 @@ def _check_note(file: Path, place: Path) -> None:
         listed = json_files.parse(json.dumps(data.get("files", [])), list[list[Any]], str(file))
     except json_files.NoteError as error:
         raise CleanError(f"{error}; embed the data again into another directory") from error
-    embedded = [row[:2] for row in listed]  # name and size; a copy has other times
+    embedded = [row[:2] for row in sources.of_records(listed)]  # name and size; a copy has other times
     if note is not None and embedded != [row[:2] for row in sources.identity(str(place), place.parent)]:
         raise CleanError(f"{file}: the embeddings are of other data than {place} ({data.get('source')}); embed it")
 

@@ -186,6 +186,7 @@ def read_local(path: str, limit: int) -> bytes:
         return stream.read(limit)
 
 
+_MARKS = 64  # bytes at the beginning of a file in which byte order marks are looked for
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -245,10 +246,14 @@ codecs.register_error(_STAND_IN, _stand_in)
 
 
 def _marked(start: bytes, encoding: str) -> tuple[int, str]:
-    """The length of the byte order mark that a text begins with, and the encoding that it tells, or else `encoding`."""
+    """The length of the byte order marks that a text begins with, and the encoding that they tell, or else `encoding`.
+
+    One is usual; programs that put one before a text that has it write several.
+    """
     for mark, told in _BOMS:
         if start.startswith(mark):
-            return len(mark), told
+            count = next(index for index in itertools.count(1) if not start.startswith(mark, index * len(mark)))
+            return count * len(mark), told
     codec = encoding_of(encoding)
     return 0, _WITHOUT_MARK.get(codec, codec)
 
@@ -261,7 +266,7 @@ def lines(place: str, encoding: str) -> Iterator[str]:
     """
     with open_bytes(place) as stream, reading(place):
         whole = io.BufferedReader(cast(io.RawIOBase, stream))
-        mark, encoding = _marked(whole.peek(4)[:4], encoding)
+        mark, encoding = _marked(whole.peek(_MARKS)[:_MARKS], encoding)
         whole.read(mark)
         text = io.TextIOWrapper(whole, encoding, _STAND_IN, newline="")
         while line := text.readline(_LINE_LIMIT):

@@ -4,7 +4,9 @@ Traps: separators that are not those of the name (a .csv with tabs or semicolons
 tells; byte order marks; quotes in TSV, which are characters like others; unclosed quotes in CSV, which cost their own
 line; rows with too many or too few columns. Parquet holds images as paths, as bytes, or as Hugging Face's
 `{bytes, path}`; its files have a row number and no line; a damaged value costs its row. Without `bytes`, the `path` of
-such a field is read from the image folder. Rows of img2dataset whose download failed have a `status` and no image.
+such a field is read from the image folder. What pandas writes for an absent value (NaN in JSON and Parquet, the texts
+nan, NaN and <NA>) is one, but for a caption in a text: that is absent when it is empty, and nan is a word (grandmother,
+or a bread). Rows of img2dataset whose download failed have a `status` and no image.
 """
 
 from __future__ import annotations
