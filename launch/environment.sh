@@ -1,7 +1,7 @@
 # Sourced by the scripts beside it: one virtual environment, and what they share. Expects `repository` to be set.
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-$repository/.venv}
-# Large pages for large buffers: a step on a CPU takes about a quarter less time (README, "Speed").
+# Large pages for large buffers: a step on a CPU takes about a quarter less time (configs/README.md, on speed).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 # What the tests compare with. The CPU build of this very version; a range would fetch gigabytes of CUDA libraries.

@@ -26,6 +26,9 @@ pytestmark = pytest.mark.slow
 
 STEPS = 96
 EVERY = 4
+LEAST = 3
+"""Kills that fall into each phase."""
+
 KILLS = 26
 PHASES = ("start", "restore", "steps", "save")
 """Where kills are aimed at, in turn. `start`: before the checkpoint is looked at; `restore`: until the first step."""
@@ -154,8 +157,12 @@ def harried(place: Place) -> Counter[str]:
     rng = random.Random(0)
     start = seconds_of_a_start(place)
     phases: Counter[str] = Counter()
-    for number in range(KILLS):
-        phase = strike(Victim.start(place, "harried"), PHASES[number % len(PHASES)], rng, start)
+    while sum(phases.values()) < KILLS or min(phases[phase] for phase in PHASES) < LEAST:
+        number = sum(phases.values())
+        assert number < 3 * KILLS, phases
+        # A machine that is faster or slower than when the start was timed lets a kill miss its phase: aim again.
+        aim = PHASES[number % len(PHASES)] if number < KILLS else min(PHASES, key=lambda one: phases[one])
+        phase = strike(Victim.start(place, "harried"), aim, rng, start / (1 + number // KILLS))
         assert phase is not None, f"the run had ended before kill {number + 1}"
         phases[phase] += 1
     done = place.train("harried")
@@ -166,8 +173,8 @@ def harried(place: Place) -> Counter[str]:
 def test_kills_fall_into_every_phase(place: Place) -> None:
     phases = harried(place)
     print(dict(phases))
-    assert sum(phases.values()) == KILLS
-    assert all(phases[phase] >= 3 for phase in PHASES), phases
+    assert sum(phases.values()) >= KILLS
+    assert all(phases[phase] >= LEAST for phase in PHASES), phases
 
 
 def test_a_run_killed_at_random_moments_ends_in_the_bits_of_a_straight_one(place: Place) -> None:

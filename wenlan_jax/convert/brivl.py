@@ -1,4 +1,4 @@
-"""Rules for the official BriVL checkpoints (facts: official checkpoint layout).
+"""Rules for the official BriVL checkpoints (configs/PAPERS.md, released files).
 
 The Flax side is `<tower>/params/...` and `<tower>/batch_stats/...`, where a tower is one of the names given
 to `brivl_table`. DeepSpeed's and other outer levels of the file are the caller's part.

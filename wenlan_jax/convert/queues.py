@@ -1,4 +1,4 @@
-"""The official model's queues of negatives and our banks, both ways (facts: momentum, queues, loss).
+"""The official model's queues of negatives and our banks, both ways.
 
 A queue is K unit vectors and a pointer to the row that is overwritten next, which is the oldest one. A bank is a ring
 of slots of one batch each (`wenlan_jax.core.bank`), whose oldest slot counts in part where the batch does not divide K.

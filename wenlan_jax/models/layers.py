@@ -54,7 +54,7 @@ class BatchNormOptions:
     frozen_paths: regular expressions, searched in the path of the layer's scale, after `scope`
         (`image/backbone/blocks_0_0/bn1/scale` with the scope `image/`): the patterns that freeze parameters
         serve as they are. A layer that matches one always uses, and never updates, its running statistics. The
-        released code did not do this: its frozen layers went on updating (facts: defects), which `()` reproduces.
+        released code did not do this: its frozen layers went on updating (configs/PAPERS.md), which `()` reproduces.
     scope: what stands before the tower's own paths in the patterns.
     """
 

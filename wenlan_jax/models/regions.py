@@ -5,8 +5,8 @@ averaging are linear and bilinear weights are separable, so with hat(t) = max(0,
 
     token = (sum_yx wy[y] wx[x] feature[y, x]) W + b,     w[i] = mean over the samples p of hat(p - i),
 
-which is one matrix product with the map, and the convolution runs once per box instead of 16 times (facts:
-image tower, 3).
+which is one matrix product with the map, and the convolution runs once per box instead of 16 times (configs/PAPERS.md,
+image tower).
 
 Boxes are (x1, y1, x2, y2), normalised to [0, 1] by the image's sides.
 """

@@ -1,7 +1,7 @@
 """BriVL's two towers: an image and a text each become one unit vector of the same space.
 
 Both go backbone -> tokens -> L2 per token -> transformer encoder -> masked mean -> two-layer projection -> L2
-(facts: image tower, text tower). A momentum tower is the same module applied to another parameter tree.
+(configs/PAPERS.md). A momentum tower is the same module applied to another parameter tree.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TextTower(nn.Module):
     """Texts to unit vectors. The parts are given; the parameter tree has their field names.
 
     mask_backbone: hide padding from the backbone, so that a text's embedding does not depend on how far it is
-        padded. False is the released code, which gave the backbone no mask (facts: text tower).
+        padded. False is the released code, which gave the backbone no mask (configs/PAPERS.md).
     """
 
     backbone: BertEncoder

@@ -1,4 +1,4 @@
-"""A plan as text for a person, as JSON, and as a row of the table in README.md."""
+"""A plan as text for a person, as JSON, and as a row of the table in launch/README.md."""
 
 from __future__ import annotations
 

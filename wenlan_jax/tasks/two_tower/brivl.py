@@ -1,4 +1,4 @@
-"""BriVL: cross-modal contrast against momentum keys and two banks of negatives (facts: momentum, queues, loss)."""
+"""BriVL: cross-modal contrast against momentum keys and two banks of negatives (configs/PAPERS.md)."""
 
 from __future__ import annotations
 
