@@ -25,6 +25,7 @@ from wenlan_jax.config import sections
 from wenlan_jax.core import trees
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
 # TensorStore reports the reads that fail beside the first one to nobody, whenever they are collected.
@@ -35,11 +36,11 @@ KEEP = sections.Checkpoint(keep=2)
 
 
 @functools.cache
-def set_up(config: experiment.Config, devices: int) -> runs.Run:
+def set_up(config: experiment.Config, devices: int) -> Run:
     return runs.set_up(config, jax.devices()[:devices])
 
 
-def random_state(current: runs.Run, seed: int = 0) -> TrainState:
+def random_state(current: Run, seed: int = 0) -> TrainState:
     """A state of the run's shapes with noise in every leaf, so that no two leaves can be confused."""
     rng = np.random.default_rng(seed)
 
@@ -51,7 +52,7 @@ def random_state(current: runs.Run, seed: int = 0) -> TrainState:
     return jax.device_put(jax.tree.map(noise, current.shapes), current.shardings)
 
 
-def abstract(current: runs.Run) -> TrainState:
+def abstract(current: Run) -> TrainState:
     return store.abstract_of(current.shapes, current.shardings)
 
 
@@ -64,7 +65,7 @@ def assert_same_bits(first: Any, second: Any) -> None:
 
 
 @functools.cache
-def written(config: experiment.Config, directory: Path) -> tuple[runs.Run, TrainState]:
+def written(config: experiment.Config, directory: Path) -> tuple[Run, TrainState]:
     """Step 3 of a model, written by eight devices."""
     current = set_up(config, 8)
     state = random_state(current)
@@ -79,7 +80,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def saved(tiny: Make, original: Path, tmp_path: Path) -> tuple[Path, runs.Run, TrainState]:
+def saved(tiny: Make, original: Path, tmp_path: Path) -> tuple[Path, Run, TrainState]:
     """A copy of the checkpoint of the tiny model, and what it was made from."""
     current, state = written(tiny(mesh__data=2, mesh__fsdp=4), original)
     return shutil.copytree(original, tmp_path / "checkpoints"), current, state

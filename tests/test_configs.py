@@ -17,6 +17,7 @@ from annotations import unchecked
 from wenlan_jax.config import sections
 from wenlan_jax.core import trees
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -32,7 +33,7 @@ def name_of(path: Path) -> str:
 
 
 @functools.cache
-def built(path: Path) -> runs.Run:
+def built(path: Path) -> Run:
     """The run of a file on one device, as shapes; a vocabulary still to be trained has its full size."""
     config = experiment.load(path)
     tokenizer = types.SimpleNamespace(size=config.tokenizer.train_size)

@@ -25,6 +25,7 @@ from wenlan_jax.data import loader
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks.experiment import Config
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import loop
 from wenlan_jax.training import resume as recovery
 from wenlan_jax.training import setup as runs
@@ -92,7 +93,7 @@ def tokenizer_of(config: Config, place: Path) -> Tokenizer:
 
 
 @functools.cache
-def run_on(config: Config, axes: tuple[tuple[str, int], ...]) -> runs.Run:
+def run_on(config: Config, axes: tuple[tuple[str, int], ...]) -> Run:
     mesh = dataclasses.replace(config.mesh, **dict(axes))
     number = int(np.prod([size for _, size in axes]))
     return runs.set_up(dataclasses.replace(config, mesh=mesh), jax.devices()[:number])
@@ -193,11 +194,11 @@ def test_every_leaf_of_an_elastic_run_is_that_of_a_steady_one(config: Config, pl
 
 
 @functools.cache
-def small_run(config: Config) -> runs.Run:
+def small_run(config: Config) -> Run:
     return runs.set_up(config, jax.devices()[:1])
 
 
-def state_of(current: runs.Run, step: int) -> TrainState:
+def state_of(current: Run, step: int) -> TrainState:
     """Noise that is another one at each step."""
     rng = np.random.default_rng(step)
 
@@ -211,7 +212,7 @@ def state_of(current: runs.Run, step: int) -> TrainState:
 
 
 @functools.cache
-def written(config: Config, directory: Path) -> runs.Run:
+def written(config: Config, directory: Path) -> Run:
     """A run with checkpoints 1, 2 and 3."""
     current = small_run(config)
     with Checkpoints(directory, config.checkpoint) as checkpoints:
@@ -221,18 +222,18 @@ def written(config: Config, directory: Path) -> runs.Run:
 
 
 @pytest.fixture
-def three(tiny: Make, place: Path, tmp_path: Path) -> tuple[runs.Run, Path]:
+def three(tiny: Make, place: Path, tmp_path: Path) -> tuple[Run, Path]:
     """A run with checkpoints 1, 2 and 3, and a copy of them."""
     current = written(tiny(), place / "original")
     return current, shutil.copytree(place / "original", tmp_path / "checkpoints")
 
 
-def resume(current: runs.Run, directory: Path, tokenizer: str = "tokens") -> TrainState | None:
+def resume(current: Run, directory: Path, tokenizer: str = "tokens") -> TrainState | None:
     with Checkpoints(directory, current.config.checkpoint) as checkpoints:
         return recovery.resume(current, checkpoints, tokenizer)
 
 
-def assert_is(state: TrainState | None, current: runs.Run, step: int) -> None:
+def assert_is(state: TrainState | None, current: Run, step: int) -> None:
     assert state is not None
     expected = trees.flatten(state_of(current, step))
     for name, leaf in trees.flatten(state).items():
@@ -282,7 +283,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
-    three: tuple[runs.Run, Path], capsys: pytest.CaptureFixture[str], damage: str
+    three: tuple[Run, Path], capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     current, directory = three
     DAMAGES[damage](directory / "3")
@@ -295,7 +296,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
 
 
 def test_a_flipped_bit_is_noticed_and_its_leaf_named(
-    three: tuple[runs.Run, Path], capsys: pytest.CaptureFixture[str]
+    three: tuple[Run, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     current, directory = three
     name = "params/image/projection/fc1/kernel"
@@ -304,7 +305,7 @@ def test_a_flipped_bit_is_noticed_and_its_leaf_named(
     assert f"checkpoint 3 is damaged ({name}: another checksum than was written)" in capsys.readouterr().out
 
 
-def test_a_run_saves_the_step_of_a_checkpoint_that_was_set_aside_again(three: tuple[runs.Run, Path]) -> None:
+def test_a_run_saves_the_step_of_a_checkpoint_that_was_set_aside_again(three: tuple[Run, Path]) -> None:
     current, directory = three
     for again in ("broken-3", "broken-3.1"):
         cut(directory / "3" / "note" / "metadata")
@@ -321,7 +322,7 @@ def test_a_run_saves_the_step_of_a_checkpoint_that_was_set_aside_again(three: tu
     assert names(directory) == ["3", "4", "5", "broken-3", "broken-3.1"]
 
 
-def test_a_run_without_a_whole_checkpoint_does_not_start_anew(three: tuple[runs.Run, Path]) -> None:
+def test_a_run_without_a_whole_checkpoint_does_not_start_anew(three: tuple[Run, Path]) -> None:
     current, directory = three
     for step in (1, 2, 3):
         cut(directory / str(step) / "note" / "metadata")
@@ -331,9 +332,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_start_anew(three: tuple[runs.
     assert names(directory) == ["broken-1", "broken-2", "broken-3"]
 
 
-def test_what_an_unfinished_save_left_is_removed(
-    three: tuple[runs.Run, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_an_unfinished_save_left_is_removed(three: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
     current, directory = three
     (directory / "3").rename(directory / "3.orbax-checkpoint-tmp")
     assert_is(resume(current, directory), current, 2)
@@ -342,7 +341,7 @@ def test_what_an_unfinished_save_left_is_removed(
     assert names(directory) == ["1", "2"]
 
 
-def test_a_reader_leaves_everything_as_it_is(three: tuple[runs.Run, Path]) -> None:
+def test_a_reader_leaves_everything_as_it_is(three: tuple[Run, Path]) -> None:
     """`wenlan eval` and `wenlan export` may read beside a run that saves."""
     current, directory = three
     cut(directory / "3" / "note" / "metadata")
@@ -359,7 +358,7 @@ def test_a_reader_leaves_everything_as_it_is(three: tuple[runs.Run, Path]) -> No
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC, errno.ESTALE], ids=errno.errorcode.get)
 def test_a_fault_that_may_pass_stops_the_run_and_changes_nothing(
-    three: tuple[runs.Run, Path], monkeypatch: pytest.MonkeyPatch, number: int
+    three: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     current, directory = three
 
@@ -400,7 +399,7 @@ def test_damage_is_told_from_what_may_pass(error: Exception, damage: bool) -> No
     ],
 )
 def test_another_batch_or_bank_is_refused_with_what_to_do(
-    three: tuple[runs.Run, Path], tiny: Make, changes: dict[str, int], message: str
+    three: tuple[Run, Path], tiny: Make, changes: dict[str, int], message: str
 ) -> None:
     _, directory = three
     with pytest.raises(CheckpointError) as error:
@@ -410,15 +409,13 @@ def test_another_batch_or_bank_is_refused_with_what_to_do(
     assert names(directory) == ["1", "2", "3"]
 
 
-def test_another_tokenizer_is_refused(three: tuple[runs.Run, Path]) -> None:
+def test_another_tokenizer_is_refused(three: tuple[Run, Path]) -> None:
     current, directory = three
     with pytest.raises(CheckpointError, match="the tokenizer's file is another one"):
         resume(current, directory, "other tokens")
 
 
-def test_a_checkpoint_without_checksums_is_still_read(
-    three: tuple[runs.Run, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_without_checksums_is_still_read(three: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a version that did not write them."""
     current, directory = three
     monkeypatch.setattr(store.checksums, "of_tree", lambda tree: {})

@@ -13,6 +13,7 @@ from wenlan_jax.core import trees
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.plan.collectives import Collective, collectives
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
 Make = Callable[..., experiment.Config]
@@ -26,14 +27,14 @@ MESHES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict[str, tuple[runs.Run, list[Collective]]]:
+def compiled() -> dict[str, tuple[Run, list[Collective]]]:
     return {}
 
 
 @pytest.fixture(params=MESHES)
 def program(
-    request: pytest.FixtureRequest, tiny: Make, make_batch: Any, compiled: dict[str, tuple[runs.Run, list[Collective]]]
-) -> tuple[str, runs.Run, list[Collective]]:
+    request: pytest.FixtureRequest, tiny: Make, make_batch: Any, compiled: dict[str, tuple[Run, list[Collective]]]
+) -> tuple[str, Run, list[Collective]]:
     """The step of a mesh, compiled once, with convolutions as on accelerators, and sizes that no two things share."""
     name = request.param
     if name not in compiled:
@@ -54,7 +55,7 @@ def gathered(found: list[Collective]) -> list[tuple[int, ...]]:
     return [dims for operation in found if operation.kind == "all-gather" for _, dims in operation.shapes]
 
 
-def test_a_bank_never_travels(program: tuple[str, runs.Run, list[Collective]]) -> None:
+def test_a_bank_never_travels(program: tuple[str, Run, list[Collective]]) -> None:
     """Neither whole nor in part: nothing that is sent has a bank's slots."""
     _, current, found = program
     assert current.shapes.banks["image"].keys.shape == (SLOTS, BATCH, WIDTH)
@@ -65,7 +66,7 @@ def test_a_bank_never_travels(program: tuple[str, runs.Run, list[Collective]]) -
 
 
 def test_queries_travel_once_a_direction_and_so_do_their_gradients(
-    program: tuple[str, runs.Run, list[Collective]],
+    program: tuple[str, Run, list[Collective]],
 ) -> None:
     _, current, found = program
     assert gathered(found).count((BATCH, WIDTH)) == 2
@@ -75,7 +76,7 @@ def test_queries_travel_once_a_direction_and_so_do_their_gradients(
 
 
 @pytest.mark.parametrize("program", ["data"], indirect=True)
-def test_without_fsdp_no_parameter_is_gathered(program: tuple[str, runs.Run, list[Collective]]) -> None:
+def test_without_fsdp_no_parameter_is_gathered(program: tuple[str, Run, list[Collective]]) -> None:
     _, _, found = program
     assert (BATCH, WIDTH) in gathered(found)
     assert set(gathered(found)) <= {(BATCH, WIDTH), (BATCH,)}
@@ -83,14 +84,14 @@ def test_without_fsdp_no_parameter_is_gathered(program: tuple[str, runs.Run, lis
 
 
 @pytest.mark.parametrize("program", ["fsdp", "both"], indirect=True)
-def test_fsdp_gathers_every_weight(program: tuple[str, runs.Run, list[Collective]]) -> None:
+def test_fsdp_gathers_every_weight(program: tuple[str, Run, list[Collective]]) -> None:
     _, current, found = program
     assert not [dims for dims in gathered(found) if dims[:1] == (BATCH,) and dims not in ((BATCH, WIDTH), (BATCH,))]
     split = [name for name, at in trees.flatten(current.shardings.params).items() if not at.is_fully_replicated]
     assert split and len(gathered(found)) > len(split)  # every split parameter, in the query and in the key towers
 
 
-def test_activations_never_travel(program: tuple[str, runs.Run, list[Collective]]) -> None:
+def test_activations_never_travel(program: tuple[str, Run, list[Collective]]) -> None:
     """An activation of the whole batch starts with its size; weights of the tiny model do not."""
     _, current, found = program
     assert all(BATCH not in leaf.shape[:1] for leaf in jax.tree.leaves(current.shapes.params))

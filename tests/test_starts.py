@@ -26,6 +26,7 @@ from wenlan_jax.parallel import distributed
 from wenlan_jax.prepare import tfds_files
 from wenlan_jax.tasks import evaluations, experiment, shared_data
 from wenlan_jax.tasks.experiment import Config, ConfigError
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import data_note, init_from, tokenizer, trained
 from wenlan_jax.training import setup as runs
 from wenlan_jax.util import atomic_files
@@ -41,7 +42,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 # --- frozen parameters ------------------------------------------------------------------------------------------------
 
 
-def names_of(current: runs.Run) -> set[str]:
+def names_of(current: Run) -> set[str]:
     return set(init_from.initial_leaves(current.shapes))
 
 

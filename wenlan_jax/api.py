@@ -228,22 +228,15 @@ class Model:
 
     @functools.cached_property
     def _image_program(self) -> Callable[..., jax.Array]:
-        towers = Towers(self.config, self.run.mesh)
-
-        def embed(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-            return towers.embed_images(params, batch_stats, towers.prepare(batch, None), None)[0].embedding
-
-        return _aloud("encoding images", jax.jit(embed))
+        return _aloud("encoding images", jax.jit(self._towers.image_embeddings))
 
     @functools.cached_property
     def _text_program(self) -> Callable[..., jax.Array]:
-        towers = Towers(self.config, self.run.mesh)
+        return _aloud("encoding texts", jax.jit(self._towers.text_embeddings))
 
-        def embed(params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-            del batch_stats  # the text tower has none
-            return towers.embed_texts(params, batch, None).embedding
-
-        return _aloud("encoding texts", jax.jit(embed))
+    @functools.cached_property
+    def _towers(self) -> Towers:
+        return Towers(self.config, self.run.mesh)
 
 
 def _aloud(what: str, program: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

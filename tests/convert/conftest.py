@@ -16,6 +16,7 @@ from wenlan_jax.convert import brivl
 from wenlan_jax.convert.rules import FlatTree, to_torch
 from wenlan_jax.core import trees
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
 TOWERS = {**brivl.QUERY_TOWERS, **brivl.MOMENTUM_TOWERS}
@@ -25,7 +26,7 @@ TOWERS = {**brivl.QUERY_TOWERS, **brivl.MOMENTUM_TOWERS}
 def drawn_fresh_states(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh states drawn by NumPy and shapes found once a configuration: compiling and tracing take seconds a test."""
 
-    def draw(current: runs.Run) -> Any:
+    def draw(current: Run) -> Any:
         rng = np.random.default_rng(9)
 
         def leaf(shape: Any, place: Any) -> Any:
@@ -40,11 +41,11 @@ def drawn_fresh_states(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         monkeypatch.setattr(runs, "set_up", _set_up_once)
 
 
-_found: dict[tuple[experiment.Config, int], runs.Run] = {}
+_found: dict[tuple[experiment.Config, int], Run] = {}
 _set_up = runs.set_up
 
 
-def _set_up_once(config: experiment.Config, devices: Sequence[jax.Device] | None = None) -> runs.Run:
+def _set_up_once(config: experiment.Config, devices: Sequence[jax.Device] | None = None) -> Run:
     key = (config, len(jax.devices() if devices is None else devices))
     if key not in _found:
         _found[key] = _set_up(config, devices)

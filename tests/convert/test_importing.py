@@ -19,6 +19,7 @@ from wenlan_jax.convert import bert, brivl, efficientnet, importing, queues, wei
 from wenlan_jax.convert.rules import FlatTree, to_torch
 from wenlan_jax.core import bank, trees
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.two_tower.towers import image_tower
 from wenlan_jax.training import init_from
 from wenlan_jax.training import setup as runs
@@ -29,7 +30,7 @@ Made = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.usefixtures("drawn_fresh_states")
 
 
-def set_up(config: experiment.Config) -> runs.Run:
+def set_up(config: experiment.Config) -> Run:
     return runs.set_up(config, jax.devices()[:1])
 
 

@@ -19,6 +19,7 @@ from wenlan_jax.convert.rules import to_flax, to_torch, unflatten
 from wenlan_jax.core import rngs, step, trees
 from wenlan_jax.core.state import Momentum, TrainState
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
 STEPS = 4
@@ -68,7 +69,7 @@ def keep_gradients() -> optax.GradientTransformation:
     )
 
 
-def official_start(current: runs.Run) -> TrainState:
+def official_start(current: Run) -> TrainState:
     """The fixture's weights in both pairs of towers, and its first queues in the banks."""
     shapes, data = current.shapes, arrays("training")
     template = {tower: {"params": shapes.params[tower]} for tower in ("image", "text")}

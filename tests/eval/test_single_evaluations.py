@@ -16,6 +16,7 @@ from saved_models import SINGLE, save
 from wenlan_jax.data import records
 from wenlan_jax.evaluation import retrieval, true_pairs
 from wenlan_jax.tasks import evaluations, experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower import data, pair_scorer
 from wenlan_jax.tasks.single_tower import evaluation as single
 from wenlan_jax.tasks.single_tower.input import questions
@@ -33,10 +34,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def set_up(root: Path, tiny: Callable[..., experiment.Config]) -> Callable[..., tuple[setup.Run, Any]]:
+def set_up(root: Path, tiny: Callable[..., experiment.Config]) -> Callable[..., tuple[Run, Any]]:
     """A run on one device with changes, and a tokenizer of the scenes."""
 
-    def make(**changes: Any) -> tuple[setup.Run, Any]:
+    def make(**changes: Any) -> tuple[Run, Any]:
         config = tiny(**{**SINGLE, "mesh__data": 1, "data__dir": str(root / "data"), **changes})
         workdir = save(tiny(**SINGLE, data__dir=str(root / "data")), root / "single")
         tokenizer = run_tokenizer.saved(config, workdir)
@@ -60,7 +61,7 @@ def _ranking(**changes: Any) -> dict[str, Any]:
 
 
 def test_folds_are_ranked_alone_and_told_beside_the_whole(
-    set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    set_up: Callable[..., tuple[Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _known_scores(monkeypatch)
     current, tokenizer = set_up(**_ranking(eval__folds=FOLDS, data__languages=("en",)))
@@ -95,7 +96,7 @@ def test_folds_are_ranked_alone_and_told_beside_the_whole(
 
 
 def test_without_folds_there_is_the_whole_alone(
-    set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    set_up: Callable[..., tuple[Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _known_scores(monkeypatch)
     evaluation = single.Ranking(*set_up(**_ranking(data__languages=())))
@@ -106,7 +107,7 @@ def test_without_folds_there_is_the_whole_alone(
 
 
 def test_pictures_that_do_not_divide_are_refused_before_a_training(
-    set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    set_up: Callable[..., tuple[Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a split that is evaluated while training, before any of its pairs is scored."""
     with pytest.raises(retrieval.RetrievalError, match="16 pictures cannot be split into 3 equal folds"):
@@ -117,7 +118,7 @@ def test_pictures_that_do_not_divide_are_refused_before_a_training(
         evaluation.score(None, None, "test")
 
 
-def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., tuple[setup.Run, Any]]) -> None:
+def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., tuple[Run, Any]]) -> None:
     """Without fine-tuning, beside its objectives; all pairs of the first four pictures with one text each."""
     changes = {"eval__zero_shot": True, "eval__rank_images": 4, "eval__kinds": ("descriptive",), "eval__batches": 1}
     current, tokenizer = set_up(**changes, eval__languages=("en",))
@@ -173,7 +174,7 @@ class _Questions:
 
 
 def test_answers_have_the_official_accuracy_where_several_annotators_answered_in_english(
-    root: Path, set_up: Callable[..., tuple[setup.Run, Any]], monkeypatch: pytest.MonkeyPatch
+    root: Path, set_up: Callable[..., tuple[Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each question gets the answer whose number it has: A dog, 2, 犬, cat, 3."""
     (root / "labels.json").write_text(json.dumps(LABELS))

@@ -15,6 +15,7 @@ from wenlan_jax import cli
 from wenlan_jax.core import trees
 from wenlan_jax.plan import accounting, collectives, planner, roofline, search, topology
 from wenlan_jax.tasks import experiment, remat
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup
 
 SHARES = roofline.Shares()
@@ -27,7 +28,7 @@ needs_tpu_compiler = [*tpu_compiler, pytest.mark.slow]
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.py"
 
 
-def closed_form(current: setup.Run, ways: int) -> dict[str, int]:
+def closed_form(current: Run, ways: int) -> dict[str, int]:
     """Bytes per device when every leaf with a dimension that `ways` divides is split."""
 
     def size(tree: object) -> int:

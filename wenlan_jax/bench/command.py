@@ -17,6 +17,7 @@ from wenlan_jax.core.state import TrainState
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.batch import random_batch
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.training import setup
@@ -38,7 +39,7 @@ class TorchSide(NamedTuple):
 
     check: Callable[[experiment.Config], None]
     job: Callable[[experiment.Config, TrainState, Batch], AnyJob]
-    said: Callable[[setup.Run, TrainState, OnDevices], OnDevices]
+    said: Callable[[Run, TrainState, OnDevices], OnDevices]
 
 
 TORCH = {
@@ -97,7 +98,7 @@ def _alone(stepper: measure.Stepper, steps: int) -> dict[str, float]:
 
 
 def _side_by_side(
-    side: TorchSide, current: setup.Run, stepper: measure.Stepper, batch: Batch, steps: int
+    side: TorchSide, current: Run, stepper: measure.Stepper, batch: Batch, steps: int
 ) -> dict[str, float]:
     """Both in turn, round by round, so that a machine whose speed drifts is as slow for one as for the other.
 

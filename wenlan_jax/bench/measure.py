@@ -20,6 +20,7 @@ from wenlan_jax.losses import contrastive
 from wenlan_jax.monitoring import metrics_file
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.two_tower.contrast import OTHER
 from wenlan_jax.tasks.two_tower.towers import Towers
 from wenlan_jax.training import setup
@@ -58,7 +59,7 @@ def matmul_peak(dtype: str, repeats: int) -> float:
 class Stepper:
     """The compiled training step with its state and one batch."""
 
-    def __init__(self, current: setup.Run, batch: dict[str, np.ndarray]) -> None:
+    def __init__(self, current: Run, batch: dict[str, np.ndarray]) -> None:
         self.state: TrainState = setup.fresh_state(current)
         self.batch = meshes.to_devices(current.mesh, batch)
         began = time.perf_counter()
@@ -85,7 +86,7 @@ class Stepper:
         return found
 
 
-def parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
     """The parts of a step, each compiled and timed by itself; a fused step can be faster than their sum."""
     towers, recipe = Towers(current.config, current.mesh), current.recipe
     rng = rngs.stream(state.rng, "bench", 0)
@@ -117,7 +118,7 @@ def parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Array], re
     return [*found, optimiser(current, state, repeats)]
 
 
-def common_parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
     """The parts that the step of every task has: preparation, loss with its gradient, optimiser."""
     task, rng = current.recipe.task, rngs.stream(state.rng, "bench", 0)
     positions = jnp.arange(current.config.train.batch_size)
@@ -137,7 +138,7 @@ def common_parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Arr
     ]
 
 
-def optimiser(current: setup.Run, state: TrainState, repeats: int) -> Part:
+def optimiser(current: Run, state: TrainState, repeats: int) -> Part:
     """The update of the parameters that are trained."""
     trained, _ = trees.split(state.params, current.recipe.is_trained)
 

@@ -12,11 +12,11 @@ from wenlan_jax.bench import measure
 from wenlan_jax.core import rngs, trees
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.core.task import Own
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower.task import Single
-from wenlan_jax.training import setup
 
 
-def parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[measure.Part]:
+def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[measure.Part]:
     """The parts of a step, each compiled and timed by itself; a fused step can be faster than their sum."""
     recipe = current.recipe
     task, rng = recipe.task, rngs.stream(state.rng, "bench", 0)

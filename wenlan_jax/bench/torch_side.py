@@ -16,8 +16,8 @@ from wenlan_jax.convert.rules import to_torch
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.models.regions import grid_boxes
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.two_tower import towers
-from wenlan_jax.training import setup
 
 
 def require(option: str = "--against=torch") -> None:
@@ -121,14 +121,13 @@ def _sizes(config: experiment.Config) -> dict[str, Any]:
     }
 
 
-def said(current: setup.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def said(current: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Embeddings of the batch in evaluation mode."""
     both = towers.Towers(current.config, current.mesh)
 
     def embed(params: Any, stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        prepared = both.prepare(batch, None)
-        image = both.embed_images(params, stats, prepared, None)[0].embedding
-        return {"image": image, "text": both.embed_texts(params, prepared, None).embedding}
+        image = both.image_embeddings(params, stats, batch)
+        return {"image": image, "text": both.text_embeddings(params, stats, batch)}
 
     found: dict[str, jax.Array] = jax.jit(embed)(state.params, state.batch_stats, batch)
     return found

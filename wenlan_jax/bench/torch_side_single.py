@@ -13,9 +13,9 @@ from wenlan_jax.convert.single_layout import LAYOUTS, layout_of, torch_sizes
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.models.single_tower import at_places
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower.spec import TOWER
 from wenlan_jax.tasks.single_tower.task import Single
-from wenlan_jax.training import setup
 
 
 def check(config: experiment.Config) -> None:
@@ -67,7 +67,7 @@ def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarra
     )
 
 
-def said(current: setup.Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def said(current: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The pooled state and the logits of the words to guess, in evaluation mode."""
     task = current.recipe.task
     assert isinstance(task, Single)

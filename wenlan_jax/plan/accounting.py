@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from wenlan_jax.core import trees
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks import registry
-from wenlan_jax.training import setup
+from wenlan_jax.tasks.run import Run
 
 PARTS = (
     ("parameters", r"^params/"),
@@ -67,7 +67,7 @@ class Memory:
         return self.arguments + self.temporaries + self.results + self.reserved
 
 
-def leaves(current: setup.Run) -> Iterator[Leaf]:
+def leaves(current: Run) -> Iterator[Leaf]:
     """Every leaf of a run's state, in tree order."""
     shardings = trees.flatten(current.shardings)
     for name, leaf in trees.flatten(current.shapes).items():
@@ -87,7 +87,7 @@ def _text(sharding: NamedSharding) -> str:
     return "(" + ", ".join("+".join(axis for axis in dim if axis) or "-" for dim in axes) + ")"
 
 
-def of_state(current: setup.Run) -> dict[str, int]:
+def of_state(current: Run) -> dict[str, int]:
     """Bytes of each of `PARTS` on a device, by shapes and shardings alone."""
     found = dict.fromkeys((name for name, _ in PARTS), 0)
     for leaf in leaves(current):
@@ -95,7 +95,7 @@ def of_state(current: setup.Run) -> dict[str, int]:
     return found
 
 
-def abstract_batch(current: setup.Run) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(current: Run) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, laid over the mesh."""
     sharding = meshes.batch_sharding(current.mesh)
     return {
@@ -104,7 +104,7 @@ def abstract_batch(current: setup.Run) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def of_program(current: setup.Run, batch: dict[str, jax.ShapeDtypeStruct], analysis: Any) -> Memory:
+def of_program(current: Run, batch: dict[str, jax.ShapeDtypeStruct], analysis: Any) -> Memory:
     """The memory of a compiled step, from XLA's `memory_analysis`."""
     parts = of_state(current)
     parts["batch"] = sum(bytes_on_device(leaf, meshes.batch_sharding(current.mesh)) for leaf in batch.values())
@@ -117,7 +117,7 @@ def of_program(current: setup.Run, batch: dict[str, jax.ShapeDtypeStruct], analy
     )
 
 
-def parameters(current: setup.Run) -> dict[str, int]:
+def parameters(current: Run) -> dict[str, int]:
     """Numbers of parameters: of those that learn, and of both sets of towers, as the announcement counts."""
     query = trees.size(current.shapes.params)
     if current.shapes.momentum is None:

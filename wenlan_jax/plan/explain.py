@@ -9,13 +9,13 @@ import numpy as np
 from wenlan_jax.parallel import mesh
 from wenlan_jax.plan.accounting import abstract_batch, bytes_on_device, leaves
 from wenlan_jax.tasks import registry
-from wenlan_jax.training import setup
+from wenlan_jax.tasks.run import Run
 
 HEADINGS = ("leaf", "shape", "spec", "bytes per device")
 OF_BATCH = ("field of the batch", "shape", "bytes per device", "")
 
 
-def explain(current: setup.Run) -> str:
+def explain(current: Run) -> str:
     """Tables of all leaves of the state, with their partition and bytes per device, and of the fields of a batch."""
     rows = [(leaf.name, _shape(leaf.dtype, leaf.shape), leaf.spec, f"{leaf.bytes:,}") for leaf in leaves(current)]
     total = sum(leaf.bytes for leaf in leaves(current))
@@ -23,7 +23,7 @@ def explain(current: setup.Run) -> str:
     return f"{state}\n\n{_batch(current)}"
 
 
-def _batch(current: setup.Run) -> str:
+def _batch(current: Run) -> str:
     """The fields of the training batch that needs most memory, which are split over all axes but `tensor`."""
     spec = registry.of(current.config).batch_spec(current.config)
     sizes = {name: bytes_on_device(leaf, leaf.sharding) for name, leaf in abstract_batch(current).items()}

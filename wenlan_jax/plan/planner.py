@@ -17,6 +17,7 @@ from wenlan_jax.plan import topology as topologies
 from wenlan_jax.plan.collectives import Collective, collectives
 from wenlan_jax.plan.topology import Topology
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import model_flops as flops
 from wenlan_jax.training import setup
 
@@ -83,7 +84,7 @@ class Plan:
         return self.memory is not None and self.needed <= self.available
 
 
-def set_up(config: experiment.Config, topology: Topology) -> setup.Run:
+def set_up(config: experiment.Config, topology: Topology) -> Run:
     """The run of a configuration on devices that are not here. Raises the errors of the configuration and the mesh."""
     experiment.require_vocabulary(config, "a plan")
     if topologies.is_simulated(topology):
@@ -132,7 +133,7 @@ def make(config: experiment.Config, topology: Topology, shares: roofline.Shares)
     )
 
 
-def _compile(current: setup.Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, float] | None]:
+def _compile(current: Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, float] | None]:
     """The compiled step, or None and (bytes needed, bytes there are)."""
     try:
         return setup.compile_step(current, batch), None
@@ -151,7 +152,7 @@ def computed_flops(config: experiment.Config) -> float:
     return flops.of(functools.partial(step.train_step, current.recipe), current.shapes, batch)
 
 
-def _costs(compiled: Any, current: setup.Run, topology: Topology, shares: roofline.Shares, computed: float) -> Costs:
+def _costs(compiled: Any, current: Run, topology: Topology, shares: roofline.Shares, computed: float) -> Costs:
     analysis = compiled.cost_analysis() or {}
     found = collectives(compiled.as_text())
     counted, moved = float(analysis.get("flops", 0.0)), float(analysis.get("bytes accessed", 0.0))
@@ -187,7 +188,7 @@ def summary(found: Sequence[Collective]) -> tuple[Traffic, ...]:
     return tuple(sorted(rows, key=lambda row: -row.sent))
 
 
-def notes(current: setup.Run, simulated: bool) -> list[str]:
+def notes(current: Run, simulated: bool) -> list[str]:
     """What a reader of the plan must know about this configuration on this mesh."""
     found = []
     if simulated:

@@ -22,6 +22,7 @@ from wenlan_jax.core import trees
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import experiment, registry
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup
 
 TAKEN = ("params/", "batch_stats/", "momentum/params/", "momentum/batch_stats/")
@@ -29,7 +30,7 @@ BANKS = "banks/"
 MOMENTUM = "momentum/"
 
 
-def load(current: setup.Run, tokenizer: str) -> TrainState:
+def load(current: Run, tokenizer: str) -> TrainState:
     """A fresh state with the leaves that `init_from` of the configuration holds in their place.
 
     `tokenizer` is the fingerprint of this run's. Raises CheckpointError that names every leaf that does not fit, or
@@ -56,7 +57,7 @@ def load(current: setup.Run, tokenizer: str) -> TrainState:
     return state
 
 
-def check_frozen(current: setup.Run, taken: Collection[str]) -> None:
+def check_frozen(current: Run, taken: Collection[str]) -> None:
     """Raises ConfigError if frozen parameters would stay as they are drawn at random; `taken` are leaves that will not.
 
     A head of another task, which nothing reads, may be as it is.
@@ -144,7 +145,7 @@ def is_word_table(name: str) -> bool:
     return "/text/backbone/embeddings/" in name or "/single/embeddings/" in name
 
 
-def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: setup.Run) -> None:
+def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: Run) -> None:
     """Word embeddings mean the pieces they were trained with; nothing is known where `theirs` is empty."""
     words = any(map(is_word_table, wanted))
     if words and theirs and theirs != ours and not current.config.checkpoint.accept_changes:
@@ -154,7 +155,7 @@ def _check_tokenizer(theirs: str, ours: str, wanted: Iterable[str], current: set
         )
 
 
-def _overlay(current: setup.Run, leaves: Mapping[str, jax.Array]) -> TrainState:
+def _overlay(current: Run, leaves: Mapping[str, jax.Array]) -> TrainState:
     """The fresh state with `leaves` in their place, and momentum leaves not among them as copies of the query's."""
     fresh: TrainState = trees.map_named(lambda name, leaf: leaves.get(name, leaf), setup.fresh_state(current))
     derived = current.recipe.task.derive(fresh.params, leaves.keys())

@@ -44,6 +44,7 @@ from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
 from wenlan_jax.parallel.stopping import Agreement, Stopped, StopSignal
 from wenlan_jax.tasks import evaluations, experiment, registry
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import data_note, init_from, prepared, programs, resume, setup
 from wenlan_jax.training import tokenizer as run_tokenizer
 from wenlan_jax.util import atomic_files, json_files
@@ -136,7 +137,7 @@ def _train_in(config: experiment.Config, workdir: Path, clock: time_ledger.Ledge
         return Loop(current, workdir, tokenizer, checkpoints, clock, stop).run(state)
 
 
-def start_state(current: setup.Run, checkpoints: store.Checkpoints, tokenizer: text.Tokenizer) -> TrainState:
+def start_state(current: Run, checkpoints: store.Checkpoints, tokenizer: text.Tokenizer) -> TrainState:
     """The newest whole checkpoint's state, if it is of this run, or a fresh one, with the weights of `init_from`."""
     state = resume.resume(current, checkpoints, tokenizer.fingerprint)
     if state is not None:
@@ -149,7 +150,7 @@ def start_state(current: setup.Run, checkpoints: store.Checkpoints, tokenizer: t
     return setup.fresh_state(current)
 
 
-def describe_parameters(current: setup.Run) -> str:
+def describe_parameters(current: Run) -> str:
     """How many parameters each tower has, and how many of them are trained."""
     params = current.shapes.params
     trained, _ = trees.split(params, current.recipe.is_trained)
@@ -160,7 +161,7 @@ def describe_parameters(current: setup.Run) -> str:
     return ", ".join(parts)
 
 
-def train_maker(current: setup.Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
+def train_maker(current: Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
     """This process's part of every training batch."""
     share = meshes.share(current.mesh, current.config.train.batch_size)
     return registry.of(current.config).batches(current.config, tokenizer, share)
@@ -177,7 +178,7 @@ class Late(NamedTuple):
 class Loop:
     """The running parts of one training; `run` goes through the steps."""
 
-    current: setup.Run
+    current: Run
     workdir: Path
     tokenizer: text.Tokenizer
     checkpoints: store.Checkpoints

@@ -11,6 +11,7 @@ import jax
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.parallel import distributed
 from wenlan_jax.parallel.console import say
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import model_flops as flops
 from wenlan_jax.training import setup
 
@@ -29,7 +30,7 @@ class Program(NamedTuple):
 class Programs:
     """Steps by the kind of their batch. BriVL has one kind; the single tower one an objective and bucket of lengths."""
 
-    def __init__(self, current: setup.Run) -> None:
+    def __init__(self, current: Run) -> None:
         self._current = current
         self._compiled: dict[Signature, Program] = {}
 

@@ -15,10 +15,10 @@ from wenlan_jax.core.state import TrainState
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import experiment
-from wenlan_jax.training import setup
+from wenlan_jax.tasks.run import Run
 
 
-def resume(current: setup.Run, checkpoints: store.Checkpoints, tokenizer: str) -> TrainState | None:
+def resume(current: Run, checkpoints: store.Checkpoints, tokenizer: str) -> TrainState | None:
     """The state of the newest whole checkpoint where the run's mesh has it, or None where none was ever made.
 
     `tokenizer` is the fingerprint of this run's. Raises CheckpointError when it is not safe to go on.
@@ -42,7 +42,7 @@ def resume(current: setup.Run, checkpoints: store.Checkpoints, tokenizer: str) -
     return None
 
 
-def _restored(current: setup.Run, checkpoints: store.Checkpoints, at: int) -> TrainState:
+def _restored(current: Run, checkpoints: store.Checkpoints, at: int) -> TrainState:
     """The state of checkpoint `at`; its banks are laid out anew if their sizes were changed and that is accepted."""
     abstract = store.abstract_of(current.shapes, current.shardings)
     before = _banks_before(current, checkpoints, at)
@@ -57,7 +57,7 @@ def _restored(current: setup.Run, checkpoints: store.Checkpoints, at: int) -> Tr
     return state.replace(banks=jax.device_put(anew, current.shardings.banks))
 
 
-def _banks_before(current: setup.Run, checkpoints: store.Checkpoints, at: int) -> dict[str, bank.Bank] | None:
+def _banks_before(current: Run, checkpoints: store.Checkpoints, at: int) -> dict[str, bank.Bank] | None:
     """The banks of a checkpoint, abstract, whole on every device, where their size is not that of the run."""
     if not current.config.checkpoint.accept_changes or not current.shapes.banks:
         return None
@@ -74,7 +74,7 @@ def _banks_before(current: setup.Run, checkpoints: store.Checkpoints, at: int) -
     return {name: before(one) for name, one in current.shapes.banks.items()}
 
 
-def check_same(checkpoints: store.Checkpoints, current: setup.Run, tokenizer: str) -> None:
+def check_same(checkpoints: store.Checkpoints, current: Run, tokenizer: str) -> None:
     """Raises CheckpointError if the newest checkpoint was made by another configuration or tokenizer."""
     at, note = checkpoints.note()
     changed = experiment.changes(note.config, current.config)

@@ -16,6 +16,7 @@ from wenlan_jax.config import sections as schema
 from wenlan_jax.core.state import MOMENTUM
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import prepared, setup
 
 
@@ -33,7 +34,7 @@ class Trained:
     step: int
 
     @functools.cached_property
-    def current(self) -> setup.Run:
+    def current(self) -> Run:
         """The run that the checkpoint is of, which takes a second or more to trace."""
         return setup.set_up(self.config, self.devices)
 

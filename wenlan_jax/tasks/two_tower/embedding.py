@@ -95,20 +95,12 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.towers = Towers(run.config, run.mesh)
         at = meshes.batch_sharding(run.mesh)
-        self._images = jax.jit(self._embed_images, out_shardings=at)
-        self._texts = jax.jit(self._embed_texts, out_shardings=at)
+        self._images = jax.jit(self.towers.image_embeddings, out_shardings=at)
+        self._texts = jax.jit(self.towers.text_embeddings, out_shardings=at)
         self._splits: dict[str, tuple[sources.Source, list[loader.RecordText]]] = {}
         if run.config.eval.folds > 1:  # what cannot be folded is refused before a training, not after it
             for split in run.config.eval.final_splits:
                 retrieval.check_folds(len(self._open(split)[0]), run.config.eval.folds)
-
-    def _embed_images(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-        prepared = self.towers.prepare(batch, None)
-        return self.towers.embed_images(params, batch_stats, prepared, None)[0].embedding
-
-    def _embed_texts(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-        del batch_stats  # the text tower has none
-        return self.towers.embed_texts(params, batch, None).embedding
 
     def embed(self, params: PyTree, batch_stats: PyTree, split: str) -> Embedded:
         """All pictures and all wanted texts of `split`, see `wanted_texts`."""

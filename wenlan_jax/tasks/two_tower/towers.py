@@ -169,6 +169,24 @@ class Towers:
         with placing(self.places):
             return cast(TowerOutput, self.text.apply(variables, *inputs, train=rng is not None, rngs=rngs))
 
+    def image_embeddings(self, params: PyTree, batch_stats: PyTree, batch: Batch) -> Float[Array, "n d"]:
+        """Embeds the images of a batch as the loader gives it, in evaluation mode.
+
+        Args:
+          params: by tower.
+          batch_stats: by tower.
+          batch: `image`, uint8, and what the configuration adds to it; see `batch_spec`.
+
+        Returns:
+          Unit rows, one an image.
+        """
+        return self.embed_images(params, batch_stats, self.prepare(batch, None), None)[0].embedding
+
+    def text_embeddings(self, params: PyTree, batch_stats: PyTree, batch: Batch) -> Float[Array, "n d"]:
+        """Embeds the texts of a batch in evaluation mode; `batch_stats` are not read, as the text tower has none."""
+        del batch_stats
+        return self.embed_texts(params, batch, None).embedding
+
     def embed(
         self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array
     ) -> tuple[dict[str, Float[Array, "n d"]], PyTree]:
