@@ -7,7 +7,7 @@ import io
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from annotations import unchecked
 from ml_collections import config_dict
 from saved_models import SINGLE, TWO_TOWERS, save
 from whole_runs import CONFIG
@@ -27,6 +28,13 @@ from wenlan_jax.tasks.experiment import Config, ConfigError
 
 SPLIT = "test"
 SOURCE = "wenlan_scenes/tiny"
+
+
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Without the checks of annotations: what the package says itself of values of other types."""
+    with unchecked():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +178,7 @@ def _sizes(model: api.Model, count: int) -> list[tuple[int, int]]:
     return [(rows, len(part["token_ids"])) for part, rows in found]
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_faulty_input_is_named(model: api.Model, workdir: Path, tmp_path: Path) -> None:
     good = np.zeros((8, 8, 3), np.uint8)
     (tmp_path / "text.jpg").write_text("no image")
@@ -229,6 +238,7 @@ def test_a_closed_file_is_named(model: api.Model) -> None:
         model.preprocess([file])
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_what_is_no_text_is_named(model: api.Model) -> None:
     wrongs: list[tuple[Any, str]] = [
         (None, "texts: .*not NoneType"),
@@ -245,6 +255,7 @@ def test_what_is_no_text_is_named(model: api.Model) -> None:
                 use(wrong)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_what_cannot_be_compared_is_named(model: api.Model) -> None:
     rows = np.eye(3, 8, dtype=np.float32)
     assert model.similarity(rows[0], rows).shape == (3,) and model.similarity(rows.tolist(), rows).shape == (3, 3)
@@ -254,6 +265,7 @@ def test_what_cannot_be_compared_is_named(model: api.Model) -> None:
             model.similarity(wrong, rows)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_arguments_of_load_are_checked(workdir: Path) -> None:
     assert wenlan_jax.load(workdir, overrides="eval.batch_size=2").config.eval.batch_size == 2
     for place in (None, 5, b"runs/a", "", "~nobody-of-this-name/a", "a\0b", "\ud800", "gs://bucket/run"):
@@ -267,6 +279,7 @@ def test_arguments_of_load_are_checked(workdir: Path) -> None:
             wenlan_jax.load(workdir, overrides=overrides)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_boxes_are_those_of_each_image(tmp_path: Path, data_dir: Path, tiny_of: Callable[..., Config]) -> None:
     config = tiny_of(
         **TWO_TOWERS, data__dir=str(data_dir), model__image__regions__kind="boxes", model__image__regions__boxes=3

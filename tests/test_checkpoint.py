@@ -245,21 +245,21 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from wenlan_jax.checkpoints import store as checkpoint
 from wenlan_jax import config
-from wenlan_jax.config import sections as schema
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 
 place, limit, polls = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "polls"
 small = {"leaf": jnp.arange(10.0)}
 big = {f"leaf_{n}": jnp.arange(4_000_000.0) + n for n in range(20)}
-with checkpoint.Checkpoints(place, schema.Checkpoint()) as checkpoints:
-    checkpoints.save(1, small, schema.Config(), "tokens")
+with store.Checkpoints(place, sections.Checkpoint()) as checkpoints:
+    checkpoints.save(1, small, config.Config(), "tokens")
     checkpoints.wait()
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     print("saving", flush=True)
     try:
-        checkpoints.save(2, big, schema.Config(), "tokens")
+        checkpoints.save(2, big, config.Config(), "tokens")
         while polls:
             checkpoints.check()
             time.sleep(0.01)

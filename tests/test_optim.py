@@ -19,6 +19,7 @@ from single_runs import tiny_single
 from wenlan_jax.config import sections
 from wenlan_jax.core import optim, trees
 from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.single_tower.schema import SingleTower
 from wenlan_jax.training import setup as runs
 
 torch = pytest.importorskip("torch")
@@ -192,7 +193,7 @@ def test_a_pattern_that_makes_nothing_faster_is_an_error(pattern: str, message: 
 def test_the_head_of_answers_alone_learns_ten_times_as_fast() -> None:
     """As UNITER's: of a step along ones, every other parameter of its fine-tuning takes a tenth."""
     config = experiment.load(CONFIGS / "finetune" / "vqa.py")
-    tower = sections.SingleTower(vocab_size=30, width=8, layers=1, heads=2, feed_forward=8)
+    tower = SingleTower(vocab_size=30, width=8, layers=1, heads=2, feed_forward=8)
     small = dataclasses.replace(config, single=tower, vqa=dataclasses.replace(config.vqa, answers=5))
     trained = runs.fresh_state(runs.set_up(small, jax.devices()[:1])).params
     plain = dataclasses.replace(small.optimizer, name="sgd", weight_decay=0.0, clip_norm=0.0)

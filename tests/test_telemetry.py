@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from annotations import unchecked
 from whole_runs import Place, final_state, training_lines
 
 from wenlan_jax.config import sections
@@ -163,8 +164,9 @@ def test_the_share_of_a_known_device_is_that_of_its_data_sheet(
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeH100()])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     values = {"loss": 1.0, "loss_reference": 2.0}
-    assert meter.add(1, values, 3e15, FakeBatches()) is None  # type: ignore[arg-type]
-    line = meter.add(2, values, 3e15, FakeBatches())  # type: ignore[arg-type]
+    with unchecked():
+        assert meter.add(1, values, 3e15, FakeBatches()) is None  # type: ignore[arg-type]
+        line = meter.add(2, values, 3e15, FakeBatches())  # type: ignore[arg-type]
     assert line is not None
     rate = 3e15 / 4 * line["pairs_per_second"] / tiny().train.batch_size
     np.testing.assert_allclose(line["model_flops_per_second"], rate)
@@ -290,8 +292,9 @@ def test_a_data_source_that_hangs_ends_the_run_and_leaves_its_checkpoints(place:
 def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., experiment.Config]) -> None:
     meter = progress.Meter(tiny(train__log_every=3), 0, time_ledger.Ledger())
     common = {"loss": 1.0, "loss_reference": 2.0}
-    assert meter.add(1, {**common, "itm_loss": 4.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
-    assert meter.add(2, {**common, "mlm_loss": 5.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
-    line = meter.add(3, {**common, "itm_loss": 6.0}, 1.0, FakeBatches())  # type: ignore[arg-type]
+    with unchecked():
+        assert meter.add(1, {**common, "itm_loss": 4.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
+        assert meter.add(2, {**common, "mlm_loss": 5.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]
+        line = meter.add(3, {**common, "itm_loss": 6.0}, 1.0, FakeBatches())  # type: ignore[arg-type]
     assert line is not None
     assert (line["loss"], line["itm_loss"], line["mlm_loss"]) == (1.0, 5.0, 5.0)

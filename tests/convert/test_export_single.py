@@ -29,7 +29,7 @@ from wenlan_jax.core import rngs, trees
 from wenlan_jax.data import vocab
 from wenlan_jax.data.text import SentencePiece, Tokenizer
 from wenlan_jax.evaluation.vqa import Answers
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
 from wenlan_jax.tasks.single_tower.task import Tower
 from wenlan_jax.training import setup as runs
@@ -286,7 +286,7 @@ def test_formats_of_the_other_kind_of_model_are_refused(
         assert f"--format={other} is for two towers, and this is a single tower of task 'mlmm'" in told
         assert "choose --format=uniter or uc2" in told
     with pytest.raises(exporting.ExportError, match="uniter is for a single tower, .* 'brivl'; choose --format=brivl"):
-        exporting._check_kind("uniter", "brivl")
+        exporting._check_kind("uniter", registry.named("brivl"))
     assert not (tmp_path / "out").exists()
 
 

@@ -122,7 +122,7 @@ def test_the_queues_of_a_whole_model_continue_in_the_banks(
         ring = bank.Bank(**jax.device_put(leaves), capacity=entries)
         assert int(bank.valid(ring).sum()) == entries
         keys = rng.normal(size=(size, width)).astype(np.float32)
-        pushed = bank.push(ring, keys, np.arange(size, dtype=np.int32), np.int32(0))
+        pushed = bank.push(ring, keys, np.arange(size, dtype=np.int32), 0)
         after = queues.from_bank(vars(jax.device_get(pushed)))
         np.testing.assert_array_equal(after, np.concatenate([oldest_first[size:], keys]))
 

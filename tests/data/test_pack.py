@@ -551,7 +551,7 @@ def test_an_output_that_cannot_be_made_is_told_by_its_cause(tmp_path: Path, monk
         def fail(place: Path, number: int = number) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(pack.places, "replacing", fail)
+        monkeypatch.setattr(pack.atomic_files, "replacing", fail)
         with pytest.raises(pack.PackError, match=os.strerror(number)) as caught:
             pack.pack(options)
         assert ("free the space" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))

@@ -286,7 +286,7 @@ def test_a_pickled_tokenizer_needs_no_file(kind: str, vocab_path: Path, model_pa
 def test_data_modules_import_neither_jax_nor_tensorflow(vocab_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from wenlan_jax.data import ingest, pack, readers, sources, text, vocab\n"
+        "from wenlan_jax.data import sources, text, vocab\nfrom wenlan_jax.prepare import ingest, pack, raw_items\n"
         "text.load_tokenizer(Path(sys.argv[1])).encode(['red cat'], 8)\n"
         "print(sorted({'jax', 'tensorflow', 'torch'} & set(sys.modules)))"
     )

@@ -123,7 +123,7 @@ def test_the_single_tower_stands_beside_constant_guesses() -> None:
     assert objectives["mrfr"] == ["0.2856", "0.2851", "", ""]
     assert found.table("", "loss", "accuracy") == {"itm cs": ["0.5100", "73.8%"]}
     answers = found.table("language", "questions", "accuracy")
-    assert answers == {"all": ["1200", "61.0%", "25.0%", ""], "en": ["600", "62.0%", "", "63.0%"]}
+    assert answers == {"all": ["1,200", "61.0%", "25.0%", ""], "en": ["600", "62.0%", "", "63.0%"]}
 
 
 def test_the_page_says_what_the_run_is(shown: Page, finished: Path) -> None:

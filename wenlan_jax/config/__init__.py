@@ -7,16 +7,21 @@
         c.train.steps = 500
         return c
 
-What a configuration is made of lies here, and what puts it together in `tasks/experiment.py`, above the tasks; it is
-imported when it is first called.
+Settings and sections lie here. `tasks/experiment.py` puts a whole configuration together, above the tasks; its
+functions are found under this name, too, and are imported when they are first asked for.
 """
 
-from wenlan_jax.util.late import late
+from typing import Any
 
-default = late("wenlan_jax.tasks.experiment:default")
-parse = late("wenlan_jax.tasks.experiment:parse")
-load = late("wenlan_jax.tasks.experiment:load")
-from_json = late("wenlan_jax.tasks.experiment:from_json")
-make_large = late("wenlan_jax.tasks.two_tower.presets:make_large")
-make_small = late("wenlan_jax.tasks.two_tower.presets:make_small")
-make_loops = late("wenlan_jax.tasks.two_tower.presets:make_loops")
+from wenlan_jax.util.late import Late
+
+_FUNCTIONS = ("Config", "ConfigError", "default", "parse", "load", "override", "completed", "from_json", "to_json")
+_PRESETS = ("make_large", "make_small", "make_loops")
+"""What files of earlier versions find here; new ones take `tasks.two_tower.presets`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS + _PRESETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "two_tower.presets" if name in _PRESETS else "experiment"
+    return Late(f"wenlan_jax.tasks.{module}:{name}").resolve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -50,6 +51,14 @@ def starting() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if heard:
             signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_too(kind: type[BaseException] | None, *_: object) -> None:
+    """On the way out by Ctrl-C, passes it on to the workers: one that was started after it has not heard it."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt):
+        for worker in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGINT)  # type: ignore[arg-type]  # it was started, so it has one
 
 
 def _watch(parent: int) -> None:

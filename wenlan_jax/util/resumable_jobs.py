@@ -138,6 +138,7 @@ def _finished(
                 min(workers, len(missing)) or 1, spawn, orphans.end_with, held
             )
             ended.callback(pool.shutdown, wait=True, cancel_futures=True)
+            ended.push(orphans.interrupt_too)
             futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
         try:
             for future in concurrent.futures.as_completed(futures):
