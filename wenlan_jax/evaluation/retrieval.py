@@ -1,7 +1,7 @@
 """Retrieval between pictures and texts: recall at k, ranks, chance levels, without the full score matrix.
 
 The protocol. Scores are dot products. A picture has one or more true texts, of which the best counts (COCO and
-Flickr30k practice), and a text one or more true pictures (MUGE), see `links.py`. The rank of the truth is 1 plus the
+Flickr30k practice), and a text one or more true pictures (MUGE), see `true_pairs.py`. The rank of the truth is 1 plus the
 number of false candidates that score at least as high: **ties count against the model**, so a collapsed model gets the
 worst rank, not the best. The other truths of a query are never false.
 

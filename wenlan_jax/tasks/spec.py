@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 
 def no_faults(config: Config) -> list[str]:
-    """A configuration whose fields cannot clash."""
+    """Returns no faults, for a task whose fields cannot clash."""
     return []
 
 
 def unchanged(config: Config, workdir: Path) -> Config:
-    """A configuration that is complete without a look at the data."""
+    """Returns the configuration as it is, for a task that settles nothing by the data."""
     return config
 
 
 def always(config: Config) -> bool:
-    """Whatever the configuration."""
+    """Returns True, for an evaluation that every configuration asks for."""
     return True
 
 
 def one_pair(config: Config) -> int:
-    """Pairs are independent of each other in a micro-batch."""
+    """Returns 1, for a task whose pairs are independent of each other in a micro-batch."""
     return 1
 
 
@@ -113,5 +113,5 @@ class TaskSpec:
     tags: tuple[str, ...] = ()
 
     def importable_towers(self, config: Config) -> tuple[str, ...]:
-        """The towers of a configuration whose weights can be imported."""
+        """Lists the towers of a configuration whose weights can be imported."""
         return self.towers if self.importable is None else self.importable(config)

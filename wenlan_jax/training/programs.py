@@ -20,7 +20,7 @@ Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Program(NamedTuple):
-    """A compiled step, which consumes its state, and the model FLOPs of one (see `flops.py`); NaN if not counted."""
+    """A compiled step, which consumes its state, and the model FLOPs of one (see `model_flops.py`); NaN if not counted."""
 
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     model_flops: float
