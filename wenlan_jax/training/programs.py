@@ -20,7 +20,12 @@ Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Program(NamedTuple):
-    """A compiled step, which consumes its state, and the model FLOPs of one (see `model_flops.py`); NaN if not counted."""
+    """A compiled step.
+
+    Attributes:
+        step: from state and batch to state and metrics; it consumes its state.
+        model_flops: the model FLOPs of one step (see `model_flops.py`); NaN if they are not counted.
+    """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     model_flops: float
