@@ -169,7 +169,18 @@ class Model:
     def similarity(
         self, queries: Float[np.ndarray, "queries dim"], candidates: Float[np.ndarray, "candidates dim"]
     ) -> Float32[np.ndarray, "queries candidates"]:
-        """Cosines of what `encode_texts` or `encode_images` gave. Raises ModelError for what cannot be compared."""
+        """Computes the cosines of embeddings.
+
+        Args:
+            queries: what `encode_texts` or `encode_images` gave.
+            candidates: the same.
+
+        Returns:
+            One row a query, one column a candidate, in [-1, 1].
+
+        Raises:
+            ModelError: for what cannot be compared.
+        """
         rows, columns = api_inputs.embeddings(queries, "queries"), api_inputs.embeddings(candidates, "candidates")
         api_inputs.check_widths(rows, columns)
         return rows @ columns.T
@@ -177,9 +188,17 @@ class Model:
     def preprocess(
         self, images: Image | Iterable[Image], boxes: Iterable[Float[np.ndarray, "boxes 4"]] | None = None
     ) -> Batch:
-        """The fields of a batch of images, as the towers take them: `image` (n, side, side, 3) of uint8, and boxes.
+        """Makes the fields of a batch of images, as the towers take them; the same as `wenlan embed`, bit for bit.
 
-        See `encode_images`; the results are those of `wenlan embed`, bit for bit.
+        Args:
+            images: see `encode_images`.
+            boxes: see `encode_images`.
+
+        Returns:
+            `image` (n, side, side, 3) of uint8, and boxes for a model that reads them.
+
+        Raises:
+            ModelError: see `encode_images`.
         """
         given = api_inputs.images(images)
         return self._preprocess(given, self._boxes(len(given), boxes), 0)
@@ -210,7 +229,17 @@ class Model:
     def tokenize(
         self, texts: str | Iterable[str]
     ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
-        """Token ids and which of them are no filling, `data.text_length` of each text; see `encode_texts`."""
+        """Turns texts into token ids, cut and padded to `data.text_length`.
+
+        Args:
+            texts: see `encode_texts`.
+
+        Returns:
+            Token ids, and True at the tokens that are no padding.
+
+        Raises:
+            ModelError: something is no text.
+        """
         return self.tokenizer.encode(api_inputs.texts(texts), self.config.data.text_length)
 
     def _encode(self, program: Callable[..., jax.Array], make: Callable[[slice], Batch], count: int) -> Embeddings:

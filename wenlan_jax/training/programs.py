@@ -32,7 +32,13 @@ class Program(NamedTuple):
 
 
 class Programs:
-    """Steps by the kind of their batch. BriVL has one kind; the single tower one an objective and bucket of lengths."""
+    """The compiled steps of a run, by the kind of their batch.
+
+    BriVL has one kind; the single tower has one an objective and bucket of lengths.
+
+    Args:
+        current: the run.
+    """
 
     def __init__(self, current: setup.Run) -> None:
         self._current = current
@@ -45,7 +51,7 @@ class Programs:
         return self._compiled[signature(batch)]
 
     def compile(self, batch: dict[str, jax.Array]) -> None:
-        """Makes the program for batches like this one. All processes meet it at the same step."""
+        """Compiles the step for batches like this one. All processes meet it at the same step."""
         kind = self._current.recipe.task.kind_of(batch)
         say(f"compiling the training step{' for ' + kind if kind else ''}, once a start ...")
         began = time.perf_counter()
@@ -60,5 +66,5 @@ class Programs:
 
 
 def signature(batch: Batch) -> Signature:
-    """What a program is compiled for."""
+    """Says what a program is compiled for: name, shape and dtype of every field."""
     return tuple(sorted((name, array.shape, str(array.dtype)) for name, array in batch.items()))
