@@ -52,7 +52,7 @@ class _TextQuery:
 def latency(two: Model, single: Model, embedded: Embedded, pictures: Batch, depths: Sequence[int]) -> dict[str, float]:
     """Times a text query that is served alone.
 
-    From the text to its ranking of all images of the split: embedding, product with the embeddings of the images, order,
+    From the text to its ranking of all images of the split: embedding, product with those of the images, order,
     then the scores of k pairs in one batch. Embeddings and `pictures` are in memory.
 
     Args:
