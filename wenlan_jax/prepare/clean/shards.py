@@ -27,9 +27,15 @@ class CleanError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop` of a split of the packed directory `place`, or lines of the *.jsonl file `place`.
+    """Rows of a split of a packed directory, or lines of a *.jsonl file.
 
-    `source` is the number of the source as named, -1 for evaluation sets.
+    Attributes:
+        place: the directory or file.
+        split: of the directory; "" for a file.
+        start: the first row.
+        stop: the row after the last.
+        role: what its records are, training or evaluation.
+        source: the number of the source as named, -1 for evaluation sets.
     """
 
     place: str
@@ -41,6 +47,7 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """The name of the shard, for progress lines."""
         return f"{Path(self.place).name}/{self.split}[{self.start}:{self.stop}]"
 
     def read(self) -> Iterator[records.Record]:

@@ -35,6 +35,7 @@ class Layout:
 
     @staticmethod
     def of(chosen: Options) -> Layout:
+        """Makes the row types for some options."""
         near = chosen.duplicates.texts != "off" or chosen.leakage.text_similarity > 0
         return Layout(chosen.duplicates.hash_side**2 // 64, chosen.duplicates.permutations if near else 0)
 
