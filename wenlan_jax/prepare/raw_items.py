@@ -197,11 +197,8 @@ class Shard:
     def read(self) -> Iterator[Outcome]:
         """Reads every item in order, or the fault in its stead.
 
-        Yields:
-            Items and faults.
-
-        Raises:
-            ReadError: where the files cannot be read further.
+        Returns:
+            An iterator over items and faults; it raises ReadError where the files cannot be read further.
         """
         return self.reader(self.files, self.options)
 

@@ -61,9 +61,20 @@ class Shard:
 
 
 def plan(places: Sequence[Path], options: Options) -> list[Shard]:
-    """All units in order of precedence: evaluation sets, protected splits, the rest; each as the sources are named.
+    """Lists all units in order of precedence: evaluation sets, protected splits, the rest.
 
-    Raises CleanError or sources.SourceError for what cannot be read.
+    Within each, units are in the order in which the sources are named.
+
+    Args:
+        places: the packed directories.
+        options: name evaluation sets and protected splits.
+
+    Returns:
+        The units.
+
+    Raises:
+        CleanError: for what cannot be read.
+        SourceError: likewise.
     """
     if not places:
         raise CleanError("no source to clean; name at least one packed directory")

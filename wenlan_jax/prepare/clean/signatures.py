@@ -125,7 +125,14 @@ def _empty_minhash(permutations: int) -> Any:
 
 
 def check(options: Options) -> None:
-    """Raises MissingPackageError where the package that the options need is not installed."""
+    """Checks that the package that the options need is installed.
+
+    Args:
+        options: of the job.
+
+    Raises:
+        MissingPackageError: if it is not.
+    """
     if Layout.of(options).permutations:
         _minhash_class()
 

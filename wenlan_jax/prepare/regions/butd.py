@@ -129,7 +129,18 @@ def _line(entry: Entry) -> bytes:
 
 
 def parse(line: bytes, where: str) -> Detections:
-    """The detections in one line. Raises DetectionError for a damaged one."""
+    """Reads the detections in one line.
+
+    Args:
+        line: of the file.
+        where: names it in messages.
+
+    Returns:
+        The detections.
+
+    Raises:
+        DetectionError: for a damaged one.
+    """
     values = line.rstrip(b"\r\n").split(b"\t")
     layout = _BY_WIDTH.get(len(values))
     if layout is None:
