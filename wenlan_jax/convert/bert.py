@@ -136,9 +136,17 @@ def read_description(source: Path) -> dict[str, Any]:
 
 
 def implied_description(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    """What the keys of a file without `config.json` tell: a model with a head has its family for a prefix.
+    """Reads what the keys of a file without `config.json` tell: a model with a head has its family for a prefix.
 
-    Raises ConversionError for a bare model that may be a RoBERTa: where its positions start is then unknown.
+    Args:
+        state: the file's arrays by key.
+        prefix: of the keys.
+
+    Returns:
+        The fields that `config.json` would have.
+
+    Raises:
+        ConversionError: for a bare model that may be a RoBERTa: where its positions start is then unknown.
     """
     types = state.get(f"{prefix}embeddings.token_type_embeddings.weight")
     if not prefix and types is not None and types.shape[:1] == (1,):

@@ -269,7 +269,14 @@ def halve(graph: Any) -> None:
 def check_batches(tower: torch.nn.Module, graph: Graph, path: Path, config: experiment.Config) -> None:
     """Compares a written graph with the PyTorch module; texts are cut to the longest of the batch where they may be.
 
-    Raises ExportError where an embedding's coordinate differs by more than the tolerance of float32.
+    Args:
+        tower: the PyTorch module.
+        graph: its declaration.
+        path: the graph's file.
+        config: the configuration.
+
+    Raises:
+        ExportError: where an embedding's coordinate differs by more than the tolerance of float32.
     """
     import torch
 

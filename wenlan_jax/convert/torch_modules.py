@@ -597,10 +597,18 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def pixels_of(picture: Any) -> Tensor:
-    """The pixels (H, W, 3) of a PIL picture of 8 or 16 bits a channel; its EXIF orientation is ignored.
+    """Reads the pixels of a PIL picture of 8 or 16 bits a channel; its EXIF orientation is ignored.
 
-    Transparent pictures are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it. Raises ValueError
-    for modes without a range, such as I and F.
+    Transparent pictures are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it.
+
+    Args:
+        picture: a picture that is open already, or its pixels.
+
+    Returns:
+        The pixels (H, W, 3).
+
+    Raises:
+        ValueError: for modes without a range, such as I and F.
     """
     if isinstance(picture, Tensor):
         return picture

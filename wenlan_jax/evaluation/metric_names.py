@@ -32,10 +32,10 @@ class MetricName(NamedTuple):
     """A figure's name, taken apart.
 
     Attributes:
-      protocol: the evaluation, such as `retrieval`, `pretrain` or `vqa`.
-      split: of the data.
-      part: what the figure is of within the split, such as a language, an objective or a direction; () for all of it.
-      metric: such as `recall_at_1` or `loss`.
+        protocol: the evaluation, such as `retrieval`, `pretrain` or `vqa`.
+        split: of the data.
+        part: what the figure is of within the split, such as a language, an objective or a direction; () for all of it.
+        metric: such as `recall_at_1` or `loss`.
     """
 
     protocol: str

@@ -21,10 +21,10 @@ class Field(NamedTuple):
     """A field of a batch.
 
     Attributes:
-      shape: of the field, the examples first.
-      dtype: as the loader gives it.
-      meaning: in a few words, with units.
-      draw: random values such as a loader could give.
+        shape: of the field, the examples first.
+        dtype: as the loader gives it.
+        meaning: in a few words, with units.
+        draw: random values such as a loader could give.
     """
 
     shape: tuple[int, ...]
@@ -41,11 +41,11 @@ def random_batch(spec: BatchSpec, seed: int) -> dict[str, np.ndarray]:
     """Draws random examples.
 
     Args:
-      spec: the fields of the batch.
-      seed: of the draw; the same seed gives the same batch.
+        spec: the fields of the batch.
+        seed: of the draw; the same seed gives the same batch.
 
     Returns:
-      Arrays of the declared shapes and dtypes.
+        Arrays of the declared shapes and dtypes.
     """
     rng = np.random.default_rng(seed)
     return {name: field.draw(rng, field.shape).astype(field.dtype) for name, field in spec.items()}
@@ -60,11 +60,11 @@ def faults(spec: BatchSpec, batch: Mapping[str, Any]) -> list[str]:
     """Compares a batch with its spec.
 
     Args:
-      spec: the fields that are declared.
-      batch: arrays by name.
+        spec: the fields that are declared.
+        batch: arrays by name.
 
     Returns:
-      One message for every field that is missing, not declared, or of another shape or dtype.
+        One message for every field that is missing, not declared, or of another shape or dtype.
     """
     found = [f"{name}: missing" for name in spec if name not in batch]
     for name, array in batch.items():
@@ -80,11 +80,11 @@ def ids(rows: int, first: int = 0) -> Draw:
     """Draws ids of tokens.
 
     Args:
-      rows: of the vocabulary; ids are below it.
-      first: the lowest id; below it are the special tokens.
+        rows: of the vocabulary; ids are below it.
+        first: the lowest id; below it are the special tokens.
 
     Returns:
-      A function that draws values of a shape.
+        A function that draws values of a shape.
     """
     return lambda rng, shape: rng.integers(min(first, rows - 1), rows, shape)
 
@@ -93,11 +93,11 @@ def below(limit: int, least: int = 0) -> Draw:
     """Draws whole numbers.
 
     Args:
-      limit: they are below it.
-      least: the lowest.
+        limit: they are below it.
+        least: the lowest.
 
     Returns:
-      A function that draws values of a shape.
+        A function that draws values of a shape.
     """
     return lambda rng, shape: rng.integers(least, limit, shape)
 
@@ -132,10 +132,10 @@ def places(length: int) -> Draw:
     """Draws different places for every example.
 
     Args:
-      length: places are below it.
+        length: places are below it.
 
     Returns:
-      A function that draws values of a shape (examples, places).
+        A function that draws values of a shape (examples, places).
     """
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -148,10 +148,10 @@ def chosen(probability: float) -> Draw:
     """Draws booleans, at least one of them true in every example.
 
     Args:
-      probability: of True.
+        probability: of True.
 
     Returns:
-      A function that draws values of a shape (examples, places).
+        A function that draws values of a shape (examples, places).
     """
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -246,8 +246,8 @@ FORM = settings.Form(Config, "configs/", _clashes)
 def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Iterates over the leaf fields of the configuration, in the order of the schema.
 
-    Yields:
-        The dotted path, the dataclass field and the declared type of each.
+    Returns:
+        An iterator over dotted path, dataclass field and declared type of each.
     """
     return settings.fields(Config)
 

@@ -44,13 +44,13 @@ def named(name: str) -> TaskSpec:
     """Finds the task of a name.
 
     Args:
-      name: the value of the field `task`.
+        name: the value of the field `task`.
 
     Returns:
-      Its spec.
+        Its spec.
 
     Raises:
-      TaskError: there is none, or what another package registers is no TaskSpec of that name.
+        TaskError: there is none, or what another package registers is no TaskSpec of that name.
     """
     if name in SPECS:
         return _of_this_package(name)
@@ -64,13 +64,13 @@ def of(config: Config) -> TaskSpec:
     """Finds the task of a configuration.
 
     Args:
-      config: the configuration.
+        config: the configuration.
 
     Returns:
-      Its spec.
+        Its spec.
 
     Raises:
-      TaskError: see `named`.
+        TaskError: see `named`.
     """
     return named(config.task)
 
@@ -79,10 +79,10 @@ def of_model(model: str) -> tuple[str, ...]:
     """Lists the tasks that train a kind of model.
 
     Args:
-      model: such as `two towers`, see `TaskSpec.model`.
+        model: such as `two towers`, see `TaskSpec.model`.
 
     Returns:
-      The names of the tasks.
+        The names of the tasks.
     """
     return tuple(name for name in names() if named(name).model == model)
 
