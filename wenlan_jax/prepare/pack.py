@@ -89,7 +89,7 @@ class PackReport:
         packed: items.
         rejected: items by reason.
         records: by split.
-        texts: by kind and language.
+        texts: by language.
         fixes: changes by kind.
         sources: read, packed and rejected of each.
         shards: read, packed and rejected of each.

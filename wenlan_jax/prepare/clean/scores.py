@@ -90,7 +90,16 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
 
 
 def correlated_share(scores: np.ndarray, shuffled: np.ndarray, quantile: float) -> float:
-    """The share w of correlated pairs in the sense of this module's docstring, within [0, 1]."""
+    """Estimates the share of correlated pairs, in the sense of this module's docstring.
+
+    Args:
+        scores: of the true pairs.
+        shuffled: of shuffled pairs.
+        quantile: of the shuffled scores, above which true pairs are counted.
+
+    Returns:
+        The share, within [0, 1].
+    """
     above = float((scores > np.quantile(shuffled, quantile)).mean())
     return float(np.clip((above - (1.0 - quantile)) / quantile, 0.0, 1.0))
 

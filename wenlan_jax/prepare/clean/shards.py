@@ -34,7 +34,7 @@ class Shard:
         split: of the directory; "" for a file.
         start: the first row.
         stop: the row after the last.
-        role: what its records are, training or evaluation.
+        role: EVALUATION, PROTECTED or TRAINING of `signatures`.
         source: the number of the source as named, -1 for evaluation sets.
     """
 
