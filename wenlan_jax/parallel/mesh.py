@@ -35,7 +35,7 @@ class Preset:
 
     Attributes:
         what: what it is for.
-        sizes: of the axes, in the order of `AXES`; -1 takes the rest of the devices.
+        sizes: of the axes, in the order of `AXES`; -1 takes the rest of the devices, `PER_SLICE` one a slice.
     """
 
     what: str
