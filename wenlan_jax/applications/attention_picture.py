@@ -310,7 +310,16 @@ def render(picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormal
 def write(
     path: Path, picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str
 ) -> None:
-    """Writes the page of `render` to a file, whole or not at all."""
+    """Writes the page of `render` to a file, whole or not at all.
+
+    Args:
+        path: the file.
+        picture: see `render`.
+        boxes: see `render`.
+        readings: see `render`.
+        renormalised: see `render`.
+        title: see `render`.
+    """
     atomic_files.write(path, render(picture, boxes, readings, renormalised, title).encode("utf-8"))
 
 

@@ -185,7 +185,16 @@ def common_parts(current: setup.Run, state: TrainState, batch: dict[str, jax.Arr
 
 
 def optimiser(current: setup.Run, state: TrainState, repeats: int) -> Part:
-    """Times the update of the parameters that are trained."""
+    """Times the update of the parameters that are trained.
+
+    Args:
+        current: the run.
+        state: its state.
+        repeats: how often it is timed.
+
+    Returns:
+        The part.
+    """
     trained, _ = trees.split(state.params, current.recipe.is_trained)
 
     def update(gradient: Any, opt_state: Any, params: Any) -> Any:

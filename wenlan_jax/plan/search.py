@@ -31,7 +31,16 @@ class NothingFits(WenlanError, RuntimeError):  # noqa: N818
 
 
 def with_batch(config: Config, batch_size: int, accumulation: int) -> Config:
-    """Sets batch and micro-batches of a configuration."""
+    """Sets batch and micro-batches of a configuration.
+
+    Args:
+        config: the configuration.
+        batch_size: pairs a step.
+        accumulation: micro-batches a step.
+
+    Returns:
+        The changed configuration.
+    """
     train = dataclasses.replace(config.train, batch_size=batch_size, accumulation=accumulation)
     return dataclasses.replace(config, train=train)
 
