@@ -42,17 +42,17 @@ def train(
     A training catches SIGINT and SIGTERM only in the main thread; elsewhere it runs on.
 
     Args:
-      config: a configuration, the `ConfigDict` of a configuration file, or the path of such a file.
-      workdir: where the run keeps its checkpoints, metrics and pages; one that holds a run is continued.
-      overrides: fields as on the command line, such as `"train.steps=500"`.
+        config: a configuration, the `ConfigDict` of a configuration file, or the path of such a file.
+        workdir: where the run keeps its checkpoints, metrics and pages; one that holds a run is continued.
+        overrides: fields as on the command line, such as `"train.steps=500"`.
 
     Returns:
-      The final figures by name, as `result.json` holds them.
+        The final figures by name, as `result.json` holds them.
 
     Raises:
-      ConfigError: the configuration cannot be used, or is not the one that the run in `workdir` began with.
-      Stopped: a signal ended the training; its state is saved.
-      NonFiniteError: a loss or a gradient was not finite, and `train.non_finite` is `stop`.
+        ConfigError: the configuration cannot be used, or is not the one that the run in `workdir` began with.
+        Stopped: a signal ended the training; its state is saved.
+        NonFiniteError: a loss or a gradient was not finite, and `train.non_finite` is `stop`.
     """
     fields = api_inputs.overrides(overrides)
     if isinstance(config, str | Path):
@@ -67,19 +67,19 @@ def load(place: str | Path, step: int | None = None, *, overrides: str | Sequenc
     """Loads the two towers of a training run or of an import, on one device.
 
     Args:
-      place: the work directory of `wenlan train`, or the directory that `wenlan import` wrote.
-      step: the checkpoint; the newest by default.
-      overrides: fields of the sections `data` and `eval` as on the command line. `"eval.batch_size=16"` sets how many
-        images or texts are encoded at once.
+        place: the work directory of `wenlan train`, or the directory that `wenlan import` wrote.
+        step: the checkpoint; the newest by default.
+        overrides: fields of the sections `data` and `eval` as on the command line. `"eval.batch_size=16"` sets how many
+            images or texts are encoded at once.
 
     Returns:
-      The model. Its parameters are in memory; its programs are compiled when they are first needed.
+        The model. Its parameters are in memory; its programs are compiled when they are first needed.
 
     Raises:
-      CheckpointError: there is no checkpoint.
-      ConfigError: an override names a field that cannot be changed, or a wrong value.
-      ModelError: the model is a single tower, which scores pairs and encodes neither side alone, or has no tokenizer;
-        an argument is not what it should be.
+        CheckpointError: there is no checkpoint.
+        ConfigError: an override names a field that cannot be changed, or a wrong value.
+        ModelError: the model is a single tower, which scores pairs and encodes neither side alone, or has no tokenizer;
+            an argument is not what it should be.
     """
     where, number = api_inputs.path(place, "place"), api_inputs.step(step)
     fields = [*meshes.ONE_DEVICE, *api_inputs.overrides(overrides)]
@@ -100,11 +100,11 @@ class Model:
     """Two towers with all that they need to encode images and texts.
 
     Attributes:
-      run: configuration, mesh, shapes and shardings.
-      tokenizer: turns texts into token ids, as in training.
-      params: the parameters, by tower.
-      batch_stats: the statistics of batch normalisation, by tower.
-      step: the number of the checkpoint.
+        run: configuration, mesh, shapes and shardings.
+        tokenizer: turns texts into token ids, as in training.
+        params: the parameters, by tower.
+        batch_stats: the statistics of batch normalisation, by tower.
+        step: the number of the checkpoint.
     """
 
     run: Run
@@ -129,15 +129,15 @@ class Model:
         """Encodes images, any number of them.
 
         Args:
-          images: one image or a sequence: paths, bytes of files, open files, images of PIL, or arrays (height, width[,
-            3]) of uint8 in RGB. Files are read as in training and by `wenlan embed`.
-          boxes: for a model with `regions.kind=boxes`, of each image the boxes (x1, y1, x2, y2) in its pixels.
+            images: one image or a sequence: paths, bytes of files, open files, images of PIL, or arrays
+                (height, width[, 3]) of uint8 in RGB. Files are read as in training and by `wenlan embed`.
+            boxes: for a model with `regions.kind=boxes`, of each image the boxes (x1, y1, x2, y2) in its pixels.
 
         Returns:
-          Unit rows (images, dim), float32, in the order of the images.
+            Unit rows (images, dim), float32, in the order of the images.
 
         Raises:
-          ModelError: an image cannot be read, by its place in the sequence; boxes that are missing or not asked for.
+            ModelError: an image cannot be read, by its place in the sequence; boxes that are missing or not asked for.
         """
         given = api_inputs.images(images)
         of_images = self._boxes(len(given), boxes)
@@ -151,13 +151,13 @@ class Model:
         """Encodes texts, any number of them, cut to `data.text_length` tokens as in training.
 
         Args:
-          texts: one text or a sequence.
+            texts: one text or a sequence.
 
         Returns:
-          Unit rows (texts, dim), float32, in the order of the texts.
+            Unit rows (texts, dim), float32, in the order of the texts.
 
         Raises:
-          ModelError: something is no text.
+            ModelError: something is no text.
         """
         given = api_inputs.texts(texts)
 
@@ -169,7 +169,18 @@ class Model:
     def similarity(
         self, queries: Float[np.ndarray, "queries dim"], candidates: Float[np.ndarray, "candidates dim"]
     ) -> Float32[np.ndarray, "queries candidates"]:
-        """Cosines of what `encode_texts` or `encode_images` gave. Raises ModelError for what cannot be compared."""
+        """Computes the cosines of embeddings.
+
+        Args:
+            queries: what `encode_texts` or `encode_images` gave.
+            candidates: the same.
+
+        Returns:
+            One row a query, one column a candidate, in [-1, 1].
+
+        Raises:
+            ModelError: for what cannot be compared.
+        """
         rows, columns = api_inputs.embeddings(queries, "queries"), api_inputs.embeddings(candidates, "candidates")
         api_inputs.check_widths(rows, columns)
         return rows @ columns.T
@@ -177,9 +188,17 @@ class Model:
     def preprocess(
         self, images: Image | Iterable[Image], boxes: Iterable[Float[np.ndarray, "boxes 4"]] | None = None
     ) -> Batch:
-        """The fields of a batch of images, as the towers take them: `image` (n, side, side, 3) of uint8, and boxes.
+        """Makes the fields of a batch of images, as the towers take them; the same as `wenlan embed`, bit for bit.
 
-        See `encode_images`; the results are those of `wenlan embed`, bit for bit.
+        Args:
+            images: see `encode_images`.
+            boxes: see `encode_images`.
+
+        Returns:
+            `image` (n, side, side, 3) of uint8, and boxes for a model that reads them.
+
+        Raises:
+            ModelError: see `encode_images`.
         """
         given = api_inputs.images(images)
         return self._preprocess(given, self._boxes(len(given), boxes), 0)
@@ -210,7 +229,17 @@ class Model:
     def tokenize(
         self, texts: str | Iterable[str]
     ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
-        """Token ids and which of them are no filling, `data.text_length` of each text; see `encode_texts`."""
+        """Turns texts into token ids, cut and padded to `data.text_length`.
+
+        Args:
+            texts: see `encode_texts`.
+
+        Returns:
+            Token ids, and True at the tokens that are no padding.
+
+        Raises:
+            ModelError: something is no text.
+        """
         return self.tokenizer.encode(api_inputs.texts(texts), self.config.data.text_length)
 
     def _encode(self, program: Callable[..., jax.Array], make: Callable[[slice], Batch], count: int) -> Embeddings:

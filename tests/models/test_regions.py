@@ -61,7 +61,7 @@ def test_corrected_weights_are_centred_on_the_box():
 
 @pytest.mark.parametrize("size", [12, 15, 19])
 def test_47_of_the_592_official_samples_leave_the_map(size: int):
-    """As the official code has it, on the maps of 380, 456 and 600 pixels: samples that no place of the map reaches."""
+    """As many as the official code has on maps of 380, 456 and 600 pixels: samples that no place of the map reaches."""
     boxes = grid_boxes((6,), True)
 
     def lost(coordinates: str) -> int:

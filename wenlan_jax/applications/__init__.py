@@ -1,1 +1,1 @@
-"""Evaluation protocols: arrays in, figures out. Nothing here knows a model."""
+"""What trained models are used for: embeddings on disk, re-ranking, pages of attention."""

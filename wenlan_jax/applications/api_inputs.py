@@ -36,7 +36,18 @@ class ModelError(WenlanError, ValueError):
 
 
 def path(given: Any, what: str) -> Path:
-    """A path that the user gave. Raises ModelError for what is none."""
+    """Checks a path that the user gave.
+
+    Args:
+        given: what was given.
+        what: its name in messages.
+
+    Returns:
+        The path, with `~` expanded.
+
+    Raises:
+        ModelError: for what is no path, also a URL.
+    """
     if not isinstance(given, str | os.PathLike) or not isinstance(os.fspath(given), str):
         raise ModelError(f"{what}: a path is needed, not {type(given).__name__}")
     name = os.fspath(given)
@@ -54,7 +65,17 @@ def path(given: Any, what: str) -> Path:
 
 
 def step(given: Any) -> int | None:
-    """The number of a checkpoint, or None. Raises ModelError for what is no whole number."""
+    """Checks the number of a checkpoint.
+
+    Args:
+        given: what was given.
+
+    Returns:
+        The number, or None.
+
+    Raises:
+        ModelError: for what is no whole number.
+    """
     try:
         if isinstance(given, bool | np.bool_):
             raise TypeError
@@ -64,7 +85,17 @@ def step(given: Any) -> int | None:
 
 
 def overrides(given: Any) -> list[str]:
-    """Fields of the configuration as on the command line; a single one may be given alone."""
+    """Takes fields of the configuration as on the command line; a single one may be given alone.
+
+    Args:
+        given: what was given.
+
+    Returns:
+        `--config.field=value` each.
+
+    Raises:
+        ModelError: for what is no text.
+    """
     fields = many(given, "overrides", (str,))
     for field in fields:
         if not isinstance(field, str):
@@ -73,7 +104,17 @@ def overrides(given: Any) -> list[str]:
 
 
 def texts(given: Any) -> list[str]:
-    """One text or many, as a list. Raises ModelError for what is no text."""
+    """Takes one text or many.
+
+    Args:
+        given: what was given.
+
+    Returns:
+        A list.
+
+    Raises:
+        ModelError: for what is no text.
+    """
     if isinstance(given, _BYTES):
         raise ModelError(f"texts: a text or a sequence of texts is needed, not {type(given).__name__}; decode it")
     found = many(given, "texts", (str,))
@@ -84,13 +125,34 @@ def texts(given: Any) -> list[str]:
 
 
 def images(given: Any) -> list[Image]:
-    """One image or many, as a list."""
+    """Takes one image or many.
+
+    Args:
+        given: what was given.
+
+    Returns:
+        A list; its elements are not checked.
+
+    Raises:
+        ModelError: for what is neither an image nor a sequence.
+    """
     alone = _is_one_array(given) or hasattr(given, "read") or not isinstance(given, Iterable)
     return [given] if alone else many(given, "images", (str, os.PathLike, *_BYTES))
 
 
 def boxes(given: Any, count: int) -> list[Float64[np.ndarray, "boxes 4"]]:
-    """The boxes of each of `count` images."""
+    """Takes the boxes of images.
+
+    Args:
+        given: what was given.
+        count: the number of images.
+
+    Returns:
+        The boxes of each image, float64.
+
+    Raises:
+        ModelError: for another number of images, or what is no boxes.
+    """
     found = list(given) if isinstance(given, np.ndarray) and given.ndim else many(given, "boxes", ())
     if len(found) != count:
         raise ModelError(f"boxes: {count} images have {len(found)} sets of boxes")
@@ -108,7 +170,19 @@ def _boxes(given: Any, row: int) -> Float64[np.ndarray, "boxes 4"]:
 
 
 def many(given: Any, what: str, alone: tuple[type, ...]) -> list[Any]:
-    """What is given in any order that it has; of the types `alone`, a single one."""
+    """Takes one thing or many, in any order that they have.
+
+    Args:
+        given: what was given.
+        what: its name in messages.
+        alone: the types of a single one.
+
+    Returns:
+        A list.
+
+    Raises:
+        ModelError: for what has no order.
+    """
     if isinstance(given, alone):
         return [given]
     if isinstance(given, Mapping | Set):
@@ -121,7 +195,18 @@ def many(given: Any, what: str, alone: tuple[type, ...]) -> list[Any]:
 
 
 def embeddings(given: Any, what: str) -> np.ndarray:
-    """Rows of embeddings, or a single one."""
+    """Takes rows of embeddings, or a single one.
+
+    Args:
+        given: what was given.
+        what: its name in messages.
+
+    Returns:
+        Float32, of one or two axes.
+
+    Raises:
+        ModelError: for anything else.
+    """
     try:
         found = np.asarray(given, np.float32)
     except (TypeError, ValueError) as error:
@@ -132,7 +217,19 @@ def embeddings(given: Any, what: str) -> np.ndarray:
 
 
 def content(image: Image, what: str) -> bytes | np.ndarray:
-    """The bytes of a file, or pixels. Raises ModelError for what is no image, and OSError."""
+    """Reads an image as far as the model's own decoder needs it.
+
+    Args:
+        image: a path, bytes, an open file, an image of PIL, or an array.
+        what: its name in messages.
+
+    Returns:
+        The bytes of a file, or pixels.
+
+    Raises:
+        ModelError: for what is no image.
+        OSError: for a file that cannot be read.
+    """
     if isinstance(image, _BYTES):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
@@ -204,6 +301,14 @@ def _of_pil(image: Any, what: str) -> bytes:
 
 
 def check_widths(queries: np.ndarray, candidates: np.ndarray) -> None:
-    """Raises ModelError unless both are as wide."""
+    """Checks that queries and candidates are as wide.
+
+    Args:
+        queries: embeddings.
+        candidates: embeddings.
+
+    Raises:
+        ModelError: if they are not.
+    """
     if queries.shape[-1] != candidates.shape[-1]:
         raise ModelError(f"queries of width {queries.shape[-1]}, candidates of width {candidates.shape[-1]}")

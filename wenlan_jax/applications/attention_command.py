@@ -29,7 +29,7 @@ def _language(text: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `wenlan attention`."""
+    """Declares the arguments of `wenlan attention`."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLE
     parser.add_argument("--workdir", type=Path, required=True, help="of a single tower: a training run or an import")
     parser.add_argument("--out", type=Path, required=True, help="directory for the pages")
@@ -54,7 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
-    """Runs `wenlan attention` with configuration `fields` and returns the exit status."""
+    """Runs `wenlan attention`.
+
+    Args:
+        arguments: the parsed arguments.
+        fields: `--config.field=value` each.
+
+    Returns:
+        The exit status.
+    """
     from wenlan_jax.applications import attention_job
 
     attention_job.run(

@@ -36,7 +36,18 @@ class AttentionError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What `wenlan attention` was asked for; see its arguments. `fields`: of the configuration."""
+    """What `wenlan attention` was asked for; see its arguments.
+
+    Attributes:
+        workdir: of a single tower.
+        out: the folder for the pages.
+        step: the checkpoint; None for the newest.
+        rows: the records to draw.
+        split: where they are; None for the first of `eval.final_splits`.
+        languages: of the texts; empty for those of the configuration.
+        renormalise: whether a word's weights are divided by their sum over the regions.
+        fields: `--config.field=value` each.
+    """
 
     workdir: Path
     out: Path
@@ -49,7 +60,20 @@ class Request:
 
 
 def run(request: Request) -> list[Path]:
-    """Draws the records and returns the pages. Raises AttentionError, BadRecord and what `trained.find` raises."""
+    """Draws the attention of some records.
+
+    Args:
+        request: what was asked for.
+
+    Returns:
+        The pages.
+
+    Raises:
+        AttentionError: for records that are not there or have no text in a wanted language.
+        BadRecord: for a record whose image is damaged or that has no regions.
+        CheckpointError: see `trained.find`.
+        TaskError: if the model is no single tower.
+    """
     same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
     distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
     place = Place("--workdir", request.workdir, request.step)
@@ -78,7 +102,19 @@ def run(request: Request) -> list[Path]:
 
 
 def one_a_language(source: Source, row: int, wanted: Wanted) -> list[Text]:
-    """The first wanted text of each language of a record. Raises AttentionError where a wanted language has none."""
+    """Takes the first wanted text of each language of a record.
+
+    Args:
+        source: the records.
+        row: of the record.
+        wanted: the kinds and languages of the texts.
+
+    Returns:
+        One text a language.
+
+    Raises:
+        AttentionError: where a wanted language has none.
+    """
     record = source[row]
     found: dict[str, Text] = {}
     for text in wanted.of(record):
@@ -95,14 +131,23 @@ def one_a_language(source: Source, row: int, wanted: Wanted) -> list[Text]:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The regions that the tower saw of a picture, and where the words of each text look in them."""
+    """What the tower saw of an image.
+
+    Attributes:
+        boxes: of the regions, in units of the image's sides.
+        readings: where the words of each text look in them.
+    """
 
     boxes: Float32[np.ndarray, "regions 4"]
     readings: list[attention_picture.Reading]
 
 
 class Viewer:
-    """A single tower whose last layer's attention is looked at; compiled once for each number of texts."""
+    """Looks at the attention of a single tower's last layer; compiled once for each number of texts.
+
+    Args:
+        model: the single tower.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model, config = model, model.run.config
@@ -111,7 +156,20 @@ class Viewer:
         self._jitted = jax.jit(self._last_layer, out_shardings=meshes.batch_sharding(model.run.mesh))
 
     def look(self, source: Source, row: int, texts: Sequence[Text], renormalise: bool) -> View:
-        """Where `texts` look in the picture of a record. Raises BadRecord for one that is damaged or has no regions."""
+        """Computes where texts look in the image of a record.
+
+        Args:
+            source: the records.
+            row: of the record.
+            texts: the texts.
+            renormalise: whether a word's weights are divided by their sum over the regions.
+
+        Returns:
+            The regions, and where the words look.
+
+        Raises:
+            BadRecord: for a record whose image is damaged or that has no regions.
+        """
         fields = self._recipe.encode([text.text for text in texts], self._shape.tokens)
         regions = self._recipe.regions.empty(1, self._shape.regions, with_classes=False)
         self._recipe.regions.write(source, row, source[row], regions, 0)
@@ -143,7 +201,7 @@ class Viewer:
 
 
 def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[attention_picture.Word]:
-    """The words of a row of real tokens, which begins and ends with a special one."""
+    """Puts together the words of a row of real tokens, which begins and ends with a special one."""
     pieces = tokenizer.pieces(ids)
     special = {pieces[0], pieces[-1]}
     if isinstance(tokenizer, WordPiece):

@@ -41,7 +41,12 @@ class AttentionPictureError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word as a reader knows it, and the places of its pieces among the tokens."""
+    """A word as a reader knows it.
+
+    Attributes:
+        text: the word.
+        places: of its pieces among the tokens.
+    """
 
     text: str
     places: tuple[int, ...]
@@ -51,7 +56,15 @@ Merge = Callable[[Sequence[str], Collection[str]], list[Word]]
 
 
 def merge_word_pieces(pieces: Sequence[str], special: Collection[str]) -> list[Word]:
-    """Words of BERT pieces: a piece with `##` goes on with the word before it. Pieces in `special` are left out."""
+    """Puts together words of BERT pieces: a piece with `##` goes on with the word before it.
+
+    Args:
+        pieces: the spelling of each token.
+        special: pieces that are left out.
+
+    Returns:
+        The words.
+    """
 
     def begins(piece: str, before: str) -> bool:
         return not (before and piece.startswith(_CONTINUED))
@@ -60,9 +73,16 @@ def merge_word_pieces(pieces: Sequence[str], special: Collection[str]) -> list[W
 
 
 def merge_sentence_pieces(pieces: Sequence[str], special: Collection[str]) -> list[Word]:
-    """Words of SentencePiece pieces: a piece with `▁` begins one. Pieces in `special` are left out.
+    """Puts together words of SentencePiece pieces: a piece with `▁` begins one.
 
     Chinese and Japanese have no spaces to tell words by; there every piece is a word, with the `▁` before it.
+
+    Args:
+        pieces: the spelling of each token.
+        special: pieces that are left out.
+
+    Returns:
+        The words.
     """
 
     def begins(piece: str, before: str) -> bool:
@@ -104,10 +124,19 @@ def text_to_regions(
     region_mask: Bool[np.ndarray, " regions"],
     renormalise: bool,
 ) -> Float32[np.ndarray, "tokens valid"]:
-    """Attention of the text's places to the valid regions, the mean of all heads.
+    """Computes how much each token attends to each valid region, the mean of all heads.
 
-    `attention`: of one pair and layer, rows look at columns, the regions after `text_length` places of text. With
-    `renormalise`, rows sum to 1 over the regions.
+    Args:
+        attention: of one pair and layer; rows are queries, columns keys, the regions after the text.
+        text_length: how many places the text takes.
+        region_mask: which regions are valid.
+        renormalise: make rows sum to 1 over the regions.
+
+    Returns:
+        One row a token, one column a valid region.
+
+    Raises:
+        AttentionPictureError: for attention of another shape.
     """
     if attention.ndim != 3 or attention.shape[1:] != (text_length + len(region_mask),) * 2:
         raise AttentionPictureError(
@@ -122,7 +151,18 @@ def text_to_regions(
 def of_words(
     weights: Float[np.ndarray, "tokens regions"], words: Sequence[Word]
 ) -> Float32[np.ndarray, "words regions"]:
-    """The mean of the rows of each word's pieces."""
+    """Averages the rows of each word's pieces.
+
+    Args:
+        weights: one row a token.
+        words: the words.
+
+    Returns:
+        One row a word.
+
+    Raises:
+        AttentionPictureError: for a word beyond the tokens.
+    """
     beyond = [word.text for word in words if max(word.places) >= len(weights)]
     if beyond:
         raise AttentionPictureError(f"{len(weights)} tokens have attention, but {beyond[0]!r} stands beyond them.")
@@ -131,9 +171,21 @@ def of_words(
 
 
 def heat(boxes: Boxes, weights: Weights, height: int, width: int) -> Float32[np.ndarray, "{height} {width}"]:
-    """For every pixel the largest weight of the regions that cover it; 0 where there is none.
+    """Finds for every pixel the largest weight of the regions that cover it.
 
     A pixel belongs to a region when its centre does, so that the cells of a grid neither overlap nor leave gaps.
+
+    Args:
+        boxes: of the regions, in units of the image's sides.
+        weights: of the regions, from 0.
+        height: in pixels.
+        width: in pixels.
+
+    Returns:
+        The weights; 0 where there is no region.
+
+    Raises:
+        AttentionPictureError: for boxes and weights that do not go together.
     """
     if boxes.shape != (len(weights), 4) or not np.isfinite(weights).all() or (weights < 0).any():
         raise AttentionPictureError(f"{len(weights)} weights from 0 on need as many boxes, got {boxes.shape}.")
@@ -147,14 +199,26 @@ def heat(boxes: Boxes, weights: Weights, height: int, width: int) -> Float32[np.
 
 
 def is_whole(boxes: Boxes) -> Bool[np.ndarray, " regions"]:
-    """Which regions are the whole picture."""
+    """Says which regions are the whole image."""
     return np.all(np.hstack([boxes[:, :2] <= 0, boxes[:, 2:] >= 1]), axis=1)
 
 
 def panel(picture: Picture, boxes: Boxes, weights: Weights, largest: float) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The picture with its regions shaded by weight, `largest` the strongest shade, and the best region framed.
+    """Shades the regions of an image by weight and frames the best one.
 
-    All `boxes` are drawn, a whole picture among them, too.
+    All `boxes` are drawn, a whole image among them, too.
+
+    Args:
+        picture: RGB.
+        boxes: of the regions, in units of the image's sides.
+        weights: of the regions, from 0.
+        largest: the weight of the strongest shade.
+
+    Returns:
+        The panel; its longer side has `PANEL_SIDE` pixels.
+
+    Raises:
+        AttentionPictureError: for a `largest` of 0 or below.
     """
     if largest <= 0:
         raise AttentionPictureError(f"The largest weight must be positive, got {largest}.")
@@ -173,7 +237,14 @@ def panel(picture: Picture, boxes: Boxes, weights: Weights, largest: float) -> U
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A text in one language and where its words look: `weights[w]` of `words[w]`, as `of_words` gives them."""
+    """A text in one language and where its words look.
+
+    Attributes:
+        text: the text.
+        language: its code.
+        words: its words.
+        weights: of each word for each region, as `of_words` gives them.
+    """
 
     text: str
     language: str
@@ -204,9 +275,20 @@ def _section(picture: Picture, boxes: Boxes, reading: Reading) -> str:
 
 
 def render(picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str) -> str:
-    """The page as HTML text: the picture, then each reading with a panel a word, shaded on one scale a reading.
+    """Renders the page: the image, then each reading with a panel a word, shaded on one scale a reading.
 
-    `renormalised`: whether the weights of a word sum to 1 over the regions, which the page states.
+    Args:
+        picture: RGB.
+        boxes: of the regions, in units of the image's sides.
+        readings: one a text.
+        renormalised: whether the weights of a word sum to 1 over the regions, which the page states.
+        title: of the page.
+
+    Returns:
+        HTML.
+
+    Raises:
+        AttentionPictureError: for an image that is none.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise AttentionPictureError(f"picture: uint8 (height, width, 3) is needed, got {picture.dtype}{picture.shape}.")
@@ -228,7 +310,16 @@ def render(picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormal
 def write(
     path: Path, picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str
 ) -> None:
-    """Writes the page of `render` to `path`, whole or not at all."""
+    """Writes the page of `render` to a file, whole or not at all.
+
+    Args:
+        path: the file.
+        picture: see `render`.
+        boxes: see `render`.
+        readings: see `render`.
+        renormalised: see `render`.
+        title: see `render`.
+    """
     atomic_files.write(path, render(picture, boxes, readings, renormalised, title).encode("utf-8"))
 
 

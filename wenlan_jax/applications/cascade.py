@@ -34,9 +34,13 @@ PairScores = Callable[[Pairs, Pairs], Float32[np.ndarray, " pairs"]]
 class Way:
     """One way of retrieval on a split.
 
-    queries: the rows of the queries among the texts or pictures of the split; a picture without a text is none.
-    languages: of the queries, where they are texts. candidates: how many there are. orders: rows of the best of them
-    for each query, by the two towers. judgements: see `reranking.against_depth`.
+    Attributes:
+        name: `text_to_image` or `image_to_text`.
+        queries: the rows of the queries among the texts or images of the split; an image without a text is none.
+        languages: of the queries, where they are texts.
+        candidates: how many there are.
+        orders: rows of the best of them for each query, by the two towers.
+        judgements: see `reranking.against_depth`.
     """
 
     name: str
@@ -48,16 +52,24 @@ class Way:
 
     @property
     def title(self) -> str:
-        """For a person."""
+        """The name for a person."""
         return self.name.replace("_", " ")
 
     def sides(self, queries: Pairs, rows: Pairs) -> tuple[Pairs, Pairs]:
-        """The row of the text and of the picture of pairs (number of the query, row of the candidate)."""
+        """Splits pairs of query and candidate into text and image.
+
+        Args:
+            queries: the number of each pair's query.
+            rows: the row of each pair's candidate.
+
+        Returns:
+            The rows of the texts, and of the images.
+        """
         chosen = self.queries[queries]
         return (chosen, rows) if self.name == TEXT_TO_IMAGE else (rows, chosen)
 
     def part(self, chosen: Int64[np.ndarray, " part"]) -> Way:
-        """This way for some of its queries, given by their numbers."""
+        """Narrows this way to some of its queries, given by their numbers."""
         return dataclasses.replace(
             self,
             queries=self.queries[chosen],
@@ -68,7 +80,15 @@ class Way:
 
 
 def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
-    """Both ways, with the best `depth` candidates of each query (fewer where there are fewer)."""
+    """Makes both ways of retrieval on a split.
+
+    Args:
+        embedded: the split, embedded by the two towers.
+        depth: how many of the best candidates of each query are kept.
+
+    Returns:
+        Text to image, and image to text.
+    """
     links = embedded.links
     of_texts, of_images = reranking.text_judgements(links), reranking.image_judgements(links, links.images)
     with_text = np.flatnonzero(links.texts_of_picture)
@@ -99,7 +119,17 @@ def best(
     judgements: Sequence[Mapping[int, int]],
     depth: int,
 ) -> Int64[np.ndarray, "queries best"]:
-    """The best `depth` candidates of each query by dot product, ties against the truths, otherwise by row."""
+    """Finds the best candidates of each query by dot product; ties count against the truths, else they go by row.
+
+    Args:
+        queries: embeddings.
+        candidates: embeddings.
+        judgements: the true candidates of each query, by row.
+        depth: how many.
+
+    Returns:
+        Rows of candidates, best first.
+    """
     orders = np.empty((len(queries), min(depth, len(candidates))), np.int64)
     largest = np.linalg.norm(candidates, axis=1).max()
     rows = max(1, BLOCK // len(candidates))
@@ -115,9 +145,13 @@ def best(
 
 
 class Rescorer:
-    """Scores of a way's pairs among the best `depth`, ties against the truths; remembers them, and says how far it is.
+    """Scores the pairs of a way; ties count against the truths. It remembers the scores, and says how far it is.
 
-    pairs: that will be asked for in all.
+    Args:
+        way: the way of retrieval.
+        depth: how many candidates of each query may be scored.
+        score: scores pairs of texts and images.
+        pairs: how many will be asked for in all, for progress lines.
     """
 
     def __init__(self, way: Way, depth: int, score: PairScores, pairs: int) -> None:
@@ -140,11 +174,11 @@ class Rescorer:
         return found
 
     def of(self, chosen: Int64[np.ndarray, " part"]) -> reranking.Scorer:
-        """The remembered scores, as the scorer of the queries `chosen`, whose numbers begin at 0 there."""
+        """Returns the remembered scores, as the scorer of the queries `chosen`, whose numbers begin at 0 there."""
         return lambda queries, rows: self._again(chosen[queries], rows)
 
     def matrix(self, depth: int) -> Float32[np.ndarray, "queries depth"]:
-        """The remembered scores of the best `depth` candidates of each query, in their order."""
+        """Returns the remembered scores of the first `depth` candidates of each query."""
         rows = self._way.orders[:, :depth]
         queries = np.repeat(np.arange(len(rows)), rows.shape[1])
         return self._again(queries, rows.reshape(-1)).reshape(rows.shape)
@@ -164,8 +198,11 @@ class Rescorer:
 class Measured:
     """A way at depth 0 and at the wanted ones: all its queries, and those of each language where they are texts.
 
-    The seconds of languages are those of reading scores again, and mean nothing. scores: of the single tower, for the
-    candidates of `way.orders` down to the deepest.
+    Attributes:
+        way: the way of retrieval.
+        rows: one a depth.
+        by_language: the same of each language; their seconds are those of reading scores again, and mean nothing.
+        scores: of the single tower, for the candidates of `way.orders` down to the deepest.
     """
 
     way: Way
@@ -174,7 +211,7 @@ class Measured:
     scores: Float32[np.ndarray, "queries depth"]
 
     def figures(self) -> dict[str, float]:
-        """`<way>/top_<k>/<name>`, with a language before the way where there are several."""
+        """Returns the figures as `<way>/top_<k>/<name>`, with a language before the way where there are several."""
         found = _figures(self.way.name, self.rows)
         found |= {
             f"{self.way.name}/top_{row.top_k}/seconds_per_query": row.seconds_per_query
@@ -186,7 +223,7 @@ class Measured:
         return found
 
     def table(self) -> str:
-        """Quality against depth; below it recall at the smallest k for each language."""
+        """Writes quality against depth; below it recall at the smallest k for each language."""
         way = self.way
         lines = [f"{way.title}, {len(way.orders)} queries, {way.candidates} candidates"]
         lines.append(reranking.table(self.rows, PROTOCOL.k))
@@ -207,7 +244,19 @@ def measure(
     batch_size: int,
     clock: reranking.Clock,
 ) -> Measured:
-    """Re-ranks the best of each query at each of `depths`, timed, in batches of `batch_size` pairs."""
+    """Re-ranks the best candidates of each query, timed.
+
+    Args:
+        way: the way of retrieval.
+        depths: how many candidates are re-ranked.
+        ks: of recall.
+        score: scores pairs of texts and images.
+        batch_size: pairs scored at once.
+        clock: the time in seconds.
+
+    Returns:
+        Quality and cost at each depth.
+    """
     pairs = sum(way.orders[:, :depth].size for depth in depths)
     rescorer = Rescorer(way, max(depths), score, pairs)
 

@@ -50,10 +50,20 @@ class _TextQuery:
 
 
 def latency(two: Model, single: Model, embedded: Embedded, pictures: Batch, depths: Sequence[int]) -> dict[str, float]:
-    """`latency/top_<k>/seconds`: the median time of a text query that is served alone, with depth 0 for two towers.
+    """Times a text query that is served alone.
 
-    From the text to its ranking of all pictures of the split: embedding, product with the embeddings of the pictures,
-    order, then the scores of k pairs in one batch. Embeddings and `pictures` (the single tower's fields) are in memory.
+    From the text to its ranking of all images of the split: embedding, product with those of the images, order,
+    then the scores of k pairs in one batch. Embeddings and `pictures` are in memory.
+
+    Args:
+        two: the two towers.
+        single: the single tower.
+        embedded: the split, embedded by the two towers.
+        pictures: the single tower's fields of all images.
+        depths: how many candidates are re-ranked.
+
+    Returns:
+        `latency/top_<k>/seconds`, the median over queries, with depth 0 for two towers.
     """
     numbers = np.unique(np.linspace(0, len(embedded.texts) - 1, QUERIES).astype(int))
     texts = [embedded.texts[number].text.text for number in numbers]
@@ -88,11 +98,18 @@ def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
 
 
 def gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float]:
-    """`speed/<name>`: the same task for both models, to rank the first `pictures` of a split for each of their texts.
+    """Times both models at the same task: to rank the first images of a split for each of their texts.
 
-    two_towers_seconds: reading, embedding each picture and text once, the product, the order. single_tower_seconds:
-    reading, scoring every pair, the order. times: one by the other; it grows with the number of pictures. Also
-    items (pictures and texts) and pairs, and how many of them a second.
+    Args:
+        two: the two towers.
+        single: the single tower.
+        split: the name of the split.
+        pictures: how many images.
+
+    Returns:
+        `speed/<name>`: `two_towers_seconds` for reading, embedding each image and text once, the product, the order;
+        `single_tower_seconds` for reading, scoring every pair, the order; `times`, one by the other, which grows with
+        the number of images; and how many items and pairs there are and were done a second.
     """
     config = two.run.config
     part = f"{split}[:{pictures}]"
@@ -129,7 +146,15 @@ def gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float
 
 
 def table(figures: dict[str, float], depths: Sequence[int]) -> str:
-    """Both in a few lines; `figures` are those of `latency` and, where it was asked for, of `gap`."""
+    """Writes both in a few lines.
+
+    Args:
+        figures: those of `latency` and, where it was asked for, of `gap`.
+        depths: how many candidates were re-ranked.
+
+    Returns:
+        The lines.
+    """
     alone = ", ".join(f"best {depth} {1e3 * figures[f'latency/top_{depth}/seconds']:.1f} ms" for depth in depths)
     lines = [f"a text query served alone: none {1e3 * figures['latency/top_0/seconds']:.1f} ms, {alone}"]
     if "speed/times" in figures:

@@ -35,12 +35,24 @@ class EmbedError(WenlanError, ValueError):
 
 
 def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str], overrides: Sequence[str]) -> None:
-    """Embeds `splits` (all by default) of `data.source` with checkpoint `step` (the newest by default).
+    """Embeds all images and texts of a data set.
 
-    Writes SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) into `out`, float32 unit rows in the order
-    of the records and of the texts within them, as `wenlan score` reads them. Every text counts, whatever `eval.kinds`
-    and `eval.languages` say. Arrays are written batch by batch and get their names when they are complete; those that
-    are there already are left, so that the same command goes on after a stop. Several processes must see one `out`.
+    Writes SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim), float32 unit vectors in the order of the
+    records and of the texts within them, as `wenlan score` reads them. Every text counts, whatever `eval.kinds` and
+    `eval.languages` say. Arrays are written batch by batch and get their names when they are complete; those that are
+    there already are left, so that the same command goes on after a stop.
+
+    Args:
+        workdir: of two towers: a training run or an import.
+        step: the checkpoint; None for the newest.
+        out: the folder for the arrays; several processes must see one.
+        splits: of `data.source`; empty for all.
+        overrides: `--config.field=value` each.
+
+    Raises:
+        EmbedError: if `out` holds arrays of another model or of other data.
+        CheckpointError: if there is no such checkpoint.
+        TaskError: if the model is no pair of towers.
     """
     atomic_files.check_kind(out, NOTE)
     same = {"--workdir": str(workdir), "--step": step, "splits": list(splits), "fields": list(overrides)}

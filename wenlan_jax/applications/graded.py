@@ -34,7 +34,7 @@ class JudgementsError(WenlanError, ValueError):
 
 
 def protocol(settings: sections.Graded) -> graded_ranking.Protocol:
-    """The protocol of a configuration."""
+    """Makes the protocol of graded judgements from the section `eval.graded`."""
     return graded_ranking.Protocol(
         k=settings.k,
         gain=settings.gain,
@@ -45,7 +45,17 @@ def protocol(settings: sections.Graded) -> graded_ranking.Protocol:
 
 
 def read(path: Path) -> Judged:
-    """The judgements of a file. Raises JudgementsError, which names the line."""
+    """Reads the judgements of a file.
+
+    Args:
+        path: the file, a JSON object a line.
+
+    Returns:
+        The grade of each judged image of each text, by the id of its record.
+
+    Raises:
+        JudgementsError: names the line that is wrong.
+    """
     found: dict[str, dict[str, int]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -83,9 +93,20 @@ def _line(line: str, place: str) -> tuple[str, str, int]:
 
 
 def of_split(judged: Judged, texts: Sequence[str], source: Source) -> Numbered:
-    """The judgements of the texts that a split has; of equal texts the first one stands for all.
+    """Finds the judgements of the texts that a split has; of equal texts the first one stands for all.
 
-    Reads the ids of all records. Raises JudgementsError for a judged picture that the split lacks or has twice.
+    Reads the ids of all records.
+
+    Args:
+        judged: the judgements of a file.
+        texts: of the split.
+        source: the records of the split.
+
+    Returns:
+        The grades by number of the text and row of the image.
+
+    Raises:
+        JudgementsError: for a judged image that the split lacks or has twice.
     """
     numbers = {true_pairs.words(text): number for number, text in reversed(list(enumerate(texts)))}
     here = {text: pictures for text, pictures in judged.items() if text in numbers}
@@ -102,14 +123,28 @@ def of_split(judged: Judged, texts: Sequence[str], source: Source) -> Numbered:
 
 
 def check(judged: Numbered, how: graded_ranking.Protocol) -> None:
-    """Raises RankingError where no text counts, before anything is scored."""
+    """Checks that some text counts, before anything is scored.
+
+    Args:
+        judged: the judgements of a split.
+        how: the protocol.
+
+    Raises:
+        RankingError: if none does.
+    """
     graded_ranking.evaluate({}, judged, how)
 
 
 def figures(measured: Measured, judged: Numbered, how: graded_ranking.Protocol) -> dict[str, float]:
-    """`graded/top_<k>/<name>` of texts as queries, with depth 0 for two towers; names as of `ranking.evaluate`.
+    """Computes NDCG and MAP of texts as queries, at each depth of the cascade.
 
-    The orders of `measured` must reach down to `how.k` where there are as many pictures.
+    Args:
+        measured: the cascade; its orders must reach down to `how.k` where there are as many images.
+        judged: the judgements of the split.
+        how: the protocol.
+
+    Returns:
+        `graded/top_<k>/<name>`, with depth 0 for two towers; names as of `graded_ranking.evaluate`.
     """
     queries = np.array(sorted(judged))
     orders, scores = measured.way.orders[queries], measured.scores[queries]
@@ -122,7 +157,16 @@ def figures(measured: Measured, judged: Numbered, how: graded_ranking.Protocol) 
 
 
 def table(found: Mapping[str, float], depths: Sequence[int], how: graded_ranking.Protocol) -> str:
-    """A line a depth: NDCG, mean average precision, and the share of the results shown that was judged."""
+    """Writes a line a depth: NDCG, mean average precision, and the share of the results shown that was judged.
+
+    Args:
+        found: what `figures` gave.
+        depths: how many candidates were re-ranked.
+        how: the protocol.
+
+    Returns:
+        The table.
+    """
     texts = found["graded/top_0/queries"]
     lines = [
         f"graded judgements of {texts:.0f} texts, gain {how.gain}, relevant from grade {how.relevant_from}",

@@ -26,7 +26,7 @@ example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `wenlan rerank`."""
+    """Declares the arguments of `wenlan rerank`."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLE
     parser.add_argument("--workdir", type=Path, required=True, help="of the two towers: a training run or an import")
     parser.add_argument("--single", type=Path, required=True, help="of the single tower: a training run or an import")
@@ -59,7 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
-    """Runs `wenlan rerank` with configuration `fields` and returns the exit status."""
+    """Runs `wenlan rerank`.
+
+    Args:
+        arguments: the parsed arguments.
+        fields: `--config.field=value` each.
+
+    Returns:
+        The exit status.
+    """
     from wenlan_jax.applications import rerank_job
 
     rerank_job.run(

@@ -41,7 +41,19 @@ class CascadeError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What `wenlan rerank` was asked for; see its arguments. `fields`: of the configuration, for both models."""
+    """What `wenlan rerank` was asked for; see its arguments.
+
+    Attributes:
+        workdir: of the two towers.
+        single: the work directory of the single tower.
+        out: the folder for the results.
+        depths: how many candidates of a query are re-ranked.
+        step: the checkpoint of the two towers; None for the newest.
+        single_step: the checkpoint of the single tower; None for the newest.
+        speed_pictures: images that both models rank to compare their speed; 0 for no comparison.
+        judgements: a file of graded judgements; None for none.
+        fields: `--config.field=value` each, for both models.
+    """
 
     workdir: Path
     single: Path
@@ -55,9 +67,19 @@ class Request:
 
 
 def run(request: Request) -> dict[str, float]:
-    """Re-ranks the splits of the two towers' configuration and returns the figures, which rerank.json holds, too.
+    """Re-ranks the splits of the two towers' configuration.
 
-    Raises CascadeError, JudgementsError and what `trained.find` raises.
+    Args:
+        request: what was asked for.
+
+    Returns:
+        The figures, which rerank.json holds, too.
+
+    Raises:
+        CascadeError: for models or depths that no cascade can be made of.
+        JudgementsError: for a file of judgements that cannot be used.
+        CheckpointError: see `trained.find`.
+        TaskError: for a model of another kind.
     """
     if not request.depths or min(request.depths) < 1:
         raise CascadeError(f"--top-k: numbers from 1 on are needed, got {list(request.depths)}")

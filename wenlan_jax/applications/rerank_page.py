@@ -20,7 +20,14 @@ TITLE = "What re-ranking changes"
 
 
 def write(path: Path, embedded: Embedded, measured: Sequence[Measured], count: int) -> None:
-    """Writes the page: `count` texts as queries and a third as many pictures, evenly spread, both ways of a split."""
+    """Writes the page of re-ranking, both ways of a split.
+
+    Args:
+        path: the file.
+        embedded: the split, embedded by the two towers.
+        measured: both ways.
+        count: how many texts are shown, and a third as many images, evenly spread.
+    """
     queries: list[gallery.GalleryRow] = []
     for found in measured:
         wanted = count if found.way.name == TEXT_TO_IMAGE else -(-count // 3)
@@ -32,7 +39,16 @@ def write(path: Path, embedded: Embedded, measured: Sequence[Measured], count: i
 
 
 def before_and_after(embedded: Embedded, found: Measured, number: int) -> list[gallery.GalleryRow]:
-    """Query `number` twice. Scores are cosines before, and those of the single tower after."""
+    """Makes two rows of a query: by two towers, and after re-ranking.
+
+    Args:
+        embedded: the split.
+        found: one way of retrieval.
+        number: of the query.
+
+    Returns:
+        Both rows; scores are cosines before, and those of the single tower after.
+    """
     way, depth = found.way, found.scores.shape[1]
     before = _whole_order(embedded, way, number)
     after = reranking.reorder(before, found.scores[number : number + 1])

@@ -22,7 +22,15 @@ SECTIONS = ("data.", "eval.", "mesh.")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained model on its devices."""
+    """A trained model on its devices.
+
+    Attributes:
+        run: configuration, mesh, shapes and shardings.
+        tokenizer: of its training.
+        params: parameters by tower.
+        batch_stats: running statistics by tower.
+        step: the number of the checkpoint.
+    """
 
     run: Run
     tokenizer: Tokenizer
@@ -33,7 +41,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a model is: what the command calls its directory, the directory, the checkpoint (None: the newest)."""
+    """Where a model is.
+
+    Attributes:
+        option: what the command calls its directory.
+        workdir: the directory.
+        step: the checkpoint; None for the newest.
+    """
 
     option: str
     workdir: Path
@@ -41,9 +55,19 @@ class Place:
 
 
 def find(place: Place, fields: Sequence[str], model: str) -> restore.Trained:
-    """The checkpoint with `fields` of `SECTIONS` set, not read yet.
+    """Opens a checkpoint; its arrays are not read yet.
 
-    Raises TaskError unless it is of a kind of `model`, and CheckpointError where there is none or it has no tokenizer.
+    Args:
+        place: where it is.
+        fields: `--config.field=value` each, of `SECTIONS`.
+        model: the kind of model that is needed, such as `two towers`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        TaskError: unless it is of that kind.
+        CheckpointError: where there is none, or it has no tokenizer.
     """
     trained = restore.load(place.workdir, place.step, fields, SECTIONS)
     task = registry.of(trained.config)
@@ -62,7 +86,15 @@ def find(place: Place, fields: Sequence[str], model: str) -> restore.Trained:
 
 
 def read(place: Place, trained: restore.Trained) -> Model:
-    """The arrays of a checkpoint that was found at `place`, on the devices."""
+    """Reads the arrays of a checkpoint onto the devices.
+
+    Args:
+        place: where it was found.
+        trained: what `find` gave.
+
+    Returns:
+        The model.
+    """
     assert trained.tokenizer is not None  # `find` has looked
     state = trained.read("params", "batch_stats")
     size = trees.size(state["params"])

@@ -33,8 +33,10 @@ OnDevices = dict[str, jax.Array]
 class TorchSide(NamedTuple):
     """What PyTorch needs to take the same step.
 
-    check: whether it can follow a configuration. job: what its process is started with. said: our side of what its
-    `Worker.said` says.
+    Attributes:
+        check: raises if it cannot follow a configuration.
+        job: makes what its process is started with.
+        said: computes our side of what its `Worker.said` says.
     """
 
     check: Callable[[experiment.Config], None]
@@ -64,7 +66,21 @@ def _torch_side(config: experiment.Config) -> TorchSide:
 
 
 def run_bench(config: experiment.Config, steps: int, against: str | None, out: Path | None) -> dict[str, float]:
-    """Measures `config`, prints a report and returns its figures by name; also writes them to `out` if given."""
+    """Measures a configuration and prints a report.
+
+    Args:
+        config: the configuration; its vocabulary size must be known.
+        steps: how many are timed.
+        against: `torch` to take the same steps in PyTorch; None for no comparison.
+        out: a file for the figures, as JSON; None for none.
+
+    Returns:
+        The figures by name.
+
+    Raises:
+        ConfigError: if the size of the vocabulary is left to a tokenizer.
+        TorchError: where PyTorch has no such step.
+    """
     experiment.require_vocabulary(config, "a benchmark")
     task, theirs = registry.of(config), _torch_side(config) if against else None
     current = setup.set_up(config)

@@ -62,14 +62,26 @@ with open(target, "wb") as file:
 
 
 class Cost(NamedTuple):
-    """Of one process: seconds from start to end, and its largest resident size in bytes."""
+    """What a process took.
+
+    Attributes:
+        seconds: from start to end.
+        peak: its largest resident size in bytes.
+    """
 
     seconds: float
     peak: int
 
 
 class Round(NamedTuple):
-    """What each part cost in one round. `writing` is an export without its proof, which no command offers."""
+    """What each part cost in one round.
+
+    Attributes:
+        plain_copy: a copy by PyTorch.
+        importing: `wenlan import`.
+        writing: an export without its proof, which no command offers.
+        exporting: `wenlan export`.
+    """
 
     plain_copy: Cost
     importing: Cost
@@ -82,11 +94,20 @@ class ConversionError(WenlanError, RuntimeError):
 
 
 def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[str, float]:
-    """Measures both directions of the `brivl` layout for the configuration `path` with `fields` set; prints ratios.
+    """Measures both directions of the `brivl` layout; prints ratios.
 
-    Needs some five times the file's size in the temporary directory. Returns the figures by name, medians of `ROUNDS`;
-    also writes them to `out` if given. Raises ConversionError with the output of a command that fails, and for a single
-    tower.
+    It needs some five times the file's size in the temporary directory.
+
+    Args:
+        path: a configuration file.
+        fields: `--config.field=value` each.
+        out: a file for the figures, as JSON; None for none.
+
+    Returns:
+        The figures by name, medians of `ROUNDS`.
+
+    Raises:
+        ConversionError: with the output of a command that fails, and for a single tower.
     """
     config = experiment.load(path, fields)
     if registry.of(config).model != TWO_TOWERS:
@@ -155,7 +176,7 @@ def write_random(config: experiment.Config, path: Path) -> None:
 
 
 def random_model(config: experiment.Config) -> exporting.Model:
-    """A model of a configuration's size with random weights, as `wenlan export` would read it from a checkpoint."""
+    """Makes a model of a configuration's size with random weights, as `wenlan export` would read it."""
     shapes = setup.set_up(config, jax.devices()[:1]).shapes
     random = np.random.default_rng(config.seed)
 
@@ -176,7 +197,17 @@ def random_model(config: experiment.Config) -> exporting.Model:
 
 
 def cost(command: Sequence[str]) -> Cost:
-    """Runs a command; raises ConversionError with what it printed if it fails."""
+    """Runs a command.
+
+    Args:
+        command: its words.
+
+    Returns:
+        What it took.
+
+    Raises:
+        ConversionError: with what it printed, if it fails.
+    """
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -191,6 +222,6 @@ def cost(command: Sequence[str]) -> Cost:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same arrays to the bit; one pair of arrays is compared at a time."""
+    """Says whether two files hold the same arrays to the bit; one pair of arrays is compared at a time."""
     first, second = weights.read(one), weights.read(other)
     return first.keys() == second.keys() and all(first[key].tobytes() == second[key].tobytes() for key in first)

@@ -36,11 +36,20 @@ TORCH: tuple[Kind, ...] = ("DataLoader, same work", "DataLoader, usual transform
 
 
 def run_data(config: experiment.Config, records: int, against: str | None, out: Path | None) -> dict[str, float]:
-    """Measures the loader under `config`'s data.workers, .prefetch, .text_length, .antialias and .averaging; prints a
-    table.
+    """Measures the loader under data.workers, .prefetch, .text_length, .antialias and .averaging; prints a table.
 
-    `records` pictures of each stored size are made in the temporary directory. Returns the figures by name; also
-    writes them to `out` if given. Raises SideError when a loader fails.
+    Args:
+        config: the configuration.
+        records: images of each stored size, made in the temporary directory.
+        against: `torch` to measure PyTorch's loaders, too; None for no comparison.
+        out: a file for the figures, as JSON; None for none.
+
+    Returns:
+        The figures by name.
+
+    Raises:
+        ConfigError: for fewer than one record.
+        SideError: when a loader fails.
     """
     if records < 1:
         raise ConfigError(f"--data-records: at least 1 is needed, not {records}")

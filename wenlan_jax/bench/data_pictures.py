@@ -30,7 +30,16 @@ HAN = 2000
 
 
 def picture(width: int, height: int, random: np.random.Generator) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture of noise with a photograph's spectrum, and a dozen ellipses."""
+    """Makes an image of noise with a photograph's spectrum, and a dozen ellipses.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        random: what is drawn from.
+
+    Returns:
+        RGB.
+    """
     pixels = np.full((height, width, 3), 128, np.float32)
     for octave in range(OCTAVES):
         cells = 4 << octave
@@ -47,12 +56,22 @@ def picture(width: int, height: int, random: np.random.Generator) -> UInt8[np.nd
 
 
 def caption(random: np.random.Generator) -> str:
-    """A text of 8 to 30 random Chinese characters."""
+    """Makes a text of 8 to 30 random Chinese characters."""
     return "".join(chr(FIRST_HAN + int(code)) for code in random.integers(HAN, size=random.integers(8, 31)))
 
 
 def make_records(count: int, width: int, height: int, seed: int) -> Iterator[records.Record]:
-    """`count` records with a JPEG and a caption each."""
+    """Makes records with a JPEG and a caption each.
+
+    Args:
+        count: how many.
+        width: of the images, in pixels.
+        height: of the images, in pixels.
+        seed: of what is drawn.
+
+    Yields:
+        The records.
+    """
     random = np.random.default_rng(seed)
     for number in range(count):
         jpeg = cv2.imencode(".jpg", picture(width, height, random), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
@@ -61,8 +80,18 @@ def make_records(count: int, width: int, height: int, seed: int) -> Iterator[rec
 
 
 def write(directory: Path, count: int, width: int, height: int, seed: int) -> int:
-    """Writes records to `directory`/records as a packed data set, and their JPEGs with captions.txt to
-    `directory`/files; returns the bytes of all JPEGs."""
+    """Writes records as a packed data set (`records`), and their JPEGs with captions.txt (`files`).
+
+    Args:
+        directory: where both go.
+        count: how many records.
+        width: of the images, in pixels.
+        height: of the images, in pixels.
+        seed: of what is drawn.
+
+    Returns:
+        The bytes of all JPEGs.
+    """
     files, size, captions = directory / "files", 0, []
     files.mkdir(parents=True)
 

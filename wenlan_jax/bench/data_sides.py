@@ -45,7 +45,21 @@ class SideError(WenlanError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a side loads: `folder` as `data_pictures.write` leaves it, into batches of pictures of side `size`."""
+    """What a side loads.
+
+    Attributes:
+        kind: which loader.
+        folder: as `data_pictures.write` leaves it.
+        vocabulary: a vocab.txt.
+        size: side of the images of a batch, in pixels.
+        batch_size: records of a batch.
+        workers: data processes.
+        prefetch: batches that are kept ready.
+        text_length: tokens of a text.
+        antialias: see `images.resize`.
+        averaging: see `loader.Pictures`.
+        seed: of the order.
+    """
 
     kind: Kind
     folder: Path
@@ -106,7 +120,7 @@ def _batches(job: Job) -> Iterator[Any]:
 
 
 def serve(connection: Connection, job: Job) -> None:
-    """The process's loop: takes as many batches as it is asked for, until the other side closes."""
+    """Takes as many batches as it is asked for, until the other side closes; the loop of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
         # Grain looks for jax's profiler, which is kept out here, and warns.
@@ -123,7 +137,11 @@ def serve(connection: Connection, job: Job) -> None:
 
 
 class Side:
-    """A loader in a process. A context manager: leaving it ends the process and its workers."""
+    """A loader in a process. A context manager: leaving it ends the process and its workers.
+
+    Args:
+        job: what it loads.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -134,7 +152,14 @@ class Side:
         other.close()
 
     def take(self, batches: int) -> None:
-        """Waits until the side has taken `batches` from its loader."""
+        """Waits until the side has taken some batches from its loader.
+
+        Args:
+            batches: how many.
+
+        Raises:
+            SideError: if the loader fails.
+        """
         self.connection.send(batches)
         try:
             fault = self.connection.recv()
@@ -144,7 +169,7 @@ class Side:
             raise fault
 
     def cpu_seconds_of(self, batches: int) -> float:
-        """User and system seconds of the process and its workers for `batches`, from full queue to full queue."""
+        """Measures the CPU seconds of the process and its workers for some batches, from full queue to full queue."""
         before = self._settled()
         self.take(batches)
         return self._settled() - before
@@ -178,7 +203,7 @@ class Side:
 
 
 def family(pid: int) -> list[int]:
-    """The process `pid` and all its living descendants."""
+    """Lists the process `pid` and all its living descendants."""
     parents = {int(place.name): _parent(place) for place in Path("/proc").iterdir() if place.name.isdigit()}
     found = [pid]
     for member in found:
@@ -195,7 +220,17 @@ def _parent(place: Path) -> int | None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system seconds that `pid` and its living descendants have used, to the nanosecond."""
+    """Reads user and system seconds that a process and its living descendants have used, to the nanosecond.
+
+    Args:
+        pid: of the process.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        SideError: on another system than Linux.
+    """
     if not sys.platform.startswith("linux"):
         raise SideError("CPU seconds of other processes are read as on Linux; this system is another")
     return sum(_cpu_clock(member) for member in family(pid))
@@ -209,7 +244,7 @@ def _cpu_clock(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it has ended."""
+    """Reads the resident memory of a process; 0 when it has ended."""
     try:
         rows = (Path(f"/proc/{pid}") / "smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -31,7 +31,13 @@ PEAK_SIZE = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part of a step, timed by itself: median seconds, and seconds to compile."""
+    """One part of a step, timed by itself.
+
+    Attributes:
+        name: of the part.
+        seconds: the median of its times.
+        compile_seconds: how long it took to compile.
+    """
 
     name: str
     seconds: float
@@ -39,7 +45,15 @@ class Part:
 
 
 def seconds_of(action: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `action`, which must return only when its work is done; one call before is not counted."""
+    """Times an action; one call before is not counted.
+
+    Args:
+        action: must return only when its work is done.
+        repeats: how often it is timed.
+
+    Returns:
+        Median seconds.
+    """
     action()
     times = []
     for _ in range(repeats):
@@ -50,14 +64,27 @@ def seconds_of(action: Callable[[], Any], repeats: int) -> float:
 
 
 def matmul_peak(dtype: str, repeats: int) -> float:
-    """FLOP/s of a square matrix product in `dtype` on the first device: what the machine can do at best."""
+    """Measures the FLOP/s of a square matrix product on the first device: what the machine can do at best.
+
+    Args:
+        dtype: of the matrices.
+        repeats: how often it is timed.
+
+    Returns:
+        Floating-point operations a second.
+    """
     side = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype)
     product = jax.jit(lambda a: a @ a)
     return 2 * PEAK_SIZE**3 / seconds_of(lambda: jax.block_until_ready(product(side)), repeats)
 
 
 class Stepper:
-    """The compiled training step with its state and one batch."""
+    """The compiled training step with its state and one batch.
+
+    Args:
+        current: the run.
+        batch: the rows of this process.
+    """
 
     def __init__(self, current: Run, batch: dict[str, np.ndarray]) -> None:
         self.state: TrainState = setup.fresh_state(current)
@@ -67,17 +94,17 @@ class Stepper:
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(self) -> dict[str, jax.Array]:
-        """One step, waited for."""
+        """Takes one step and waits for it."""
         self.state, found = self.compiled(self.state, self.batch)
         return jax.block_until_ready(found)
 
     def flops(self) -> float:
-        """Floating-point operations of a step as the compiler counts them, on one device."""
+        """Counts the floating-point operations of a step as the compiler does, on one device."""
         analysis = self.compiled.cost_analysis()
         return float((analysis or {}).get("flops", float("nan")))
 
     def memory_gib(self) -> dict[str, float]:
-        """What the compiled step needs on a device, and the process's peak."""
+        """Measures what the compiled step needs on a device, and the process's peak."""
         analysis = self.compiled.memory_analysis()
         found = metrics_file.memory_gib()
         if analysis is not None:
@@ -87,7 +114,17 @@ class Stepper:
 
 
 def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
-    """The parts of a step, each compiled and timed by itself; a fused step can be faster than their sum."""
+    """Times the parts of a step of two towers, each compiled by itself; a fused step can be faster than their sum.
+
+    Args:
+        current: the run.
+        state: its state.
+        batch: on the devices.
+        repeats: how often each part is timed.
+
+    Returns:
+        The parts.
+    """
     towers, recipe = Towers(current.config, current.mesh), current.recipe
     rng = rngs.stream(state.rng, "bench", 0)
     trained, frozen = trees.split(state.params, recipe.is_trained)
@@ -119,7 +156,17 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
 
 
 def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
-    """The parts that the step of every task has: preparation, loss with its gradient, optimiser."""
+    """Times the parts that the step of every task has: preparation, loss with its gradient, optimiser.
+
+    Args:
+        current: the run.
+        state: its state.
+        batch: on the devices.
+        repeats: how often each part is timed.
+
+    Returns:
+        The parts.
+    """
     task, rng = current.recipe.task, rngs.stream(state.rng, "bench", 0)
     positions = jnp.arange(current.config.train.batch_size)
     trained, frozen = trees.split(state.params, current.recipe.is_trained)
@@ -139,7 +186,16 @@ def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], r
 
 
 def optimiser(current: Run, state: TrainState, repeats: int) -> Part:
-    """The update of the parameters that are trained."""
+    """Times the update of the parameters that are trained.
+
+    Args:
+        current: the run.
+        state: its state.
+        repeats: how often it is timed.
+
+    Returns:
+        The part.
+    """
     trained, _ = trees.split(state.params, current.recipe.is_trained)
 
     def update(gradient: Any, opt_state: Any, params: Any) -> Any:
@@ -168,7 +224,17 @@ def _bank(config: experiment.Config, ids: jax.Array) -> Callable[..., Any]:
 
 
 def timed(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> Part:
-    """A part by itself: compiled, then called with `arguments` so many times."""
+    """Times a function by itself.
+
+    Args:
+        name: of the part.
+        function: it is compiled first.
+        arguments: what it is called with.
+        repeats: how often it is timed.
+
+    Returns:
+        Median seconds, and seconds to compile.
+    """
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began

@@ -17,7 +17,19 @@ from wenlan_jax.tasks.single_tower.task import Single
 
 
 def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[measure.Part]:
-    """The parts of a step, each compiled and timed by itself; a fused step can be faster than their sum."""
+    """Times the parts of a step of the single tower, each compiled by itself.
+
+    A fused step can be faster than their sum.
+
+    Args:
+        current: the run.
+        state: its state.
+        batch: on the devices.
+        repeats: how often each part is timed.
+
+    Returns:
+        The parts.
+    """
     recipe = current.recipe
     task, rng = recipe.task, rngs.stream(state.rng, "bench", 0)
     assert isinstance(task, Single)

@@ -25,10 +25,13 @@ STRENGTH, HUE = 0.4, 0.1
 
 
 class Files:
-    """A map-style dataset: picture `index` as a tensor with channels first, and its caption.
+    """A map-style dataset: image `index` as a tensor with channels first, and its caption.
 
-    augment: False does the work of our loader and no more, whose jitter and normalisation are the accelerator's;
-    True is the usual training transform: jitter, grey, float32, normalised.
+    Args:
+        folder: JPEGs and captions.txt.
+        size: side of the square, in pixels.
+        augment: False does the work of our loader and no more, whose jitter and normalisation are the accelerator's;
+            True is the usual training transform: jitter, grey, float32, normalised.
     """
 
     def __init__(self, folder: Path, size: int, augment: bool) -> None:
@@ -53,7 +56,7 @@ class Files:
 
 
 def jitter(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Brightness, contrast, saturation and hue in a random order, on 4 of 5 pictures."""
+    """Jitters brightness, contrast, saturation and hue in a random order, on 4 of 5 images."""
     from PIL import ImageEnhance
 
     if random.random() >= 0.8:
@@ -82,7 +85,7 @@ def grey(picture: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 def normalise(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
-    """Float32 with ImageNet's means and deviations taken out."""
+    """Normalises pixels by ImageNet's means and deviations."""
     scaled = pixels.astype(np.float32)
     scaled /= 255
     scaled -= MEAN
@@ -103,7 +106,7 @@ class Endless:
 
 
 def collate(pairs: list[tuple[Any, str]], tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
-    """A batch of pictures and of token ids."""
+    """Makes a batch of images and of token ids."""
     import torch
 
     ids, _ = tokenizer.encode([text for _, text in pairs], length)
@@ -113,7 +116,19 @@ def collate(pairs: list[tuple[Any, str]], tokenizer: Tokenizer, length: int) -> 
 def batches(
     dataset: Files, tokenizer: Tokenizer, length: int, batch_size: int, workers: int, prefetch: int
 ) -> Iterator[Any]:
-    """Batches without an end; the workers together keep about `prefetch` of them ready."""
+    """Starts batches without an end.
+
+    Args:
+        dataset: the images.
+        tokenizer: for the captions.
+        length: tokens of a caption.
+        batch_size: pairs of a batch.
+        workers: data processes.
+        prefetch: batches that the workers together keep ready, about.
+
+    Returns:
+        The iterator of a `DataLoader`.
+    """
     import torch
 
     torch.set_num_threads(1)

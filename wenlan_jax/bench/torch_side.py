@@ -21,14 +21,28 @@ from wenlan_jax.tasks.two_tower import towers
 
 
 def require(option: str = "--against=torch") -> None:
-    """Raises TorchError with the remedy where PyTorch or transformers, which `option` needs, is missing."""
+    """Checks that PyTorch and transformers are installed.
+
+    Args:
+        option: what needs them, for the message.
+
+    Raises:
+        TorchError: names what is missing and how to install it.
+    """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise TorchError(f"{option} needs {' and '.join(missing)}; install the extra: pip install 'wenlan_jax[torch]'")
 
 
 def check(config: experiment.Config) -> None:
-    """Raises TorchError naming the fields that the reference cannot follow."""
+    """Checks that the PyTorch reference can follow a configuration.
+
+    Args:
+        config: the configuration.
+
+    Raises:
+        TorchError: names the fields that it cannot follow.
+    """
     image, contrast = config.model.image, config.contrast
     faults = [
         fault
@@ -68,9 +82,15 @@ def _head_width(config: experiment.Config) -> int:
 
 
 def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> Job:
-    """The reference with the weights of `state` and the pairs of `batch`.
+    """Makes what the reference is started with. Images are normalised beforehand, which spares PyTorch that work.
 
-    Pictures are normalised beforehand and not jittered, which spares PyTorch that work.
+    Args:
+        config: the configuration.
+        state: gives the weights.
+        batch: gives the pairs.
+
+    Returns:
+        Sizes, weights, batch and options.
     """
     tree = {
         "image": {"params": state.params["image"], "batch_stats": state.batch_stats["image"]},
@@ -122,7 +142,7 @@ def _sizes(config: experiment.Config) -> dict[str, Any]:
 
 
 def said(current: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Embeddings of the batch in evaluation mode."""
+    """Computes the embeddings of the batch in evaluation mode."""
     both = towers.Towers(current.config, current.mesh)
 
     def embed(params: Any, stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

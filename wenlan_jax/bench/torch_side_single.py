@@ -19,7 +19,14 @@ from wenlan_jax.tasks.single_tower.task import Single
 
 
 def check(config: experiment.Config) -> None:
-    """Raises TorchError naming the fields that the reference cannot follow."""
+    """Checks that the PyTorch reference can follow a configuration.
+
+    Args:
+        config: the configuration.
+
+    Raises:
+        TorchError: names the fields that it cannot follow.
+    """
     single, optimizer = config.single, config.optimizer
     offsets = {layout.position_offset for layout in LAYOUTS.values()}
     faults = [
@@ -40,7 +47,16 @@ def check(config: experiment.Config) -> None:
 
 
 def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> SingleJob:
-    """The reference with the weights of `state` and the examples of `batch`."""
+    """Makes what the reference is started with.
+
+    Args:
+        config: the configuration.
+        state: gives the weights.
+        batch: gives the examples.
+
+    Returns:
+        Sizes, weights, batch and options.
+    """
     layout, optimizer = layout_of(config.single), config.optimizer
     tree = {TOWER: {"params": jax.tree.map(np.asarray, state.params[TOWER])}}
     labels = np.full(batch["token_ids"].shape, -1, np.int64)
@@ -68,7 +84,7 @@ def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarra
 
 
 def said(current: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The pooled state and the logits of the words to guess, in evaluation mode."""
+    """Computes the pooled state and the logits of the words to guess, in evaluation mode."""
     task = current.recipe.task
     assert isinstance(task, Single)
     tower = task.tower

@@ -28,10 +28,10 @@ class Worker(Protocol):
     """A model of PyTorch with its batch."""
 
     def step(self) -> float:
-        """Seconds of one training step."""
+        """Takes one training step and returns its seconds."""
 
     def said(self) -> dict[str, np.ndarray]:
-        """What the model makes of the batch in evaluation mode, to compare both sides by."""
+        """Returns what the model makes of the batch in evaluation mode, to compare both sides by."""
 
 
 @runtime_checkable
@@ -39,11 +39,11 @@ class AnyJob(Protocol):
     """What a worker process is started with."""
 
     def start(self) -> Worker:
-        """The worker, in the process of its own."""
+        """Starts the worker, in the process of its own."""
 
 
 def use_all_cores() -> ModuleType:
-    """The torch module, told to use every core."""
+    """Imports torch and has it use every core."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -52,7 +52,16 @@ def use_all_cores() -> ModuleType:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the worker trains: sizes of the model and its BERT, weights by official name, one batch, Adam's options."""
+    """What the worker trains.
+
+    Attributes:
+        sizes: of the model.
+        bert: the configuration of its BERT.
+        weights: by official name.
+        batch: one batch.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+    """
 
     sizes: dict[str, Any]
     bert: dict[str, Any]
@@ -62,12 +71,19 @@ class Job:
     weight_decay: float
 
     def start(self) -> TorchStep:
-        """The worker's model, in the worker's process."""
+        """Builds the worker's model, in the worker's process."""
         return TorchStep(self)
 
 
 class TorchStep:
-    """The reference's training step."""
+    """The reference's training step.
+
+    Args:
+        job: what it trains.
+
+    Raises:
+        TorchError: if the weights do not fit.
+    """
 
     def __init__(self, job: Job) -> None:
         from transformers import BertConfig
@@ -89,13 +105,13 @@ class TorchStep:
         self.batch = torch_brivl.Batch(**{name: torch.from_numpy(value) for name, value in job.batch.items()})
 
     def step(self) -> float:
-        """Seconds of one training step."""
+        """Takes one training step and returns its seconds."""
         began = time.perf_counter()
         self.model.training_step(self.batch, self.optimizer)
         return time.perf_counter() - began
 
     def said(self) -> dict[str, np.ndarray]:
-        """Embeddings of the batch in evaluation mode."""
+        """Returns the embeddings of the batch in evaluation mode."""
         self.model.eval()
         with self.torch.no_grad():
             image, text = self.model.embed(self.batch)
@@ -104,7 +120,7 @@ class TorchStep:
 
 
 def serve(connection: Connection, job: AnyJob) -> None:
-    """The worker's loop: answers the names of methods of `Worker` until the other side closes."""
+    """Answers the names of methods of `Worker` until the other side closes; the loop of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
         worker = job.start()
@@ -120,7 +136,14 @@ def serve(connection: Connection, job: AnyJob) -> None:
 
 
 class TorchProcess:
-    """A worker process. A context manager: leaving it ends the process."""
+    """A worker process. A context manager: leaving it ends the process.
+
+    Args:
+        job: what it is started with.
+
+    Raises:
+        TorchError: if it cannot be started.
+    """
 
     def __init__(self, job: AnyJob) -> None:
         context = multiprocessing.get_context("spawn")
@@ -139,7 +162,7 @@ class TorchProcess:
             raise TorchError("the PyTorch process ended; is there enough memory for both?") from None
 
     def ask(self, method: str) -> Any:
-        """What the worker's `method` returns."""
+        """Returns what the worker's `method` returns."""
         self.connection.send(method)
         return self._receive()
 

@@ -13,12 +13,19 @@ from wenlan_jax.bench.torch_worker import TorchError, use_all_cores
 
 @dataclasses.dataclass(frozen=True)
 class SingleJob:
-    """What the worker trains: the fields of `UniterSizes`, weights by public name, one batch of masked words, AdamW's
-    options.
+    """What the worker trains.
 
-    batch: `inputs`, the fields of `torch_single.Inputs`, `labels` (rows, tokens), -1 where no word is to be guessed,
-        and `places` (rows, words), those where one is.
-    clip_norm: of the gradients; 0: not clipped.
+    Attributes:
+        sizes: the fields of `UniterSizes`.
+        weights: by public name.
+        inputs: the fields of `torch_single.Inputs`.
+        labels: (rows, tokens), -1 where no word is to be guessed.
+        places: (rows, words), those where one is.
+        learning_rate: of AdamW.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: of AdamW.
+        clip_norm: of the gradients; 0: not clipped.
     """
 
     sizes: dict[str, Any]
@@ -33,12 +40,19 @@ class SingleJob:
     clip_norm: float
 
     def start(self) -> SingleStep:
-        """The worker's model, in the worker's process."""
+        """Builds the worker's model, in the worker's process."""
         return SingleStep(self)
 
 
 class SingleStep:
-    """The reference's training step on masked words."""
+    """The reference's training step on masked words.
+
+    Args:
+        job: what it trains.
+
+    Raises:
+        TorchError: if the weights do not fit.
+    """
 
     def __init__(self, job: SingleJob) -> None:
         from wenlan_jax.convert.reference import torch_single
@@ -66,7 +80,7 @@ class SingleStep:
         return [{"params": decayed, "weight_decay": self.job.weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
     def step(self) -> float:
-        """Seconds of one training step."""
+        """Takes one training step and returns its seconds."""
         began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.mlm_loss(self.inputs, self.labels).backward()
@@ -76,7 +90,7 @@ class SingleStep:
         return time.perf_counter() - began
 
     def said(self) -> dict[str, np.ndarray]:
-        """The pooled state and the logits of the words to guess, in evaluation mode."""
+        """Returns the pooled state and the logits of the words to guess, in evaluation mode."""
         self.model.eval()
         with self.torch.no_grad():
             text, _, pooled = self.model.encode(self.inputs)

@@ -33,16 +33,30 @@ _STRIDE, _FIRST, _SECOND = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B), np.uint
 
 
 def of_tree(tree: PyTree) -> dict[str, int]:
-    """The sum of every leaf by name. Leaves are arrays of NumPy or jax with elements of at most 4 bytes.
+    """Computes the checksum of every leaf.
 
     On several processes all must call it, as leaves that are split over them are summed by all.
+
+    Args:
+        tree: arrays of NumPy or jax with elements of at most 4 bytes.
+
+    Returns:
+        The sums by the names of the leaves.
     """
     sums = {name: _on_host(leaf) if _is_for_host(leaf) else _on_devices(leaf) for name, leaf in _leaves(tree)}
     return {name: int(value) for name, value in jax.device_get(sums).items()}
 
 
 def differing(tree: PyTree, sums: Mapping[str, int]) -> list[str]:
-    """The names of the leaves of `tree` whose sum is not the one in `sums`; those that are not in there are skipped."""
+    """Lists the leaves whose checksum is another one.
+
+    Args:
+        tree: arrays.
+        sums: the sums to compare with; leaves that are not in there are skipped.
+
+    Returns:
+        The names of the leaves.
+    """
     found = of_tree({name: leaf for name, leaf in _leaves(tree) if name in sums})
     return [name for name, value in found.items() if value != sums[name]]
 

@@ -17,7 +17,12 @@ class CheckpointError(WenlanError, RuntimeError):
 
 
 class DamagedError(CheckpointError):
-    """The files of checkpoint `step` do not hold what was written; `reason` says how that shows."""
+    """The files of a checkpoint do not hold what was written.
+
+    Attributes:
+        step: the number of the checkpoint.
+        reason: how the damage shows.
+    """
 
     def __init__(self, message: str, step: int, reason: str) -> None:
         super().__init__(message)
@@ -33,7 +38,10 @@ _PASSING = re.compile(
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether reading failed for what the files hold. When in doubt, no: a sound checkpoint must not be set aside."""
+    """Says whether reading failed for what the files hold.
+
+    When in doubt, no: a sound checkpoint must not be set aside.
+    """
     if isinstance(error, OSError):
         return isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
     if _PASSING.search(str(error)):
@@ -45,6 +53,9 @@ _ANNEX = re.compile(r"\[(source locations|tensorstore_spec)=.*")
 
 
 def in_short(error: Exception) -> str:
-    """The error's text on one line of bounded length: where it begins, and its end, where the system's reason is."""
+    """Puts an error's text on one line of bounded length.
+
+    It keeps where the text begins, and its end, where the system's reason is.
+    """
     text = _ANNEX.sub("", " ".join(str(error).split())).strip()
     return text if len(text) <= 400 else f"{text[:150]} ... {text[-250:]}"

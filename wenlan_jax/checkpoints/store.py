@@ -74,9 +74,16 @@ BROKEN = "broken-"
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What is stored beside the state. The last two are empty in checkpoints of versions that did not write them.
+    """What is stored beside the state.
 
-    checksums: of every leaf by name, see `wenlan_jax.checkpoints.checksums`. own_checksum: of the other fields.
+    Attributes:
+        config: the whole configuration.
+        fingerprint: of the configuration.
+        tokenizer: the fingerprint of the tokenizer.
+        version: of wenlan_jax that wrote it.
+        checksums: of every leaf by name, see `wenlan_jax.checkpoints.checksums`; empty in checkpoints of versions that
+            did not write them.
+        own_checksum: of the other fields; None in checkpoints of versions that did not write it.
     """
 
     config: dict[str, Any]
@@ -87,7 +94,7 @@ class Note:
     own_checksum: int | None = None
 
     def summed(self) -> Note:
-        """This note with its own checksum, which is that of its JSON text without it."""
+        """Returns this note with its own checksum, which is that of its JSON text without it."""
         fields = {**dataclasses.asdict(self), "own_checksum": None}
         return dataclasses.replace(self, own_checksum=zlib.crc32(json.dumps(fields, sort_keys=True).encode()))
 
@@ -105,7 +112,14 @@ scheme of an address: they write without a fault what they do not find again."""
 
 
 def check_place(directory: Path) -> None:
-    """Raises CheckpointError for a directory under which checkpoints could be written but not read again."""
+    """Checks that checkpoints can be read again from under a path.
+
+    Args:
+        directory: where they are to be written.
+
+    Raises:
+        CheckpointError: for a path that Orbax takes for something else.
+    """
     path = str(directory.absolute())
     found = [name for pattern, name in UNREADABLE.items() if re.search(pattern, path)]
     if any("\udc80" <= letter <= "\udcff" for letter in path):
@@ -118,14 +132,23 @@ def check_place(directory: Path) -> None:
 
 
 def nested(tree: Any) -> dict[str, Any]:
-    """The leaves of any tree as nested dicts by path name, so that what is stored does not depend on its classes."""
+    """Makes nested dicts by path name of any tree, so that what is stored does not depend on its classes."""
     return traverse_util.unflatten_dict(trees.flatten(tree), sep="/")
 
 
 class Checkpoints:
     """The checkpoints of one work directory. A context manager: leaving it waits until all is written.
 
-    host_arrays: what is saved are NumPy arrays that stay as they are until it is written, so that no copies are made.
+    Args:
+        directory: where they lie.
+        settings: the section `checkpoint` of the configuration.
+        host_arrays: what is saved are NumPy arrays that stay as they are until it is written; no copies are made.
+
+    Attributes:
+        directory: where they lie, as an absolute path.
+
+    Raises:
+        CheckpointError: for a path from which they could not be read again.
     """
 
     def __init__(self, directory: Path, settings: sections.Checkpoint, host_arrays: bool = False) -> None:
@@ -151,11 +174,15 @@ class Checkpoints:
             self._manager.close()
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
+        """Returns the newest complete step, or None."""
         return self._manager.latest_step()
 
     def remove_unfinished(self) -> list[str]:
-        """Removes what saves that were cut short have left behind and returns its names. Only for the one who saves."""
+        """Removes what saves that were cut short have left behind. Only for the job that saves.
+
+        Returns:
+            The names of what was removed.
+        """
         found = sorted(self.directory.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"))
         if jax.process_index() == 0:
             for path in found:
@@ -163,7 +190,14 @@ class Checkpoints:
         return [path.name for path in found]
 
     def set_aside(self, step: int) -> Path:
-        """Renames checkpoint `step`, so that it is none any more but can be looked at; returns where it is now."""
+        """Renames a checkpoint, so that it is none any more but can be looked at.
+
+        Args:
+            step: its number.
+
+        Returns:
+            Where it is now.
+        """
         taken = {path.name for path in self.broken()}
         names = (f"{BROKEN}{step}" + (f".{again}" if again else "") for again in range(len(taken) + 1))
         place = self.directory / next(name for name in names if name not in taken)
@@ -175,11 +209,21 @@ class Checkpoints:
         return place
 
     def broken(self) -> list[Path]:
-        """The checkpoints that were set aside."""
+        """Lists the checkpoints that were set aside."""
         return sorted(self.directory.glob(f"{BROKEN}*"))
 
     def save(self, step: int, state: Any, settings: experiment.Config, tokenizer: str) -> None:
-        """Starts writing `state` as checkpoint `step`; raises CheckpointError if an earlier write failed."""
+        """Starts writing a checkpoint in the background.
+
+        Args:
+            step: its number.
+            state: any tree of arrays.
+            settings: the configuration of the run.
+            tokenizer: the fingerprint of its tokenizer.
+
+        Raises:
+            CheckpointError: if an earlier write failed.
+        """
         saved, fingerprint = json.loads(experiment.to_json(settings)), experiment.fingerprint(settings)
         note = Note(saved, fingerprint, tokenizer, __version__, checksums.of_tree(state)).summed()
         args = ocp.args.Composite(
@@ -190,7 +234,11 @@ class Checkpoints:
         self._unverified[step] = frozenset(trees.flatten(state))
 
     def wait(self) -> None:
-        """Waits until every started write is complete; raises CheckpointError if one failed or left nothing behind."""
+        """Waits until every started write is complete.
+
+        Raises:
+            CheckpointError: if one failed or left nothing behind.
+        """
         self._writing(self._manager.wait_until_finished)
         self._verify()
 
@@ -210,7 +258,11 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """Raises CheckpointError if a write in the background has failed; does not wait for one that goes on."""
+        """Looks whether a write in the background has failed; does not wait for one that goes on.
+
+        Raises:
+            CheckpointError: if one has.
+        """
         if not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -225,7 +277,18 @@ class Checkpoints:
             ) from error
 
     def note(self, step: int | None = None) -> tuple[int, Note]:
-        """The step (the latest by default) and what is stored beside its state."""
+        """Reads what is stored beside a state.
+
+        Args:
+            step: the number of the checkpoint; None for the newest.
+
+        Returns:
+            The number, and the note.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, or it cannot be read.
+            DamagedError: if the note is not what was written.
+        """
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
             found = ", ".join(map(str, self._manager.all_steps())) or "none"
@@ -247,7 +310,17 @@ class Checkpoints:
         return step, note
 
     def stored(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
-        """The step (the latest by default) and shape and dtype of every leaf of its state, by path name."""
+        """Lists the leaves of a stored state.
+
+        Args:
+            step: the number of the checkpoint; None for the newest.
+
+        Returns:
+            The number, and shape and dtype of every leaf by path name.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, or it cannot be read.
+        """
         step, _ = self.note(step)
         if step not in self._stored:  # a second or so for thousands of leaves
             metadata = self._reading(step, lambda: self._manager.item_metadata(step)["state"])
@@ -257,10 +330,19 @@ class Checkpoints:
         return step, self._stored[step]
 
     def restore(self, abstract: T, step: int | None = None) -> tuple[int, T]:
-        """The state at `step` (the latest by default), on the shardings of `abstract`.
+        """Reads a state.
 
-        `abstract` may be a part of the state, e.g. its parameters alone: then only that is read. Raises
-        CheckpointError that names every leaf that is missing or has another shape or dtype, or DamagedError.
+        Args:
+            abstract: the state with shapes, dtypes and shardings in place of arrays. It may be a part of the state,
+                e.g. its parameters alone: then only that is read.
+            step: the number of the checkpoint; None for the newest.
+
+        Returns:
+            The number, and the state on the shardings of `abstract`.
+
+        Raises:
+            CheckpointError: names every leaf that is missing or has another shape or dtype.
+            DamagedError: if the files do not hold what was written.
         """
         step = self.check_leaves(abstract, step)
         _, note = self.note(step)
@@ -281,7 +363,18 @@ class Checkpoints:
         return step, trees.map_named(lambda name, _: leaves[name], abstract)
 
     def check_leaves(self, abstract: Any, step: int | None = None) -> int:
-        """Raises CheckpointError unless every leaf of `abstract` is stored in its shape and dtype; returns the step."""
+        """Checks that leaves are stored in their shapes and dtypes.
+
+        Args:
+            abstract: the leaves that are needed.
+            step: the number of the checkpoint; None for the newest.
+
+        Returns:
+            The number of the checkpoint.
+
+        Raises:
+            CheckpointError: names the leaves that are not.
+        """
         step, stored = self.stored(step)
         wanted = trees.flatten(abstract)
         faults = [
@@ -351,10 +444,17 @@ def _state_handler(host_arrays: bool) -> ocp.PyTreeCheckpointHandler:
 
 
 def abstract_of(shapes: T, shardings: T) -> T:
-    """Shapes with the shardings they are to be restored on."""
+    """Puts together shapes and the shardings they are to be restored on."""
     return jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
 
 
 def on_host(shapes: T) -> T:
-    """The same tree for `restore` to give NumPy arrays of these shapes, whatever mesh they were saved from."""
+    """Asks `Checkpoints.restore` for NumPy arrays, whatever mesh they were saved from.
+
+    Args:
+        shapes: a tree of shapes and dtypes.
+
+    Returns:
+        The same tree, to be given as `abstract`.
+    """
     return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)

@@ -20,7 +20,17 @@ from wenlan_jax.util import json_files
 
 
 def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """Evaluates checkpoint `step` (the newest by default) and writes result.json and pages into `out`."""
+    """Evaluates a checkpoint and writes result.json and pages.
+
+    Args:
+        workdir: of a training run or an import.
+        step: the checkpoint; None for the newest.
+        out: the folder for the results.
+        overrides: `--config.field=value` each.
+
+    Returns:
+        The figures by name.
+    """
     same = {"--workdir": str(workdir), "--step": step, "fields": list(overrides)}
     distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
     trained = restore.load(workdir, step, overrides, SECTIONS)

@@ -45,25 +45,51 @@ def field(
     each: Callable[[str], str] | None = None,
     among: Callable[[], Sequence[str]] | None = None,
 ) -> T:
-    """A schema field; a type that is a `Literal` says the choices.
+    """Declares a field of a schema; a type that is a `Literal` says the choices.
 
-    free: the field may change on resume, as it does not change the result.
-    low, high: the range of the number, or of every number where the field is a tuple. Whole numbers go up to
-    `LARGEST_WHOLE` unless `high` says otherwise; what is not finite is refused everywhere.
-    each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
-    among: the choices where only the installation knows them; asked for when a value is checked.
+    Args:
+        default: the default value.
+        doc: what the field means, with its unit and source.
+        low: the least number, or the least of every number where the field is a tuple; None for no limit.
+        high: the greatest number likewise. Whole numbers go up to `LARGEST_WHOLE` unless it says otherwise; what is not
+            finite is refused everywhere.
+        free: the field may change on resume, as it does not change the result.
+        each: the one spelling of an element of a tuple; the ValueError that it raises is a fault of the field.
+        among: the choices where only the installation knows them; asked for when a value is checked.
+
+    Returns:
+        A dataclass field, typed as its default.
+
+    Example:
+        `batch_size: int = field(64, "pairs a step", low=1)`
     """
     metadata = {"doc": doc, "low": low, "high": high, "free": free, "each": each, "among": among}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def section(kind: type[T], *, free: bool = False) -> T:
-    """A nested section; `free` marks every field in it."""
+    """Declares a nested section of a schema.
+
+    Args:
+        kind: the dataclass of the section.
+        free: marks every field in it, see `field`.
+
+    Returns:
+        A dataclass field, typed as the section.
+    """
     return dataclasses.field(default_factory=kind, metadata={"free": free})
 
 
 def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    """Iterates over every leaf field, in the order of the schema.
+
+    Args:
+        kind: the dataclass of the schema.
+        prefix: of the paths.
+
+    Yields:
+        Dotted path, schema field and declared type.
+    """
     hints = typing.get_type_hints(kind)
     for one in dataclasses.fields(kind):
         path = prefix + one.name
@@ -74,7 +100,15 @@ def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
 
 
 def choices_of(hint: Any, one: dataclasses.Field[Any] | None = None) -> tuple[str, ...]:
-    """The values that a field may have; none where neither its type `hint` is a `Literal` nor `among` names them."""
+    """Lists the values that a field may have.
+
+    Args:
+        hint: its type.
+        one: the field itself, for choices that only the installation knows.
+
+    Returns:
+        The choices; none where neither the type is a `Literal` nor `among` names them.
+    """
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     among = None if one is None else one.metadata.get("among")
@@ -82,7 +116,15 @@ def choices_of(hint: Any, one: dataclasses.Field[Any] | None = None) -> tuple[st
 
 
 def replaced(settings: T, values: Mapping[str, Any]) -> T:
-    """Settings with the fields of dotted paths set to values, which are not checked."""
+    """Sets fields, which are not checked.
+
+    Args:
+        settings: the settings.
+        values: by dotted path.
+
+    Returns:
+        The changed settings.
+    """
     sections: dict[str, dict[str, Any]] = {}
     changes: dict[str, Any] = {}
     for path, value in values.items():
@@ -96,16 +138,18 @@ def replaced(settings: T, values: Mapping[str, Any]) -> T:
 
 
 def value_of(settings: Any, path: str) -> Any:
-    """The value of the field of a dotted path."""
+    """Returns the value of the field of a dotted path."""
     return functools.reduce(getattr, path.split("."), settings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Form(Generic[T]):
-    """One kind of settings.
+    """One kind of settings: how they are read, checked and described.
 
-    schema: the dataclass of all fields. folder: where its files lie, for messages.
-    clashes: the faults that concern several fields together, of settings whose fields are each in order.
+    Attributes:
+        schema: the dataclass of all fields.
+        folder: where its files lie, for messages.
+        clashes: the faults that concern several fields together, of settings whose fields are each in order.
     """
 
     schema: type[T]
@@ -113,11 +157,11 @@ class Form(Generic[T]):
     clashes: Callable[[T], Iterable[str]]
 
     def default(self) -> config_dict.ConfigDict:
-        """A fresh ConfigDict of the defaults."""
+        """Makes a ConfigDict of the defaults, to be changed."""
         return config_dict.ConfigDict(dataclasses.asdict(self.schema()))  # type: ignore[call-overload]
 
     def describe(self) -> str:
-        """The reference of all fields, for `--help`: name, default, meaning."""
+        """Writes the reference of all fields, for `--help`: name, default, meaning."""
         lines = []
         for path, one, hint in fields(self.schema):
             named = choices_of(hint, one)
@@ -131,7 +175,17 @@ class Form(Generic[T]):
         return "\n".join(lines)
 
     def parse(self, source: config_dict.ConfigDict | Mapping[str, Any]) -> T:
-        """The typed settings. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+        """Checks settings and makes them typed.
+
+        Args:
+            source: a ConfigDict, or nested mappings.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: lists every unknown, missing, mistyped or clashing field.
+        """
         values = source.to_dict() if isinstance(source, config_dict.ConfigDict) else dict(source)
         faults: list[str] = []
         settings = _build(self.schema, values, "", faults)
@@ -141,9 +195,17 @@ class Form(Generic[T]):
         return settings
 
     def load(self, path: Path, overrides: Sequence[str] = ()) -> T:
-        """The checked settings of the file `path` (its `get_config()`), with `--config.field=value` overrides.
+        """Loads and checks the settings of a file.
 
-        Raises ConfigError: a file that is missing or does not run, or the faults that `override` lists.
+        Args:
+            path: a Python file whose `get_config()` returns a ConfigDict.
+            overrides: `--config.field=value` each.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: for a file that is missing or does not run, or the faults that `override` lists.
         """
         if not path.is_file():
             raise ConfigError(f"{path}: no such configuration file; see {self.folder}")
@@ -157,9 +219,17 @@ class Form(Generic[T]):
         return self.override(base, overrides)
 
     def override(self, base: config_dict.ConfigDict, overrides: Sequence[str]) -> T:
-        """The checked settings of `base` with `--config.field=value` overrides, read by ml_collections.
+        """Overrides fields, read by ml_collections, and checks the whole.
 
-        Raises ConfigError listing every fault: fields that do not exist, values of a wrong type or range, clashes.
+        Args:
+            base: the settings to change; it stays as it is.
+            overrides: `--config.field=value` each.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: lists every fault: fields that do not exist, values of a wrong type or range, clashes.
         """
         known = [name for name, _, _ in fields(self.schema)]
         faults: list[str] = []
@@ -220,7 +290,7 @@ def _list(faults: Sequence[str]) -> str:
 
 
 def unknown_field(path: str, known: Iterable[str]) -> str:
-    """The message for a field that the schema does not have, with the nearest one it has."""
+    """Writes the message for a field that the schema does not have, with the nearest one it has."""
     near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
     return f"{path}: no such field" + (f"; did you mean {near[0]}?" if near else "")
 

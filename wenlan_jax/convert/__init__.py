@@ -10,10 +10,15 @@ from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
 
 class ExportFormat(NamedTuple):
-    """What an export format is, what writes it (`module:function` of this package), and what it needs.
+    """An export format.
 
-    libraries: to import, and the extra that brings them. tokenizer: whether its files hold one.
-    model: the kind of model that it is for, see `TaskSpec.model`.
+    Attributes:
+        meaning: what it is, for the command line.
+        writer: what writes it, `module:function` of this package.
+        libraries: what it needs to import.
+        extra: the extra of the installation that brings them.
+        tokenizer: whether its files hold a tokenizer.
+        model: the kind of model that it is for, see `TaskSpec.model`.
     """
 
     meaning: str

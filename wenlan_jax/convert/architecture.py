@@ -14,9 +14,16 @@ if TYPE_CHECKING:  # that module imports torch, which is optional
 
 
 def architecture_of(config: experiment.Config) -> torch_modules.Architecture:
-    """The sizes and switches of a configuration's towers, ready for JSON (see `torch_modules.Architecture`).
+    """Reads the sizes and switches off a configuration's towers, ready for JSON (see `torch_modules.Architecture`).
 
-    Raises ValueError if the size of the vocabulary is not known, as in a configuration that no run has filled in.
+    Args:
+        config: the configuration.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        ValueError: if the size of the vocabulary is not known, as in a configuration that no run has filled in.
     """
     if not config.model.text.bert.vocab_size:
         raise ValueError(
@@ -31,7 +38,7 @@ def architecture_of(config: experiment.Config) -> torch_modules.Architecture:
 
 
 def picture_settings(config: experiment.Config) -> dict[str, Any]:
-    """How pictures are prepared, under the names of transformers' preprocessor_config.json."""
+    """Says how images are prepared, under the names of transformers' preprocessor_config.json."""
     return {
         "size": {"height": config.data.image_size, "width": config.data.image_size},
         "antialias": config.data.antialias,

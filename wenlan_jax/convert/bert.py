@@ -70,9 +70,16 @@ _OLD_NORM = {"weight": "gamma", "bias": "beta"}
 
 
 def detect(keys: Iterable[str]) -> str:
-    """The prefix of the encoder's keys: empty for a bare model, `bert.` or `roberta.` for one with a head.
+    """Finds the prefix of the encoder's keys.
 
-    Raises ConversionError if the keys hold no word embeddings, or several.
+    Args:
+        keys: of a state dict.
+
+    Returns:
+        Empty for a bare model, `bert.` or `roberta.` for one with a head.
+
+    Raises:
+        ConversionError: if the keys hold no word embeddings, or several.
     """
     prefixes = sorted(key.removesuffix(_WORDS) for key in keys if key == _WORDS or key.endswith("." + _WORDS))
     if not prefixes:
@@ -83,17 +90,23 @@ def detect(keys: Iterable[str]) -> str:
 
 
 def bert_table(prefix: str) -> Table:
-    """The rules of an encoder whose keys start with `prefix`, for both directions."""
+    """Makes the rules of an encoder whose keys start with `prefix`, for both directions."""
     rules = bert_rules(prefix, BACKBONE)
     return Table((*rules, *_old_norms(rules)), (*_unused(prefix), *_HEADS))
 
 
 def position_offset(config: Mapping[str, Any]) -> int:
-    """Row of the position table for the first token, from a Hugging Face `config.json`.
+    """Finds the row of the position table for the first token.
 
     BERT counts from 0. RoBERTa and XLM-R keep the rows up to the padding id unused: `max_position_embeddings`
     counts them, so a table of 514 rows with padding id 1 serves 512 tokens. With this offset a `BertEncoder` takes
     their table as it is, all rows included.
+
+    Args:
+        config: a Hugging Face `config.json`.
+
+    Returns:
+        The row.
     """
     if config.get("model_type") not in ROBERTA_FAMILY:
         return 0
@@ -102,9 +115,16 @@ def position_offset(config: Mapping[str, Any]) -> int:
 
 
 def read_description(source: Path) -> dict[str, Any]:
-    """The `config.json` in a directory of weights or beside a file of them; empty if there is none.
+    """Reads the `config.json` beside weights.
 
-    Raises ConversionError if it cannot be read.
+    Args:
+        source: a directory of weights, or a file of them.
+
+    Returns:
+        Its fields; empty if there is none.
+
+    Raises:
+        ConversionError: if it cannot be read.
     """
     path = (source if source.is_dir() else source.parent) / DESCRIPTION
     if not path.is_file():
@@ -116,9 +136,17 @@ def read_description(source: Path) -> dict[str, Any]:
 
 
 def implied_description(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    """What the keys of a file without `config.json` tell: a model with a head has its family for a prefix.
+    """Reads what the keys of a file without `config.json` tell: a model with a head has its family for a prefix.
 
-    Raises ConversionError for a bare model that may be a RoBERTa: where its positions start is then unknown.
+    Args:
+        state: the file's arrays by key.
+        prefix: of the keys.
+
+    Returns:
+        The fields that `config.json` would have.
+
+    Raises:
+        ConversionError: for a bare model that may be a RoBERTa: where its positions start is then unknown.
     """
     types = state.get(f"{prefix}embeddings.token_type_embeddings.weight")
     if not prefix and types is not None and types.shape[:1] == (1,):
@@ -132,10 +160,16 @@ def implied_description(state: Mapping[str, np.ndarray], prefix: str) -> dict[st
 def computed_otherwise(
     description: Mapping[str, Any], prefix: str, what: str, families: Sequence[str] = BERT_FAMILY
 ) -> list[str]:
-    """What a `config.json` asks of a model that `what`, ours, does not compute.
+    """Lists what a `config.json` asks of a model that ours does not compute.
 
-    prefix: of the keys, which for a model with a head names the family too. families: values of `model_type` that are
-    computed alike.
+    Args:
+        description: the fields of `config.json`.
+        prefix: of the keys, which for a model with a head names the family too.
+        what: our model, for messages.
+        families: values of `model_type` that are computed alike.
+
+    Returns:
+        One message a fault.
     """
     faults = [
         f"{DESCRIPTION} says {field}={description[field]}; {what} computes {allowed[0]} only"
@@ -152,10 +186,18 @@ def computed_otherwise(
 
 
 def differences(bert: two_towers.Bert, description: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What the configuration and a `config.json` disagree on, with the remedy.
+    """Lists what the configuration and a `config.json` disagree on, with the remedy.
 
     Heads and eps are in no weight's shape: with others than the model's, all would load and compute something else.
     Dropout is a choice of training.
+
+    Args:
+        bert: the section `model.text.bert`.
+        description: the fields of `config.json`.
+        prefix: of the keys.
+
+    Returns:
+        One message a fault.
     """
     described = {ours: description[theirs] for theirs, ours in _FIELDS.items() if theirs in description}
     described.pop(_DROPOUT, None)
@@ -188,5 +230,5 @@ def _unused(prefix: str) -> tuple[Ignore, ...]:
 
 
 def bert_description(bert: two_towers.Bert) -> dict[str, Any]:
-    """The sizes of a text backbone under the names of transformers' `BertConfig`."""
+    """Returns the sizes of a text backbone under the names of transformers' `BertConfig`."""
     return {theirs: getattr(bert, ours) for theirs, ours in _FIELDS.items()}

@@ -29,10 +29,16 @@ _BERT_NORMS = {"attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2
 
 
 def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> Table:
-    """The rules for some towers of an official checkpoint, from their official prefix to their Flax name.
+    """Makes the rules for some towers of an official checkpoint.
 
-    Image and text towers are told apart by the prefix (`img...`, `text...`). Pass QUERY_TOWERS,
-    MOMENTUM_TOWERS or both merged; the towers of the checkpoint that are not asked for are ignored.
+    Image and text towers are told apart by the prefix (`img...`, `text...`). The towers of the checkpoint that are not
+    asked for are ignored.
+
+    Args:
+        towers: from the official prefix to the Flax name: QUERY_TOWERS, MOMENTUM_TOWERS or both merged.
+
+    Returns:
+        The rules.
     """
     rules: list[Rule] = []
     for prefix, name in towers.items():
@@ -51,12 +57,20 @@ _UNUSED = (
 
 
 def is_unused_layer(key: str) -> bool:
-    """Whether the official modules have this layer without computing with it: strict loading needs its key."""
+    """Says whether the official modules have this layer without computing with it: strict loading needs its key."""
     return ".backbone.classifier." in key or ".bert.pooler." in key
 
 
 def image_rules(prefix: str, tower: str) -> list[Rule]:
-    """The rules of an image tower: EfficientNet, region projection, encoder, projection head."""
+    """Makes the rules of an image tower: EfficientNet, region projection, encoder, projection head.
+
+    Args:
+        prefix: of the official keys.
+        tower: the Flax name.
+
+    Returns:
+        The rules.
+    """
     torch, flax = f"{prefix}.backbone.", f"{tower}/{{collection}}/backbone/"
     rules = [_kernel(torch + "conv_stem", _params(flax + "conv_stem"), convolution=True)]
     rules += [_pointwise(torch + "conv_head", _params(flax + "conv_head"))]
@@ -76,13 +90,29 @@ def image_rules(prefix: str, tower: str) -> list[Rule]:
 
 
 def text_rules(prefix: str, tower: str) -> list[Rule]:
-    """The rules of a text tower: BERT, encoder, projection head."""
+    """Makes the rules of a text tower: BERT, encoder, projection head.
+
+    Args:
+        prefix: of the official keys.
+        tower: the Flax name.
+
+    Returns:
+        The rules.
+    """
     rules = bert_rules(f"{prefix}.backbone.bert.", f"{tower}/params/backbone/")
     return rules + _head_rules(f"{prefix}.learnable.text", f"{tower}/params/")
 
 
 def bert_rules(prefix: str, scope: str) -> list[Rule]:
-    """The rules of a Hugging Face BertModel under `prefix` (maybe empty) and our encoder under `scope`."""
+    """Makes the rules of a Hugging Face BertModel.
+
+    Args:
+        prefix: of its keys, maybe empty.
+        scope: of our encoder's paths.
+
+    Returns:
+        The rules.
+    """
     embeddings = prefix + "embeddings."
     rules = [
         Rule(f"{embeddings}{kind}_embeddings.weight", (f"{scope}embeddings/{name}/embedding",))

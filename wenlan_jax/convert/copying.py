@@ -21,7 +21,7 @@ tile of float32 is 128 kB, which the second level of the cache holds."""
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array itself if it lies in the order of its axes, else a copy that does."""
+    """Returns the array itself if it lies in the order of its axes, else a copy that does."""
     if array.flags.c_contiguous:
         return array
     target = np.empty(array.shape, array.dtype)
@@ -36,7 +36,7 @@ class Buffer:
         self._bytes = np.empty(0, np.uint8)
 
     def contiguous(self, array: np.ndarray) -> np.ndarray:
-        """As the function of this name; a copy is good until the next call."""
+        """Does the same as the function of this name; a copy is good until the next call."""
         if array.flags.c_contiguous:
             return array
         if self._bytes.size < array.nbytes:
@@ -47,7 +47,17 @@ class Buffer:
 
 
 def stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """`np.stack(arrays)`. Raises ValueError if their shapes or types differ."""
+    """Stacks arrays, as `np.stack` does.
+
+    Args:
+        arrays: one or more.
+
+    Returns:
+        The stacked array.
+
+    Raises:
+        ValueError: if their shapes or types differ.
+    """
     first = arrays[0]
     if any((array.shape, array.dtype) != (first.shape, first.dtype) for array in arrays):
         raise ValueError(f"arrays of {sorted({f'{array.dtype} {array.shape}' for array in arrays})} cannot be stacked")

@@ -64,14 +64,29 @@ _INVERTED = {
 
 
 class KeyLayout(NamedTuple):
-    """Whose names the keys have, and what stands before all of them, such as `efficientnet.`."""
+    """Whose names the keys have.
+
+    Attributes:
+        family: `timm` or `huggingface`.
+        prefix: what stands before all keys, such as `efficientnet.`.
+    """
 
     family: Family
     prefix: str
 
 
 def detect(keys: Iterable[str]) -> KeyLayout:
-    """The layout of a state dict's keys. Raises ConversionError if they hold no stem, or several."""
+    """Finds the layout of a state dict's keys.
+
+    Args:
+        keys: of a state dict.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ConversionError: if they hold no stem, or several.
+    """
     found = [
         KeyLayout(family, key.removesuffix(stem))
         for key in keys
@@ -88,9 +103,15 @@ def detect(keys: Iterable[str]) -> KeyLayout:
 
 
 def names_of(description: Mapping[str, Any], said: Mapping[str, str], source: Path) -> str:
-    """What a network is called: by its config.json, by the metadata of its file, or by the names of file and folder.
+    """Finds what a network is called: by its config.json, the metadata of its file, or the names of file and folder.
 
-    Empty where none of them names an EfficientNet.
+    Args:
+        description: the fields of config.json.
+        said: the metadata of the file.
+        source: the file.
+
+    Returns:
+        The name; empty where none of them names an EfficientNet.
     """
     inner = description.get("pretrained_cfg")
     described = [description.get("architecture"), inner.get("architecture") if isinstance(inner, Mapping) else None]
@@ -102,11 +123,20 @@ def names_of(description: Mapping[str, Any], said: Mapping[str, str], source: Pa
 def differences(
     family: Family, name: str, description: Mapping[str, Any], eps: float, normalisation: Normalisation
 ) -> list[str]:
-    """What weights of this name and config.json would be computed with otherwise than `EfficientNet` does.
+    """Lists what weights of this name and config.json would be computed with otherwise than `EfficientNet` does.
 
-    name: see `names_of`. eps: `model.image.batch_norm.eps`. normalisation: `augment.mean` and `augment.std`. Padding,
-    eps and normalisation are in no weight's shape: with others than the model's, all would load and compute something
-    else.
+    Padding, eps and normalisation are in no weight's shape: with others than the model's, all would load and compute
+    something else.
+
+    Args:
+        family: of the keys.
+        name: see `names_of`.
+        description: the fields of config.json.
+        eps: `model.image.batch_norm.eps`.
+        normalisation: `augment.mean` and `augment.std`.
+
+    Returns:
+        One message a fault.
     """
     faults = _of_timm(name, description, normalisation) if family == "timm" else _of_huggingface(description)
     known = description.get("batch_norm_eps", TF_EPS)
@@ -150,7 +180,15 @@ def _of_huggingface(description: Mapping[str, Any]) -> list[str]:
 
 
 def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> Table:
-    """The rules of a layout for both directions; `stages` are those of the Flax `EfficientNet`."""
+    """Makes the rules of a layout for both directions.
+
+    Args:
+        layout: of the keys.
+        stages: those of the Flax `EfficientNet`.
+
+    Returns:
+        The rules.
+    """
     rules = timm_rules() if layout.family == "timm" else _huggingface_rules(stages)
     renamed = tuple(dataclasses.replace(rule, torch=layout.prefix + rule.torch) for rule in rules)
     # With Hugging Face the classifier stands beside the network, not in it.
@@ -163,7 +201,7 @@ def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> Table:
 
 
 def timm_rules() -> list[Rule]:
-    """The backbone's part of the official image tower, under no prefix."""
+    """Makes the rules of the backbone in the official image tower, under no prefix."""
     scope = f"{TOWER}.backbone."
     official = [rule for rule in image_rules(TOWER, TOWER) if rule.torch.startswith(scope)]
     return [dataclasses.replace(rule, torch=rule.torch.removeprefix(scope)) for rule in official]

@@ -113,7 +113,15 @@ _LIBRARIES = {
 
 
 def source(model: Model, form: str) -> str:
-    """The example of a format."""
+    """Writes the example of a format.
+
+    Args:
+        model: what is exported.
+        form: `torch`, `huggingface` or `onnx`.
+
+    Returns:
+        Python code.
+    """
     languages = model.config.data.languages
     boxes = model.config.model.image.regions.kind == "boxes"
     return _TEMPLATES[form].format(
@@ -126,12 +134,20 @@ def source(model: Model, form: str) -> str:
 
 
 def libraries(model: Model, form: str) -> list[str]:
-    """What the example and the files that it imports need of PyPI."""
+    """Lists what the example and the files that it imports need of PyPI.
+
+    Args:
+        model: what is exported.
+        form: `torch`, `huggingface` or `onnx`.
+
+    Returns:
+        Requirements as pip reads them.
+    """
     words = {"wordpiece": "tokenizers>=0.21", "sentencepiece": "sentencepiece>=0.2"}
     return [*_LIBRARIES[form], words[model.words.description()["kind"]]]
 
 
 def write(model: Model, form: str, folder: Path) -> None:
-    """Writes the example and its requirements."""
+    """Writes the example and its requirements into a folder."""
     (folder / FILE).write_text(source(model, form), encoding="utf-8")
     (folder / REQUIREMENTS).write_text("".join(f"{name}\n" for name in libraries(model, form)))

@@ -29,9 +29,19 @@ PROGRAM = Path(__file__).with_name("run_example.py")
 
 
 def check(model: Model, folder: Path, batch: parity.FixedBatch, proven: parity.Embeddings) -> dict[str, Any]:
-    """Runs the example of `folder`; returns figures for the report.
+    """Runs the example of an export and compares it with the training.
 
-    Raises ExportError if it cannot be run, or if ids, pictures or embeddings are not those of the training.
+    Args:
+        model: what is exported.
+        folder: the export.
+        batch: the fixed batch.
+        proven: the embeddings of the batch that the artefact has been proven with.
+
+    Returns:
+        Figures for the report.
+
+    Raises:
+        ExportError: if it cannot be run, or if ids, images or embeddings are not those of the training.
     """
     with tempfile.TemporaryDirectory() as scratch:
         files = sample.write_pictures(Path(scratch), model.config.data.image_size)

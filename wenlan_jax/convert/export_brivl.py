@@ -27,7 +27,15 @@ zeros: the official modules have these layers, so strict loading needs them, and
 
 
 def write(model: Model, folder: Path) -> Runner:
-    """Writes `brivl.pth`, nested under `learnable` as the released files are; runs what the file holds."""
+    """Writes `brivl.pth`, nested under `learnable` as the released files are.
+
+    Args:
+        model: what is exported.
+        folder: where it goes.
+
+    Returns:
+        What runs the file on a batch.
+    """
     from wenlan_jax.convert import run_torch
 
     _check(model)
@@ -87,10 +95,16 @@ def write_file(model: Model, path: Path) -> None:
 
 
 def official_towers(model: Model) -> Iterator[FlatTree]:
-    """The official keys of each tower. Without momentum towers the query towers stand in for them.
+    """Reads the official keys of each tower. Without key encoders the towers stand in for them.
 
-    These come last: until then the programs that prove them have been compiled. Of them pictures come first, as they
+    The towers come last: until then the programs that prove them have been compiled. Of them images come first, as they
     take longer to run.
+
+    Args:
+        model: what is exported.
+
+    Yields:
+        The keys and arrays of one tower.
     """
     for prefix, tower in {**MOMENTUM_TOWERS, **QUERY_TOWERS}.items():
         source = tower if model.momentum or tower in QUERY_TOWERS.values() else tower.removesuffix(MOMENTUM)

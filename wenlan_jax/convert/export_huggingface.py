@@ -66,7 +66,15 @@ PIECES = "tokenizer.model"
 
 
 def write(model: Model, folder: Path) -> Runner:
-    """Writes a folder for `from_pretrained` with `trust_remote_code=True`; runs it in a process of its own."""
+    """Writes a folder for `from_pretrained` with `trust_remote_code=True`.
+
+    Args:
+        model: what is exported.
+        folder: where it goes.
+
+    Returns:
+        What runs the folder on a batch, in a process of its own.
+    """
     state = query_state(model)
     _write_model(model, state, folder)
     _write_backbone(model, state, folder / BACKBONE)
@@ -199,11 +207,20 @@ def _card(model: Model) -> str:
 
 
 def run_folder(folder: Path, batch: parity.FixedBatch) -> parity.Embeddings:
-    """Embeds the batch through the Auto classes, and checks the text backbone as a BertModel.
+    """Embeds a batch through the Auto classes, and checks the text backbone as a BertModel.
 
     In a process of its own, with a cache of modules of its own: transformers copies the code it trusts into a cache
-    that outlives the process, under the name of the folder. Raises ExportError if the folder cannot be used, or the
-    hidden states of the backbone differ.
+    that outlives the process, under the name of the folder.
+
+    Args:
+        folder: the export.
+        batch: the fixed batch.
+
+    Returns:
+        The embeddings.
+
+    Raises:
+        ExportError: if the folder cannot be used, or the hidden states of the backbone differ.
     """
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

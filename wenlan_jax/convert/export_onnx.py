@@ -83,7 +83,14 @@ Shape = tuple[str | int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """One tower's file. tower: its name in the PyTorch module. inputs: names and shapes, dynamic axes by name."""
+    """The file of one tower.
+
+    Attributes:
+        file: its name.
+        tower: its name in the PyTorch module.
+        inputs: names and shapes, dynamic axes by name.
+        output: the name of the embeddings.
+    """
 
     file: str
     tower: str
@@ -92,10 +99,19 @@ class Graph:
 
 
 def write(model: Model, folder: Path) -> Runner:
-    """Writes both graphs, the tokenizer, a card and an example; runs the graphs with onnxruntime on the CPU.
+    """Writes both graphs, the tokenizer, a card and an example.
 
     The weights of a float16 export are stored in half precision; the graph widens them and computes in float32.
-    Raises ExportError if a graph is not valid, or differs from the PyTorch module on a batch of another size.
+
+    Args:
+        model: what is exported.
+        folder: where it goes.
+
+    Returns:
+        What runs the graphs with onnxruntime on the CPU.
+
+    Raises:
+        ExportError: if a graph is not valid, or differs from the PyTorch module on a batch of another size.
     """
     import onnx
 
@@ -116,7 +132,7 @@ def write(model: Model, folder: Path) -> Runner:
 
 
 def write_inputs(model: Model, folder: Path) -> None:
-    """Writes what reads picture files and texts: code, settings and the tokenizer's file."""
+    """Writes what reads image files and texts: code, settings and the tokenizer's file."""
     from wenlan_jax.convert import export_torch
 
     export_torch.write_tokenizer(model, folder)
@@ -126,10 +142,16 @@ def write_inputs(model: Model, folder: Path) -> None:
 
 
 def graphs(config: experiment.Config) -> tuple[Graph, Graph]:
-    """The graphs of the image and the text tower.
+    """Declares the graphs of the image and the text tower.
 
     Texts have a dynamic length only where the backbone has an attention mask; else embeddings depend on padding, and
     are those of the training only at the length of the training.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        Both graphs.
     """
     side, bert, regions = config.data.image_size, config.model.text.bert, config.model.image.regions
     pictures: dict[str, Shape] = {"pixel_values": ("batch", 3, side, side)}
@@ -143,7 +165,7 @@ def graphs(config: experiment.Config) -> tuple[Graph, Graph]:
 
 
 def torch_module(model: Model) -> torch.nn.Module:
-    """The PyTorch module with the weights in the precision of the export, in evaluation mode; float32."""
+    """Builds the PyTorch module with the weights in the precision of the export, in evaluation mode; float32."""
     from wenlan_jax.convert import export_torch, run_torch
     from wenlan_jax.convert.architecture import architecture_of
 
@@ -152,7 +174,16 @@ def torch_module(model: Model) -> torch.nn.Module:
 
 
 def trace(tower: torch.nn.Module, graph: Graph, model: Model) -> Any:
-    """The tower as an optimised `onnx_ir.Model`, without the tracer's notes on the source files of this machine."""
+    """Traces a tower.
+
+    Args:
+        tower: the PyTorch module.
+        graph: its declaration.
+        model: what is exported.
+
+    Returns:
+        An optimised `onnx_ir.Model`, without the tracer's notes on the source files of this machine.
+    """
     import torch
 
     sizes = {**TRACED, "length": model.config.data.text_length}
@@ -238,7 +269,14 @@ def halve(graph: Any) -> None:
 def check_batches(tower: torch.nn.Module, graph: Graph, path: Path, config: experiment.Config) -> None:
     """Compares a written graph with the PyTorch module; texts are cut to the longest of the batch where they may be.
 
-    Raises ExportError where an embedding's coordinate differs by more than the tolerance of float32.
+    Args:
+        tower: the PyTorch module.
+        graph: its declaration.
+        path: the graph's file.
+        config: the configuration.
+
+    Raises:
+        ExportError: where an embedding's coordinate differs by more than the tolerance of float32.
     """
     import torch
 
@@ -268,7 +306,7 @@ def run(folder: Path, config: experiment.Config, batch: parity.FixedBatch) -> pa
 
 
 def open_session(path: Path) -> Any:
-    """An onnxruntime session on the CPU that reports errors alone."""
+    """Opens an onnxruntime session on the CPU that reports errors alone."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -277,7 +315,16 @@ def open_session(path: Path) -> Any:
 
 
 def feeds_of(batch: parity.FixedBatch, graph: Graph, config: experiment.Config) -> Feeds:
-    """The inputs of one graph, prepared as the card tells its users to."""
+    """Prepares the inputs of one graph, as the card tells its users to.
+
+    Args:
+        batch: the fixed batch.
+        graph: the graph.
+        config: the configuration.
+
+    Returns:
+        Arrays by the names of the inputs.
+    """
     mean, std = (np.asarray(values, np.float32) for values in (config.augment.mean, config.augment.std))
     pixels = (batch.image.astype(np.float32) / np.float32(255) - mean) / std
     values: Mapping[str, np.ndarray | None] = {
@@ -291,7 +338,7 @@ def feeds_of(batch: parity.FixedBatch, graph: Graph, config: experiment.Config) 
 
 
 def card(model: Model) -> str:
-    """README.md: inputs and outputs, how to prepare them, an example, and how the model was trained."""
+    """Writes README.md: inputs and outputs, how to prepare them, an example, and how the model was trained."""
     config = model.config
     masked = config.model.text.bert.attention_mask
     use = _CARD.format(

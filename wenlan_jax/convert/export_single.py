@@ -50,12 +50,28 @@ _SOURCES = {
 
 
 def write_uniter(model: Model, folder: Path) -> Runner:
-    """Writes a folder in UNITER's layout; runs the file it wrote."""
+    """Writes a folder in UNITER's layout.
+
+    Args:
+        model: what is exported.
+        folder: where it goes.
+
+    Returns:
+        What runs the file on a batch.
+    """
     return _write(model, folder, single_layout.LAYOUTS["uniter"])
 
 
 def write_uc2(model: Model, folder: Path) -> Runner:
-    """Writes a folder in UC2's layout; runs the file it wrote."""
+    """Writes a folder in UC2's layout.
+
+    Args:
+        model: what is exported.
+        folder: where it goes.
+
+    Returns:
+        What runs the file on a batch.
+    """
     return _write(model, folder, single_layout.LAYOUTS["uc2"])
 
 
@@ -80,7 +96,7 @@ def _write(model: Model, folder: Path, layout: Layout) -> Runner:
 
 
 def state_of(model: Model, layout: Layout) -> FlatTree:
-    """The tower's keys with their tied copies, in the dtype of the export."""
+    """Reads the tower's keys with their tied copies, in the dtype of the export."""
     state = layout.table().to_torch({TOWER: model.tower(TOWER)})
     return {key: value.astype(model.dtype, copy=False) for key, value in state.items()}
 

@@ -20,7 +20,15 @@ TEXTS = "wenlan_text.py"
 
 
 def write(model: Model, folder: Path) -> Runner:
-    """Writes a folder that `wenlan_torch.load(folder)` turns into a PyTorch module; runs it that way."""
+    """Writes a folder that `wenlan_torch.load(folder)` turns into a PyTorch module.
+
+    Args:
+        model: what is exported.
+        folder: where it goes.
+
+    Returns:
+        What runs the folder on a batch that way.
+    """
     shutil.copyfile(torch_modules.__file__, folder / MODULES)
     weights.write_safetensors(query_state(model), folder / WEIGHTS, {"format": "pt"})
     architecture = architecture_of(model.config)
@@ -41,7 +49,7 @@ def write_tokenizer(model: Model, folder: Path) -> None:
 
 
 def query_state(model: Model) -> FlatTree:
-    """The query towers under the official keys, in the dtype of the export; batch counters included."""
+    """Reads the towers under the official keys, in the dtype of the export; batch counters included."""
     state: FlatTree = {}
     for prefix, tower in QUERY_TOWERS.items():
         state |= tower_state(model, prefix, tower)
@@ -49,9 +57,15 @@ def query_state(model: Model) -> FlatTree:
 
 
 def tower_state(model: Model, prefix: str, tower: str) -> FlatTree:
-    """The keys of one tower under an official prefix, in the dtype of the export; without batch counters.
+    """Reads the keys of one tower under an official prefix, in the dtype of the export; without batch counters.
 
-    Arrays are views of what was read where the layout allows: each is made contiguous when it is written.
+    Args:
+        model: what is exported.
+        prefix: the official prefix.
+        tower: the Flax name.
+
+    Returns:
+        Arrays by key; views of what was read where the layout allows: each is made contiguous when it is written.
     """
     state = torch_views({tower: model.tower(tower)}, brivl_table({prefix: tower}))
     return {key: value.astype(model.dtype, copy=False) for key, value in state.items()}

@@ -53,7 +53,17 @@ Writer = Callable[[Model, Path], Runner]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs `wenlan export` with parsed arguments and returns the exit status."""
+    """Runs `wenlan export`.
+
+    Args:
+        arguments: the parsed arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ExportError: for a format that does not fit, a library that is missing, or an artefact that disagrees.
+    """
     form = EXPORT_FORMATS[arguments.format]
     missing = [name for name in form.libraries if importlib.util.find_spec(name) is None]
     if missing:
@@ -83,7 +93,16 @@ def _check_kind(name: str, task: TaskSpec) -> None:
 
 
 def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = "") -> dict[str, dict[str, Any]]:
-    """Trees by tower, as `Model.tower` gives them, under the towers' names and `suffix`."""
+    """Sorts trees by tower, as `Model.tower` gives them.
+
+    Args:
+        params: parameters by tower.
+        batch_stats: running statistics by tower.
+        suffix: added to the towers' names.
+
+    Returns:
+        `params` and `batch_stats` of each tower.
+    """
     return {
         tower + suffix: {"params": params[tower]}
         | ({"batch_stats": batch_stats[tower]} if tower in batch_stats else {})
@@ -92,7 +111,16 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
 
 
 def load(workdir: Path, step: int | None, dtype: str) -> Model:
-    """The model of a work directory or of an import, on one device whatever mesh it was trained on."""
+    """Opens the model of a work directory or of an import, on one device whatever mesh it was trained on.
+
+    Args:
+        workdir: the directory.
+        step: the checkpoint; None for the newest.
+        dtype: of the exported weights, `float32` or `float16`.
+
+    Returns:
+        The model; its arrays are read when they are asked for.
+    """
     trained = restore.load(workdir, step, meshes.ONE_DEVICE, ("mesh.",), jax.devices()[:1])
     mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
     config = dataclasses.replace(trained.config, mesh=sections.Mesh(**mesh))  # what is told is what it was trained with
@@ -123,7 +151,14 @@ def _scale(trained: restore.Trained) -> float:
 
 
 def unused_layers(place: Path | str) -> dict[str, np.ndarray]:
-    """Layers that an official file holds beside BriVL's own weights, kept by the import at `place`, if it is one."""
+    """Reads the layers that an official file holds beside BriVL's own weights.
+
+    Args:
+        place: the directory of an import; "" for none.
+
+    Returns:
+        The layers by key; none if `place` is no import of such a file.
+    """
     path = Path(place).expanduser() / UNUSED_LAYERS
     return weights.read(path) if str(place) and path.is_file() else {}
 
@@ -138,10 +173,21 @@ def _result(path: Path) -> dict[str, float]:
 
 
 def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float) -> dict[str, Any]:
-    """Writes `out` in one format and returns what `parity.json` says.
+    """Writes an export and proves it.
 
-    Raises ExportError, and leaves nothing at `out`, if the artefact disagrees by more than `tolerance`; CheckpointError
-    if towers are not stored whole.
+    Args:
+        model: what is exported.
+        name: of the format.
+        writer: of the format.
+        out: the directory to make.
+        tolerance: the largest absolute difference that is accepted.
+
+    Returns:
+        What `parity.json` says.
+
+    Raises:
+        ExportError: if the artefact disagrees by more than `tolerance`; nothing is left at `out` then.
+        CheckpointError: if towers are not stored whole.
     """
 
     staging = out.with_name(f".{out.name}.partial")
@@ -170,7 +216,20 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
 
 
 def check(model: Model, name: str, findings: Findings, tolerance: float) -> dict[str, Any]:
-    """The report on the artefact; raises ExportError above the tolerance."""
+    """Makes the report on an artefact.
+
+    Args:
+        model: what is exported.
+        name: of the format.
+        findings: the comparison.
+        tolerance: the largest difference that is accepted.
+
+    Returns:
+        The report.
+
+    Raises:
+        ExportError: above the tolerance.
+    """
     report = {
         "format": name,
         "dtype": model.dtype,

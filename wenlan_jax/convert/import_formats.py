@@ -32,9 +32,12 @@ class ImportingError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Leaves by their path in the train state, and the keys of the file left out, with the reason.
+    """What a file gives.
 
-    unchecked: what no shape tells and nothing beside the weights said, in words.
+    Attributes:
+        leaves: by their path in the train state.
+        ignored: the keys of the file left out, with the reason.
+        unchecked: what no shape tells and nothing beside the weights said, in words.
     """
 
     leaves: FlatTree
@@ -44,14 +47,20 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What the leaves must fit: the configuration, the shapes of its train state, and the towers asked for."""
+    """What the leaves must fit.
+
+    Attributes:
+        config: the configuration.
+        shapes: of its train state.
+        towers: those asked for.
+    """
 
     config: experiment.Config
     shapes: TrainState
     towers: Sequence[str]
 
     def template(self, tower: str, part: str = "") -> dict[str, Any]:
-        """The shapes of a tower by collection, or of one part of it such as `backbone`."""
+        """Returns the shapes of a tower by collection, or of one part of it such as `backbone`."""
         collections = {"params": self.shapes.params, "batch_stats": self.shapes.batch_stats}
         found = {name: tree[tower] for name, tree in collections.items() if tower in tree}
         return {name: {part: tree[part]} for name, tree in found.items()} if part else found
@@ -72,7 +81,20 @@ def _is_backbone(detect: Callable[[Iterable[str]], Any], keys: Iterable[str]) ->
 
 
 def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
-    """The official checkpoint, or the state dict of the whole official model, whose queues fill the banks."""
+    """Reads the official checkpoint, or the state dict of the whole official model, whose queues fill the banks.
+
+    Args:
+        state: the file's arrays by key.
+        target: what they must fit.
+        source: the file, for messages.
+
+    Returns:
+        The leaves.
+
+    Raises:
+        ImportingError: for a file without the towers asked for.
+        ConversionError: for keys or shapes that do not fit.
+    """
     state = {key.removeprefix(WHOLE_MODEL): array for key, array in state.items()}
     if TOWER in registry.of(target.config).towers:
         return _map_backbone(state, target)
@@ -107,7 +129,19 @@ def _map_backbone(state: weights.State, target: Target) -> Found:
 
 
 def read_bert(state: weights.State, target: Target, source: Path) -> Found:
-    """A text encoder of Hugging Face. RoBERTa's position table loses the rows before its first token's."""
+    """Reads a text encoder of Hugging Face. RoBERTa's position table loses the rows before its first token's.
+
+    Args:
+        state: the file's arrays by key.
+        target: what they must fit.
+        source: the file; a config.json beside it is read.
+
+    Returns:
+        The leaves.
+
+    Raises:
+        ConversionError: for keys, shapes or a config.json that do not fit.
+    """
     if TOWER in target.towers:
         return _of_single(import_single.read_bert)(state, target, source)
     prefix = bert.detect(state)
@@ -128,7 +162,19 @@ def read_bert(state: weights.State, target: Target, source: Path) -> Found:
 
 
 def read_efficientnet(state: weights.State, target: Target, source: Path) -> Found:
-    """An EfficientNet of timm or Hugging Face."""
+    """Reads an EfficientNet of timm or Hugging Face.
+
+    Args:
+        state: the file's arrays by key.
+        target: what they must fit.
+        source: the file; a config.json beside it is read.
+
+    Returns:
+        The leaves.
+
+    Raises:
+        ConversionError: for keys, shapes or a config.json that do not fit.
+    """
     layout, config = efficientnet.detect(state), target.config
     description, said = bert.read_description(source), weights.metadata(source)
     name = efficientnet.names_of(description, said, source)
@@ -152,7 +198,14 @@ def _of_single(read: Callable[..., Imported]) -> Callable[[weights.State, Target
 
 
 class Format(NamedTuple):
-    """The towers that a format can give, its reader, whether keys are of it, and the fields that set the sizes."""
+    """A format that `wenlan import` reads.
+
+    Attributes:
+        towers: those that it can give.
+        read: its reader.
+        knows: says whether keys are of it.
+        sizes: the fields that set the sizes, for messages.
+    """
 
     towers: Sequence[str]
     read: Callable[[weights.State, Target, Path], Found]

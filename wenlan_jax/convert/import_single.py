@@ -33,18 +33,31 @@ FIELDS = {
 
 
 def is_uniter(keys: Iterable[str]) -> bool:
-    """Whether keys are those of a UNITER."""
+    """Says whether keys are those of a UNITER."""
     known = set(keys)
     return _UC2_TYPES not in known and any(key.endswith(PICTURES) for key in known)
 
 
 def is_uc2(keys: Iterable[str]) -> bool:
-    """Whether keys are those of a UC2."""
+    """Says whether keys are those of a UC2."""
     return _UC2_TYPES in set(keys)
 
 
 def read_uniter(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
-    """A UNITER checkpoint."""
+    """Reads a UNITER checkpoint.
+
+    Args:
+        state: the file's arrays by key.
+        config: the configuration.
+        template: the leaves of the tower, abstract.
+        source: the file; a config.json beside it is read.
+
+    Returns:
+        The leaves.
+
+    Raises:
+        ConversionError: for another layout, or sizes that do not fit.
+    """
     prefix = next((name for name in ("uniter.", "bert.") if f"{name}{PICTURES}" in state), "")
     if not prefix:
         raise ConversionError(f"not a UNITER: no key uniter.{PICTURES}")
@@ -53,7 +66,7 @@ def read_uniter(state: weights.State, config: experiment.Config, template: dict[
 
 
 def read_uc2(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
-    """A UC2 checkpoint."""
+    """Reads a UC2 checkpoint; see `read_uniter`."""
     if not is_uc2(state):
         raise ConversionError(f"not a UC2: no key {_UC2_TYPES}")
     _check(config, source, offset=bert.ROBERTA_PAD_ID + 1)
@@ -63,7 +76,10 @@ def read_uc2(state: weights.State, config: experiment.Config, template: dict[str
 def read_xlm_roberta(
     state: weights.State, config: experiment.Config, template: dict[str, object], source: Path
 ) -> Imported:
-    """XLM-R with its head for words or without, as the text side of a tower whose regions start fresh."""
+    """Reads XLM-R with its head for words or without, as the text side of a tower whose regions start fresh.
+
+    See `read_uniter`.
+    """
     prefix = bert.detect(state)
     if _type_rows(state, prefix) != 1:
         raise ConversionError(f"not an XLM-R: {prefix}{_TYPES} has more than one row; choose --format=bert")
@@ -72,7 +88,10 @@ def read_xlm_roberta(
 
 
 def read_bert(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
-    """BERT with its heads or without, as what UNITER's text side starts from; regions start fresh."""
+    """Reads BERT with its heads or without, as what UNITER's text side starts from; regions start fresh.
+
+    See `read_uniter`.
+    """
     prefix = bert.detect(state)
     if _type_rows(state, prefix) == 1:
         raise ConversionError(f"not a BERT: {prefix}{_TYPES} has one row, as XLM-R's; choose --format=xlm_roberta")

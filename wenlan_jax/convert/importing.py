@@ -42,7 +42,16 @@ MOST_KINDS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to import: `tower` is `image`, `text` or `both`; `replace` allows leaves that `out` has already."""
+    """What to import.
+
+    Attributes:
+        format: a name in `FORMATS`.
+        source: the file or directory of weights.
+        out: the directory to make or to add to.
+        tower: `image`, `text` or `both`.
+        trust_pickle: run whatever code a pickled file contains.
+        replace: allow leaves that `out` has already.
+    """
 
     format: str
     source: Path
@@ -53,7 +62,18 @@ class Request:
 
 
 def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
-    """Runs `wenlan import` with parsed arguments and fields of the configuration; returns the exit status."""
+    """Runs `wenlan import`.
+
+    Args:
+        arguments: the parsed arguments.
+        fields: `--config.field=value` each.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ImportingError: see `run_import`.
+    """
     wanted = arguments.write_config
     if (arguments.config is None or arguments.out is None) and wanted is None:
         raise ImportingError("give --config and --out, or --write-config alone for a file of the weights' sizes")
@@ -74,8 +94,17 @@ def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
 def run_import(config: experiment.Config, request: Request) -> None:
     """Reads a file, checks it against the configuration, writes the checkpoint and prints what came from where.
 
-    Raises ImportingError, WeightsError, ConfigError or CheckpointError with every fault found; a directory that did
-    not exist is then not made.
+    A directory that did not exist is not made where this fails.
+
+    Args:
+        config: the configuration.
+        request: what to import.
+
+    Raises:
+        ImportingError: lists every fault found.
+        WeightsError: for a file that cannot be read.
+        ConfigError: for a configuration that cannot be used.
+        CheckpointError: for what is in `out` already.
     """
     tokenizer = _tokenizer(config)
     target = _target(config, request, tokenizer)
@@ -271,7 +300,16 @@ def _directory(out: Path) -> Iterator[Path]:
 
 
 def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) -> str:
-    """The table that the command prints: loaded parts, ignored keys by reason, and what starts fresh."""
+    """Writes the table that the command prints: loaded parts, ignored keys by reason, and what starts fresh.
+
+    Args:
+        found: what the file gave.
+        shapes: the train state, abstract.
+        stored: all leaves that are stored now.
+
+    Returns:
+        The table.
+    """
     lines = [f"{'loaded':<34}{'leaves':>8}{'numbers':>16}"]
     lines += _rows(found.leaves)
     lines += _ignored_lines(found.ignored)

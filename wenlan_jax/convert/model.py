@@ -22,18 +22,21 @@ class ExportError(WenlanError, RuntimeError):
 class Model:
     """A checkpoint that is to be exported.
 
-    tower: reads the `params` and `batch_stats` of a tower, `image`, `text`, their `_momentum` copies, or `single`. It
-        reads anew each time, so that an export holds no more than it is working on.
-    shapes: what `tower` gives without its values: by the tower's name, leaves of which shape and type alone are read.
-        Momentum copies are left out.
-    momentum: whether there are momentum towers.
-    tokenizer: None where none was configured; only formats that hold one ask for it.
-    result: the newest `result.json` of the run, empty without one.
-    unused_layers: what an official file that the run started from holds beside BriVL's own weights.
-    dtype: of the exported weights, `float32` or `float16`.
-    scale: what the loss multiplies similarities by, one over the temperature.
-    license: of the exported model, by the name that Hugging Face has for it; empty where nobody said.
-    check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
+    Attributes:
+        config: the configuration that it was trained with.
+        step: the number of the checkpoint.
+        tower: reads the `params` and `batch_stats` of a tower, `image`, `text`, their `_momentum` copies, or `single`.
+            It reads anew each time, so that an export holds no more than it is working on.
+        shapes: what `tower` gives without its values: by the tower's name, leaves of which shape and type alone are
+            read. Momentum copies are left out.
+        momentum: whether there are key encoders.
+        tokenizer: None where none was configured; only formats that hold one ask for it.
+        result: the newest `result.json` of the run, empty without one.
+        unused_layers: what an official file that the run started from holds beside BriVL's own weights.
+        dtype: of the exported weights, `float32` or `float16`.
+        scale: what the loss multiplies similarities by, one over the temperature.
+        license: of the exported model, by the name that Hugging Face has for it; empty where nobody said.
+        check: raises if what `tower` gives is not what the configuration describes, and names each leaf.
     """
 
     config: experiment.Config
@@ -51,7 +54,11 @@ class Model:
 
     @property
     def words(self) -> Tokenizer:
-        """The tokenizer. Raises ExportError where there is none."""
+        """The tokenizer.
+
+        Raises:
+            ExportError: where there is none.
+        """
         if self.tokenizer is None:
             model = registry.of(self.config).model
             without = [name for name, form in EXPORT_FORMATS.items() if form.model == model and not form.tokenizer]

@@ -50,7 +50,7 @@ PIPELINE = "zero-shot-image-classification"
 
 
 def write(model: Model) -> str:
-    """The model card of the PyTorch export, in Markdown."""
+    """Writes the model card of the PyTorch export, in Markdown."""
     config = model.config
     use = _CARD.format(
         step=model.step,
@@ -71,7 +71,7 @@ def write(model: Model) -> str:
 
 
 def training(model: Model) -> str:
-    """The end of every card: data, recipe and results."""
+    """Writes the end of every card: data, recipe and results."""
     config = model.config
     return _TRAINING.format(
         step=model.step,
@@ -89,9 +89,17 @@ def training(model: Model) -> str:
 
 
 def metadata(model: Model, library: str, pipeline: str) -> str:
-    """The head of a card that Hugging Face reads, in YAML: licence, languages, task, library and tags.
+    """Writes the head of a card that Hugging Face reads, in YAML: licence, languages, task, library and tags.
 
     The licence is what the user said; only who owns data and weights knows it.
+
+    Args:
+        model: what is exported.
+        library: Hugging Face's name of the library.
+        pipeline: Hugging Face's name of the task.
+
+    Returns:
+        YAML between its marks.
     """
     fields: dict[str, Any] = {
         "license": model.license or "unknown",
@@ -106,13 +114,20 @@ def metadata(model: Model, library: str, pipeline: str) -> str:
 
 
 def languages(config: experiment.Config) -> list[str]:
-    """Those that the configuration names for training, else for evaluation; none where it takes all of the data's."""
+    """Lists the languages that the configuration names for training, else for evaluation.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        Their codes; none where it takes all of the data's.
+    """
     of_parts = [language for part in config.data.mixture for language in part.languages]
     return list(dict.fromkeys(of_parts or config.data.languages or config.eval.languages))
 
 
 def results_table(result: dict[str, float]) -> str:
-    """The figures of `result.json` over all languages, in Markdown."""
+    """Writes the figures of `result.json` over all languages, in Markdown."""
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted(result.items()) if name.count("/") == 3]
     if not rows:
         return "The run has no result.json: it was not evaluated."

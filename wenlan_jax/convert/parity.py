@@ -27,7 +27,15 @@ precision alone moves embeddings."""
 
 
 class FixedBatch(NamedTuple):
-    """Inputs that depend on the configuration alone. `image` is RGB of 0 to 255; the rest as in training batches."""
+    """Inputs that depend on the configuration alone.
+
+    Attributes:
+        image: RGB of 0 to 255, (items, height, width, 3).
+        token_ids: as in training batches.
+        token_mask: as in training batches.
+        boxes: as in training batches; None where regions are a grid.
+        box_mask: as in training batches; None where regions are a grid.
+    """
 
     image: np.ndarray
     token_ids: Int[np.ndarray, "items tokens"]
@@ -37,7 +45,12 @@ class FixedBatch(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """Unit rows of both sides, float32."""
+    """Unit vectors of both sides, float32.
+
+    Attributes:
+        image: of the images.
+        text: of the texts.
+    """
 
     image: Float[np.ndarray, "items embedding"]
     text: Float[np.ndarray, "items embedding"]
@@ -45,7 +58,12 @@ class Embeddings(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Of one side: the largest absolute difference and the cosine of every item's two embeddings."""
+    """How far two embeddings of one side are apart.
+
+    Attributes:
+        largest_difference: absolute, over all coordinates.
+        cosine: of every item's two embeddings.
+    """
 
     largest_difference: float
     cosine: list[float]
@@ -71,16 +89,32 @@ def fixed_batch(config: experiment.Config, items: int = ITEMS) -> FixedBatch:
 
 
 def jax_embeddings(config: experiment.Config, tower: Callable[[str], dict[str, Any]], batch: FixedBatch) -> Embeddings:
-    """What our towers make of the batch; `tower` reads one (see `jax_embedding`), and only one is held at a time."""
+    """Embeds a batch with our towers; only one is held at a time.
+
+    Args:
+        config: the configuration.
+        tower: reads the variables of a tower (see `jax_embedding`).
+        batch: the batch.
+
+    Returns:
+        The embeddings.
+    """
     return Embeddings(*(jax_embedding(config, side, tower(side), batch) for side in Embeddings._fields))
 
 
 def jax_embedding(
     config: experiment.Config, side: str, variables: dict[str, Any], batch: FixedBatch
 ) -> Float[np.ndarray, "items embedding"]:
-    """What our tower `image` or `text` makes of the batch, in float32 whatever the configuration trains in.
+    """Embeds one side of a batch with our tower, in float32 whatever the configuration trains in.
 
-    variables: its `params` and, for images, `batch_stats`.
+    Args:
+        config: the configuration.
+        side: `image` or `text`.
+        variables: the tower's `params` and, for images, `batch_stats`.
+        batch: the batch.
+
+    Returns:
+        Unit vectors.
     """
     return compiled_tower(config, side, variables, batch)(variables)
 
@@ -88,7 +122,17 @@ def jax_embedding(
 def compiled_tower(
     config: experiment.Config, side: str, variables: dict[str, Any], batch: FixedBatch
 ) -> Callable[[dict[str, Any]], Float[np.ndarray, "items embedding"]]:
-    """`jax_embedding` for this batch, compiled for variables of these shapes and types, which is all that is read."""
+    """Compiles `jax_embedding` for a batch.
+
+    Args:
+        config: the configuration.
+        side: `image` or `text`.
+        variables: only shapes and types are read.
+        batch: the batch.
+
+    Returns:
+        A function from variables to embeddings.
+    """
     model = dataclasses.replace(config.model, dtype="float32")
     towers = Towers(dataclasses.replace(config, model=model))
 
@@ -124,9 +168,17 @@ def _is_known(option: str, value: str | bool) -> bool:
 
 
 def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement, float]:
-    """Agreement of images and of texts, and of the ranking of all pictures for every text (1: the same order).
+    """Compares embeddings.
 
-    Raises ValueError where shapes differ.
+    Args:
+        ours: of the JAX towers.
+        theirs: of the artefact.
+
+    Returns:
+        Agreement of images and of texts, and of the ranking of all images for every text (1: the same order).
+
+    Raises:
+        ValueError: where shapes differ.
     """
     sides = []
     for name, mine, other in zip(Embeddings._fields, ours, theirs, strict=True):
@@ -141,9 +193,16 @@ def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement,
 
 
 def ranking_agreement(ours: Float[np.ndarray, "texts images"], theirs: Float[np.ndarray, "texts images"]) -> float:
-    """Share of picture pairs that both put in the same order for a text.
+    """Computes the share of pairs of images that both put in the same order for a text.
 
-    Pairs whose scores are equal up to the rounding of float32 in either are left out; 1 where none remains.
+    Pairs whose scores are equal up to the rounding of float32 in either are left out.
+
+    Args:
+        ours: scores.
+        theirs: scores.
+
+    Returns:
+        The share; 1 where no pair remains.
     """
     first = ours[:, :, None] - ours[:, None, :]
     second = theirs[:, :, None] - theirs[:, None, :]

@@ -17,9 +17,13 @@ ReadTower = Callable[[str], dict[str, Any]]
 
 
 class Findings(NamedTuple):
-    """A comparison: the rows compared, figures for the report, what the tolerance is for, and lines to print.
+    """A comparison.
 
-    differences: by what was compared; none may be above the tolerance.
+    Attributes:
+        items: the rows compared.
+        figures: for the report.
+        differences: by what was compared; none may be above the tolerance.
+        lines: to print.
     """
 
     items: int
@@ -32,20 +36,37 @@ class Findings(NamedTuple):
 class Proof(Protocol):
     """Our side of a comparison, made before the artefact is written and asked once it is.
 
-    batch: what the artefact is run on; depends on the configuration alone.
+    Attributes:
+        batch: what the artefact is run on; depends on the configuration alone.
     """
 
     batch: Any
 
     def tower(self, name: str) -> dict[str, Any]:
-        """What reading a tower gives. Our side runs it on the way, so that none is read twice."""
+        """Reads a tower. Our side runs it on the way, so that none is read twice."""
 
     def compare(self, theirs: Any) -> Findings:
-        """Our answers beside the artefact's. Raises ValueError where shapes differ."""
+        """Compares our answers with the artefact's.
+
+        Args:
+            theirs: what the artefact gave.
+
+        Returns:
+            The comparison.
+
+        Raises:
+            ValueError: where shapes differ.
+        """
 
 
 class TwoTowerProof:
-    """Embeddings of pictures and of texts, and the ranking by their products."""
+    """Compares embeddings of images and of texts, and the ranking by their products.
+
+    Args:
+        config: the configuration.
+        read: reads the variables of a tower.
+        shapes: of `image` and `text`, as `read` will give them; compiling for them goes on in the background.
+    """
 
     def __init__(self, config: experiment.Config, read: ReadTower, shapes: Mapping[str, Any]) -> None:
         """shapes: of `image` and `text`, as `read` will give them; compiling for them goes on in the background."""
@@ -60,7 +81,7 @@ class TwoTowerProof:
         self._answers: dict[str, Future[np.ndarray]] = {}
 
     def tower(self, name: str) -> dict[str, Any]:
-        """What reading a tower gives; a query tower is also run on the batch, in the background."""
+        """Reads a tower; a query tower is also run on the batch, in the background."""
         for program in self._programs.values():
             if program.done():
                 program.result()  # raises what compiling did, before more is written
@@ -74,7 +95,7 @@ class TwoTowerProof:
         return self._programs[name].result()(variables)
 
     def compare(self, theirs: parity.Embeddings) -> Findings:
-        """Largest difference and cosines of each side. A tower that the writer did not ask for is read now."""
+        """Compares each side by largest difference and cosines. A tower that the writer did not ask for is read now."""
         for name in set(parity.Embeddings._fields) - set(self._answers):
             self.tower(name)
         ours = parity.Embeddings(**{name: answer.result() for name, answer in self._answers.items()})

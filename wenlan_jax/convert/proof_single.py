@@ -28,7 +28,17 @@ Said = dict[str, np.ndarray]
 
 
 class PairBatch(NamedTuple):
-    """Pairs as `SingleTower.encode` takes them, with some regions masked; `places`: real words of each text."""
+    """Pairs as `SingleTower.encode` takes them, with some regions masked.
+
+    Attributes:
+        token_ids: word pieces.
+        token_mask: which are real.
+        features: of the regions.
+        boxes: of the regions, in units of the image's sides.
+        region_mask: which regions are real.
+        region_masked: which are masked.
+        places: real words of each text, for the word head.
+    """
 
     token_ids: Int[np.ndarray, "items tokens"]
     token_mask: Bool[np.ndarray, "items tokens"]
@@ -39,7 +49,7 @@ class PairBatch(NamedTuple):
     places: Int[np.ndarray, "items places"]
 
     def crossed(self) -> PairBatch:
-        """Every text with every picture, nothing masked; a text's pairs follow each other."""
+        """Pairs every text with every image, nothing masked; a text's pairs follow each other."""
         count = len(self.token_ids)
         text, picture = (places.reshape(-1) for places in np.indices((count, count)))
         sides = (self.token_ids[text], self.token_mask[text], self.features[picture], self.boxes[picture])
@@ -48,7 +58,15 @@ class PairBatch(NamedTuple):
 
 
 def fixed_batch(config: experiment.Config, items: int = parity.ITEMS) -> PairBatch:
-    """Texts of 3 tokens up to the whole length, pictures of one region up to the limit, every other one masked."""
+    """Makes texts of 3 tokens up to the whole length, and images of one region up to the limit, every other one masked.
+
+    Args:
+        config: the configuration.
+        items: the number of pairs.
+
+    Returns:
+        The batch, the same for the same configuration.
+    """
     rng = np.random.default_rng(0)
     single, length, limit = config.single, config.data.text_length, config.pretrain.region_buckets[-1]
     lengths = np.linspace(min(3, length), length, items).astype(int)
@@ -80,7 +98,16 @@ READERS = {
 
 
 def jax_answers(config: experiment.Config, variables: dict[str, Any], batch: PairBatch) -> Said:
-    """What our tower says, in float32 whatever the configuration trains in. `variables`: its `params`."""
+    """Runs our tower, in float32 whatever the configuration trains in.
+
+    Args:
+        config: the configuration.
+        variables: the tower's `params`.
+        batch: the batch.
+
+    Returns:
+        Answers by the name of the head.
+    """
     model = dataclasses.replace(config.model, dtype="float32")
     tower = Tower(dataclasses.replace(config, model=model))
     params = {TOWER: variables["params"]}

@@ -31,7 +31,13 @@ NOT_NEEDED = "queues, which count only with both towers and a task that has bank
 
 @dataclasses.dataclass(frozen=True)
 class Queues:
-    """Leaves of the banks by path, the queues' keys in the file with the reason if left out, and faults."""
+    """What the queues of a file give.
+
+    Attributes:
+        leaves: of the banks by path.
+        ignored: the queues' keys in the file, with the reason if left out.
+        faults: one message each.
+    """
 
     leaves: FlatTree
     ignored: dict[str, str]
@@ -39,14 +45,22 @@ class Queues:
 
 
 def left_out(state: Mapping[str, np.ndarray], reason: str = NOT_NEEDED) -> Queues:
-    """The queues of a state dict, none of them taken."""
+    """Returns the queues of a state dict, none of them taken."""
     known = [name for names in NAMES.values() for name in names]
     keys = {*known, *(f"{name}_ptr" for name in known), *POINTERS}
     return Queues({}, {key: reason for key in state if key in keys}, [])
 
 
 def read(state: Mapping[str, np.ndarray], config: experiment.Config) -> Queues:
-    """The banks that the queues of a state dict fill, if it has both. A queue that does not fit is a fault."""
+    """Fills banks with the queues of a state dict, if it has both. A queue that does not fit is a fault.
+
+    Args:
+        state: the file's arrays by key.
+        config: the configuration.
+
+    Returns:
+        The leaves of the banks.
+    """
     keys = {tower: next((name for name in names if name in state), "") for tower, names in NAMES.items()}
     if not all(keys.values()):
         return left_out(state)
@@ -82,10 +96,17 @@ def _misfits(key: str, queue: np.ndarray, rows: np.ndarray | None, config: exper
 
 
 def rows_of(queue: Float[np.ndarray, "a b"], width: int) -> Float[np.ndarray, "entries width"] | None:
-    """A stored queue as rows of `width` numbers, or None if it is no queue of unit vectors of that width.
+    """Reads a stored queue as rows.
 
     The official buffers are (width, entries); dumps of single queues are often (entries, width). Where both fit, the
     lengths of the vectors tell which it is.
+
+    Args:
+        queue: as it is stored.
+        width: of an embedding.
+
+    Returns:
+        The rows, or None if it is no queue of unit vectors of that width.
     """
     if queue.ndim != 2:
         return None
@@ -96,7 +117,16 @@ def rows_of(queue: Float[np.ndarray, "a b"], width: int) -> Float[np.ndarray, "e
 
 
 def to_bank(rows: Float[np.ndarray, "entries width"], pointer: int, batch: int) -> dict[str, np.ndarray]:
-    """The leaves of a full bank for pushes of `batch` keys; `pointer` is the row that would be overwritten next."""
+    """Makes the leaves of a full bank.
+
+    Args:
+        rows: the queue.
+        pointer: the row that would be overwritten next.
+        batch: keys of a push.
+
+    Returns:
+        The leaves by name.
+    """
     entries, width = rows.shape
     slots = -(-entries // batch)
     keys = np.zeros((slots * batch, width), np.float32)
@@ -111,7 +141,7 @@ def to_bank(rows: Float[np.ndarray, "entries width"], pointer: int, batch: int) 
 
 
 def from_bank(leaves: Mapping[str, Shaped[np.ndarray, ...]]) -> Float[np.ndarray, "fill width"]:
-    """The valid keys of a bank, the oldest first: a queue whose pointer is 0."""
+    """Returns the valid keys of a bank, the oldest first: a queue whose pointer is 0."""
     keys = np.roll(leaves["keys"], -int(leaves["cursor"]), axis=0)
     rows = keys.reshape(-1, keys.shape[-1])
     return rows[len(rows) - int(leaves["fill"]) :]

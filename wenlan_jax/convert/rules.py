@@ -38,12 +38,19 @@ class HasShape(Protocol):
     """What a template's leaf must have: an array or an abstract one."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the leaf."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How one PyTorch array becomes Flax leaves and back; `to_torch` gets what `to_flax` returns."""
+    """How one PyTorch array becomes Flax leaves and back.
+
+    Attributes:
+        to_flax: makes the leaves.
+        to_torch: makes the array; it gets what `to_flax` returns.
+    """
 
     to_flax: Callable[[np.ndarray], Sequence[np.ndarray]]
     to_torch: Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -55,7 +62,7 @@ def _transposed(forward: tuple[int, ...]) -> Layout:
 
 
 def split_rows(parts: int) -> Layout:
-    """A joint weight or bias of `parts` projections, split into one Flax leaf each (weights transposed)."""
+    """Splits a joint weight or bias of `parts` projections into one Flax leaf each (weights transposed)."""
     return Layout(
         lambda a: [part.T for part in np.split(a, parts)],
         lambda leaves: copying.stacked([leaf.T for leaf in leaves]).reshape(-1, *leaves[0].T.shape[1:]),
@@ -73,7 +80,13 @@ POINTWISE = Layout(lambda a: [a[:, :, 0, 0].T], lambda leaves: leaves[0].T[:, :,
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """PyTorch keys of the form `torch` are the Flax leaves of the forms `flax`, up to `layout`."""
+    """Pairs PyTorch keys with Flax leaves.
+
+    Attributes:
+        torch: the template of the keys.
+        flax: the templates of the leaves.
+        layout: how the arrays differ.
+    """
 
     torch: str
     flax: tuple[str, ...]
@@ -82,7 +95,12 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Ignore:
-    """PyTorch keys without a place in the Flax tree; `pattern` is a regular expression for the whole key."""
+    """PyTorch keys without a place in the Flax tree.
+
+    Attributes:
+        pattern: a regular expression for the whole key.
+        reason: why they are left out.
+    """
 
     pattern: str
     reason: str
@@ -90,41 +108,51 @@ class Ignore:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Ordered rules and what may be ignored."""
+    """Ordered rules and what may be ignored.
+
+    Attributes:
+        rules: the first that matches applies.
+        ignored: keys that may be left out.
+    """
 
     rules: tuple[Rule, ...]
     ignored: tuple[Ignore, ...]
 
     def of_torch(self, key: str) -> tuple[Rule, dict[str, str]] | None:
-        """The first rule for a PyTorch key and the numbers its template took from it."""
+        """Finds the first rule for a PyTorch key, and the numbers its template took from it."""
         found = ((rule, _pattern(rule.torch).fullmatch(key)) for rule in self.rules)
         return next(((rule, match.groupdict()) for rule, match in found if match), None)
 
     def of_flax(self, path: str) -> tuple[Rule, dict[str, str]] | None:
-        """The first rule for a Flax leaf and the numbers its template took from it."""
+        """Finds the first rule for a Flax leaf, and the numbers its template took from it."""
         found = ((rule, _pattern(form).fullmatch(path)) for rule in self.rules for form in rule.flax)
         return next(((rule, match.groupdict()) for rule, match in found if match), None)
 
     def key_for(self, path: str) -> str:
-        """The PyTorch key that a Flax leaf would come from; empty if no rule covers the leaf."""
+        """Finds the PyTorch key that a Flax leaf would come from; empty if no rule covers the leaf."""
         match = self.of_flax(path)
         return match[0].torch.format(**match[1]) if match else ""
 
     def reason_to_ignore(self, key: str) -> str | None:
-        """Why a PyTorch key may be left out, or None."""
+        """Says why a PyTorch key may be left out; None if it may not."""
         return next((rule.reason for rule in self.ignored if re.fullmatch(rule.pattern, key)), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """Flax leaves by path (`image/params/backbone/...`), and the PyTorch keys left out with the reason."""
+    """What a conversion gives.
+
+    Attributes:
+        leaves: Flax leaves by path (`image/params/backbone/...`).
+        ignored: the PyTorch keys left out, with the reason.
+    """
 
     leaves: FlatTree
     ignored: dict[str, str]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with paths joined by slashes."""
+    """Makes one dictionary of nested ones, with paths joined by slashes."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat.update(flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value})
@@ -132,7 +160,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Makes nested dictionaries again of what `flatten` gave."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split("/")
@@ -149,13 +177,22 @@ def to_flax(
     template: Mapping[str, Any],
     done: Callable[[np.ndarray], None] = lambda array: None,
 ) -> Imported:
-    """Converts a PyTorch state dict to the leaves of `template`, a nested or flat tree of arrays or abstract
-    arrays.
+    """Converts a PyTorch state dict to Flax leaves.
 
-    Only shapes are read from the template. Arrays keep their type, and those whose axes stay as they are are not
-    copied; `done` is told, by several threads, of each array that was and is not needed any more. Raises
-    ConversionError if a PyTorch key has neither a rule nor an `Ignore`, a leaf of the template gets no value, or a
-    shape differs.
+    Arrays keep their type, and those whose axes stay as they are are not copied.
+
+    Args:
+        state: arrays by key.
+        table: the rules.
+        template: the leaves that are wanted, a nested or flat tree; only shapes are read.
+        done: is told, by several threads, of each array that was and is not needed any more.
+
+    Returns:
+        The leaves of `template`.
+
+    Raises:
+        ConversionError: if a PyTorch key has neither a rule nor an `Ignore`, a leaf of the template gets no value, or a
+            shape differs; it lists all faults.
     """
     expected = flatten(template)
     wanted = _unrolled_shapes(expected)
@@ -184,10 +221,19 @@ def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
 
 
 def torch_views(tree: Mapping[str, Any], table: Table) -> FlatTree:
-    """The PyTorch state dict of a nested or flat Flax tree, as views of its leaves where the layout allows.
+    """Converts a nested or flat Flax tree to a PyTorch state dict, as views of its leaves where the layout allows.
 
-    Ignored keys are not invented. Raises ConversionError if no rule covers a leaf or a rule finds only some
-    of its leaves.
+    Ignored keys are not invented.
+
+    Args:
+        tree: the leaves.
+        table: the rules.
+
+    Returns:
+        Arrays by key.
+
+    Raises:
+        ConversionError: if no rule covers a leaf or a rule finds only some of its leaves.
     """
     leaves = _unstack(flatten(tree))
     state: FlatTree = {}

@@ -26,10 +26,18 @@ def module_with(architecture: Any, state: Mapping[str, np.ndarray]) -> Any:
 
 
 def filled(make: Callable[[], Any], state: Mapping[str, np.ndarray], absent: tuple[str, ...] = ()) -> Any:
-    """A module with `state` as its weights, not copied where they are float32, in evaluation mode; float32.
+    """Builds a module with `state` as its weights, not copied where they are float32, in evaluation mode; float32.
 
-    absent: what keys begin with that `state` need not have; these weights have no values, so nothing may use them.
-    Raises RuntimeError for any other key that is missing, and for one that the module does not have.
+    Args:
+        make: makes the module.
+        state: arrays by key.
+        absent: what keys begin with that `state` need not have; these weights have no values, so nothing may use them.
+
+    Returns:
+        The module.
+
+    Raises:
+        RuntimeError: for any other key that is missing, and for one that the module does not have.
     """
     import torch
 

@@ -42,7 +42,13 @@ _EXIF_TURNED = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01
 
 
 class Prepared(NamedTuple):
-    """What towers take. square: uint8 (files, side, side, 3), RGB; ids and mask: (texts, length)."""
+    """What towers take.
+
+    Attributes:
+        square: uint8 (files, side, side, 3), RGB.
+        ids: (texts, length).
+        mask: (texts, length).
+    """
 
     square: np.ndarray
     ids: np.ndarray
@@ -50,7 +56,15 @@ class Prepared(NamedTuple):
 
 
 def write_pictures(folder: Path, side: int) -> list[Path]:
-    """Writes the files for a square input of `side` pixels; returns their paths."""
+    """Writes image files to try an export with.
+
+    Args:
+        folder: where they go.
+        side: of the square that the model takes, in pixels.
+
+    Returns:
+        Their paths.
+    """
     paths = []
     for name, data in _pictures(side):
         paths.append(folder / name)
@@ -59,7 +73,16 @@ def write_pictures(folder: Path, side: int) -> list[Path]:
 
 
 def prepared(config: experiment.Config, tokenizer: Tokenizer, files: list[Path]) -> Prepared:
-    """What packing and training make of the files and of `TEXTS`."""
+    """Prepares image files and `TEXTS` as packing and training do.
+
+    Args:
+        config: the configuration.
+        tokenizer: for the texts.
+        files: the image files.
+
+    Returns:
+        What towers take.
+    """
     side, data = config.data.image_size, config.data
     squares = np.empty((len(files), side, side, 3), np.uint8)
     for square, file in zip(squares, files, strict=True):
@@ -112,6 +135,6 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def levels(pixel_values: Any, config: experiment.Config) -> np.ndarray:
-    """Normalised pictures (files, 3, side, side) as levels of 0 to 255, (files, side, side, 3)."""
+    """Turns normalised images (files, 3, side, side) into levels of 0 to 255, (files, side, side, 3)."""
     mean, std = (np.asarray(values, np.float32) for values in (config.augment.mean, config.augment.std))
     return (np.asarray(pixel_values, np.float32).transpose(0, 2, 3, 1) * std + mean) * np.float32(255)

@@ -19,9 +19,17 @@ UNITER_PREFIX = "uniter."
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A layout: of what code, its table, the prefix of its encoder's keys, where positions start, the padding id.
+    """A public layout of the single tower.
 
-    text_eps, eps: of the LayerNorms, which its code has as constants; see `schema_single.SingleTower`.
+    Attributes:
+        name: of the format.
+        code: the repository whose code reads it.
+        table: makes its rules.
+        prefix: of its encoder's keys.
+        position_offset: where positions start.
+        padding: the padding id.
+        text_eps: of the LayerNorms of the text side, which its code has as a constant; see `schema.SingleTower`.
+        eps: of the other LayerNorms.
     """
 
     name: str
@@ -44,7 +52,17 @@ LAYOUTS = {
 
 
 def layout_of(single: schema.SingleTower) -> Layout:
-    """The layout whose positions start where the tower's do. Raises ConversionError where none does."""
+    """Finds the layout whose positions start where the tower's do.
+
+    Args:
+        single: the section `single` of the configuration.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ConversionError: where none does.
+    """
     for layout in LAYOUTS.values():
         if layout.position_offset == single.position_offset:
             return layout
@@ -55,7 +73,7 @@ def layout_of(single: schema.SingleTower) -> Layout:
 
 
 def torch_sizes(config: experiment.Config, layout: Layout) -> dict[str, Any]:
-    """The fields of `reference.torch_single.UniterSizes`; heads that the tower lacks have one column, never read."""
+    """Returns the fields of `reference.torch_single.UniterSizes`; heads that the tower lacks have one unused column."""
     single = config.single
     return {
         "prefix": layout.prefix.removesuffix("."),
@@ -76,7 +94,7 @@ def torch_sizes(config: experiment.Config, layout: Layout) -> dict[str, Any]:
 
 
 def description(config: experiment.Config, layout: Layout) -> dict[str, Any]:
-    """The `config.json` of a model: transformers' names, and those of UNITER's code for what only it has."""
+    """Makes the `config.json` of a model: transformers' names, and those of UNITER's code for what only it has."""
     single = config.single
     return {
         "model_type": layout.name,

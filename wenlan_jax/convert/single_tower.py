@@ -59,8 +59,10 @@ ONE_TYPE = Layout(_alike, lambda leaves: leaves[0][:1])
 class TiedTable:
     """A rule table, and what it says nothing about: repeated leaves, and parts that may be missing.
 
-    copies: from the key of a tied copy to the key that it repeats; the table ignores the former.
-    optional: parts of the tower, `SCOPE` before them, that a file need not have; it gives all leaves of one or none.
+    Attributes:
+        table: the rules.
+        copies: from the key of a tied copy to the key that it repeats; the table ignores the former.
+        optional: parts of the tower, `SCOPE` before them, that a file need not have; it gives all leaves or none.
     """
 
     table: Table
@@ -68,7 +70,7 @@ class TiedTable:
     optional: tuple[str, ...]
 
     def faults(self, state: Mapping[str, np.ndarray]) -> list[str]:
-        """Tied copies that differ from what they should repeat."""
+        """Lists the tied copies that differ from what they should repeat."""
         return [
             f"PyTorch key {copy} differs from {key}, to which it is tied; the file is damaged, or its model was trained"
             " without the tie and cannot be expressed"
@@ -77,7 +79,7 @@ class TiedTable:
         ]
 
     def missing(self, state: Iterable[str], template: Mapping[str, Any]) -> tuple[str, ...]:
-        """The optional parts of the template of which the file has nothing: they keep their first values."""
+        """Lists the optional parts of the template of which the file has nothing: they keep their first values."""
         given = self._parts(state)
         wanted = {_part(path) for path in flatten(template)}
         return tuple(part for part in self.optional if part in wanted and part not in given)
@@ -88,9 +90,18 @@ class TiedTable:
         template: Mapping[str, Any],
         done: Callable[[np.ndarray], None] = lambda array: None,
     ) -> Imported:
-        """The leaves of `template` that the file gives, see `rules.to_flax`; its other heads are among the ignored.
+        """Converts a file to the leaves of `template`, see `rules.to_flax`; its other heads are among the ignored.
 
-        Raises ConversionError as that does, and for tied copies that differ.
+        Args:
+            state: arrays by key.
+            template: the leaves that are wanted.
+            done: see `rules.to_flax`.
+
+        Returns:
+            The leaves that the file gives.
+
+        Raises:
+            ConversionError: as `rules.to_flax` does, and for tied copies that differ.
         """
         faults = self.faults(state)
         if faults:
@@ -107,7 +118,17 @@ class TiedTable:
         return Imported(found.leaves, {**found.ignored, **left})
 
     def to_torch(self, tree: Mapping[str, Any]) -> FlatTree:
-        """The state dict of a tree, with the tied copies. Raises ConversionError for a leaf without a rule."""
+        """Converts a tree to a state dict, with the tied copies.
+
+        Args:
+            tree: the leaves.
+
+        Returns:
+            Arrays by key.
+
+        Raises:
+            ConversionError: for a leaf without a rule.
+        """
         state = to_torch(tree, self.table)
         return {**state, **{copy: state[key] for copy, key in self.copies.items() if self._belongs(copy, key, state)}}
 
@@ -125,7 +146,7 @@ class TiedTable:
 
 
 def uniter_table(prefix: str) -> TiedTable:
-    """The rules of a UNITER checkpoint whose encoder is under `prefix`: "uniter.", or "bert." in early ones."""
+    """Makes the rules of a UNITER checkpoint whose encoder is under `prefix`: "uniter.", or "bert." in early ones."""
     rules = [
         *_encoder(prefix, "token_type"),
         *_uniter_head(),
@@ -136,7 +157,7 @@ def uniter_table(prefix: str) -> TiedTable:
 
 
 def uc2_table() -> TiedTable:
-    """The rules of a UC2 checkpoint."""
+    """Makes the rules of a UC2 checkpoint."""
     rules = [*_encoder(UC2_PREFIX, "new_token_type"), *_roberta_head("cls"), *_heads()]
     copies = {**_roberta_copies("cls", UC2_PREFIX), "feat_regress.weight": _image_linear(UC2_PREFIX)}
     unused = (
@@ -148,11 +169,15 @@ def uc2_table() -> TiedTable:
 
 
 def xlm_roberta_table(uc2_compat: bool, prefix: str = UC2_PREFIX) -> TiedTable:
-    """The rules of XLM-R with its head for words, as Hugging Face stores it, for the text side of a fresh tower.
+    """Makes the rules of XLM-R with its head for words, as Hugging Face stores it, for the text side of a fresh tower.
 
-    uc2_compat: leave the head and both type rows as they start. That is what UC2's code comes to, which gave them
-    other names; without it both are taken over, the type row for words and regions alike.
-    prefix: of the encoder's keys; empty for a bare model, which has no head.
+    Args:
+        uc2_compat: leave the head and both type rows as they start. That is what UC2's code comes to, which gave them
+            other names; without it both are taken over, the type row for words and regions alike.
+        prefix: of the encoder's keys; empty for a bare model, which has no head.
+
+    Returns:
+        The rules.
     """
     types, head = f"{prefix}embeddings.token_type_embeddings.weight", "lm_head"
     rules = [rule for rule in bert_rules(prefix, SCOPE) if rule.torch != types]
@@ -169,9 +194,13 @@ def xlm_roberta_table(uc2_compat: bool, prefix: str = UC2_PREFIX) -> TiedTable:
 
 
 def bert_table(prefix: str) -> TiedTable:
-    """The rules of BERT as Hugging Face stores it, for the text side, the pooler and the head for words of UNITER.
+    """Makes the rules of BERT as Hugging Face stores it, for UNITER's text side, pooler and word head.
 
-    prefix: of the encoder's keys, "bert." or empty for a bare model, which has no head.
+    Args:
+        prefix: of the encoder's keys, "bert." or empty for a bare model, which has no head.
+
+    Returns:
+        The rules.
     """
     rules = [*bert_rules(prefix, SCOPE), *_linear(prefix + "pooler.dense", SCOPE + "pooler"), *_uniter_head()]
     copies = {"cls.predictions.decoder.weight": _words(prefix), "cls.predictions.decoder.bias": "cls.predictions.bias"}

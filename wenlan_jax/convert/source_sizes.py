@@ -48,10 +48,20 @@ def get_config() -> config_dict.ConfigDict:
 
 
 def write(base: experiment.Config | None, form: str, source: Path, trust_pickle: bool, path: Path) -> experiment.Config:
-    """Writes the file `path`, which `--config` takes; returns its configuration: `base` with the sizes of `source`.
+    """Writes a configuration file of the sizes of weights.
 
-    base: None for the default one. Raises ImportingError where the sizes are none that a configuration can have, or
-    the file exists.
+    Args:
+        base: what it starts from; None for the default.
+        form: the format of the weights.
+        source: the weights.
+        trust_pickle: run whatever code a pickled file contains.
+        path: the file to write.
+
+    Returns:
+        The configuration: `base` with the sizes of `source`.
+
+    Raises:
+        ImportingError: where the sizes are none that a configuration can have, or the file exists.
     """
     if path.exists():
         raise ImportingError(f"{path} exists; remove it or choose another --write-config")
@@ -71,7 +81,20 @@ def write(base: experiment.Config | None, form: str, source: Path, trust_pickle:
 
 
 def sizes(form: str, state: weights.State, source: Path, base: experiment.Config | None) -> Fields:
-    """The fields that weights of a format settle. Raises ConversionError for weights of another format."""
+    """Reads the sizes of weights.
+
+    Args:
+        form: their format.
+        state: the file's arrays by key.
+        source: the file; a config.json beside it is read.
+        base: the configuration to change; None for the default.
+
+    Returns:
+        The fields that they settle.
+
+    Raises:
+        ConversionError: for weights of another format.
+    """
     if not FORMATS[form].knows(state):
         raise ConversionError(f"its keys are not those of --format={form}")
     description = bert.read_description(source)

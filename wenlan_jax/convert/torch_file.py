@@ -56,7 +56,12 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Stands for an array whose values are in the file already; becomes a tensor when the file is loaded."""
+    """Stands for an array whose values are in the file already; becomes a tensor when the file is loaded.
+
+    Attributes:
+        storage: where its values are.
+        shape: of the array.
+    """
 
     storage: _Storage
     shape: tuple[int, ...]
@@ -69,7 +74,11 @@ class Stored:
 
 
 class TorchFile:
-    """A file for `torch.load` that is being written. The values of an array go into it when it is put."""
+    """A file for `torch.load` that is being written. The values of an array go into it when it is put.
+
+    Args:
+        file: an open binary file.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -80,7 +89,14 @@ class TorchFile:
     def put(self, array: np.ndarray) -> Stored:
         """Writes the values of an array, which is not needed any more then.
 
-        Raises ValueError for a type that PyTorch lacks.
+        Args:
+            array: the array.
+
+        Returns:
+            What stands for it in `finish`.
+
+        Raises:
+            ValueError: for a type that PyTorch lacks.
         """
         if array.dtype.name not in STORAGES:
             raise ValueError(f"a file for torch.load has no type for {array.dtype}; convert the array first")
@@ -95,7 +111,11 @@ class TorchFile:
         os.fsync(self._file.fileno())
 
     def finish(self, content: Mapping[str, Any]) -> None:
-        """Writes what `torch.load` gives: nested dictionaries of what `put` returned and plain values."""
+        """Writes what `torch.load` gives, and ends the archive.
+
+        Args:
+            content: nested dictionaries of what `put` returned and plain values.
+        """
         pickled = io.BytesIO()
         _Pickler(pickled, _PROTOCOL).dump(content)
         self._record("data.pkl", pickled.getbuffer())

@@ -120,6 +120,7 @@ class StridedConv2d(nn.Conv2d):
     """A convolution with TensorFlow's "SAME" padding: the odd place of an uneven padding is at the end."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolves feature maps (B, C, h, w)."""
         padding: list[int] = []
         for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):  # noqa: B905
             total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
@@ -143,6 +144,7 @@ class SqueezeExcite(nn.Module):
         self.conv_expand = nn.Conv2d(reduced, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scales every channel of feature maps (B, C, h, w)."""
         hidden = F.silu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
         return x * self.conv_expand(hidden).sigmoid()
 
@@ -169,6 +171,7 @@ class MBConv(nn.Module):
             self.conv_pw = convolution(wide, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Applies the block to feature maps (B, C, h, w)."""
         if self.widens:
             y = F.silu(self.bn1(self.conv_pw(x)))
             y = F.silu(self.bn2(self.conv_dw(y)))
@@ -196,6 +199,7 @@ class EfficientNet(nn.Module):
         self.conv_head, self.bn2 = convolution(width, sizes["features"], 1), norm(sizes["features"])
 
     def forward(self, images: Tensor) -> Tensor:
+        """Computes feature maps of normalised images (B, 3, S, S)."""
         x = self.blocks(F.silu(self.bn1(self.conv_stem(images))))
         return F.silu(self.bn2(self.conv_head(x)))
 
@@ -266,6 +270,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Lets tokens attend to those whose mask is true; None for all."""
         query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         return self.out_proj(attend(query, key, value, self.heads, mask, self.dropout if self.training else 0.0))
 
@@ -282,6 +287,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(sizes["dropout"])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Applies the layer to tokens (B, R, W); the mask is true for valid ones."""
         x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
         hidden = self.dropout(F.relu(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
@@ -295,6 +301,7 @@ class TokenEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(width, sizes) for _ in range(sizes["layers"]))
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Encodes tokens (B, R, W); the mask is true for valid ones."""
         for layer in self.layers:
             tokens = layer(tokens, mask)
         return tokens
@@ -324,6 +331,7 @@ class BertLayer(nn.Module):
         return output["LayerNorm"](x + F.dropout(output["dense"](y), self.dropout, self.training))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Applies the layer to tokens (B, T, W); the mask is true for those that may be attended to."""
         query, key, value = (self.attention["self"][name](x) for name in ("query", "key", "value"))
         mixed = attend(query, key, value, self.heads, mask, self.dropout if self.training else 0.0)
         x = self._add(x, self.attention["output"], mixed)
@@ -354,6 +362,7 @@ class BertModel(nn.Module):
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(BertLayer(sizes) for _ in range(sizes["layers"]))})
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Computes hidden states (B, T, W) of word pieces; None as the mask lets padding take part."""
         first, end = self.sizes["first_position"], self.sizes["first_position"] + ids.shape[1]
         if end > self.sizes["positions"]:
             raise ValueError(f"texts of {ids.shape[1]} word pieces do not fit {self.sizes['positions']} positions")
@@ -377,6 +386,7 @@ class Projection(nn.Module):
         self.fc1, self.fc2 = nn.Linear(inputs, outputs), nn.Linear(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Projects vectors to the embedding."""
         return self.fc2(F.relu(self.fc1(x)))
 
 
@@ -587,10 +597,18 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def pixels_of(picture: Any) -> Tensor:
-    """The pixels (H, W, 3) of a PIL picture of 8 or 16 bits a channel; its EXIF orientation is ignored.
+    """Reads the pixels of a PIL picture of 8 or 16 bits a channel; its EXIF orientation is ignored.
 
-    Transparent pictures are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it. Raises ValueError
-    for modes without a range, such as I and F.
+    Transparent pictures are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it.
+
+    Args:
+        picture: a picture that is open already, or its pixels.
+
+    Returns:
+        The pixels (H, W, 3).
+
+    Raises:
+        ValueError: for modes without a range, such as I and F.
     """
     if isinstance(picture, Tensor):
         return picture

@@ -81,14 +81,21 @@ class WeightsError(WenlanError, ValueError):
 
 
 def read(path: Path, trust_pickle: bool = False) -> State:
-    """Reads a PyTorch state dict: a file, a Hugging Face directory, or the index of a sharded model.
+    """Reads a PyTorch state dict.
 
     Outer levels (`OUTER_LEVELS`, in any order) are opened; what lies beside them is dropped, but for queues.
     Wrapper prefixes that all keys share are removed, and plain numbers become arrays without axes. Half
-    precision becomes float32, other types stay. Arrays are read-only; float32 ones are views of the mapped file.
+    precision becomes float32, other types stay.
 
-    trust_pickle: run whatever code a pickled file contains. Without it only tensors and plain containers are
-        read. Raises WeightsError if the file is absent, damaged, needs trust or holds something else.
+    Args:
+        path: a file, a Hugging Face directory, or the index of a sharded model.
+        trust_pickle: run whatever code a pickled file contains. Without it only tensors and plain containers are read.
+
+    Returns:
+        Read-only arrays by key; float32 ones are views of the mapped file.
+
+    Raises:
+        WeightsError: if the file is absent, damaged, needs trust or holds something else.
     """
     file = _weights_file(Path(path))
     flat = _read_shards(file, trust_pickle) if file.name.endswith(INDEX_SUFFIX) else _read_file(file, trust_pickle)
@@ -100,7 +107,13 @@ def read(path: Path, trust_pickle: bool = False) -> State:
 def write_safetensors(state: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes one safetensors file, array by array, keeping every type; nothing is left behind on failure.
 
-    `metadata` is stored in the header. Raises WeightsError for a type that the format does not have.
+    Args:
+        state: arrays by key.
+        path: the file.
+        metadata: stored in the header.
+
+    Raises:
+        WeightsError: for a type that the format does not have.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     unknown = sorted(f"{key} ({array.dtype})" for key, array in state.items() if array.dtype not in names)
@@ -123,10 +136,14 @@ def write_safetensors(state: Mapping[str, np.ndarray], path: Path, metadata: Map
 
 
 def write_torch(state: Mapping[str, Any], path: Path) -> None:
-    """Writes a dictionary, nested as it is, as `torch.save` does; arrays become tensors of their type.
+    """Writes a dictionary, nested as it is, as `torch.save` does; nothing is left behind on failure.
 
-    Values that are no arrays are stored as they are; nothing is left behind on failure. Raises WeightsError if torch
-    is not installed.
+    Args:
+        state: arrays become tensors of their type; other values are stored as they are.
+        path: the file.
+
+    Raises:
+        WeightsError: if torch is not installed.
     """
     _torch(path)
     with torch_file(path) as file:
@@ -135,7 +152,7 @@ def write_torch(state: Mapping[str, Any], path: Path) -> None:
 
 @contextlib.contextmanager
 def torch_file(path: Path) -> Iterator[TorchFile]:
-    """A file for `torch.load` to be written array by array; it is there once the block ends well, and not before."""
+    """Opens a file for `torch.load` to be written array by array; it appears once the block ends well."""
     with _replacing(path) as file, contextlib.closing(TorchFile(file)) as archive:
         yield archive
 
@@ -227,7 +244,17 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself in its header; empty for other files. Raises WeightsError as `read`."""
+    """Reads what a safetensors file says of itself in its header.
+
+    Args:
+        path: see `read`.
+
+    Returns:
+        Its metadata; empty for other files.
+
+    Raises:
+        WeightsError: see `read`.
+    """
     file = _weights_file(Path(path))
     return _header(file)[1] if file.suffix == SAFETENSORS_SUFFIX else {}
 

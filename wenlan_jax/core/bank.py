@@ -25,7 +25,16 @@ NO_ID = -1
 
 
 class Bank(Tree):
-    """`capacity` (K) newest keys. `pushed_at` is the step that wrote a slot, -1 where none did."""
+    """The `capacity` newest keys, as a ring of slots.
+
+    Attributes:
+        keys: unit vectors, float32; one slot holds the keys of one push.
+        ids: the image id of each key, `NO_ID` where there is no image.
+        pushed_at: the step that wrote each slot, -1 where none did.
+        cursor: the slot that the next push writes.
+        fill: how many entries count as negatives, at most `capacity`.
+        capacity: the greatest number of negatives (K); static, not an array.
+    """
 
     keys: Float[Array, "slots batch dim"]
     ids: Int[Array, "slots batch"]
@@ -36,7 +45,17 @@ class Bank(Tree):
 
 
 def create(capacity: int, batch: int, dim: int, random_key: Array | None = None) -> Bank:
-    """A bank for pushes of `batch` keys; empty, or full of random unit vectors if `random_key` is given [C]."""
+    """Creates a bank, empty or full of random unit vectors.
+
+    Args:
+        capacity: the greatest number of negatives (K).
+        batch: how many keys each push brings.
+        dim: the width of a key.
+        random_key: a key of jax.random to fill the bank from, as the released code does [C]; None for an empty bank.
+
+    Returns:
+        A bank of ceil(capacity / batch) slots; random entries have `NO_ID`.
+    """
     slots = -(-capacity // batch)
     shape = (slots, batch, dim)
     keys = jnp.zeros(shape, jnp.float32)
@@ -54,7 +73,17 @@ def create(capacity: int, batch: int, dim: int, random_key: Array | None = None)
 
 
 def push(bank: Bank, keys: Float[Array, "batch dim"], ids: Int[Array, " batch"], step: int | Int[Array, ""]) -> Bank:
-    """The bank with `keys` as its newest entries; the last row is the newest."""
+    """Writes keys into the bank as its newest entries.
+
+    Args:
+        bank: the bank.
+        keys: the keys of one batch; the last row is the newest.
+        ids: the image ids of the keys.
+        step: the step that made them.
+
+    Returns:
+        The bank after the push; the oldest slot is overwritten.
+    """
     slots = bank.keys.shape[0]
     return bank.replace(
         keys=jax.lax.dynamic_update_index_in_dim(bank.keys, keys.astype(bank.keys.dtype), bank.cursor, 0),
@@ -66,7 +95,7 @@ def push(bank: Bank, keys: Float[Array, "batch dim"], ids: Int[Array, " batch"],
 
 
 def ranks(bank: Bank) -> Int[Array, "slots batch"]:
-    """The rank of every entry, valid or not."""
+    """Says how many keys are newer than each entry, valid or not; the newest key has rank 0."""
     slots, batch = bank.ids.shape
     pushes_since = (bank.cursor - 1 - jnp.arange(slots)) % slots
     return pushes_since[:, None] * batch + (batch - 1 - jnp.arange(batch))[None, :]
@@ -78,10 +107,19 @@ def valid(bank: Bank) -> Bool[Array, "slots batch"]:
 
 
 def relaid(bank: Bank, capacity: int, batch: int) -> Bank:
-    """The newest keys of `bank` in a ring for another capacity or batch, on the host; the oldest that do not fit go.
+    """Lays the newest keys of a bank into a ring of another capacity or batch size, on the host.
 
-    Entries keep their order, so that exactly the keys that counted as negatives still do, as far as `capacity` allows.
-    A slot of the new ring may hold keys of several steps; the oldest of them is noted.
+    Entries keep their order, so that exactly the keys that counted as negatives still do, as far as `capacity` allows;
+    the oldest that do not fit are dropped. A slot of the new ring may hold keys of several steps; `pushed_at` notes the
+    oldest of them.
+
+    Args:
+        bank: a bank whose arrays this process holds in full.
+        capacity: the capacity of the new bank.
+        batch: the batch size of the new bank.
+
+    Returns:
+        A bank of NumPy arrays.
     """
     slots, old = -(-capacity // batch), np.asarray(ranks(bank))
     kept = min(int(bank.fill), capacity, old.size)
@@ -106,6 +144,14 @@ def relaid(bank: Bank, capacity: int, batch: int) -> Bank:
 
 
 def oldest_age(bank: Bank, step: int | Int[Array, ""]) -> Int[Array, ""]:
-    """How many steps ago the oldest valid key that a step pushed was made; 0 if there is none."""
+    """Says how many steps ago the oldest valid key was pushed.
+
+    Args:
+        bank: the bank.
+        step: the present step.
+
+    Returns:
+        The age in steps; 0 if no valid key was pushed by a step.
+    """
     counted = valid(bank).any(axis=1) & (bank.pushed_at >= 0)
     return jnp.max(jnp.where(counted, step - bank.pushed_at, 0))

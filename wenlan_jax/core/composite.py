@@ -12,14 +12,30 @@ from wenlan_jax.core.evaluation import Evaluation
 
 
 class Several:
-    """An `Evaluation` of `parts`, whose metrics have different names."""
+    """Several evaluations as one `Evaluation`, run one after the other.
+
+    Args:
+        parts: the evaluations; their metrics must have different names.
+
+    Attributes:
+        what: what all parts measure, for the log.
+    """
 
     def __init__(self, parts: Sequence[Evaluation]) -> None:
         self._parts = tuple(parts)
         self.what = " and ".join(part.what for part in parts)
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], tuple[Any, ...]]:
-        """The metrics of all parts, and what each of them found."""
+        """Measures a split with every part.
+
+        Args:
+            params: the trained parameters.
+            batch_stats: the running statistics.
+            split: the split to measure.
+
+        Returns:
+            The metrics of all parts by name, and what each part found for its pages.
+        """
         done = [part.score(params, batch_stats, split) for part in self._parts]
         return {name: value for scores, _ in done for name, value in scores.items()}, tuple(found for _, found in done)
 

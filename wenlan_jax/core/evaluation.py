@@ -17,17 +17,31 @@ class Evaluation(Protocol):
     """In a word or two, for the log."""
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Any]:
-        """Metrics of `split` by name, the split in the name, and what the pages show of it."""
+        """Measures a split.
+
+        Args:
+            params: the parameters of the model.
+            batch_stats: its running statistics.
+            split: the name of a split of the task's data.
+
+        Returns:
+            Metrics by name, the split in the name, and what the pages show of the split.
+        """
         ...
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
-        """The metrics of a split for the log."""
+        """Writes the metrics of one split as a line for the log."""
         ...
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """The metrics of several splits for the end."""
+        """Writes the metrics of several splits as a table, for the end of a run."""
         ...
 
     def write_pages(self, out: Path, found: Sequence[Any]) -> None:
-        """Writes what a person would rather look at into `out`; `found` is what `score` gave with the metrics."""
+        """Writes the pages of an evaluation, such as examples with what the model says of them.
+
+        Args:
+            out: the folder for the pages.
+            found: the second result of `score`, one of each split.
+        """
         ...

@@ -29,7 +29,15 @@ class OptimizerError(WenlanError, ValueError):
 
 
 def schedule(config: sections.Optimizer, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up to the peak, then constant, cosine or linear to `final_fraction`."""
+    """Makes the learning-rate schedule: linear warm-up to the peak, then constant, cosine or linear decay.
+
+    Args:
+        config: the optimiser's section of the configuration.
+        steps: the length of the run in steps; decay ends there at `final_fraction` of the peak.
+
+    Returns:
+        A function from the step to the learning rate.
+    """
     peak, rest = config.learning_rate, max(steps - config.warmup_steps, 1)
     after = {
         "constant": lambda: optax.constant_schedule(peak),
@@ -43,12 +51,30 @@ def schedule(config: sections.Optimizer, steps: int) -> optax.Schedule:
 
 
 def decayed(params: PyTree) -> PyTree:
-    """True at the leaves that weight decay acts on."""
+    """Marks the leaves that weight decay acts on.
+
+    Args:
+        params: a tree of parameters.
+
+    Returns:
+        A tree of the same structure with True at all leaves but those that `NO_DECAY` names.
+    """
     return trees.map_named(lambda name, _: not trees.matches(NO_DECAY, name), params)
 
 
 def create(config: sections.Optimizer) -> optax.GradientTransformation:
-    """The optimiser without its learning rate, which `apply` takes. It sees the trained leaves only."""
+    """Makes the optimiser without its learning rate, which `apply` takes.
+
+    Args:
+        config: the optimiser's section of the configuration.
+
+    Returns:
+        A transformation from gradients to directions: clipping, the named optimiser, weight decay, and longer steps for
+        some parameters (`faster`). Initialise it with the trained leaves only.
+
+    Raises:
+        OptimizerError: if `config.faster` holds a pattern that is no regular expression.
+    """
     parts: list[optax.GradientTransformation] = []
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
     if config.clip_norm > 0:
@@ -83,9 +109,15 @@ def _direction(config: sections.Optimizer) -> optax.GradientTransformation:
 
 
 def matrices(params: PyTree) -> PyTree:
-    """The axes of the leaves that muon takes, None for the others: kernels of linear layers, also stacked ones.
+    """Says which leaves muon takes, and along which axes: kernels of linear layers, also stacked ones.
 
     Tables of words and positions are no map between hidden states, and convolutions are left to adam.
+
+    Args:
+        params: a tree of parameters.
+
+    Returns:
+        A tree of the same structure: the axes of inputs and outputs for muon, None for leaves left to adam.
     """
 
     def axes(name: str, leaf: Array) -> contrib.MuonDimensionNumbers | None:
@@ -97,9 +129,19 @@ def matrices(params: PyTree) -> PyTree:
 
 
 def faster(patterns: Sequence[str], times: float) -> optax.GradientTransformation:
-    """Steps `times` as long for the parameters whose paths match; the last of a chain, so that decay grows with them.
+    """Makes steps `times` as long for the parameters whose paths match.
 
-    Raises OptimizerError for a pattern that is none, and `init` for one that matches no trained parameter.
+    It must be the last of a chain, so that weight decay grows with the steps.
+
+    Args:
+        patterns: regular expressions, searched in the paths of parameters.
+        times: the factor of the learning rate.
+
+    Returns:
+        The transformation. Its `init` raises OptimizerError for a pattern that matches no trained parameter.
+
+    Raises:
+        OptimizerError: for a pattern that is no regular expression.
     """
     for pattern in patterns:
         try:
@@ -130,6 +172,17 @@ def apply(
     params: PyTree,
     rate: Float[Array, ""],
 ) -> tuple[PyTree, optax.OptState]:
-    """The trained leaves and the optimiser's state after a step of length `rate`."""
+    """Takes one step of the optimiser.
+
+    Args:
+        optimizer: the transformation that `create` made.
+        grads: gradients of the trained leaves.
+        state: the optimiser's state.
+        params: the trained leaves.
+        rate: the learning rate.
+
+    Returns:
+        The trained leaves and the optimiser's state after the step.
+    """
     directions, state = optimizer.update(grads, state, params)
     return jax.tree.map(lambda p, d: p - rate * d, params, directions), state

@@ -18,7 +18,12 @@ MOMENTUM = "_momentum"
 
 
 class Momentum(Tree):
-    """The key towers: averaged parameters and batch statistics of their own."""
+    """The key encoders.
+
+    Attributes:
+        params: averaged parameters, float32.
+        batch_stats: their own batch statistics.
+    """
 
     params: Params
     batch_stats: PyTree[Float[Array, ...]]
@@ -27,8 +32,15 @@ class Momentum(Tree):
 class TrainState(Tree):
     """The whole truth of a run: `state -> step(state, batch) -> state`.
 
-    `momentum` is None and `banks` is empty for tasks without momentum towers. `opt_state` covers the trained
-    leaves only. `skipped` counts the steps that were not taken as their loss or gradient was not finite.
+    Attributes:
+        step: the number of steps done, skipped ones included.
+        params: trained and frozen parameters, float32.
+        batch_stats: running statistics of batch normalisation.
+        momentum: the key encoders; None for tasks without them.
+        banks: the banks of negatives by name; empty for tasks without them.
+        opt_state: the optimiser's state, of the trained leaves only.
+        rng: the root key of the run, see `rngs.root`.
+        skipped: the number of steps that were not taken because their loss or gradient was not finite.
     """
 
     step: Int[Array, ""]

@@ -32,7 +32,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a step needs besides state and batch."""
+    """What a step needs besides state and batch.
+
+    Attributes:
+        task: the task, as pure functions.
+        optimizer: makes directions of gradients, see `optim.create`.
+        schedule: the learning rate by steps taken; skipped steps do not count.
+        freeze: regular expressions, searched in the names of parameters; what matches is not trained.
+        accumulation: the number of micro-batches in a step.
+        unit: how many consecutive examples stay together when a batch is split.
+    """
 
     task: Task
     optimizer: optax.GradientTransformation
@@ -52,7 +61,15 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass, before anything is applied."""
+    """The results of one forward and backward pass, before any is applied.
+
+    Attributes:
+        state: the state before the step, with the key encoders of this step.
+        rows: keys and ids of the whole batch.
+        grads: gradients of the trained leaves.
+        metrics: the task's metrics of the batch.
+        batch_stats: the running statistics after the batch.
+    """
 
     state: TrainState
     rows: Rows
@@ -66,7 +83,15 @@ class FreezeError(WenlanError, ValueError):
 
 
 def init_state(recipe: Recipe, root: UInt32[Array, 2]) -> TrainState:
-    """The state before the first step."""
+    """Makes the state before the first step.
+
+    Args:
+        recipe: the task, the optimiser and the frozen parameters.
+        root: the root key of the run, from `rngs.root`.
+
+    Returns:
+        A state with newly initialised parameters, at step 0.
+    """
     fresh = recipe.task.fresh(rngs.stream(root, "init", 0))
     trained, _ = trees.split(fresh.params, recipe.is_trained)
     return TrainState(
@@ -82,7 +107,15 @@ def init_state(recipe: Recipe, root: UInt32[Array, 2]) -> TrainState:
 
 
 def check_freeze(recipe: Recipe, params: Params) -> None:
-    """Raises FreezeError for a pattern that names no parameter, or when no parameter is left to train."""
+    """Checks the patterns of frozen parameters against the parameters that there are.
+
+    Args:
+        recipe: holds the patterns.
+        params: the parameters of the model.
+
+    Raises:
+        FreezeError: for a pattern that matches no parameter, or when no parameter is left to train.
+    """
     names = list(trees.flatten(params))
     idle = [pattern for pattern in recipe.freeze if not any(trees.matches([pattern], name) for name in names)]
     if idle:
@@ -92,7 +125,24 @@ def check_freeze(recipe: Recipe, params: Params) -> None:
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """The state after one step, and the step's metrics as float32 scalars. Pure; jit it and donate `state`."""
+    """Takes one training step. Pure; jit it and donate `state`.
+
+    A step whose loss or gradient is not finite changes nothing but the counters. With `recipe.halt`, neither does any
+    step after it.
+
+    Args:
+        recipe: the task, the optimiser and how a batch is split.
+        state: the state before the step.
+        batch: arrays of the global batch by name, one row a pair.
+
+    Returns:
+        The state after the step, and its metrics as float32 scalars: the task's, `grad_norm`, `learning_rate`, `finite`
+        (1 or 0) and `skipped` (the number so far).
+
+    Example:
+        >>> step = jax.jit(functools.partial(train_step, recipe), donate_argnums=0)
+        >>> state, metrics = step(state, batch)
+    """
     done = forward_backward(recipe, state, batch)
     trained, frozen = trees.split(state.params, recipe.is_trained)
     # Skipped steps do not count for the schedule.
@@ -120,7 +170,19 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
 
 
 def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
-    """Keys, loss and gradients of the trained leaves for one batch. `Pass.state` has the new momentum towers."""
+    """Computes keys, loss and gradients of the trained leaves for one batch.
+
+    Keys of all micro-batches come first, then the loss of each micro-batch against all of them, so that gradient
+    accumulation is exact.
+
+    Args:
+        recipe: the task and how a batch is split.
+        state: the state before the step.
+        batch: arrays of the global batch by name, one row a pair.
+
+    Returns:
+        The pass; its `state` has the key encoders of this step, and nothing else is changed.
+    """
     task, k = recipe.task, recipe.accumulation
 
     def rng(index: Any) -> Array:
@@ -173,7 +235,16 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
 
 
 def finiteness(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
-    """Which values of a step are finite, by stage (see `STAGES`) and name."""
+    """Says which values of a step are finite, for the message about a step that is not.
+
+    Args:
+        recipe: the task and how a batch is split.
+        state: the state before the step.
+        batch: the batch of the step.
+
+    Returns:
+        By stage (see `STAGES`) and name of the leaf, whether all its values are finite.
+    """
     done = forward_backward(recipe, state, batch)
     trees_of = (
         state.params,
@@ -196,7 +267,14 @@ STAGES = ("params", "batch_stats", "momentum", "banks", "keys", "metrics", "new 
 
 
 def culprits(finite: dict[str, dict[str, Any]]) -> list[str]:
-    """The names of what is not finite, the origin first."""
+    """Lists what is not finite, in the order in which it spreads.
+
+    Args:
+        finite: the result of `finiteness`.
+
+    Returns:
+        Stage and name of each value that is not finite, the origin first.
+    """
     return [f"{stage} {name}" for stage in STAGES for name, good in finite[stage].items() if not good]
 
 

@@ -22,7 +22,14 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Fresh(Tree):
-    """The parts of a new state that a task makes; `step.init_state` adds the rest."""
+    """The parts of a new state that a task makes; `step.init_state` adds the rest.
+
+    Attributes:
+        params: parameters, float32.
+        batch_stats: running statistics of batch normalisation.
+        momentum: the key encoders; None for tasks without them.
+        banks: the banks of negatives; empty for tasks without them.
+    """
 
     params: Params
     batch_stats: PyTree
@@ -31,11 +38,12 @@ class Fresh(Tree):
 
 
 class MicroLoss(Tree):
-    """What one micro-batch gives.
+    """The loss of one micro-batch.
 
-    `loss` is its share of the loss: the gradients of all shares add up to the gradient of the whole batch.
-    `metrics` (among them `loss`) add up to those of the whole batch. `batch_stats` are the running statistics after
-    this micro-batch alone.
+    Attributes:
+        loss: its share of the loss; the gradients of all shares add up to the gradient of the whole batch.
+        metrics: add up to those of the whole batch; `loss` is among them.
+        batch_stats: the running statistics after this micro-batch alone.
     """
 
     loss: Float[Array, ""]
@@ -44,7 +52,12 @@ class MicroLoss(Tree):
 
 
 class Own(Tree):
-    """Where the pairs of a micro-batch stand in the batch, and their own rows, which lie where their pairs do."""
+    """The pairs of a micro-batch.
+
+    Attributes:
+        positions: the rows of its pairs in the whole batch.
+        rows: their own keys and ids, on the devices where the pairs lie.
+    """
 
     positions: Int[Array, " n"]
     rows: Rows
@@ -59,27 +72,74 @@ class Task(Protocol):
     """
 
     def kind_of(self, batch: Mapping[str, Any]) -> str:
-        """Which of its objectives a batch is for, and of what lengths, for the log; empty where there is one kind."""
+        """Says which of its objectives a batch is for, and of what lengths, for the log.
+
+        Args:
+            batch: arrays by name.
+
+        Returns:
+            A few words; empty where there is one kind of batch.
+        """
         ...
 
     def fresh(self, rng: Array) -> Fresh:
-        """Newly initialised parts of the state."""
+        """Initialises the task's parts of the state.
+
+        Args:
+            rng: a key of jax.random.
+
+        Returns:
+            Newly initialised parameters, key encoders and banks.
+        """
         ...
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
-        """The parameters of a run that starts from others, of which `taken` names the leaves (`warm_start`)."""
+        """Fills in the parameters of a run that starts from other weights (`warm_start`).
+
+        Args:
+            params: the parameters of the run.
+            taken: the names of the leaves that came from the other weights.
+
+        Returns:
+            The parameters to start with.
+        """
         ...
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
-        """Pairs as the model takes them, pictures jittered and normalised, by `rng` and their place in the batch."""
+        """Makes pairs what the model takes: images are augmented and normalised.
+
+        Args:
+            micro: the pairs of a micro-batch, as the loader gives them.
+            rng: the key of the step's augmentation.
+            positions: the rows of the pairs in the whole batch; augmentation depends on these, not on the split.
+
+        Returns:
+            The pairs by the names that `targets` and `micro_loss` read.
+        """
         ...
 
     def advance(self, state: TrainState) -> Momentum | None:
-        """The momentum towers of this step, before any key is computed."""
+        """Moves the key encoders, before any key is computed.
+
+        Args:
+            state: the state before the step.
+
+        Returns:
+            The key encoders of this step; None for tasks without them.
+        """
         ...
 
     def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
-        """The rows of a micro-batch, without gradient, and the key towers' statistics after it alone."""
+        """Computes the rows of a micro-batch, without gradient.
+
+        Args:
+            state: the state, with the key encoders of this step.
+            micro: the prepared pairs.
+            rng: the key of this micro-batch; `micro_loss` gets the same.
+
+        Returns:
+            Keys and ids of its pairs, and the key encoders' statistics after this micro-batch alone.
+        """
         ...
 
     def micro_loss(
@@ -91,13 +151,34 @@ class Task(Protocol):
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:
-        """The share of some pairs of the batch, given their `own` rows and the `rows` of the whole batch."""
+        """Computes the share of a micro-batch in the loss.
+
+        Args:
+            params: the parameters to differentiate by, trained and frozen.
+            state: the state, with the key encoders of this step.
+            micro: the prepared pairs.
+            own: the positions and rows of these pairs.
+            rows: the rows of the whole batch.
+            rng: the key of this micro-batch.
+
+        Returns:
+            Loss, metrics and running statistics.
+        """
         ...
 
     def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
-        """The banks after this step."""
+        """Pushes the keys of the batch into the banks.
+
+        Args:
+            banks: the banks before the step.
+            rows: the rows of the whole batch.
+            step: the step.
+
+        Returns:
+            The banks after the step.
+        """
         ...
 
     def describe(self, state: TrainState) -> Metrics:
-        """Further metrics of the state, e.g. fill and age of the banks."""
+        """Computes further metrics of the state, e.g. fill and age of the banks."""
         ...

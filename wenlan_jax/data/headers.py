@@ -48,10 +48,17 @@ class UnknownSize(WenlanError, ValueError):  # noqa: N818
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The kind of an image (`jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif`) and its stored size in pixels.
+    """What the header of an encoded image says.
 
-    `orientation` is EXIF's, 1 to 8, 1 where none is given. `deep` means more than 8 bits a channel. `pixel_bytes` is
-    the most that a decoder needs for a pixel, before it has 8 bits a channel.
+    Attributes:
+        kind: `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff` or `avif`.
+        width: as stored, in pixels.
+        height: as stored, in pixels.
+        animated: whether there are several frames.
+        cmyk: whether its colours are CMYK.
+        deep: whether it has more than 8 bits a channel.
+        orientation: EXIF's, 1 to 8; 1 where none is given.
+        pixel_bytes: the most that a decoder needs for a pixel, before it has 8 bits a channel.
     """
 
     kind: str
@@ -65,17 +72,27 @@ class Header:
 
     @property
     def pixels(self) -> int:
-        """Of one frame."""
+        """Pixels of one frame."""
         return self.width * self.height
 
     @property
     def decoded_bytes(self) -> int:
-        """Of one frame, as it is decoded."""
+        """Bytes of one frame, as it is decoded."""
         return self.pixels * self.pixel_bytes
 
 
 def read(data: bytes) -> Header:
-    """The header of an encoded image. Raises UnknownSize for an unknown kind or a header that is cut short."""
+    """Reads the header of an encoded image.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        The header.
+
+    Raises:
+        UnknownSize: for an unknown kind, a header that is cut short, or an image that would take too long to decode.
+    """
     for start, parse in _PARSERS:
         if start.match(data):
             try:
@@ -88,14 +105,31 @@ def read(data: bytes) -> Header:
 
 
 def steps(data: bytes) -> Iterator[int]:
-    """A number for each piece of a file that is stepped over. Raises UnknownSize after more than any program writes."""
+    """Counts the pieces of a file that are stepped over.
+
+    Args:
+        data: the file's bytes.
+
+    Yields:
+        A number for each piece.
+
+    Raises:
+        UnknownSize: after more pieces than any program writes.
+    """
     most = MOST_PIECES + len(data) // PIECE
     yield from range(most)
     raise UnknownSize(f"more than {most} pieces in {len(data)} bytes, which no program writes; save it anew")
 
 
 def check_quick(data: bytes) -> None:
-    """Raises UnknownSize for an image whose decoding would take far longer than its size and its bytes tell."""
+    """Checks that an image decodes in the time that its size and its bytes tell.
+
+    Args:
+        data: the file's bytes.
+
+    Raises:
+        UnknownSize: if its decoding would take far longer.
+    """
     if data.startswith(b"\xff\xd8"):
         _check_scans(data)
     elif data.startswith(b"\x89PNG"):
@@ -192,7 +226,15 @@ def _jpeg(data: bytes) -> Header:
 
 
 def jpeg_markers(data: bytes, position: int = 2) -> Iterator[int]:
-    """The markers of a JPEG from a byte on, up to its end: those of segments and scans, none inside a segment."""
+    """Walks the markers of a JPEG up to its end: those of segments and scans, none inside a segment.
+
+    Args:
+        data: the file's bytes.
+        position: where to begin.
+
+    Yields:
+        The marker bytes.
+    """
     counted = steps(data)
     while found := _JPEG_MARKER.search(data, position):
         next(counted)

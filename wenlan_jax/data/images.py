@@ -124,9 +124,17 @@ def _lay(pixels: UInt8[np.ndarray, "rows width 4"], out: UInt8[np.ndarray, "rows
 def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes JPEG, PNG or WebP (and what else OpenCV reads) to RGB.
 
-    Transparent pictures are laid on white, grey ones get three channels, 16 bits become 8. The EXIF
-    orientation is ignored, as in the released BriVL code: boxes, width and height refer to the stored
-    pixels. Raises `CorruptImage` for data that is cut short or damaged, in so far as the format tells.
+    Transparent images are laid on white, grey ones get three channels, 16 bits become 8. The EXIF orientation is
+    ignored, as in the released BriVL code: boxes, width and height refer to the stored pixels.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        The pixels.
+
+    Raises:
+        CorruptImage: for data that is cut short or damaged, in so far as the format tells.
     """
     return _rgb(_complete(data))
 
@@ -181,10 +189,17 @@ def resize(
     antialias: bool,
     out: UInt8[np.ndarray, "size size 3"] | None = None,
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Resizes to a square of `size` pixels, without keeping the aspect ratio; into `out` if it is given.
+    """Resizes to a square, without keeping the aspect ratio.
 
-    With `antialias` every side that shrinks is averaged over its area; without, samples are plain bilinear
-    (half-pixel centres) as in the released BriVL code. Growing sides are bilinear in both.
+    Args:
+        image: RGB.
+        size: side of the square in pixels.
+        antialias: average every side that shrinks over its area; without, samples are plain bilinear (half-pixel
+            centres) as in the released BriVL code. Growing sides are bilinear in both.
+        out: an array to write into; None for a new one.
+
+    Returns:
+        The square.
     """
     square = np.empty((size, size, 3), np.uint8) if out is None else out
     _resize(image, antialias, square)
@@ -210,12 +225,23 @@ SPACING = 1.5
 def read_square(
     data: bytes, antialias: bool, exact: bool, out: UInt8[np.ndarray, "size size 3"], enlarge: bool = True
 ) -> tuple[int, int]:
-    """Decodes `data` and resizes it into `out`, a row of a batch; returns height and width of the stored picture.
+    """Decodes an image and resizes it into a row of a batch.
 
-    Without `enlarge`, a side that is smaller stays as it is: the picture is in the upper left of `out`, the rest is 0.
-    `exact` is `resize(decode(data), ...)`. Otherwise, where `antialias` shrinks, area means come quicker: a JPEG that
-    is at least 2, 4 or 8 times as large is decoded at that fraction by libjpeg itself, and the means are those of
-    bilinear samples at most `SPACING` apart, a whole number a pixel. Raises `CorruptImage` as `decode` does.
+    Args:
+        data: the file's bytes.
+        antialias: see `resize`.
+        exact: computes `resize(decode(data), ...)`. Otherwise, where `antialias` shrinks, area means come quicker: a
+            JPEG that is at least 2, 4 or 8 times as large is decoded at that fraction by libjpeg itself, and the means
+            are those of bilinear samples at most `SPACING` apart, a whole number a pixel.
+        out: the square to write into.
+        enlarge: whether a smaller side grows. Without it, it stays as it is: the image is in the upper left of `out`,
+            the rest is 0.
+
+    Returns:
+        Height and width of the stored image, in pixels.
+
+    Raises:
+        CorruptImage: see `decode`.
     """
     data = _complete(data)
     size = len(out)
@@ -235,7 +261,18 @@ def write_square(
     out: UInt8[np.ndarray, "size size 3"],
     enlarge: bool = True,
 ) -> tuple[int, int]:
-    """`read_square` of a picture that is decoded already."""
+    """Resizes a decoded image into a row of a batch, as `read_square` does.
+
+    Args:
+        pixels: RGB.
+        antialias: see `resize`.
+        exact: see `read_square`.
+        out: the square to write into.
+        enlarge: see `read_square`.
+
+    Returns:
+        Height and width of the image, in pixels.
+    """
     height, width = pixels.shape[:2]
     _write_square(pixels, height, width, 1, antialias, exact, out, enlarge)
     return height, width
@@ -278,7 +315,14 @@ def _average(
 
 
 def jpeg_sides(data: bytes) -> tuple[int, int] | None:
-    """Height and width in the frame header of a JPEG; None when `data` is none or has no such header."""
+    """Reads height and width from the frame header of a JPEG.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        Height and width in pixels; None if `data` is no JPEG or has no such header.
+    """
     if not data.startswith(_JPEG_START):
         return None
     try:
@@ -291,11 +335,19 @@ def jpeg_sides(data: bytes) -> tuple[int, int] | None:
 def normalise_boxes(
     boxes: Num[np.ndarray, "boxes 4"], width: int, height: int, limit: int
 ) -> tuple[Float32[np.ndarray, "limit 4"], Bool[np.ndarray, " limit"]]:
-    """The first `limit` boxes in units of the picture's sides, and which rows of the result are boxes.
+    """Brings boxes to units of the image's sides.
 
-    Takes (x1, y1, x2, y2) in pixels of the stored image. Boxes are clipped to the picture; those without
-    area inside it (or with a NaN) are left out; missing rows are zero. Since `resize` maps the whole picture
-    to the whole square, the result also fits the resized picture.
+    Boxes are clipped to the image; those without area inside it (or with a NaN) are left out. Since `resize` maps the
+    whole image to the whole square, the result also fits the resized image.
+
+    Args:
+        boxes: (x1, y1, x2, y2) in pixels of the stored image.
+        width: of the stored image, in pixels.
+        height: of the stored image, in pixels.
+        limit: how many boxes are kept.
+
+    Returns:
+        The first `limit` boxes, missing rows zero, and which rows are boxes.
     """
     scaled: Float[np.ndarray, "boxes 4"] = np.asarray(boxes, np.float64).reshape(-1, 4)
     scaled = np.clip(scaled / (width, height, width, height), 0.0, 1.0)

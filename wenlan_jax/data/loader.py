@@ -89,25 +89,36 @@ class Pairs(Protocol):
     """What a training run says of the data that its maker draws from; see `mixture.Mixture`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the data."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def progress(self, pairs: int) -> dict[str, float]: ...
+    def progress(self, pairs: int) -> dict[str, float]:
+        """Says how far the first `pairs` pairs go, by the names that a log has for it."""
+        ...
 
 
 class TrainMaker(Maker, Protocol):
     """The maker of training batches of a task."""
 
     @property
-    def mixture(self) -> Pairs: ...
+    def mixture(self) -> Pairs:
+        """The data that batches are drawn from."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """How pictures become arrays: side in pixels, antialiasing, how that is computed, boxes kept (0: none).
+    """How images become arrays.
 
-    enlarge: whether smaller pictures grow to `size` here; otherwise `augment.enlarged` has them grow.
+    Attributes:
+        size: side of the square, in pixels.
+        antialias: see `images.resize`.
+        averaging: how area means are computed, see `exact` of `images.read_square`.
+        box_limit: boxes kept of each image; 0 for none.
+        enlarge: whether smaller images grow to `size` here; otherwise `augment.enlarged` has them grow.
     """
 
     size: int
@@ -117,7 +128,14 @@ class Pictures:
     enlarge: bool
 
     def empty(self, rows: int) -> Batch:
-        """The picture fields of a batch, to be written into; pictures may hold what was in memory."""
+        """Makes the image fields of a batch, to be written into; images may hold what was in memory.
+
+        Args:
+            rows: the number of examples.
+
+        Returns:
+            `image`, and `image_sides`, `boxes` and `box_mask` where they are needed.
+        """
         batch: Batch = {"image": np.empty((rows, self.size, self.size, 3), np.uint8)}
         if not self.enlarge:
             batch["image_sides"] = np.full((rows, 2), self.size, np.int32)
@@ -127,7 +145,16 @@ class Pictures:
         return batch
 
     def write(self, record: records.Record, batch: Batch, row: int) -> None:
-        """Puts the picture of `record` and its boxes into `row` of `batch`. Raises `images.CorruptImage`."""
+        """Writes the image of a record and its boxes into a batch.
+
+        Args:
+            record: the record.
+            batch: made by `empty`; changed in place.
+            row: the row to write.
+
+        Raises:
+            CorruptImage: if the image cannot be decoded.
+        """
         boxes = [region.box for region in record.regions] if self.box_limit else ()
         self.write_image(record.image, np.array(boxes, np.float64).reshape(-1, 4), batch, row)
 
@@ -138,9 +165,16 @@ class Pictures:
         batch: Batch,
         row: int,
     ) -> None:
-        """Puts an encoded image, or its pixels, into `row` of `batch`, with `boxes` in its pixels where they are kept.
+        """Writes an image into a batch.
 
-        Raises `images.CorruptImage`.
+        Args:
+            image: encoded bytes, or pixels.
+            boxes: (x1, y1, x2, y2) in pixels of the image; written where they are kept.
+            batch: made by `empty`; changed in place.
+            row: the row to write.
+
+        Raises:
+            CorruptImage: if the image cannot be decoded.
         """
         exact = self.averaging == "exact"
         write = images.read_square if isinstance(image, bytes) else images.write_square
@@ -152,10 +186,19 @@ class Pictures:
 
 
 def first_good(read: Callable[[int], T], candidates: int, first: str) -> tuple[T, bool]:
-    """What `read` gives for the first of so many candidates that is no bad record, and whether that replaces another.
+    """Reads the first of some candidates that is no bad record.
 
-    candidates: with 1, its BadRecord is raised as it is; after `MAX_REPLACEMENTS` the search is given up.
-    first: names the first candidate in the BadRecord that tells that none is good.
+    Args:
+        read: reads the candidate of a number.
+        candidates: how many there are. With 1, its BadRecord is raised as it is; after `MAX_REPLACEMENTS` the search is
+            given up.
+        first: names the first candidate in the message.
+
+    Returns:
+        What `read` gave, and whether it replaces another.
+
+    Raises:
+        BadRecord: if none is good.
     """
     attempts = min(candidates, MAX_REPLACEMENTS)
     for attempt in range(attempts):
@@ -170,10 +213,16 @@ def first_good(read: Callable[[int], T], candidates: int, first: str) -> tuple[T
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches:
-    """Makes the training batch of a step: the pairs at the places `share` of the global batch of `batch_size` pairs.
+    """Makes the training batches of two towers.
 
-    Which rows these are and which text of each, `mixture` says. A bad record (see `BadRecord`) is reported (`raise`)
-    or gives its place to the next good row of its source (`replace`).
+    Attributes:
+        mixture: says which rows make up a batch, and which text of each.
+        tokenizer: for the texts.
+        batch_size: of the global batch.
+        share: the places of each global batch that this process makes.
+        pictures: how images become arrays.
+        text_length: tokens of a text, padding included.
+        bad_records: `raise` reports a bad record, `replace` gives its place to the next good row of its source.
     """
 
     mixture: Mixture
@@ -226,7 +275,19 @@ def row_name(source: Source, row: int, record: records.Record) -> str:
 def write_picture(
     pictures: Pictures, source: Source, row: int, record: records.Record, batch: Batch, place: int
 ) -> None:
-    """Puts the picture of `record`, which is in `row` of `source`, at `place` of the batch; BadRecord if damaged."""
+    """Writes the image of a record into a batch.
+
+    Args:
+        pictures: how images become arrays.
+        source: the source of the record.
+        row: of the record in the source.
+        record: the record.
+        batch: changed in place.
+        place: the row of the batch to write.
+
+    Raises:
+        BadRecord: if the image is damaged.
+    """
     try:
         pictures.write(record, batch, place)
     except images.CorruptImage as error:
@@ -235,20 +296,45 @@ def write_picture(
 
 
 def eval_rows(number: int, batch_size: int, total: int, share: Sequence[int]) -> tuple[list[int], int]:
-    """The rows at the positions `share` of the global batch `number`, and how many rows fill up that part."""
+    """Says which rows this process reads for a batch of an evaluation.
+
+    Args:
+        number: of the global batch.
+        batch_size: of the global batch.
+        total: the number of examples.
+        share: the positions of this process in a batch.
+
+    Returns:
+        The rows, and how many rows fill up the part.
+    """
     rows = [number * batch_size + position for position in share if number * batch_size + position < total]
     return rows, len(share) - len(rows)
 
 
 def numbered(rows: Sequence[int], missing: int) -> Batch:
-    """The fields `id` and `valid` of a batch of `rows` and of `missing` filling rows, whose id is -1."""
+    """Makes the fields `id` and `valid` of a batch of an evaluation.
+
+    Args:
+        rows: the ids of the examples.
+        missing: how many rows fill up the batch; their id is -1.
+
+    Returns:
+        The two fields.
+    """
     ids = np.array([*rows, *[-1] * missing], np.int32)
     return {"id": ids, "valid": ids >= 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageBatches:
-    """Makes batch `number` of the pictures of `source` in their order, each once; the last is filled up with zeros."""
+    """Makes the batches of all images of a source in their order, each once; the last is filled up with zeros.
+
+    Attributes:
+        source: the records.
+        batch_size: of the global batch.
+        share: the places of each global batch that this process makes.
+        pictures: how images become arrays.
+    """
 
     source: Source
     batch_size: int
@@ -269,7 +355,13 @@ class ImageBatches:
 
 @dataclasses.dataclass(frozen=True)
 class RecordText:
-    """One text and the row of its record. others: rows of further records that have the same text."""
+    """A text of a split.
+
+    Attributes:
+        row: of its record.
+        text: the text.
+        others: rows of further records that have the same text.
+    """
 
     row: int
     text: records.Text
@@ -282,7 +374,18 @@ class RecordText:
 
 
 def list_texts(source: Source, wanted: Wanted) -> list[RecordText]:
-    """Every wanted text of every record, by row. Reads the whole source; `BadRecord` when there is none."""
+    """Lists every wanted text of every record, by row. Reads the whole source.
+
+    Args:
+        source: the records.
+        wanted: which texts.
+
+    Returns:
+        The texts, equal ones as often as they come.
+
+    Raises:
+        BadRecord: if there is none.
+    """
     found = [RecordText(row, text) for row in range(len(source)) for text in wanted.of(source[row])]
     if not found:
         raise BadRecord(f"{source.name}: {wanted.missing(source[0])} (row 0; nor do the other rows).")
@@ -291,7 +394,15 @@ def list_texts(source: Source, wanted: Wanted) -> list[RecordText]:
 
 @dataclasses.dataclass(frozen=True)
 class TextBatches:
-    """Makes batch `number` of a list of texts, each once; `id` is the row of the text's record."""
+    """Makes the batches of a list of texts, each once; `id` is the row of the text's record.
+
+    Attributes:
+        texts: the texts.
+        tokenizer: makes ids of them.
+        batch_size: of the global batch.
+        share: the places of each global batch that this process makes.
+        text_length: tokens of a text, padding included.
+    """
 
     texts: Sequence[RecordText]
     tokenizer: Tokenizer
@@ -311,11 +422,28 @@ class TextBatches:
 
 
 class Batches(Iterator[tuple[int, Batch]]):
-    """The batches `start, start + 1, ...` of a maker up to `stop`, as pairs of number and batch, made ahead.
+    """Iterates over the batches `start, start + 1, ...` of a maker, as pairs of number and batch, made ahead.
 
-    `workers` is the number of data processes; with 0, threads of this process are used. About `prefetch`
-    batches are kept ready. Use it as a context manager, or call `close`: this ends the threads and processes.
-    `wait_seconds` adds up the time the consumer waited; `replaced` counts the bad records replaced so far.
+    Use it as a context manager, or call `close`: this ends the threads and processes.
+
+    Args:
+        maker: makes the batch of a number.
+        start: the first number.
+        stop: the number after the last.
+        workers: data processes; with 0, threads of this process are used.
+        prefetch: batches that are kept ready, about.
+
+    Attributes:
+        wait_seconds: how long the consumer has waited so far.
+        replaced: how many bad records were replaced so far.
+
+    Raises:
+        ValueError: for a negative `workers` or a `prefetch` below 1.
+        SharedMemoryError: if batches of data processes do not fit into shared memory.
+
+    Example:
+        >>> with Batches(maker, start=0, stop=len(maker), workers=2, prefetch=2) as batches:
+        ...     for number, batch in batches: ...
     """
 
     def __init__(self, maker: Maker, start: int, stop: int, workers: int, prefetch: int) -> None:
@@ -416,10 +544,29 @@ def _check_shared_memory(maker: Maker, number: int, workers: int, each: int) -> 
 
 
 def train_batches(maker: TrainMaker, start_step: int, workers: int, prefetch: int) -> Batches:
-    """The endless training batches from `start_step` on. Resuming needs nothing else than the step."""
+    """Starts the endless training batches. Resuming needs nothing else than the step.
+
+    Args:
+        maker: makes the batch of a step.
+        start_step: the first step.
+        workers: see `Batches`.
+        prefetch: see `Batches`.
+
+    Returns:
+        The iterator.
+    """
     return Batches(maker, start_step, sys.maxsize, workers, prefetch)
 
 
 def eval_batches(maker: FiniteMaker, workers: int, prefetch: int) -> Batches:
-    """All batches of an evaluation, once."""
+    """Starts all batches of an evaluation, once.
+
+    Args:
+        maker: makes the batch of a number.
+        workers: see `Batches`.
+        prefetch: see `Batches`.
+
+    Returns:
+        The iterator.
+    """
     return Batches(maker, 0, len(maker), workers, prefetch)

@@ -28,13 +28,18 @@ class MixtureError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which texts of a record are used: those of the listed kinds and languages; an empty list admits all."""
+    """Which texts of a record are used.
+
+    Attributes:
+        kinds: of the texts; empty for all.
+        languages: of the texts; empty for all.
+    """
 
     kinds: tuple[str, ...]
     languages: tuple[str, ...]
 
     def of(self, record: records.Record) -> list[records.Text]:
-        """The wanted texts of `record` that are not blank, in their order."""
+        """Lists the wanted texts of a record that are not blank, in their order."""
         return [text for text in record.texts if self._admits(text)]
 
     def _admits(self, text: records.Text) -> bool:
@@ -43,7 +48,7 @@ class Wanted:
         return kind and language and bool(text.text.strip())
 
     def missing(self, record: records.Record) -> str:
-        """Says why `record` has no wanted text."""
+        """Says why a record has no wanted text."""
         has = sorted({f"{text.kind}/{text.language}" for text in record.texts}) or ["no text"]
         kinds, languages = list(self.kinds) or "any", list(self.languages) or "any"
         return f"no text of kinds {kinds} in languages {languages}; it has {', '.join(has)}"
@@ -53,9 +58,13 @@ class Wanted:
 class TextChoice:
     """Which text of a record makes the pair, narrowed down in turn by kind, language, and evenly among the rest.
 
-    kind_choice: `any` takes the kinds alike, `first` the first kind of the list that the record has, `weighted` draws
-    a kind the record has by `kind_weights`. language_alpha: a language the record has is drawn in proportion to the
-    number of its texts in it to this power; 1 draws evenly among the texts.
+    Attributes:
+        wanted: the texts to choose from.
+        kind_choice: `any` takes the kinds alike, `first` the first kind of the list that the record has, `weighted`
+            draws a kind the record has by `kind_weights`.
+        kind_weights: one a kind of `wanted.kinds`; read for `weighted` only.
+        language_alpha: a language the record has is drawn in proportion to the number of its texts in it to this power;
+            1 draws evenly among the texts.
     """
 
     wanted: Wanted
@@ -64,7 +73,16 @@ class TextChoice:
     language_alpha: float
 
     def draw(self, record: records.Record, seed: int, position: int) -> records.Text | None:
-        """The text of the pair at `position`; None when the record has no wanted text."""
+        """Draws the text of a pair.
+
+        Args:
+            record: the record of the pair.
+            seed: of the run.
+            position: of the pair in the sequence.
+
+        Returns:
+            The text; None when the record has no wanted text.
+        """
         texts = self.wanted.of(record)
         if not texts:
             return None
@@ -93,7 +111,13 @@ class TextChoice:
 
 
 class Part(NamedTuple):
-    """A source and what is used of it; `weight` is its share of the pairs, 0 in all parts: by their sizes."""
+    """A source and what is used of it.
+
+    Attributes:
+        source: the records.
+        texts: the rule for their texts.
+        weight: its share of the pairs; 0 in all parts: by their sizes.
+    """
 
     source: Source
     texts: TextChoice
@@ -101,7 +125,13 @@ class Part(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a part, wanted for the pair at `position` of the sequence."""
+    """A row that is wanted for a pair.
+
+    Attributes:
+        part: the number of the part.
+        row: of the part's source.
+        position: of the pair in the sequence.
+    """
 
     part: int
     row: int
@@ -112,8 +142,18 @@ class Mixture:
     """The endless sequence of pairs of one or more parts.
 
     Positions fall to the parts in shares of exactly their weights (`order.Interleave`); within a part every epoch
-    covers its rows exactly once. Part 0 of a mixture of one has the order that `seed` names. Raises MixtureError when
-    some weights are 0 and others are not, and when the records are more than ids can tell apart.
+    covers its rows exactly once. Part 0 has the order that `seed` names.
+
+    Args:
+        parts: the parts.
+        seed: of the order.
+        shuffle: whether rows are shuffled.
+
+    Attributes:
+        names: of the parts, numbered where one comes twice.
+
+    Raises:
+        MixtureError: when some weights are 0 and others are not, and when the records are more than ids can tell apart.
     """
 
     def __init__(self, parts: Sequence[Part], seed: int, shuffle: bool = True) -> None:
@@ -137,7 +177,19 @@ class Mixture:
         return " + ".join(self.names)
 
     def draw(self, step: int, batch_size: int, share: Sequence[int]) -> list[Row]:
-        """The rows at the places `share` of the global batch `step`."""
+        """Says which rows make up a batch.
+
+        Args:
+            step: number of the global batch.
+            batch_size: of the global batch.
+            share: places of the batch.
+
+        Returns:
+            The rows at those places.
+
+        Raises:
+            ValueError: for a negative step or an empty batch.
+        """
         if step < 0 or batch_size < 1:
             raise ValueError(f"step must be >= 0 and batch_size >= 1, got {step} and {batch_size}.")
         positions = np.int64(step) * batch_size + np.asarray(share, np.int64)
@@ -150,11 +202,18 @@ class Mixture:
         return [Row(*row) for row in zip(*columns, strict=True)]
 
     def id(self, part: int, row: int) -> int:
-        """A number for the picture in `row` of `part`; parts that read the same source agree on it."""
+        """Numbers the image in `row` of `part`; parts that read the same source agree on it."""
         return self._first_ids[part] + row
 
     def progress(self, pairs: int) -> dict[str, float]:
-        """Of the first `pairs` pairs: how many were of each part, and how many epochs of it that makes."""
+        """Says how far training has come.
+
+        Args:
+            pairs: how many pairs were trained.
+
+        Returns:
+            How many of them were of each part (`<name>/pairs`), and how many epochs that makes (`<name>/epochs`).
+        """
         found: dict[str, float] = {}
         counts = self.interleave.counts(pairs)
         for name, part, count in zip(self.names, self.parts, counts, strict=True):

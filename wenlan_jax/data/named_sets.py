@@ -20,19 +20,27 @@ BUILDERS = {
 
 
 def is_named(spec: str) -> bool:
-    """Whether `spec`, such as `wenlan_emoji/noto`, begins as the names of this package do."""
+    """Says whether `spec`, such as `wenlan_emoji/noto`, begins as the names of this package do."""
     return spec.split("/")[0] in BUILDERS
 
 
 def is_drawn(spec: str) -> bool:
-    """Whether `spec` names one of the drawn sets, which need nothing from outside."""
+    """Says whether `spec` names one of the drawn sets, which need nothing from outside."""
     return spec.split("/")[0] == SCENES
 
 
 def build(spec: str, data_dir: Path) -> Path:
-    """The directory of a named data set below `data_dir`, made where it is absent.
+    """Builds a named data set where it is absent.
 
-    Raises the errors of its builder, which say what to fetch.
+    Args:
+        spec: its name.
+        data_dir: where data sets lie.
+
+    Returns:
+        Its directory.
+
+    Raises:
+        WenlanError: errors of its builder, which say what to fetch.
     """
     module, function = BUILDERS[spec.split("/")[0]].split(":")
     found: Path = getattr(importlib.import_module(module), function)(spec, data_dir)

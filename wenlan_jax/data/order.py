@@ -57,11 +57,22 @@ def _feistel(x: UInt64[np.ndarray, " n"], key: UInt64[np.ndarray, " n"], bits: i
 def permute(
     index: int | Int[np.ndarray, "*indices"], length: int, seed: int, epoch: int | Int[np.ndarray, "*epochs"]
 ) -> Int64[np.ndarray, "*shape"]:
-    """The image of `index` under the permutation of `[0, length)` that `seed` and `epoch` name.
+    """Permutes indices, each epoch in its own way.
 
     A Feistel network over the next power of two, walked along its cycle until it lands inside the range
     (format-preserving encryption: Black and Rogaway, 2002), so it is exactly bijective for every length.
-    `index` and `epoch` broadcast against each other; the result is int64 of that shape.
+
+    Args:
+        index: indices in [0, length).
+        length: of the range.
+        seed: names the permutations, with `epoch`.
+        epoch: from 0; broadcast against `index`.
+
+    Returns:
+        The image of each index, int64.
+
+    Raises:
+        ValueError: for a length below 1 or an index outside the range.
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}.")
@@ -81,10 +92,17 @@ def permute(
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The endless sequence of rows of a source of `length` records: one permutation per epoch.
+    """The endless sequence of rows of a source: one permutation per epoch.
 
-    Every epoch covers the rows exactly once; a batch may hold the end of one epoch and the start of the
-    next. `seed` is a non-negative 63-bit number. Without `shuffle` the rows come as they are stored.
+    Every epoch covers the rows exactly once; a batch may hold the end of one epoch and the start of the next.
+
+    Attributes:
+        length: the number of records.
+        seed: a non-negative 63-bit number.
+        shuffle: whether rows are permuted; else they come as they are stored.
+
+    Raises:
+        ValueError: for an empty source or a seed out of range.
     """
 
     length: int
@@ -98,14 +116,25 @@ class Order:
             raise ValueError(f"seed must lie in [0, 2**63), got {self.seed}.")
 
     def rows(self, step: int, batch_size: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
-        """The row numbers and the positions of the global batch `step`, in the order of the batch."""
+        """Says which rows make up a batch.
+
+        Args:
+            step: number of the global batch.
+            batch_size: of the global batch.
+
+        Returns:
+            The row numbers and the positions, in the order of the batch.
+
+        Raises:
+            ValueError: for a negative step or an empty batch.
+        """
         if step < 0 or batch_size < 1:
             raise ValueError(f"step must be >= 0 and batch_size >= 1, got {step} and {batch_size}.")
         positions = np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
         return self.at(positions), positions
 
     def at(self, positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The row number at each of `positions` of the sequence."""
+        """Returns the row number at each of some positions of the sequence."""
         epoch, index = np.divmod(positions, self.length)
         return permute(index, self.length, self.seed, epoch) if self.shuffle else index
 
@@ -134,8 +163,13 @@ class Interleave:
     weight a, gets p a / t, rounded to the nearest. The tree is Huffman's, in which a branch that is no leaf has at
     most two thirds of its node, so that the roundings of all levels add up to less than 2: of any first p positions
     part i gets p w_i / sum(w) examples up to less than 2, and of the first sum(w) exactly w_i. Nothing is stored and
-    nothing drifts, so an example costs the same at any position. `weights` are positive and add up to at most
-    `LARGEST_TOTAL`.
+    nothing drifts, so an example costs the same at any position.
+
+    Attributes:
+        weights: positive whole numbers that add up to at most `LARGEST_TOTAL`.
+
+    Raises:
+        ValueError: for other weights.
     """
 
     weights: tuple[int, ...]
@@ -155,7 +189,14 @@ class Interleave:
         return heap[0][2]
 
     def split(self, positions: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """The part that each position falls to, and which example of that part it is, from 0."""
+        """Splits positions among the parts.
+
+        Args:
+            positions: of the sequence.
+
+        Returns:
+            The part that each position falls to, and which example of that part it is, from 0.
+        """
         parts, examples = np.zeros_like(positions), np.zeros_like(positions)
         pending: list[tuple[_Tree, Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]] = [
             (self._tree, np.arange(positions.size), positions)
@@ -173,7 +214,7 @@ class Interleave:
         return parts, examples
 
     def counts(self, position: int) -> list[int]:
-        """How many of the positions before `position` fall to each part."""
+        """Counts how many of the positions before `position` fall to each part."""
         found = [0] * len(self.weights)
         pending: list[tuple[_Tree, int]] = [(self._tree, position)]
         while pending:
@@ -194,7 +235,14 @@ def _portion(count: Int64[np.ndarray, " n"], weight: int, total: int) -> Int64[n
 
 
 def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
-    """Positive weights as whole numbers with the same shares, to nine digits, without a common divisor."""
+    """Makes whole numbers of positive weights, with the same shares to nine digits.
+
+    Args:
+        weights: positive numbers.
+
+    Returns:
+        Whole numbers without a common divisor.
+    """
     total = math.fsum(weights)
     scaled = [max(1, round(weight / total * 10**9)) for weight in weights]
     divisor = math.gcd(*scaled)
@@ -202,14 +250,22 @@ def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def part_seed(seed: int, part: int) -> int:
-    """The seed of the order of part `part` of a mixture; part 0 has `seed` itself."""
+    """Returns the seed of the order of part `part` of a mixture; part 0 has `seed` itself."""
     return int((seed + part * int(_GOLDEN)) % 2**63)
 
 
 def stream(seed: int, name: str, position: int) -> np.random.Generator:
-    """The random numbers of one choice, such as `"text"`, made for the example at `position`.
+    """Makes the random numbers of one choice for one example.
 
     Streams of another name or position are independent; none depends on what was drawn before.
+
+    Args:
+        seed: of the run.
+        name: of the choice, such as `"text"`.
+        position: of the example in the sequence.
+
+    Returns:
+        A generator.
     """
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     entropy = (seed, int.from_bytes(digest, "little"), position)
@@ -217,9 +273,17 @@ def stream(seed: int, name: str, position: int) -> np.random.Generator:
 
 
 def tempered(counts: Sequence[float], alpha: float) -> Float64[np.ndarray, " languages"]:
-    """Probabilities in proportion to `count ** alpha`; a count of 0 has none.
+    """Computes probabilities in proportion to `count ** alpha` (XLM, Conneau and Lample 2019).
 
-    alpha 1 follows the data, 0 makes all alike, and what lies between raises the rare (XLM, Conneau and Lample 2019).
+    Args:
+        counts: how often each language comes; a count of 0 has probability 0.
+        alpha: 1 follows the data, 0 makes all alike, and what lies between raises the rare.
+
+    Returns:
+        Probabilities that add up to 1.
+
+    Raises:
+        ValueError: for a negative count, or if none is positive.
     """
     numbers = np.asarray(counts, np.float64)
     if not (numbers > 0).any() or (numbers < 0).any():
@@ -229,9 +293,16 @@ def tempered(counts: Sequence[float], alpha: float) -> Float64[np.ndarray, " lan
 
 
 def language_of_step(seed: int, step: int, counts: Mapping[str, int], alpha: float) -> str:
-    """The language that all of the batch of `step` is in, drawn by `tempered`: the same on every host.
+    """Draws the language that all of a batch is in, by `tempered`: the same on every host.
 
-    counts: texts of each language in the data; their order in the mapping does not matter.
+    Args:
+        seed: of the run.
+        step: number of the batch.
+        counts: texts of each language in the data; their order in the mapping does not matter.
+        alpha: see `tempered`.
+
+    Returns:
+        The language.
     """
     languages = sorted(counts)
     chances = tempered([counts[language] for language in languages], alpha)
@@ -239,6 +310,6 @@ def language_of_step(seed: int, step: int, counts: Mapping[str, int], alpha: flo
 
 
 def pick(chances: Float64[np.ndarray, " n"], random: np.random.Generator) -> int:
-    """An index drawn with the given probabilities, by one number of `random`."""
+    """Draws an index with the given probabilities, by one number of `random`."""
     sums = np.cumsum(chances)
     return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))

@@ -30,7 +30,13 @@ class RecordError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """One text of an image. `kind` says how it relates to it, e.g. `descriptive`, `weak`, `title`."""
+    """One text of an image.
+
+    Attributes:
+        kind: how it relates to the image, e.g. `descriptive`, `weak`, `title`.
+        language: its code, such as `zh`.
+        text: the text.
+    """
 
     kind: str
     language: str
@@ -39,7 +45,14 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """One box in pixels of the stored image, `(x1, y1, x2, y2)`, with an optional class and attributes."""
+    """One box of an image.
+
+    Attributes:
+        box: (x1, y1, x2, y2) in pixels of the stored image.
+        label: its class; "" for none.
+        attributes: of what is in it.
+        score: the detector's.
+    """
 
     box: tuple[float, float, float, float]
     label: str = ""
@@ -49,7 +62,13 @@ class Region:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question about the image and its answer, both in `language`."""
+    """A question about the image and its answer.
+
+    Attributes:
+        language: of both.
+        question: the question.
+        answer: the answer of one annotator.
+    """
 
     language: str
     question: str
@@ -58,12 +77,21 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image and everything known about it. `image` holds the encoded bytes (JPEG, PNG, WebP).
+    """One image and everything known about it.
 
-    Row i of `region_features` and of `region_classes` belongs to `regions[i]`; None where a detector gave none.
-    region_features: as the detector gave them, e.g. 2048 wide of a ResNet-101; `regions.detections.is_unit` tells
-        whether they are normalised.
-    region_classes: a distribution over classes, the first of which is the background (UNITER's `soft_labels`).
+    Attributes:
+        id: tells records of a data set apart.
+        image: the encoded bytes (JPEG, PNG, WebP).
+        width: of the stored image, in pixels.
+        height: of the stored image, in pixels.
+        source: where it comes from.
+        texts: its texts.
+        regions: its regions, best first.
+        questions: questions about it.
+        region_features: row i belongs to `regions[i]`; as the detector gave them, e.g. 2048 wide of a ResNet-101;
+            `regions.detections.is_unit` tells whether they are normalised. None where a detector gave none.
+        region_classes: row i belongs to `regions[i]`; a distribution over classes, the first of which is the background
+            (UNITER's `soft_labels`). None where a detector gave none.
     """
 
     id: str
@@ -90,7 +118,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def features() -> Any:
-    """The TFDS `FeaturesDict` that stores a record. Images are kept as the encoded bytes they came as."""
+    """Makes the TFDS `FeaturesDict` that stores a record. Images are kept as the encoded bytes they came as."""
     import tensorflow_datasets as tfds
 
     text = tfds.features.Text
@@ -119,7 +147,17 @@ def features() -> Any:
 
 
 def to_example(record: Record) -> dict[str, Any]:
-    """The stored view of `record`, as `features()` wants it. Raises RecordError for arrays that do not fit it."""
+    """Makes the stored view of a record, as `features` wants it.
+
+    Args:
+        record: the record.
+
+    Returns:
+        The fields.
+
+    Raises:
+        RecordError: for arrays that do not fit the record.
+    """
     return {
         "id": record.id,
         "source": record.source,
@@ -177,7 +215,14 @@ def _said(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_example(example: Mapping[str, Any]) -> Record:
-    """The record in a stored example that was read with image decoding skipped (so `image` is bytes)."""
+    """Makes a record of a stored example.
+
+    Args:
+        example: read with image decoding skipped, so `image` is bytes.
+
+    Returns:
+        The record.
+    """
     regions = []
     for row in _rows(example["regions"]):
         x1, y1, x2, y2 = (float(value) for value in row["box"])

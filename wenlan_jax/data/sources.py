@@ -31,7 +31,9 @@ class Source(Protocol):
     """Records by row number. Rows are numbered from 0, in an order that never changes."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the source, for messages."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -41,8 +43,16 @@ class Source(Protocol):
 class TfdsSource:
     """One split of a prepared TFDS directory that holds our record schema. Rows keep the order of the files.
 
-    `split` may be a TFDS slice, e.g. `train[:10%]` or `train+validation`. Raises SourceError when the directory, the
-    split or a shard is missing, and when a shard is truncated.
+    Args:
+        directory: the prepared directory.
+        split: the name of a split, or a TFDS slice, e.g. `train[:10%]` or `train+validation`.
+        name: of the data set, for messages.
+
+    Attributes:
+        name: `name` and the split.
+
+    Raises:
+        SourceError: when the directory, the split or a shard is missing, and when a shard is truncated.
     """
 
     def __init__(self, directory: Path, split: str, name: str) -> None:
@@ -84,9 +94,13 @@ class TfdsSource:
 
 
 class Remembered:
-    """A source whose records stay in memory once they were read, as they are in its files, up to `most` of them.
+    """A source whose records stay in memory once they were read, as they are in its files.
 
     For data that fit: a record is then read and parsed once in each process instead of in every epoch.
+
+    Args:
+        source: the source.
+        most: how many records are kept.
     """
 
     def __init__(self, source: Source, most: int) -> None:
@@ -95,7 +109,7 @@ class Remembered:
 
     @property
     def name(self) -> str:
-        """That of the source."""
+        """The name of the source."""
         return self._source.name
 
     def __len__(self) -> int:
@@ -173,11 +187,20 @@ def _parse(serialised: bytes) -> dict[str, Any]:
 
 
 def open_source(spec: str, split: str, data_dir: Path) -> Source:
-    """The source that `spec` names.
+    """Opens a source.
 
-    `spec` is the embedded data set with its size, such as `wenlan_scenes/s64` (drawn into `data_dir` when absent), a
-    named one such as `wenlan_emoji/noto` (as `wenlan data build` makes it), or a directory in our schema, such as
-    `wenlan pack` writes: its path, or its path below `data_dir`.
+    Args:
+        spec: the embedded data set with its size, such as `wenlan_scenes/s64` (drawn into `data_dir` when absent), a
+            named one such as `wenlan_emoji/noto` (as `wenlan data build` makes it), or a directory in our schema, such
+            as `wenlan pack` writes: its path, or its path below `data_dir`.
+        split: the name of a split, or a TFDS slice.
+        data_dir: where data sets lie.
+
+    Returns:
+        The source.
+
+    Raises:
+        SourceError: if there is no such data set or split, or it is damaged.
     """
     if not spec:
         raise SourceError(
@@ -207,18 +230,45 @@ def _prepared_directory(spec: str, data_dir: Path) -> Path:
 
 
 def split_sizes(spec: str, data_dir: Path) -> dict[str, int]:
-    """The splits of the source that `spec` names, as `open_source` takes it, with their numbers of records."""
+    """Counts the records of each split of a source.
+
+    Args:
+        spec: see `open_source`.
+        data_dir: where data sets lie.
+
+    Returns:
+        The numbers of records by split.
+
+    Raises:
+        SourceError: if there is no such data set.
+    """
     builder = open_builder(_prepared_directory(spec, Path(data_dir)))
     return {name: int(info.num_examples) for name, info in builder.info.splits.items()}
 
 
 def identity(spec: str, data_dir: Path) -> list[list[object]]:
-    """The files of records that a source has at present: name, size and time of change, by which others are told."""
+    """Lists the files of records that a source has at present, by which another state of it is told.
+
+    Args:
+        spec: see `open_source`.
+        data_dir: where data sets lie.
+
+    Returns:
+        Name, size and time of change of each.
+    """
     return [[file.name, *atomic_files.stamp(file)] for file in _files(spec, data_dir)]
 
 
 def contents(spec: str, data_dir: Path) -> list[list[object]]:
-    """As `identity`, for any copy of the files: name, size and a digest of the beginning and the end of each."""
+    """Lists the files of records of a source in a way that is the same for any copy of them.
+
+    Args:
+        spec: see `open_source`.
+        data_dir: where data sets lie.
+
+    Returns:
+        Name, size and a digest of the beginning and the end of each.
+    """
     return [[file.name, file.stat().st_size, _digest(file)] for file in _files(spec, data_dir)]
 
 
@@ -239,7 +289,14 @@ _OF_RECORDS = re.compile(r"\.array_record(-\d+(-of-\d+)?)?$")
 
 
 def of_records(note: Any) -> Any:
-    """The rows of `identity` or `contents` in a note, less those of other files, which older ones have, too."""
+    """Leaves the rows of other files out of a note, which older notes have, too.
+
+    Args:
+        note: what `identity` or `contents` gave, read from JSON.
+
+    Returns:
+        The rows of files of records; a note of another form as it is.
+    """
     if not isinstance(note, list) or not all(isinstance(row, list) and row for row in note):
         return note
     return [row for row in note if row[0] in DESCRIPTION or _OF_RECORDS.search(str(row[0]))]
@@ -254,7 +311,17 @@ def _files(spec: str, data_dir: Path) -> list[Path]:
 
 
 def open_builder(directory: Path) -> Any:
-    """The read-only TFDS builder of a prepared directory, whose fields must be ours."""
+    """Opens the read-only TFDS builder of a prepared directory, whose fields must be ours.
+
+    Args:
+        directory: the prepared directory.
+
+    Returns:
+        The builder.
+
+    Raises:
+        SourceError: if there is no data set, or one that is damaged or of another schema.
+    """
     import tensorflow_datasets as tfds
 
     if not os.path.isfile(Path(directory) / "dataset_info.json"):

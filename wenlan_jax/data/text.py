@@ -40,14 +40,18 @@ class Tokenizer(Protocol):
     """What the data pipeline needs of a tokenizer. `size` is the number of rows of the embedding table."""
 
     @property
-    def pad_id(self) -> int: ...
+    def pad_id(self) -> int:
+        """The id of padding."""
+        ...
 
     @property
     def mask_id(self) -> int | None:
         """The id of `[MASK]`, or None when the vocabulary has no such piece."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of rows of the embedding table."""
+        ...
 
     @property
     def file_name(self) -> str:
@@ -61,13 +65,31 @@ class Tokenizer(Protocol):
         """Writes the tokenizer's file into `folder` under its usual name and returns its path."""
 
     def description(self) -> dict[str, Any]:
-        """What `encode` does besides the file's part, in JSON's types, for code that has nothing of ours."""
+        """Says what `encode` does besides the file's part, in JSON's types, for code that has nothing of ours."""
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[TokenIds, TokenMask]:
-        """Ids and mask of each text, at most `length` >= 2 tokens a row; the mask is True on every real token."""
+        """Encodes texts.
+
+        Args:
+            texts: any number of texts.
+            length: tokens a row, at least 2.
+
+        Returns:
+            Ids, and a mask that is True on every real token.
+        """
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """How the vocabulary spells each id, special pieces too. Raises ValueError for an id that it has not."""
+        """Spells ids as the vocabulary does, special pieces too.
+
+        Args:
+            ids: of tokens.
+
+        Returns:
+            The spelling of each.
+
+        Raises:
+            ValueError: for an id that the vocabulary has not.
+        """
 
 
 class _FileTokenizer:
@@ -145,6 +167,13 @@ class WordPiece(_FileTokenizer):
     Ids equal those of transformers' `BertTokenizer(..., split_special_tokens=True)`: control characters dropped, each
     Chinese character a word of its own, accents stripped when lower-cased, words of over 100 characters unknown. Lone
     surrogates, which no UTF-8 file can hold but JSON escapes can, are dropped.
+
+    Args:
+        vocab_path: the file.
+        lower_case: whether texts are lower-cased.
+
+    Raises:
+        TokenizerError: for a file that cannot be read or is no vocabulary.
     """
 
     file_name = VOCAB_NAME
@@ -160,7 +189,7 @@ class WordPiece(_FileTokenizer):
         self.fingerprint = f"wordpiece:{'lower' if lower_case else 'cased'}:{_sha256(self._content)}"
 
     def description(self) -> dict[str, Any]:
-        """Also whether texts are lower-cased, under the name that `tokenizer_config.json` has for it."""
+        """Says also whether texts are lower-cased, under the name that `tokenizer_config.json` has for it."""
         return {"kind": "wordpiece", **super().description(), "do_lower_case": self._lower_case}
 
     @functools.cached_property
@@ -187,6 +216,12 @@ class SentencePiece(_FileTokenizer):
     """Sub-words from a SentencePiece model, such as `wenlan vocab` trains.
 
     The model must declare pad, begin and end pieces; the last two stand for `[CLS]` and `[SEP]`.
+
+    Args:
+        model_path: the file.
+
+    Raises:
+        TokenizerError: for a file that cannot be read, is no model, or lacks these pieces.
     """
 
     file_name = f"tokenizer{MODEL_SUFFIX}"
@@ -211,7 +246,7 @@ class SentencePiece(_FileTokenizer):
         self.fingerprint = f"sentencepiece:{_sha256(self._content)}"
 
     def description(self) -> dict[str, Any]:
-        """Also where ids lie to those of the file: a piece is `shift` further, an unknown one has an id of its own."""
+        """Says also how ids differ from those of the file: pieces are `shift` further, unknown ones have their own."""
         return {"kind": "sentencepiece", **super().description(), "unknown": self._library.unk_id(), "shift": 0}
 
     @functools.cached_property
@@ -236,6 +271,12 @@ class XlmRoberta(_FileTokenizer):
 
     The model file knows `<unk>`, `<s>` and `</s>` as 0, 1 and 2; XLM-R was trained with fairseq's ids, in which `<s>`,
     `<pad>`, `</s>`, `<unk>` are 0 to 3, every other piece is one further than in the file, and `<mask>` is the last.
+
+    Args:
+        model_path: the file.
+
+    Raises:
+        TokenizerError: for a file that cannot be read.
     """
 
     file_name = f"sentencepiece.bpe{MODEL_SUFFIX}"
@@ -250,13 +291,13 @@ class XlmRoberta(_FileTokenizer):
         self.fingerprint = f"xlm-roberta:{_sha256(self._content)}"
 
     def description(self) -> dict[str, Any]:
-        """As `SentencePiece.description`, with fairseq's ids."""
+        """Says the same as `SentencePiece.description`, with fairseq's ids."""
         ids = {"unknown": self._UNKNOWN, "shift": self._SHIFT}
         return {"kind": "sentencepiece", **super().description(), **ids}
 
     @staticmethod
     def made(processor: Any) -> bool:
-        """Whether a SentencePiece model is of this kind: its first pieces are those that fairseq's ids replace."""
+        """Says whether a SentencePiece model is of this kind: its first pieces are those that fairseq's ids replace."""
         first = [processor.id_to_piece(number) for number in range(min(3, processor.get_piece_size()))]
         return processor.pad_id() < 0 and first == ["<unk>", "<s>", "</s>"]
 
@@ -275,10 +316,21 @@ class XlmRoberta(_FileTokenizer):
 
 
 def load_tokenizer(path: Path, lower_case: bool | None = None) -> Tokenizer:
-    """The tokenizer in `path`: a `vocab.txt`, a SentencePiece `*.model`, or a directory that holds one of them.
+    """Loads a tokenizer.
 
-    `lower_case` matters to word pieces only. None takes `do_lower_case` of the `tokenizer_config.json` beside the
-    vocabulary, and else True, as for the Chinese RoBERTa vocabularies.
+    Args:
+        path: a `vocab.txt`, a SentencePiece `*.model`, or a directory that holds one of them.
+        lower_case: of word pieces only. None takes `do_lower_case` of the `tokenizer_config.json` beside the
+            vocabulary, and else True, as for the Chinese RoBERTa vocabularies.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        TokenizerError: for a file that is missing or cannot be used.
+
+    Example:
+        >>> ids, mask = load_tokenizer(Path("vocab.txt")).encode(["一只猫"], length=16)
     """
     file = _tokenizer_file(Path(path))
     if file.suffix == MODEL_SUFFIX:
@@ -351,5 +403,5 @@ def _sha256(content: bytes) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """`text` less its lone surrogates, which cannot be written as UTF-8."""
+    """Drops the lone surrogates of a text, which cannot be written as UTF-8."""
     return text.encode("utf-8", "ignore").decode("utf-8")

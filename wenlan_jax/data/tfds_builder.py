@@ -37,11 +37,11 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         super().__init__(**({"file_format": "array_record"} | options))
 
     def described(self) -> dict[str, str]:
-        """`description`, `homepage`, `license` and `citation` of the data, as far as they are known."""
+        """Gives `description`, `homepage`, `license` and `citation` of the data, as far as they are known."""
         raise NotImplementedError
 
     def remarks(self) -> list[str]:
-        """What a user should know of the finished data, e.g. that a split is smaller than published."""
+        """Lists what a user should know of the finished data, e.g. that a split is smaller than published."""
         return []
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -70,20 +70,43 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def version_folder(kind: type[RecordBuilder], config: str, data_dir: Path) -> Path:
-    """Where the data set lies below `data_dir` when it is built."""
+    """Says where a data set lies when it is built.
+
+    Args:
+        kind: its builder.
+        config: its configuration; "" for none.
+        data_dir: where data sets lie.
+
+    Returns:
+        The folder of its version.
+    """
     return Path(data_dir).joinpath(*filter(None, [kind.name, config, str(kind.VERSION)]))
 
 
 def is_built(folder: Path) -> bool:
-    """TFDS moves a finished data set into place at once; this file is among the last it writes."""
+    """Says whether a folder holds a finished data set.
+
+    TFDS moves one into place at once; the file looked for is among the last it writes.
+    """
     return (folder / "dataset_info.json").is_file()
 
 
 def build(kind: type[RecordBuilder], config: str, data_dir: Path, manual_dir: Path | None) -> Path:
-    """Builds the data set, from the files in `manual_dir` if it needs any, unless it is there; its folder.
+    """Builds a data set unless it is there.
 
-    Safe when several processes of a machine ask at once, and after a build that was killed. Raises BuildError, and
-    the errors of the readers, which name the file.
+    Safe when several processes of a machine ask at once, and after a build that was killed.
+
+    Args:
+        kind: its builder.
+        config: its configuration; "" for none.
+        data_dir: where data sets lie.
+        manual_dir: the folder of the files it is built from, if it needs any.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        BuildError: if it cannot be built; errors of the readers name the file.
     """
     folder = version_folder(kind, config, data_dir)
     name = "/".join(filter(None, [kind.name, config]))

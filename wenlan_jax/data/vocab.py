@@ -24,7 +24,8 @@ _SEED = 0
 class VocabularySizeError(TokenizerError):
     """The texts cannot fill, or do not fit in, a vocabulary of this size; the message holds the sizes that do.
 
-    `most` is the largest size that the texts fill; None where the size asked for is too small.
+    Attributes:
+        most: the largest size that the texts fill; None where the size asked for is too small.
     """
 
     def __init__(self, message: str, most: int | None = None) -> None:
@@ -41,13 +42,27 @@ def train_sentencepiece(
     algorithm: str = "unigram",
     split_han: bool = False,
 ) -> int:
-    """Trains a model (unigram or bpe) with byte fallback, writes it to `out` and returns the number of texts given.
+    """Trains a SentencePiece model with byte fallback and writes it.
 
-    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4, then 256 bytes, then pieces, `vocab_size` in all.
-    Text is normalised by nmt_nfkc. Characters beyond `character_coverage` of the text are spelled in bytes. Of more
-    than `max_sentences` texts a sample of that size is used. `split_han` makes every Han character a piece of its own,
-    so that a small corpus does not become a vocabulary of whole Chinese phrases. Equal input gives equal bytes. Raises
-    VocabularySizeError, and TokenizerError when there is no text or `out` cannot be written.
+    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4, then 256 bytes, then pieces. Text is normalised by
+    nmt_nfkc. Equal input gives equal bytes.
+
+    Args:
+        texts: the corpus.
+        out: the file to write, `*.model`.
+        vocab_size: the number of pieces, special ones included.
+        character_coverage: characters beyond this share of the text are spelled in bytes.
+        max_sentences: of more texts a sample of this size is used.
+        algorithm: `unigram` or `bpe`.
+        split_han: makes every Han character a piece of its own, so that a small corpus does not become a vocabulary of
+            whole Chinese phrases.
+
+    Returns:
+        The number of texts given.
+
+    Raises:
+        VocabularySizeError: if the texts do not fill the vocabulary, or do not fit in it.
+        TokenizerError: if there is no text or `out` cannot be written.
     """
     if out.suffix != text.MODEL_SUFFIX:
         raise TokenizerError(f"{out}: the name of a SentencePiece model ends in {text.MODEL_SUFFIX}")
@@ -191,7 +206,17 @@ def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_vocab(args: argparse.Namespace) -> int:
-    """Runs `wenlan vocab` with parsed arguments and returns the exit status."""
+    """Runs `wenlan vocab`.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        TokenizerError: if there is nothing to train on.
+    """
     if not args.data and not args.text:
         raise TokenizerError("nothing to train on; give --data or --text")
     texts = _all_texts(args.data, args.split, args.data_dir.expanduser(), args.text)

@@ -16,7 +16,13 @@ from wenlan_jax.util import atomic_files, html_page
 
 @dataclasses.dataclass(frozen=True)
 class PictureHit:
-    """A picture found for a text: its encoded bytes, its score, and whether it is the true one."""
+    """An image found for a text.
+
+    Attributes:
+        image: its encoded bytes.
+        score: its score; higher is better.
+        is_true: whether it belongs to the text.
+    """
 
     image: bytes
     score: float
@@ -25,7 +31,14 @@ class PictureHit:
 
 @dataclasses.dataclass(frozen=True)
 class TextHit:
-    """A text found for a picture."""
+    """A text found for an image.
+
+    Attributes:
+        text: the text.
+        language: its language.
+        score: its score; higher is better.
+        is_true: whether it belongs to the image.
+    """
 
     text: str
     language: str
@@ -35,9 +48,14 @@ class TextHit:
 
 @dataclasses.dataclass(frozen=True)
 class TextQuery:
-    """A text and the pictures found for it, best first.
+    """A text and the images found for it.
 
-    rank: of its true picture, if it has one. found_by: which of several models found them, where the page has several.
+    Attributes:
+        text: the text.
+        language: its language.
+        hits: the images, best first.
+        rank: of its best true image, from 1; None if none is given.
+        found_by: which of several models found them, where the page has several.
     """
 
     text: str
@@ -49,7 +67,14 @@ class TextQuery:
 
 @dataclasses.dataclass(frozen=True)
 class PictureQuery:
-    """A picture and the texts found for it, best first. `rank`: of its best true text, if any; see `TextQuery`."""
+    """An image and the texts found for it.
+
+    Attributes:
+        image: its encoded bytes.
+        hits: the texts, best first.
+        rank: of its best true text, from 1; None if none is given.
+        found_by: which of several models found them, where the page has several.
+    """
 
     image: bytes
     hits: Sequence[TextHit]
@@ -90,7 +115,16 @@ def _picture_section(query: PictureQuery) -> str:
 
 
 def render_gallery(queries: Sequence[GalleryRow], title: str, note: str) -> str:
-    """The page as HTML text; `note` stands below the title, e.g. checkpoint, data and recall."""
+    """Renders the page; texts come first, then images.
+
+    Args:
+        queries: what it shows.
+        title: of the page.
+        note: stands below the title, e.g. checkpoint, data and recall.
+
+    Returns:
+        HTML.
+    """
     texts = [_text_section(query) for query in queries if isinstance(query, TextQuery)]
     pictures = [_picture_section(query) for query in queries if isinstance(query, PictureQuery)]
     parts = []
@@ -102,5 +136,12 @@ def render_gallery(queries: Sequence[GalleryRow], title: str, note: str) -> str:
 
 
 def write_gallery(path: Path, queries: Sequence[GalleryRow], title: str, note: str = "") -> None:
-    """Writes the page of `queries` to `path`, whole or not at all; texts first, then pictures."""
+    """Writes the page to a file, whole or not at all.
+
+    Args:
+        path: the file.
+        queries: what it shows.
+        title: of the page.
+        note: stands below the title, e.g. checkpoint, data and recall.
+    """
     atomic_files.write(path, render_gallery(queries, title, note).encode("utf-8"))

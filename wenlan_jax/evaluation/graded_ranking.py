@@ -31,12 +31,16 @@ class RankingError(WenlanError, ValueError):
 class Protocol:
     """The settings of graded evaluation.
 
-    k: results of a query that count.
-    gain: of a grade g: g (`linear`) or 2**g - 1 (`exp`).
-    ideal: the list that has NDCG 1: the best order of the results a system gave (`judged-list`), or of all that was
-        judged for the query (`pool`). By the former a system that finds only poor results, in order, is perfect.
-    relevant_from: the lowest grade of a relevant result, for MAP.
-    empty: a query without any gain, or for MAP without any relevant result, counts 0 (`zero`) or not (`skip`).
+    Attributes:
+        k: results of a query that count.
+        gain: of a grade g: g (`linear`) or 2**g - 1 (`exp`).
+        ideal: the list that has NDCG 1: the best order of the results a system gave (`judged-list`), or of all that was
+            judged for the query (`pool`). By the former a system that finds only poor results, in order, is perfect.
+        relevant_from: the lowest grade of a relevant result, for MAP.
+        empty: a query without any gain, or for MAP without any relevant result, counts 0 (`zero`) or not (`skip`).
+
+    Raises:
+        RankingError: for other values.
     """
 
     k: int
@@ -66,7 +70,15 @@ def _gains(grades: Grades, protocol: Protocol) -> Float64[np.ndarray, " results"
 
 
 def discounted_gain(ranked: Sequence[int] | Grades, protocol: Protocol) -> float:
-    """DCG at k of the grades of results, best first: the sum of gain / log2(1 + rank)."""
+    """Computes DCG at k: the sum of gain / log2(1 + rank).
+
+    Args:
+        ranked: the grades of the results, best first.
+        protocol: the gain, and how many results count.
+
+    Returns:
+        The discounted gain.
+    """
     gains = _gains(_grades(ranked)[: protocol.k], protocol)
     return float(gains @ (1 / np.log2(np.arange(2, len(gains) + 2))))
 
@@ -77,9 +89,18 @@ def _ideal(ranked: Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol) 
 
 
 def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol) -> float | None:
-    """NDCG at k of the grades of results, best first, in [0, 1]; None for a query that is to be skipped.
+    """Computes NDCG at k.
 
-    `pool`: all grades judged for the query, in any order.
+    Args:
+        ranked: the grades of the results, best first.
+        pool: all grades judged for the query, in any order.
+        protocol: the settings.
+
+    Returns:
+        NDCG in [0, 1]; None for a query that is to be skipped.
+
+    Raises:
+        RankingError: for grades that are no whole numbers from 0, or if the pool lacks some of the results.
     """
     grades = _grades(ranked)
     best = discounted_gain(_ideal(grades, pool, protocol), protocol)
@@ -94,10 +115,18 @@ def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protoc
 def average_precision(
     ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol
 ) -> float | None:
-    """Average precision at k in [0, 1]; None for a query that is to be skipped.
+    """Computes average precision at k.
 
-    The precision at the rank of each relevant result, summed and divided by the number of relevant results of the
+    It is the precision at the rank of each relevant result, summed and divided by the number of relevant results of the
     ideal list, at most k, so that a list that could not be better has 1.
+
+    Args:
+        ranked: the grades of the results, best first.
+        pool: all grades judged for the query, in any order.
+        protocol: the settings.
+
+    Returns:
+        Average precision in [0, 1]; None for a query that is to be skipped.
     """
     grades = _grades(ranked)
     possible = min(int(np.count_nonzero(_ideal(grades, pool, protocol) >= protocol.relevant_from)), protocol.k)
@@ -109,7 +138,19 @@ def average_precision(
 
 
 def graded(query: Hashable, ranked: Sequence[Hashable], judged: Judgements) -> Grades:
-    """The grades of a query's results, best first. Raises RankingError for a result that stands there twice."""
+    """Looks up the grades of a query's results.
+
+    Args:
+        query: its name, for the message.
+        ranked: its results, best first.
+        judged: the grades of what was judged; other results have grade 0.
+
+    Returns:
+        The grades, best result first.
+
+    Raises:
+        RankingError: for a result that is ranked twice.
+    """
     if len(set(ranked)) != len(ranked):
         raise RankingError(f"query {query!r}: a result is ranked twice; it would be counted twice.")
     return np.array([judged.get(result, 0) for result in ranked], np.int64)
@@ -120,11 +161,19 @@ def evaluate(
     judgements: Mapping[Any, Judgements],
     protocol: Protocol,
 ) -> dict[str, float]:
-    """`ndcg` and `map`, the means over all judged queries, of a system's results for each query, best first.
+    """Computes the mean NDCG and MAP of a system over all judged queries.
 
-    Also `queries` that were judged, `ndcg_queries` and `map_queries` that the means are over, and `judged`: the share
-    of the first k results that were judged at all. A judged query that the system has no results for has grade 0
-    throughout. Raises RankingError when no query counts.
+    Args:
+        rankings: the results for each query, best first. A judged query without results has grade 0 throughout.
+        judgements: the grades of each judged query.
+        protocol: the settings.
+
+    Returns:
+        `ndcg` and `map`; `queries` that were judged, `ndcg_queries` and `map_queries` that the means are over; and
+        `judged`, the share of the first k results that were judged at all.
+
+    Raises:
+        RankingError: if no query was judged or none counts.
     """
     if not judgements:
         raise RankingError("No query was judged.")

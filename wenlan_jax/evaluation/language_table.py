@@ -13,15 +13,29 @@ _NAME, _CELL = 14, 8
 
 
 def languages_in(figures: Mapping[str, float]) -> list[str]:
-    """The languages that `figures`, as `<language>/<name>`, have the average recall of."""
+    """Lists the languages that have an average recall.
+
+    Args:
+        figures: by `<language>/<name>`.
+
+    Returns:
+        The languages, sorted.
+    """
     found = [name.split("/") for name in figures if name.endswith("/average_recall")]
     return sorted(parts[0] for parts in found if len(parts) == 2 and parts[0] != metric_names.FOLDS)
 
 
 def table(figures: Mapping[str, float], ks: Sequence[int]) -> str:
-    """A line for all texts together, then one a language, in percent; "" where there are no languages.
+    """Writes recall by language: a line for all texts together, then one a language, in percent.
 
     A language's texts are searched among themselves, so that its figures are not those of a part of the whole.
+
+    Args:
+        figures: by `<name>` and `<language>/<name>`.
+        ks: the ranks up to which a hit counts.
+
+    Returns:
+        The table; "" where there are no languages.
     """
     languages = languages_in(figures)
     if not languages:
@@ -37,7 +51,16 @@ def table(figures: Mapping[str, float], ks: Sequence[int]) -> str:
 
 
 def averages(figures: Mapping[str, float], trained_on: str, folds: int) -> str:
-    """The papers' row, see `retrieval.average_table`: over the whole, and over `folds` where these were measured."""
+    """Writes the papers' row of averages, see `retrieval.average_table`.
+
+    Args:
+        figures: by `<language>/<name>`, and by `folds/<language>/<name>` where folds were measured.
+        trained_on: the languages trained on, for the name of the row.
+        folds: how many folds were measured.
+
+    Returns:
+        A row for the whole, and one for the mean over folds where these were measured.
+    """
     rows = {f"trained on {trained_on}": figures}
     within = {
         name.removeprefix(f"{metric_names.FOLDS}/"): value

@@ -32,10 +32,10 @@ class MetricName(NamedTuple):
     """A figure's name, taken apart.
 
     Attributes:
-      protocol: the evaluation, such as `retrieval`, `pretrain` or `vqa`.
-      split: of the data.
-      part: what the figure is of within the split, such as a language, an objective or a direction; () for all of it.
-      metric: such as `recall_at_1` or `loss`.
+        protocol: the evaluation, such as `retrieval`, `pretrain` or `vqa`.
+        split: of the data.
+        part: what the figure is of within the split, such as a language, an objective or a direction; () for all of it.
+        metric: such as `recall_at_1` or `loss`.
     """
 
     protocol: str
@@ -48,17 +48,17 @@ class MetricName(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """Of a retrieval, `text_to_image` or `image_to_text`; '' where the figure is of no direction."""
+        """The direction of a retrieval, `text_to_image` or `image_to_text`; '' where the figure has none."""
         return self.part[-1] if self.part and self.part[-1] in DIRECTIONS else ""
 
     @property
     def group(self) -> tuple[str, ...]:
-        """The part but for the direction."""
+        """The part without the direction."""
         return self.part[:-1] if self.direction else self.part
 
     @property
     def k(self) -> int:
-        """Of a recall, how many of the best count; 0 for other metrics."""
+        """How many of the best count in a recall; 0 for other metrics."""
         number = self.metric.removeprefix(RECALL_AT)
         return int(number) if number != self.metric and number.isdecimal() else 0
 
@@ -82,20 +82,27 @@ class MetricName(NamedTuple):
 
     @property
     def title(self) -> str:
-        """As a person reads it: `text to image recall@1 (test)`; the protocol before it, but for retrieval."""
+        """The name as a person reads it: `text to image recall@1 (test)`; the protocol before it, but for retrieval."""
         name = " ".join((*self.part, self.metric)).replace(RECALL_AT, "recall@").replace("_", " ")
         before = "" if self.protocol == RETRIEVAL else f"{self.protocol}: "
         return f"{before}{name} ({self.split})"
 
     def text(self, value: float) -> str:
-        """A value of the figure."""
+        """Formats a value of the figure: shares in percent."""
         if self.is_share:
             return f"{value:.1%}"
         return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def parse(name: str) -> MetricName | None:
-    """The parts of a figure's name; None where it is none of an evaluation."""
+    """Takes a figure's name apart.
+
+    Args:
+        name: such as `retrieval/test/zh/text_to_image/recall_at_1`.
+
+    Returns:
+        Its parts; None where it is no name of an evaluation's figure.
+    """
     protocol, *rest = name.split("/")
     if len(rest) < 2 or not all((protocol, *rest)):
         return None

@@ -26,12 +26,15 @@ class RanksError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ranks:
-    """Ranks count from 1.
+    """The rank of the truth for every query of a split; ranks count from 1.
 
-    image_to_text: of the best true text of each picture; 0 where it has none and is no query. text_to_image: of the
-    best true picture of each text. picture: the row of the picture of each true pair, sorted by texts. of_text: the row
-    of the text of each true pair, or left out where each text has one. language: of the text. text: CRC-32 of the
-    text, by which two runs are seen to have had the same queries.
+    Attributes:
+        image_to_text: of the best true text of each image; 0 where it has none and is no query.
+        text_to_image: of the best true image of each text.
+        picture: the row of the image of each true pair, sorted by texts.
+        language: of each text.
+        text: CRC-32 of each text, by which two runs are seen to have had the same queries.
+        of_text: the row of the text of each true pair; left out where each text has one.
     """
 
     image_to_text: Int64[np.ndarray, " images"]
@@ -47,11 +50,11 @@ class Ranks:
 
     @property
     def links(self) -> true_pairs.Links:
-        """Which texts and pictures belong together."""
+        """Which texts and images belong together."""
         return true_pairs.Links(self.of_text, self.picture, len(self.text_to_image), len(self.image_to_text))
 
     def same_queries(self, other: Ranks) -> bool:
-        """Whether both are of the same texts about the same pictures, in the same order."""
+        """Says whether both are of the same texts about the same images, in the same order."""
         return (
             len(self.image_to_text) == len(other.image_to_text)
             and np.array_equal(self.picture, other.picture)
@@ -68,26 +71,54 @@ def of_queries(
     languages: Sequence[str],
     texts: Sequence[str],
 ) -> Ranks:
-    """The ranks of a split with what tells its queries apart."""
+    """Puts together the ranks of a split and what tells its queries apart.
+
+    Args:
+        image_to_text: the rank of each image's best true text.
+        text_to_image: the rank of each text's best true image.
+        image_of_text: the true pairs.
+        languages: of the texts.
+        texts: the texts themselves.
+
+    Returns:
+        The ranks.
+    """
     checksums = np.array([zlib.crc32(text.encode()) for text in texts], np.uint32)
     pairs = true_pairs.known(image_of_text, len(text_to_image), len(image_to_text))
     return Ranks(image_to_text, text_to_image, pairs.image, np.array(languages), checksums, pairs.text)
 
 
 def path(folder: Path, split: str) -> Path:
-    """Where the ranks of `split` lie in the directory of a run or of an evaluation."""
+    """Says where the ranks of a split lie in the directory of a run or of an evaluation."""
     return folder / f"ranks_{split}.npz"
 
 
 def write(folder: Path, split: str, ranks: Ranks) -> None:
-    """Writes the ranks of `split` into `folder`; the file appears whole."""
+    """Writes the ranks of a split; the file appears whole.
+
+    Args:
+        folder: the directory of a run or of an evaluation.
+        split: the name of the split.
+        ranks: its ranks.
+    """
     content = io.BytesIO()
     np.savez_compressed(content, **{name: getattr(ranks, name) for name in _KINDS})
     atomic_files.write(path(folder, split), content.getvalue())
 
 
 def read(folder: Path, split: str) -> Ranks:
-    """What `write` wrote, or an earlier version, whose texts have a picture each. Raises RanksError for what is not."""
+    """Reads what `write` wrote, or an earlier version, whose texts have one image each.
+
+    Args:
+        folder: the directory of a run or of an evaluation.
+        split: the name of the split.
+
+    Returns:
+        Its ranks.
+
+    Raises:
+        RanksError: for a file that is not whole.
+    """
     place = path(folder, split)
     try:
         found = json_files.read_arrays(place, tuple(_KINDS))

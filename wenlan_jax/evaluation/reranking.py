@@ -34,8 +34,11 @@ class RerankingError(WenlanError, ValueError):
 class Reranked:
     """The new orders, and what they cost.
 
-    pairs: that were scored. seconds: of each query. A batch that several queries share is divided among them by their
-        pairs; what a query takes that is served alone, only batches of one query (`batch_size=top_k`) show.
+    Attributes:
+        orders: rows of candidates, best first.
+        pairs: how many pairs were scored.
+        seconds: of each query. A batch that several queries share is divided among them by their pairs; what a query
+            takes that is served alone, only batches of one query (`batch_size=top_k`) show.
     """
 
     orders: Orders
@@ -65,9 +68,19 @@ def _batches(pairs: int, batch_size: int) -> Iterator[slice]:
 def score_candidates(
     candidates: Int64[np.ndarray, "queries k"], scorer: Scorer, batch_size: int, clock: Clock
 ) -> tuple[Float32[np.ndarray, "queries k"], Float64[np.ndarray, " queries"]]:
-    """The scores of each query's candidates, and the seconds of each query, in batches that may span queries.
+    """Scores the candidates of each query, in batches that may span queries.
 
-    Every batch but the last has `batch_size` pairs. Raises RerankingError for scores that are not finite.
+    Args:
+        candidates: rows of candidates.
+        scorer: scores pairs.
+        batch_size: pairs of every batch but the last.
+        clock: the time in seconds.
+
+    Returns:
+        The scores, and the seconds of each query.
+
+    Raises:
+        RerankingError: for scores that are not finite, or of another number.
     """
     count, k = candidates.shape
     queries, rows = np.repeat(np.arange(count), k), candidates.reshape(-1)
@@ -86,7 +99,15 @@ def score_candidates(
 
 
 def reorder(orders: Orders, scores: Float32[np.ndarray, "queries k"]) -> Orders:
-    """`orders` with the first k candidates of each query by falling score; equal scores keep their order."""
+    """Sorts the first candidates of each query by falling score; equal scores keep their order.
+
+    Args:
+        orders: rows of candidates, best first.
+        scores: of the first k of them.
+
+    Returns:
+        The new orders; what stands below the first k keeps its place.
+    """
     k = scores.shape[1]
     best = np.argsort(-scores, axis=1, kind="stable")
     return np.concatenate([np.take_along_axis(orders[:, :k], best, axis=1), orders[:, k:]], axis=1)
@@ -95,10 +116,22 @@ def reorder(orders: Orders, scores: Float32[np.ndarray, "queries k"]) -> Orders:
 def rerank(
     orders: Int[np.ndarray, "queries candidates"], top_k: int, scorer: Scorer, batch_size: int, clock: Clock
 ) -> Reranked:
-    """Each query's candidates, best first, with the first `top_k` put in order by `scorer`.
+    """Has a scorer put the first candidates of each query in order.
 
-    `orders` hold rows of candidates, all of them or the best that an index gave; `top_k` is cut to their number, and
-    at 0 nothing changes. Only queries x top_k pairs are scored.
+    Only queries x top_k pairs are scored.
+
+    Args:
+        orders: rows of candidates, best first: all of them, or the best that an index gave.
+        top_k: how many are put in order; cut to the number of candidates. At 0 nothing changes.
+        scorer: scores pairs.
+        batch_size: pairs scored at once.
+        clock: the time in seconds.
+
+    Returns:
+        The new orders, and what they cost.
+
+    Raises:
+        RerankingError: for candidates or scores that cannot be put in order.
     """
     known = _checked(orders, top_k)
     first = known[:, :top_k]
@@ -107,13 +140,28 @@ def rerank(
 
 
 def text_judgements(links: LinksLike) -> list[dict[int, int]]:
-    """For texts as queries: grade 1 for all pictures of each text."""
+    """Makes judgements of true pairs for texts as queries: grade 1 for all images of each text.
+
+    Args:
+        links: the true pairs.
+
+    Returns:
+        By text, the grades of images by row.
+    """
     known = links if isinstance(links, Links) else true_pairs.known(links, len(links), int(np.max(links)) + 1)
     return _grade_one(known.text, known.image, known.texts)
 
 
 def image_judgements(links: LinksLike, images: int) -> list[dict[int, int]]:
-    """For pictures as queries: grade 1 for all texts of each picture, of which there may be none."""
+    """Makes judgements of true pairs for images as queries: grade 1 for all texts of each image.
+
+    Args:
+        links: the true pairs.
+        images: the number of images.
+
+    Returns:
+        By image, the grades of texts by row.
+    """
     known = links if isinstance(links, Links) else true_pairs.known(links, len(links), images)
     return _grade_one(known.image, known.text, images)
 
@@ -127,10 +175,15 @@ def _grade_one(queries: Pairs, candidates: Pairs, count: int) -> list[dict[int, 
 
 @dataclasses.dataclass(frozen=True)
 class CascadeRow:
-    """Quality and cost of the cascade at one depth; `top_k` 0 is the first model alone.
+    """Quality and cost of the cascade at one depth.
 
-    recall: by k, the share of queries with a relevant candidate among the first k. ndcg: see `ranking.Protocol`.
-    bound: the recall at `top_k` of the first model, which recall cannot exceed below it (None at depth 0).
+    Attributes:
+        top_k: how many candidates were re-ranked; 0 is the first model alone.
+        recall: by k, the share of queries with a relevant candidate among the first k.
+        ndcg: see `graded_ranking.Protocol`.
+        bound: the recall at `top_k` of the first model, which recall cannot exceed below it; None at depth 0.
+        pairs_per_query: how many pairs were scored.
+        seconds_per_query: how long it took.
     """
 
     top_k: int
@@ -176,9 +229,20 @@ def against_depth(
     batch_size: int,
     clock: Clock,
 ) -> list[CascadeRow]:
-    """The first model alone, then the cascade at each of `depths`, each run and timed on its own.
+    """Measures the first model alone, then the cascade at each depth, each run and timed on its own.
 
-    `judgements[q]` are the grades of query q's candidates by row; one not named has grade 0, a true pair 1.
+    Args:
+        orders: rows of candidates, best first, as the first model has them.
+        depths: how many candidates are re-ranked.
+        scorer: scores pairs.
+        judgements: the grades of each query's candidates by row; one not named has grade 0, a true pair 1.
+        protocol: of NDCG, and which grades are relevant.
+        ks: of recall.
+        batch_size: pairs scored at once.
+        clock: the time in seconds.
+
+    Returns:
+        One row a depth, that of depth 0 first.
     """
     known, rows = _checked(orders, 0), []
     base = _graded(known, judgements)
@@ -199,7 +263,15 @@ def against_depth(
 
 
 def table(rows: Sequence[CascadeRow], ndcg_at: int) -> str:
-    """A line a depth: recall, NDCG, the bound that the candidates set, pairs and milliseconds a query."""
+    """Writes a line a depth: recall, NDCG, the bound that the candidates set, pairs and milliseconds a query.
+
+    Args:
+        rows: what `against_depth` measured.
+        ndcg_at: the k of NDCG, for the title.
+
+    Returns:
+        The table.
+    """
     ks = list(rows[0].recall)
     lines = [
         f"{'re-ranked':<12}"

@@ -1,9 +1,9 @@
 """Retrieval between pictures and texts: recall at k, ranks, chance levels, without the full score matrix.
 
 The protocol. Scores are dot products. A picture has one or more true texts, of which the best counts (COCO and
-Flickr30k practice), and a text one or more true pictures (MUGE), see `links.py`. The rank of the truth is 1 plus the
-number of false candidates that score at least as high: **ties count against the model**, so a collapsed model gets the
-worst rank, not the best. The other truths of a query are never false.
+Flickr30k practice), and a text one or more true pictures (MUGE), see `true_pairs.py`. The rank of the truth is 1 plus
+the number of false candidates that score at least as high: **ties count against the model**, so a collapsed model
+gets the worst rank, not the best. The other truths of a query are never false.
 
 Two equal candidates can score a few units in the last place apart, when they fall in different blocks of the
 matrix product or were encoded in different batches. A false candidate therefore ties when it scores at most
@@ -92,10 +92,22 @@ def _true_scores(
 def truth_ranks(
     image_embeddings: Images, text_embeddings: Texts, image_of_text: LinksLike, chunk: int = CHUNK
 ) -> tuple[Int64[np.ndarray, " images"], Int64[np.ndarray, " texts"]]:
-    """The rank (from 1) of the best true text of every picture, and of the best true picture of every text.
+    """Ranks the best true text of every image, and the best true image of every text.
 
-    A picture without a text has rank 0; it is no query, but stays a candidate. Both directions come from one
-    pass over blocks of `chunk` x `chunk` scores. `image_of_text`: see `links.LinksLike`.
+    An image without a text is no query, but stays a candidate. Both directions come from one pass over blocks of
+    `chunk` x `chunk` scores.
+
+    Args:
+        image_embeddings: vectors whose dot products are the scores.
+        text_embeddings: vectors of the texts.
+        image_of_text: the true pairs, see `true_pairs.LinksLike`.
+        chunk: rows of a block.
+
+    Returns:
+        The ranks of images as queries, 0 for those without a text, and of texts as queries; both from 1.
+
+    Raises:
+        RetrievalError: for embeddings or links that do not fit together.
     """
     images = _checked("image_embeddings", image_embeddings, chunk)
     texts = _checked("text_embeddings", text_embeddings, chunk)
@@ -119,9 +131,17 @@ def truth_ranks(
 
 
 def chance_recall(candidates: int, truths: Int[np.ndarray, " queries"], k: int) -> float:
-    """Expected recall at `k` of a random order, the mean over queries that have `truths` true candidates.
+    """Computes the expected recall of a random order.
 
     Hypergeometric, exactly: 1 - C(candidates - truths, k) / C(candidates, k).
+
+    Args:
+        candidates: their number.
+        truths: how many of them are true for each query.
+        k: how many of the best count.
+
+    Returns:
+        The mean over queries.
     """
     drawn = np.arange(min(k, candidates))
     false = (candidates - np.asarray(truths, np.float64))[:, None] - drawn
@@ -153,10 +173,25 @@ def retrieval_metrics(
     ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
 ) -> dict[str, float]:
-    """Recall at `ks`, its chance level, median and mean rank in both directions, and the mean of all recalls.
+    """Measures retrieval in both directions.
 
-    `image_of_text[m]` is the row of the picture of text m, or it is `Links`. Shares lie in [0, 1]. Names are flat, e.g.
-    `text_to_image/recall_at_1`, `image_to_text/chance_recall_at_10`, `mean_recall`.
+    Args:
+        image_embeddings: vectors whose dot products are the scores.
+        text_embeddings: vectors of the texts.
+        image_of_text: the row of the image of each text, or `Links`.
+        ks: of recall.
+        chunk: rows of a block of scores.
+
+    Returns:
+        Recall at `ks`, its chance level, median and mean rank in both directions, and the mean of all recalls. Shares
+        lie in [0, 1]. Names are flat, e.g. `text_to_image/recall_at_1`, `image_to_text/chance_recall_at_10`,
+        `mean_recall`.
+
+    Raises:
+        RetrievalError: for embeddings or links that do not fit together.
+
+    Example:
+        >>> retrieval_metrics(images, texts, np.arange(len(texts)))["text_to_image/recall_at_1"]
     """
     image_ranks, text_ranks = truth_ranks(image_embeddings, text_embeddings, image_of_text, chunk)
     return of_ranks(image_ranks, text_ranks, image_of_text, ks)
@@ -168,7 +203,20 @@ def of_ranks(
     image_of_text: LinksLike,
     ks: Sequence[int] = AVERAGED,
 ) -> dict[str, float]:
-    """`retrieval_metrics` from what `truth_ranks` or `score_ranks` gave."""
+    """Computes the metrics of `retrieval_metrics` from ranks.
+
+    Args:
+        image_ranks: of images as queries, 0 for those without a text.
+        text_ranks: of texts as queries.
+        image_of_text: the true pairs.
+        ks: of recall.
+
+    Returns:
+        See `retrieval_metrics`.
+
+    Raises:
+        RetrievalError: for `ks` below 1, or links that are not of so many texts and images.
+    """
     if not ks or min(ks) < 1:
         raise RetrievalError(f"ks: numbers from 1 on are needed, got {tuple(ks)}.")
     links = true_pairs.known(image_of_text, len(text_ranks), len(image_ranks))
@@ -189,9 +237,18 @@ def by_language(
     ks: Sequence[int] = AVERAGED,
     chunk: int = CHUNK,
 ) -> dict[str, float]:
-    """`retrieval_metrics` among the texts of each language alone, as `<language>/<name>`.
+    """Measures retrieval among the texts of each language alone. All images stay candidates in every language.
 
-    `languages[m]` is the language of text m. All pictures stay candidates in every language.
+    Args:
+        image_embeddings: vectors whose dot products are the scores.
+        text_embeddings: vectors of the texts.
+        image_of_text: the true pairs.
+        languages: of the texts.
+        ks: of recall.
+        chunk: rows of a block of scores.
+
+    Returns:
+        The metrics of `retrieval_metrics`, as `<language>/<name>`.
     """
     links = true_pairs.known(image_of_text, len(text_embeddings), len(image_embeddings))
 
@@ -217,9 +274,18 @@ def _by_language(
 def score_ranks(
     scores: Scores, image_of_text: LinksLike, chunk: int = CHUNK
 ) -> tuple[Int64[np.ndarray, " images"], Int64[np.ndarray, " texts"]]:
-    """`truth_ranks` of a model that scores pairs: `scores[m, n]` of text m with picture n.
+    """Computes the ranks of `truth_ranks` for a model that scores pairs.
 
-    Half-precision scores are refused: rounding makes ties of them, which count against the model.
+    Args:
+        scores: `scores[m, n]` of text m with image n, float32.
+        image_of_text: the true pairs.
+        chunk: rows of a block.
+
+    Returns:
+        The ranks of images as queries, 0 for those without a text, and of texts as queries.
+
+    Raises:
+        RetrievalError: for half-precision scores: rounding makes ties of them, which count against the model.
     """
     if np.asarray(scores).dtype.itemsize < 4:
         raise RetrievalError(f"scores: {scores.dtype} makes ties of scores that differ; keep them in float32.")
@@ -241,7 +307,17 @@ def score_ranks(
 def from_scores(
     scores: Scores, image_of_text: LinksLike, ks: Sequence[int] = AVERAGED, chunk: int = CHUNK
 ) -> dict[str, float]:
-    """`retrieval_metrics` of a model that scores pairs: `scores[m, n]` of text m with picture n, float32."""
+    """Computes the metrics of `retrieval_metrics` for a model that scores pairs.
+
+    Args:
+        scores: `scores[m, n]` of text m with image n, float32.
+        image_of_text: the true pairs.
+        ks: of recall.
+        chunk: rows of a block.
+
+    Returns:
+        See `retrieval_metrics`.
+    """
     return of_ranks(*score_ranks(scores, image_of_text, chunk), image_of_text, ks)
 
 
@@ -251,7 +327,17 @@ def scores_by_language(
     languages: Sequence[str],
     ks: Sequence[int] = AVERAGED,
 ) -> dict[str, float]:
-    """`by_language` of a model that scores pairs."""
+    """Computes the metrics of `by_language` for a model that scores pairs.
+
+    Args:
+        scores: `scores[m, n]` of text m with image n, float32.
+        image_of_text: the true pairs.
+        languages: of the texts.
+        ks: of recall.
+
+    Returns:
+        The metrics as `<language>/<name>`.
+    """
     links = true_pairs.known(image_of_text, *np.shape(scores))
     return _by_language(languages, len(scores), lambda chosen: from_scores(scores[chosen], links.of_texts(chosen), ks))
 
@@ -262,13 +348,23 @@ def over_folds(
     images: int,
     folds: int,
 ) -> dict[str, float]:
-    """The mean of each metric over `folds` equal runs of consecutive pictures; 5 x 1,000 is COCO's "1K test".
+    """Averages each metric over equal runs of consecutive images; 5 x 1,000 is COCO's "1K test".
 
-    `metrics_of(image rows, text rows, links within the fold)` gives those of one fold, in which only its own pictures
-    and texts are candidates; a text with pictures in several folds is a query of each of them. So a model that scores
-    pairs need not score those across folds. A metric that some folds lack, such as of a language without texts there,
-    is the mean over those that have it.
-    Raises RetrievalError when the pictures do not divide evenly.
+    Only the images and texts of a fold are candidates in it; a text with images in several folds is a query of each of
+    them. So a model that scores pairs need not score those across folds.
+
+    Args:
+        metrics_of: called with image rows, text rows and the links within the fold, gives the metrics of one fold.
+        image_of_text: the true pairs.
+        images: the number of images.
+        folds: the number of folds.
+
+    Returns:
+        The means. A metric that some folds lack, such as of a language without texts there, is the mean over those that
+        have it.
+
+    Raises:
+        RetrievalError: if the images do not divide evenly.
     """
     given = image_of_text
     links = given if isinstance(given, Links) else true_pairs.known(given, len(given), images)
@@ -284,15 +380,31 @@ def over_folds(
 
 
 def check_folds(images: int, folds: int) -> None:
-    """Raises RetrievalError when so many pictures do not divide evenly into folds."""
+    """Checks that images divide evenly into folds.
+
+    Args:
+        images: the number of images.
+        folds: the number of folds.
+
+    Raises:
+        RetrievalError: if they do not.
+    """
     if folds < 1 or images % folds:
         raise RetrievalError(f"{images} pictures cannot be split into {folds} equal folds.")
 
 
 def average_recall(metrics: Mapping[str, float], prefix: str = "") -> float:
-    """The papers' average recall, in [0, 1]: the mean of recall at 1, 5 and 10 in both directions.
+    """Computes the papers' average recall: the mean of recall at 1, 5 and 10 in both directions.
 
-    `prefix` as in the names of `metrics`, e.g. `en/`. Raises RetrievalError where one of the six was not computed.
+    Args:
+        metrics: by name.
+        prefix: of the names, e.g. `en/`.
+
+    Returns:
+        The mean, in [0, 1].
+
+    Raises:
+        RetrievalError: if one of the six was not computed.
     """
     names = [f"{prefix}{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in AVERAGED]
     missing = [name for name in names if name not in metrics]
@@ -302,9 +414,14 @@ def average_recall(metrics: Mapping[str, float], prefix: str = "") -> float:
 
 
 def average_table(rows: Mapping[str, Mapping[str, float]], languages: Sequence[str]) -> str:
-    """Average recall in percent: a line a row, such as the languages trained on, a column a language, then their mean.
+    """Writes a table of average recall in percent: a column a language, then their mean.
 
-    Each row holds `by_language`'s metrics; a language that it lacks is left empty and has no part in the mean.
+    Args:
+        rows: by the name of the row, such as the languages trained on, the metrics of `by_language`.
+        languages: the columns. A language that a row lacks is left empty and has no part in the mean.
+
+    Returns:
+        The table.
     """
     width = max([len(name) for name in rows] + [8]) + 2
     lines = [" " * width + "".join(f"{language:>8}" for language in [*languages, "mean"])]
@@ -323,9 +440,19 @@ def top_k(
     k: int,
     chunk: int = CHUNK,
 ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-    """Rows and scores of the `k` best candidates of each query, best first, equal scores by row.
+    """Finds the best candidates of each query.
 
-    `k` is cut to the number of candidates.
+    Args:
+        query_embeddings: vectors.
+        candidate_embeddings: vectors; scores are dot products.
+        k: how many; cut to the number of candidates.
+        chunk: rows of a block of scores.
+
+    Returns:
+        Rows and scores of the candidates, best first, equal scores by row.
+
+    Raises:
+        RetrievalError: for `k` below 1, or embeddings that hold no finite numbers.
     """
     queries = _checked("query_embeddings", query_embeddings, chunk)
     candidates = _checked("candidate_embeddings", candidate_embeddings, chunk)

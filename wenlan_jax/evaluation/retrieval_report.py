@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 
 def one_line(scores: Mapping[str, float], split: str) -> str:
-    """Recall both ways of one split, for the log."""
+    """Writes recall both ways of one split as a line for the log.
+
+    Args:
+        scores: metrics by name.
+        split: the split.
+
+    Returns:
+        The line.
+    """
     parts = []
     for way in ("text_to_image", "image_to_text"):
         prefix = f"retrieval/{split}/{way}/recall_at_"
@@ -18,7 +26,16 @@ def one_line(scores: Mapping[str, float], split: str) -> str:
 
 
 def table(scores: Mapping[str, float], splits: Sequence[str], ks: Sequence[int]) -> str:
-    """Recall at each k both ways, beside chance, one block of lines a split."""
+    """Writes recall at each k both ways, beside chance.
+
+    Args:
+        scores: metrics by name.
+        splits: one block of lines each.
+        ks: of recall.
+
+    Returns:
+        The table.
+    """
     lines = []
     for split in splits:
         lines.append(f"{split:<42}" + "".join(f"{f'recall@{k}':>12}" for k in ks))

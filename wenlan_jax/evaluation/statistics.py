@@ -38,7 +38,13 @@ class NotPairedError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A difference and the interval around it."""
+    """A difference and the interval around it.
+
+    Attributes:
+        difference: the difference.
+        low: the lower end of the interval.
+        high: its upper end.
+    """
 
     difference: float
     low: float
@@ -47,28 +53,46 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hits:
-    """A metric as a mean over terms of hits per query, picture by picture. `mean_recall` has six terms, a recall one.
+    """A metric as a mean over terms of hits per query, image by image. `mean_recall` has six terms, a recall one.
 
-    hits, queries: of each picture in each term; of pictures that share texts together, see `Links.groups`.
+    Attributes:
+        hits: of each image in each term; images that share texts are taken together, see `Links.groups`.
+        queries: the number of queries of each image in each term.
     """
 
     hits: Float64[np.ndarray, "pictures terms"]
     queries: Float64[np.ndarray, "pictures terms"]
 
     def value(self) -> float:
-        """The metric itself."""
+        """Computes the metric itself."""
         return float(np.mean(self.hits.sum(axis=0) / self.queries.sum(axis=0)))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and the sample standard deviation (divided by n - 1), which is NaN for fewer than two values."""
+    """Computes mean and sample standard deviation.
+
+    Args:
+        values: of the seeds.
+
+    Returns:
+        The mean, and the deviation (divided by n - 1); NaN where there are too few values.
+    """
     if not values:
         return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def hits(ranks: Ranks, metric: str, ks: Sequence[int]) -> Hits | None:
-    """What `metric` of result.json is a mean of; None where ranks do not tell. ks: of the evaluation."""
+    """Finds what a metric is a mean of.
+
+    Args:
+        ranks: of all queries.
+        metric: its name in result.json.
+        ks: of the evaluation.
+
+    Returns:
+        The hits of each image; None where ranks do not tell.
+    """
     name = parse(metric)
     if name is None or name.protocol != RETRIEVAL or FOLDS in name.part:
         return None
@@ -108,9 +132,20 @@ def _count(groups: Int64[np.ndarray, " any"], size: int) -> Float64[np.ndarray, 
 
 
 def compare(row: Sequence[Hits], baseline: Sequence[Hits], resamples: int = RESAMPLES) -> Interval:
-    """`row` minus `baseline`, both averaged over their seeds, with its bootstrap interval over pictures.
+    """Subtracts a baseline from a row, both averaged over their seeds, with a bootstrap interval over images.
 
-    All must be of the same queries (`Ranks.same_queries`). The generator is fixed: the same runs give the same figures.
+    The generator is fixed: the same runs give the same figures.
+
+    Args:
+        row: the hits of each seed.
+        baseline: the same of the baseline.
+        resamples: of the bootstrap.
+
+    Returns:
+        The difference and its interval.
+
+    Raises:
+        NotPairedError: if the runs were not evaluated on the same queries (see `Ranks.same_queries`).
     """
     queries = baseline[0].queries
     if any(not np.array_equal(queries, one.queries) for one in [*row, *baseline]):
@@ -124,7 +159,19 @@ def compare(row: Sequence[Hits], baseline: Sequence[Hits], resamples: int = RESA
 def bootstrap(
     sums: Float64[np.ndarray, "pictures terms"], queries: Float64[np.ndarray, "pictures terms"], resamples: int
 ) -> Interval:
-    """The mean over terms of `sums` per query, and its percentile interval over resampled pictures."""
+    """Computes a mean over terms and its percentile interval over resampled images.
+
+    Args:
+        sums: of each image in each term.
+        queries: the number of queries of each image in each term.
+        resamples: how often images are drawn.
+
+    Returns:
+        The mean over terms of `sums` per query, and its interval.
+
+    Raises:
+        NotPairedError: for fewer than two images.
+    """
     if len(sums) < 2:
         raise NotPairedError(f"{len(sums)} pictures, or groups of pictures that share texts, are too few to draw from")
     found = scipy.stats.bootstrap(

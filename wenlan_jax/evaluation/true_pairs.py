@@ -29,9 +29,13 @@ class RetrievalError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Links:
-    """The true pairs: text `text[p]` and picture `image[p]`, rows of both, each pair once, sorted by text.
+    """The true pairs of a split, each once, sorted by text.
 
-    Of `texts` texts each has a picture; of `images` pictures some may have no text.
+    Attributes:
+        text: the row of each pair's text.
+        image: the row of each pair's image.
+        texts: the number of texts; each has an image.
+        images: the number of images; some may have no text.
     """
 
     text: Int64[np.ndarray, " pairs"]
@@ -41,17 +45,17 @@ class Links:
 
     @property
     def pictures_of_text(self) -> Int64[np.ndarray, " texts"]:
-        """How many true pictures each text has."""
+        """How many true images each text has."""
         return np.bincount(self.text, minlength=self.texts)
 
     @property
     def texts_of_picture(self) -> Int64[np.ndarray, " images"]:
-        """How many true texts each picture has."""
+        """How many true texts each image has."""
         return np.bincount(self.image, minlength=self.images)
 
     @functools.cached_property
     def groups(self) -> Int64[np.ndarray, " images"]:
-        """The group of each picture, in the order of their first pictures: those that a chain of texts connects."""
+        """The group of each image, numbered by their first images; a group is what a chain of shared texts connects."""
         if len(self.image) == self.texts:
             return np.arange(self.images)
         ends = (np.ones(len(self.text)), (self.image, self.images + self.text))
@@ -62,18 +66,25 @@ class Links:
         return np.argsort(np.argsort(first))[group]
 
     def pairs(self, texts: slice) -> slice:
-        """The pairs of consecutive texts."""
+        """Returns the slice of the pairs of consecutive texts."""
         return slice(*np.searchsorted(self.text, [texts.start, texts.stop]))
 
     def of_texts(self, chosen: Rows) -> Links:
-        """Those of some texts, numbered anew in the order of `chosen`; all pictures stay."""
+        """Returns the links of some texts, numbered anew in the order of `chosen`; all images stay."""
         place = np.full(self.texts, -1, np.int64)
         place[chosen] = np.arange(len(chosen))
         kept = place[self.text] >= 0
         return _sorted(place[self.text[kept]], self.image[kept], len(chosen), self.images)
 
     def within(self, images: slice) -> tuple[Rows, Links]:
-        """The texts that have any of consecutive pictures, and the links among both, numbered anew."""
+        """Narrows the links to consecutive images.
+
+        Args:
+            images: a slice of the images.
+
+        Returns:
+            The texts that have any of them, and the links among both, numbered anew.
+        """
         kept = (self.image >= images.start) & (self.image < images.stop)
         texts, text = np.unique(self.text[kept], return_inverse=True)
         return texts, Links(text, self.image[kept] - images.start, len(texts), images.stop - images.start)
@@ -90,7 +101,19 @@ LinksLike = Links | np.ndarray
 
 
 def known(links: LinksLike, texts: int, images: int) -> Links:
-    """The links of `texts` texts and `images` pictures. Raises RetrievalError where they are not of so many."""
+    """Checks links, and makes `Links` of an array.
+
+    Args:
+        links: the true pairs, see `LinksLike`.
+        texts: how many texts there are.
+        images: how many images there are.
+
+    Returns:
+        The links.
+
+    Raises:
+        RetrievalError: if they are not of so many texts and images.
+    """
     if isinstance(links, Links):
         if (links.texts, links.images) != (texts, images):
             raise RetrievalError(
@@ -106,13 +129,37 @@ def known(links: LinksLike, texts: int, images: int) -> Links:
 
 
 def of_rows(rows: Sequence[Sequence[int]], images: int) -> Links:
-    """The links of texts, given by the rows of the pictures of each. Raises RetrievalError for a text without any."""
+    """Makes links from the rows of the images of each text.
+
+    Args:
+        rows: of each text.
+        images: the number of images.
+
+    Returns:
+        The links.
+
+    Raises:
+        RetrievalError: for a text without an image.
+    """
     text = np.repeat(np.arange(len(rows)), [len(of) for of in rows])
     return of_pairs(text, np.array([row for of in rows for row in of], np.int64), len(rows), images)
 
 
 def of_pairs(text: Rows, image: Rows, texts: int, images: int) -> Links:
-    """The links of pairs in any order. Raises RetrievalError for rows that are not there or a text without any."""
+    """Makes links of pairs in any order; a pair may come twice.
+
+    Args:
+        text: the row of each pair's text.
+        image: the row of each pair's image.
+        texts: the number of texts.
+        images: the number of images.
+
+    Returns:
+        The links.
+
+    Raises:
+        RetrievalError: for rows that are not there, or a text without an image.
+    """
     for name, rows, size in (("text", text, texts), ("image", image, images)):
         if len(text) != len(image) or (len(rows) and not 0 <= rows.min() <= rows.max() < size):
             raise RetrievalError(f"{name}s of pairs: {len(text)} rows in [0, {size}) are needed.")
@@ -122,7 +169,7 @@ def of_pairs(text: Rows, image: Rows, texts: int, images: int) -> Links:
 
 
 def of_texts(texts: Sequence[RecordText], images: int) -> Links:
-    """The links of the texts of a split with its first `images` pictures."""
+    """Makes the links of the texts of a split with its first `images` images."""
     return of_rows([[row for row in text.rows if row < images] for text in texts], images)
 
 
@@ -133,12 +180,20 @@ def _sorted(text: Rows, image: Rows, texts: int, images: int) -> Links:
 
 
 def words(text: str) -> str:
-    """A text as it is compared with others: NFC, single spaces."""
+    """Brings a text into the form in which it is compared with others: NFC, single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def distinct(chosen: Sequence[RecordText], everything: Sequence[RecordText]) -> list[RecordText]:
-    """The `chosen` texts of a split, each once as it stands first, with all rows that have it in `everything`."""
+    """Joins equal texts.
+
+    Args:
+        chosen: some texts of a split.
+        everything: all texts of the split.
+
+    Returns:
+        The chosen texts, each once as it stands first, with all rows that have it in `everything`.
+    """
     rows: dict[tuple[str, str], dict[int, None]] = {_key(text): {} for text in chosen}
     for text in [*chosen, *everything]:
         if (found := rows.get(_key(text))) is not None:

@@ -59,7 +59,7 @@ def _trimmed(answer: str) -> str:
 
 
 def normalise(answer: str) -> str:
-    """An English answer as the VQA evaluation compares it; may be empty ("the").
+    """Brings an English answer into the form in which the VQA evaluation compares it; it may be empty ("the").
 
     In this order: punctuation, lower case, number words to digits, articles dropped, apostrophes of contractions.
     """
@@ -69,12 +69,15 @@ def normalise(answer: str) -> str:
 
 
 def plain(answer: str) -> str:
-    """An answer of another language than English for comparison: NFKC, lower case, single spaces, no closing mark."""
+    """Brings an answer in another language than English into a form to compare.
+
+    NFKC, lower case, single spaces, no closing mark.
+    """
     return " ".join(unicodedata.normalize("NFKC", answer).lower().split()).rstrip(" .。!?,、")
 
 
 def comparable(answer: str, language: str) -> str:
-    """`answer` in the form in which answers of `language` are compared and counted."""
+    """Brings an answer into the form in which answers of its language are compared and counted."""
     return normalise(answer) if language == "en" else plain(answer)
 
 
@@ -87,10 +90,20 @@ def _compared(answers: Sequence[str], language: str) -> list[str]:
 
 
 def soft_score(given: int, annotators: int) -> float:
-    """The score of an answer that `given` of `annotators` gave: 0, .3, .6, .9, 1 for 0, 1, 2, 3, >= 4 of 10.
+    """Computes the score of an answer: 0, .3, .6, .9, 1 for 0, 1, 2, 3, >= 4 of 10 annotators.
 
-    The mean, over leaving out one annotator, of min(1, others who gave it / 3). With a single annotator, whom nobody
-    else can confirm, it is 1 for the answer given.
+    It is the mean, over leaving out one annotator, of min(1, others who gave it / 3). With a single annotator, whom
+    nobody else can confirm, it is 1 for the answer given.
+
+    Args:
+        given: how many annotators gave the answer.
+        annotators: how many there were.
+
+    Returns:
+        The score, in [0, 1].
+
+    Raises:
+        VqaError: for numbers that cannot be.
     """
     if not 0 <= given <= annotators or annotators < 1:
         raise VqaError(f"{given} of {annotators} annotators cannot have given an answer.")
@@ -101,7 +114,18 @@ def soft_score(given: int, annotators: int) -> float:
 
 
 def soft_scores(answers: Sequence[str], language: str) -> dict[str, float]:
-    """The score of every answer that the annotators of one question gave, in the form in which they are compared."""
+    """Computes the score of every answer that the annotators of one question gave.
+
+    Args:
+        answers: one an annotator.
+        language: of the question.
+
+    Returns:
+        The score by answer, in the form in which answers are compared.
+
+    Raises:
+        VqaError: if there is no answer.
+    """
     if not answers:
         raise VqaError("A question needs at least one annotator's answer.")
     counts = collections.Counter(_compared(answers, language))
@@ -109,15 +133,30 @@ def soft_scores(answers: Sequence[str], language: str) -> dict[str, float]:
 
 
 def consensus(answers: Sequence[str], language: str) -> str:
-    """The answer most annotators gave, in the form in which answers are compared and counted; the first of equals."""
+    """Picks the answer that most annotators gave, the first of equals.
+
+    Args:
+        answers: one an annotator.
+        language: of the question.
+
+    Returns:
+        The answer, in the form in which answers are compared and counted.
+    """
     return collections.Counter(comparable(answer, language) for answer in answers).most_common(1)[0][0]
 
 
 def official_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The score of a free English `prediction`, with or without a column, by the rules of the evaluation.
+    """Scores a free English answer, with or without a column, by the rules of the VQA evaluation.
 
-    `answers`: of several annotators. Differs from `scores_at` for a prediction that is not in the form compared, as
-    label maps of others have them: here it is brought into that form first.
+    It differs from `scores_at` for a prediction that is not in the form compared, as label maps of others have them:
+    here it is brought into that form first.
+
+    Args:
+        prediction: the answer given.
+        answers: of several annotators.
+
+    Returns:
+        The score, in [0, 1].
     """
     trimmed = {_trimmed(answer) for answer in answers}
     agreed = len(answers) > 1 and len(trimmed) == 1
@@ -129,6 +168,12 @@ class Answers:
     """The answers that can be given, in the order of the columns of the head: a part of every checkpoint.
 
     The order is arbitrary; a model read with another one is wrong without any error, hence `fingerprint`.
+
+    Attributes:
+        texts: the answers, each once.
+
+    Raises:
+        VqaError: if there is none, or one comes twice.
     """
 
     texts: tuple[str, ...]
@@ -140,10 +185,18 @@ class Answers:
 
     @classmethod
     def most_frequent(cls, answers: Iterable[str], limit: int, smallest_count: int) -> Answers:
-        """The `limit` most frequent of `answers` that occur at least `smallest_count` times; equal ones by text.
+        """Takes the most frequent answers; equally frequent ones are ordered by text.
 
-        `answers`: the `consensus` of each training question. Of VQA 2.0's, 9 times is the usual smallest count; an
-        answer that became empty is counted like any other.
+        Args:
+            answers: the `consensus` of each training question. One that became empty is counted like any other.
+            limit: how many are taken at most.
+            smallest_count: how often an answer must occur. Of VQA 2.0's, 9 times is usual.
+
+        Returns:
+            The answers, the most frequent first.
+
+        Raises:
+            VqaError: if no answer occurs so often.
         """
         counts = collections.Counter(answers)
         ordered = sorted((-count, answer) for answer, count in counts.items() if count >= smallest_count)
@@ -155,7 +208,17 @@ class Answers:
 
     @classmethod
     def from_json(cls, text: str) -> Answers:
-        """The map written by `to_json`, or an object from answer to column, as others publish it."""
+        """Reads what `to_json` wrote, or an object from answer to column, as others publish it.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The answers in the order of their columns.
+
+        Raises:
+            VqaError: for JSON that is neither, or columns that are not 0, 1, ...
+        """
         found: Any = json_files.parse(text, Any, "a list of answers")
         if isinstance(found, dict):
             columns = [column if type(column) is int else -1 for column in found.values()]
@@ -167,28 +230,35 @@ class Answers:
         return cls(tuple(found))
 
     def to_json(self) -> str:
-        """A JSON list of the answers in the order of the columns, one a line."""
+        """Writes the answers as a JSON list in the order of the columns, one a line."""
         return json.dumps(self.texts, ensure_ascii=False, indent=0) + "\n"
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the answers in their order: equal ones mean equal columns."""
+        """SHA-256 of the answers in their order: equal ones mean equal columns."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @functools.cached_property
     def columns(self) -> Mapping[str, int]:
-        """From answer to column."""
+        """The column of each answer."""
         return {answer: column for column, answer in enumerate(self.texts)}
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def column(self, answer: str) -> int:
-        """The column of `answer`, in the form in which answers are compared, or OUTSIDE."""
+        """Returns the column of an answer, given in the form in which answers are compared, or `OUTSIDE`."""
         return self.columns.get(answer, OUTSIDE)
 
     def targets(self, scores: Mapping[str, float]) -> Float32[np.ndarray, " answers"]:
-        """Soft targets of a question from its `soft_scores`; answers without a column are dropped, maybe all."""
+        """Makes the soft targets of a question.
+
+        Args:
+            scores: its `soft_scores`. Answers without a column are dropped, maybe all.
+
+        Returns:
+            The score in each column.
+        """
         row = np.zeros(len(self.texts), np.float32)
         for answer, score in scores.items():
             if (column := self.column(answer)) != OUTSIDE:
@@ -199,9 +269,19 @@ class Answers:
 def scores_at(
     targets: Float[np.ndarray, "questions answers"], columns: Int[np.ndarray, " questions"]
 ) -> Float32[np.ndarray, " questions"]:
-    """The score of the answer in `columns` to each question; their mean is the accuracy of VQA 2.0.
+    """Looks up the score of the answer given to each question; their mean is the accuracy of VQA 2.0.
 
     To a question with a single answer it is 1 where that was met exactly, and else 0.
+
+    Args:
+        targets: the soft targets of the questions.
+        columns: the column of the answer to each.
+
+    Returns:
+        One score a question.
+
+    Raises:
+        VqaError: for other numbers of questions and answers.
     """
     if len(targets) != len(columns):
         raise VqaError(f"{len(targets)} questions have {len(columns)} answers.")
@@ -209,9 +289,15 @@ def scores_at(
 
 
 def question_group(question: str, language: str) -> str:
-    """What kind of question it is, by its words alone: the first two, or the last four characters before the mark.
+    """Says what kind of question it is, by its words alone.
 
-    The latter in Chinese and Japanese, which write no spaces and ask at the end.
+    Args:
+        question: its text.
+        language: its language.
+
+    Returns:
+        The first two words; in Chinese and Japanese, which write no spaces and ask at the end, the last four characters
+        before the mark.
     """
     text = plain(question)
     return text[-4:] if language in _UNSPACED else " ".join(text.split()[:2])
@@ -219,14 +305,30 @@ def question_group(question: str, language: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Majority:
-    """The best constant answers: what a model that sees neither picture nor, overall, question can reach."""
+    """The best constant answers: what a model that sees neither image nor, overall, question can reach.
+
+    Attributes:
+        overall: the column of the best answer to all questions.
+        by_group: the column of the best answer to each kind of question.
+    """
 
     overall: int
     by_group: Mapping[str, int]
 
     @classmethod
     def fit(cls, questions: Iterable[tuple[str, Mapping[str, float]]], answers: Answers) -> Majority:
-        """From (group, soft scores) of the training questions: the columns of the largest sums, the first of equals."""
+        """Finds the columns of the largest sums of scores, the first of equals.
+
+        Args:
+            questions: (group, soft scores) of the training questions.
+            answers: the columns.
+
+        Returns:
+            The best constant answers.
+
+        Raises:
+            VqaError: if no training question has an answer with a column.
+        """
         overall = np.zeros(len(answers))
         by_group: dict[str, dict[int, float]] = {}
         for group, scores in questions:
@@ -241,18 +343,26 @@ class Majority:
         return cls(int(overall.argmax()), best)
 
     def columns(self, groups: Sequence[str]) -> Int[np.ndarray, " questions"]:
-        """The majority answer of each question's group, and the overall one in groups that training did not have."""
+        """Returns the best answer of each question's group; the overall one in groups that training did not have."""
         return np.array([self.by_group.get(group, self.overall) for group in groups], np.int64)
 
     def constant(self, questions: int) -> Int[np.ndarray, " questions"]:
-        """The overall majority answer to every question."""
+        """Returns the overall answer for every question."""
         return np.full(questions, self.overall, np.int64)
 
 
 def by_language(languages: Sequence[str], scores: Mapping[str, Float[np.ndarray, " questions"]]) -> dict[str, float]:
-    """The mean of each named score, as `<language>/<name>`, and over all questions as `all/<name>`.
+    """Averages scores by language.
 
-    `languages[q]` is the language of question q. `<language>/questions` is their number.
+    Args:
+        languages: of the questions.
+        scores: of every question, by name.
+
+    Returns:
+        `<language>/<name>`, `all/<name>` over all questions, and `<language>/questions`, their number.
+
+    Raises:
+        VqaError: for other numbers of scores than questions.
     """
     labels = np.array(languages)
     wrong = [name for name, values in scores.items() if len(values) != len(labels)]
@@ -267,9 +377,14 @@ def by_language(languages: Sequence[str], scores: Mapping[str, Float[np.ndarray,
 
 
 def table(figures: Mapping[str, float], names: Sequence[str]) -> str:
-    """A line a language, a column a name: the figures of `by_language` in percent beside the number of questions.
+    """Writes a line a language: the figures of `by_language` in percent beside the number of questions.
 
-    A figure that a language lacks is left empty, and so is a column that all lack left out.
+    Args:
+        figures: what `by_language` gave.
+        names: the columns. A figure that a language lacks is left empty; a column that all lack is left out.
+
+    Returns:
+        The table.
     """
     known = {name.rpartition("/")[2] for name in figures}
     names = [name for name in names if name in known]

@@ -26,7 +26,14 @@ NONE = -jnp.inf
 
 
 class InfoNCE(Tree):
-    """Sums over the queries of one direction. `correct`: queries whose own key beats every negative."""
+    """Sums of the loss over the queries of one direction, float32 scalars.
+
+    Attributes:
+        loss: -log softmax of each query's own key, summed over the queries.
+        correct: the number of queries whose own key beats every negative.
+        masked: the number of negatives left out because they belong to the query's own image.
+        extra_positives: the number of bank entries that counted as positives too.
+    """
 
     loss: Float[Array, ""]
     correct: Float[Array, ""]
@@ -35,14 +42,37 @@ class InfoNCE(Tree):
 
 
 def similarities(queries: Float[Array, "n d"], keys: Float[Array, "*m d"]) -> Float[Array, n * m]:
-    """Cosine similarities of unit rows. Full float32 products: bfloat16 ones are worth .1 in a logit at tau = .07."""
+    """Computes the cosine similarities of unit vectors.
+
+    The products are full float32: bfloat16 ones are worth .1 in a logit at tau = .07.
+
+    Args:
+        queries: unit vectors.
+        keys: unit vectors with any number of leading axes.
+
+    Returns:
+        The similarity of every query with every key, in [-1, 1].
+    """
     return jnp.tensordot(queries, keys, axes=(-1, -1), precision=jax.lax.Precision.HIGHEST)
 
 
 def mutual_top_k(
     image_keys: Float[Array, "n d"], text_keys: Float[Array, "n d"], image_bank: Bank, text_bank: Bank, k: int
 ) -> Bool[Array, "n s b"]:
-    """Bank entries among the top `k` of both key-key similarities: the `multi_label` positives of BriVL [C]."""
+    """Finds the bank entries among the top `k` of both key-key similarities.
+
+    These are the `multi_label` positives of BriVL [C].
+
+    Args:
+        image_keys: keys of the images, unit vectors.
+        text_keys: keys of their texts, row for row.
+        image_bank: the bank of image keys.
+        text_bank: the bank of text keys; its entries belong to those of `image_bank`.
+        k: how many entries of each bank a key is compared by.
+
+    Returns:
+        True where an entry is among the `k` nearest of the image and of the text; entries that are not valid never are.
+    """
 
     def top(keys: Float[Array, "n d"], bank: Bank) -> Bool[Array, "n s b"]:
         scores = jnp.where(ring.valid(bank)[None], similarities(keys, bank.keys), NONE).reshape(keys.shape[0], -1)
@@ -57,8 +87,13 @@ def mutual_top_k(
 class Negatives(Tree):
     """What a set of negatives adds to the loss of each query: exp(`peak`) * `total` is the sum of its exponentials.
 
-    `best` is the highest logit that does not count as a positive, `masked` the number of entries left out, and
-    `positives` and `positive_logits` count and sum the entries that are positives too.
+    Attributes:
+        peak: the highest logit, or the lowest finite float32 where nothing counts.
+        total: the sum of exp(logit - `peak`).
+        best: the highest logit that does not count as a positive, -inf if there is none.
+        masked: the number of entries left out.
+        positives: the number of entries that are positives too.
+        positive_logits: the sum of their logits.
     """
 
     peak: Float[Array, " n"]
@@ -77,7 +112,19 @@ def negatives(
     same: Bool[Array, n * m],
     positives: Bool[Array, n * m] | None,
 ) -> Negatives:
-    """The sums over `keys` that count; those of the query's own image (`same`) are left out but for positives."""
+    """Sums the exponentials of the negatives of each query.
+
+    Args:
+        queries: unit vectors.
+        keys: unit vectors, the candidates.
+        scale: 1 / tau.
+        counts: which keys count for which query.
+        same: which keys belong to the query's own image; they are left out unless they are positives.
+        positives: which keys are positives too; None for none.
+
+    Returns:
+        The sums over the keys that count, one number a query.
+    """
     axes = tuple(range(1, keys.ndim))
     left_out = counts & same
     if positives is not None:
@@ -107,10 +154,22 @@ def bank_negatives(
     mask_false_negatives: bool,
     mesh: Mesh | None,
 ) -> Negatives:
-    """The valid entries of a bank as negatives.
+    """Takes the valid entries of a bank as negatives.
 
-    On a mesh of several devices every device meets all queries with the rows that it holds, and the sums are put
-    together: queries travel, which are fewer and smaller than a bank, and no device ever holds more of it.
+    On a mesh of several devices every device compares all queries with the keys that it holds, and the sums are added
+    up: queries travel, which are fewer and smaller than a bank, and no device ever holds more of it.
+
+    Args:
+        queries: unit vectors.
+        ids: the image id of each query.
+        scale: 1 / tau.
+        bank: the negatives.
+        positives: which entries are positives too; None for none.
+        mask_false_negatives: whether entries with the query's own image id are left out.
+        mesh: the mesh that the bank lies on; None for one device.
+
+    Returns:
+        The sums over the bank, one number a query; on a mesh they are the same on every device.
     """
 
     def meet(
@@ -163,12 +222,26 @@ def info_nce(
     mask_false_negatives: bool,
     mesh: Mesh | None = None,
 ) -> InfoNCE:
-    """One direction of the loss, summed over the queries; `scale` is 1 / tau.
+    """Computes one direction of the contrastive loss, summed over the queries (InfoNCE, van den Oord et al. 2018).
 
     Each query is told from its own key among the negatives: the valid entries of `bank`, and, if `batch_keys` is
-    given, the keys of the batch except row `own_rows` of each query. Negatives of the query's own image (equal ids)
-    are left out and counted if `mask_false_negatives`. Every entry in `positives` adds its own -log softmax, over
-    the same denominator [C]. `mesh` is that of the bank's rows, for a bank that lies on several devices.
+    given, the keys of the batch except the query's own. Give at least one of the two.
+
+    Args:
+        queries: unit vectors.
+        own_keys: the key of each query, unit vectors.
+        ids: the image id of each query.
+        scale: 1 / tau.
+        bank: a bank of negatives.
+        batch_keys: the keys of the whole batch, as negatives of each other. Needs `batch_ids` and `own_rows`.
+        batch_ids: the image ids of `batch_keys`.
+        own_rows: the row of each query's own key in `batch_keys`.
+        positives: bank entries that are positives too. Each adds its own -log softmax, over the same denominator [C].
+        mask_false_negatives: whether negatives of the query's own image (equal ids) are left out and counted.
+        mesh: the mesh of the bank, for a bank that lies on several devices.
+
+    Returns:
+        The sums; divide `loss` by the number of queries for the mean.
     """
     own = scale * jnp.einsum("nd,nd->n", queries, own_keys, precision=jax.lax.Precision.HIGHEST)
     parts: list[Negatives] = []

@@ -19,14 +19,27 @@ Reduction = Literal["elementwise", "batchmean"]
 
 
 class Summed(NamedTuple):
-    """A sum over examples, and what to divide it by for their mean (0 where there were none); float32."""
+    """A sum over examples, and what to divide it by for their mean.
+
+    Attributes:
+        total: the sum, float32.
+        weight: the divisor, float32; 0 where there were no examples.
+    """
 
     total: Float[Array, ""]
     weight: Float[Array, ""]
 
 
 def summed(values: Float[Array, "*rows"], counts: Bool[Array, "*rows"] | None = None) -> Summed:
-    """The sum of the values that count, and their number. `counts`: None for all of them."""
+    """Sums the values that count, and counts them.
+
+    Args:
+        values: one value an example, of any shape.
+        counts: which values count; None for all of them. Values that do not count may be infinite.
+
+    Returns:
+        The sum and the number of values in it.
+    """
     if counts is None:
         return Summed(jnp.sum(values, dtype=jnp.float32), jnp.float32(values.size))
     # Not a product: what does not count may be infinite, and so may its gradient.
@@ -34,7 +47,15 @@ def summed(values: Float[Array, "*rows"], counts: Bool[Array, "*rows"] | None = 
 
 
 def cross_entropy(logits: Float[Array, "*rows classes"], labels: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """-log softmax of each row at its label, float32."""
+    """Computes -log softmax of each row at its label, in float32.
+
+    Args:
+        logits: of any float type.
+        labels: the class of each row, from 0.
+
+    Returns:
+        The cross entropy of each row.
+    """
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
@@ -45,7 +66,16 @@ def word_cross_entropy(
     ids: Int[Array, "batch places"],
     valid: Bool[Array, "batch places"],
 ) -> Summed:
-    """MLM: cross entropy of the original words at the masked places that are `valid`; weight: their number."""
+    """Computes the loss of masked language modelling (MLM): the cross entropy of the original words.
+
+    Args:
+        logits: of the vocabulary, at the masked places.
+        ids: the original word ids at those places.
+        valid: which places count; the others are padding.
+
+    Returns:
+        The sum over the valid places, and their number as the weight.
+    """
     return summed(cross_entropy(logits, ids), valid)
 
 
@@ -54,7 +84,16 @@ def word_accuracy(
     ids: Int[Array, "batch places"],
     valid: Bool[Array, "batch places"],
 ) -> Summed:
-    """How many of the masked words have the highest logit."""
+    """Counts the masked words whose logit is the highest.
+
+    Args:
+        logits: of the vocabulary, at the masked places.
+        ids: the original word ids at those places.
+        valid: which places count; the others are padding.
+
+    Returns:
+        The number of words predicted right, and the number of valid places as the weight.
+    """
     return summed((jnp.argmax(logits, axis=-1) == ids).astype(jnp.float32), valid)
 
 
@@ -63,7 +102,16 @@ def feature_squared_error(
     features: Float[Array, "batch regions feature"],
     masked: Bool[Array, "batch regions"],
 ) -> Summed:
-    """MRFR: squared error against the original features; weight: masked regions times numbers of a feature."""
+    """Computes the loss of masked region feature regression (MRFR): the squared error against the original features.
+
+    Args:
+        predicted: the predicted features.
+        features: the original features.
+        masked: which regions were masked; only these count.
+
+    Returns:
+        The sum of squares, and masked regions times the width of a feature as the weight.
+    """
     squares = jnp.square(predicted.astype(jnp.float32) - features.astype(jnp.float32))
     total, regions = summed(jnp.sum(squares, axis=-1), masked)
     return Summed(total, regions * features.shape[-1])
@@ -75,11 +123,22 @@ def class_divergence(
     masked: Bool[Array, "batch regions"],
     reduction: Reduction,
 ) -> Summed:
-    """MRC: KL divergence from the prediction to the detector's distribution `classes`, background included.
+    """Computes the loss of masked region classification with soft labels (MRC): KL divergence from the prediction.
 
-    Classes of probability 0 add nothing. reduction: the weight is the number of masked regions (`batchmean`), or that
-    times the classes (`elementwise`), which is UNITER's code: a loss, and a gradient, 1601 times smaller.
-    Raises ValueError for another reduction.
+    Classes of probability 0 add nothing.
+
+    Args:
+        logits: of the classes, background first.
+        classes: the detector's distribution over the classes, background included.
+        masked: which regions were masked; only these count.
+        reduction: `batchmean` divides by the number of masked regions. `elementwise` divides by that times the number
+            of classes, as UNITER's code does: a loss, and a gradient, 1601 times smaller.
+
+    Returns:
+        The sum over the masked regions, and the weight that `reduction` says.
+
+    Raises:
+        ValueError: for another reduction.
     """
     if reduction not in ("elementwise", "batchmean"):
         raise ValueError(f"class_divergence: reduction must be 'elementwise' or 'batchmean', not {reduction!r}.")
@@ -91,7 +150,14 @@ def class_divergence(
 
 
 def best_class(classes: Float[Array, "*regions classes"]) -> Int[Array, "*regions"]:
-    """The class of highest probability that is not the background."""
+    """Picks the most probable class of each region that is not the background.
+
+    Args:
+        classes: probabilities, background first.
+
+    Returns:
+        The index of the class, 1 or more.
+    """
     return jnp.argmax(classes[..., 1:], axis=-1) + 1
 
 
@@ -100,5 +166,14 @@ def class_cross_entropy(
     classes: Float[Array, "batch regions classes"],
     masked: Bool[Array, "batch regions"],
 ) -> Summed:
-    """MRC with hard labels: cross entropy of `best_class` among all classes; weight: masked regions."""
+    """Computes the loss of masked region classification with hard labels (MRC): cross entropy of `best_class`.
+
+    Args:
+        logits: of the classes, background first.
+        classes: the detector's distribution over the classes, background first.
+        masked: which regions were masked; only these count.
+
+    Returns:
+        The sum over the masked regions, and their number as the weight.
+    """
     return summed(cross_entropy(logits, best_class(classes)), masked)

@@ -26,5 +26,13 @@ class Tree(struct.PyTreeNode):
 
 
 def along_last(vector: Shaped[Array, " n"], rank: int) -> Shaped[Array, "*ones n"]:
-    """A vector as the last of `rank` axes, to meet an array of that rank: ranks are never promoted in silence."""
+    """Gives a vector as many axes as an array has: ranks are never promoted in silence.
+
+    Args:
+        vector: the values along the last axis.
+        rank: the number of axes.
+
+    Returns:
+        The vector as the last of `rank` axes; the others have length 1.
+    """
     return jax.lax.expand_dims(vector, range(rank - 1))

@@ -1,4 +1,4 @@
-"""Picture augmentation and normalisation on the accelerator, inside the jitted step.
+"""Image augmentation and normalisation on the accelerator, inside the jitted step.
 
 The BriVL recipe [C]: colour jitter, then grayscale, each with a probability; no crop and no flip, so that
 boxes stay valid. Random numbers come from a jax key and the example's index in the global batch, so the
@@ -29,7 +29,14 @@ Strengths = tuple[float, float, float, float]
 
 
 def whole(batch: Mapping[str, Array]) -> Array:
-    """The pictures of a batch in their full size, of 0 to 255: as they are, or `enlarged` where they have sides."""
+    """Takes the images of a batch in their full size.
+
+    Args:
+        batch: has `image` (batch, size, size, 3), and `image_sides` (batch, 2) if images fill only a part of it.
+
+    Returns:
+        Pixels of 0 to 255: as they are, or `enlarged` where there are sides.
+    """
     return enlarged(batch["image"], batch["image_sides"]) if "image_sides" in batch else batch["image"]
 
 
@@ -41,10 +48,14 @@ def unit_range(images: Num[Array, "batch height width 3"]) -> Images:
 def enlarged(
     images: UInt8[Array, "batch size size 3"], sides: Int[Array, "batch 2"]
 ) -> Float[Array, "batch size size 3"]:
-    """Pictures that fill the upper left of each image, grown to all of it: bilinear with half-pixel centres.
+    """Enlarges images that fill the upper left of an array to all of it: bilinear with half-pixel centres.
 
-    sides: height and width of each picture. The result is of whole numbers from 0 to 255, float32, as it would be had
-    the pictures grown before they came; pictures without a side give what is in their first pixel.
+    Args:
+        images: pixels of 0 to 255.
+        sides: height and width of each image, in pixels. An image without a side takes the value of its first pixel.
+
+    Returns:
+        Whole numbers from 0 to 255, as they would be had the images been enlarged before.
     """
     size = images.shape[1]
     grow = jax.vmap(lambda side: _tents(size, side))
@@ -65,7 +76,16 @@ def _tents(size: int, side: Int[Array, ""]) -> Float[Array, "size size"]:
 def normalise(
     images: UInt8[Array, "batch height width 3"] | Images, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Images:
-    """`(images - mean) / std` by channel in float32; integer pixels are brought to [0, 1] first."""
+    """Normalises the channels of images: `(images - mean) / std`, in float32.
+
+    Args:
+        images: floats, or integers from 0 to 255, which are brought to [0, 1] first.
+        mean: one value a channel.
+        std: one value a channel.
+
+    Returns:
+        The normalised images.
+    """
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = unit_range(images)
     centre, scale = (jnp.array(values, jnp.float32).reshape(1, 1, 1, 3) for values in (mean, std))
@@ -88,17 +108,17 @@ def _blend(images: Images, other: Array, factors: Factors) -> Images:
 
 
 def adjust_brightness(images: Images, factors: Factors) -> Images:
-    """Pixels times the factor, clipped to [0, 1]."""
+    """Multiplies pixels by the factor of their image and clips them to [0, 1]."""
     return jnp.clip(_per_image(factors) * images, 0.0, 1.0)
 
 
 def adjust_contrast(images: Images, factors: Factors) -> Images:
-    """Away from (or towards, below 1) the mean grey of each picture."""
+    """Moves pixels away from the mean grey of their image, or towards it if the factor is below 1."""
     return _blend(images, jnp.mean(_grey(images), axis=(1, 2, 3), keepdims=True), factors)
 
 
 def adjust_saturation(images: Images, factors: Factors) -> Images:
-    """Away from (or towards, below 1) the grey of each pixel."""
+    """Moves pixels away from their own grey, or towards it if the factor is below 1."""
     return _blend(images, _grey(images), factors)
 
 
@@ -115,7 +135,7 @@ def _hue(images: Images) -> tuple[Plane, Plane, Plane]:
 
 
 def adjust_hue(images: Images, turns: Factors) -> Images:
-    """Turns the hue of HSV by `turns` circles; value and saturation stay exactly."""
+    """Turns the hue of HSV by `turns` circles; value and saturation stay exactly as they are."""
     hue, top, chroma = _hue(images)
     hue = hue + 6.0 * turns[:, None, None]
     # Closed form of HSV -> RGB: a channel falls from the top by the chroma, along a trapezium in the hue.
@@ -127,7 +147,7 @@ def adjust_hue(images: Images, turns: Factors) -> Images:
 
 
 def to_grayscale(images: Images) -> Images:
-    """The grey of each pixel in all three channels."""
+    """Puts the grey of each pixel into all three channels."""
     return jnp.broadcast_to(_grey(images), images.shape)
 
 
@@ -164,12 +184,21 @@ def jitter_and_grayscale(
     grayscale_probability: float,
     positions: Int[Array, " batch"] | None = None,
 ) -> Images:
-    """Jitters the colours of pictures in [0, 1], and turns some grey, each picture by its own draw.
+    """Jitters the colours of images and turns some grey, each image by its own draw.
 
     The operations and ranges are those of torchvision's ColorJitter and RandomGrayscale on float tensors. One
-    deviation: the order of the four adjustments is drawn once per batch, not per picture, so that each runs
-    once. Strengths lie in [0, 1], that of the hue in [0, 0.5]. positions: of the pictures in the global batch;
-    by default they are all of it.
+    deviation: the order of the four adjustments is drawn once per batch, not per image, so that each runs once.
+
+    Args:
+        images: in [0, 1].
+        key: a key of jax.random.
+        strengths: of brightness, contrast, saturation, each in [0, 1], and hue, in [0, 0.5].
+        jitter_probability: that an image is jittered.
+        grayscale_probability: that an image is turned grey.
+        positions: of the images in the global batch; None if they are all of it.
+
+    Returns:
+        The images in [0, 1].
     """
     if jitter_probability <= 0 and grayscale_probability <= 0:
         return images

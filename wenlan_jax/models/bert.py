@@ -19,19 +19,23 @@ exact_gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class BertEncoder(nn.Module):
-    """Maps token ids (B, T) to hidden states (B, T, width).
+    """BERT and RoBERTa from token ids to the last hidden states.
 
-    vocab_size, width, depth, heads, mlp_width: the sizes; 21128, 768, 12, 12, 3072 for
-        chinese-roberta-wwm-ext.
-    max_positions: rows of the position table. position_offset: row of the first token, 0 for BERT, pad id + 1
-        for XLM-R.
-    type_vocab_size: rows of the token type table; every token has type 0 unless `token_types` are given.
-    eps: of every LayerNorm, 1e-12 for BERT.
-    dropout: after the embeddings and each sublayer. attention_dropout: on the attention weights.
-    dtype: of the computation; parameters stay float32.
-    scan_segments, remat: see `LayerStack`.
-
-    Raises ValueError if a text is longer than the position table.
+    Attributes:
+        vocab_size: rows of the word table, 21128 for chinese-roberta-wwm-ext.
+        width: of the hidden states, 768 for chinese-roberta-wwm-ext.
+        depth: number of layers, 12 for chinese-roberta-wwm-ext.
+        heads: attention heads, 12 for chinese-roberta-wwm-ext.
+        mlp_width: hidden width of the feed-forward networks, 3072 for chinese-roberta-wwm-ext.
+        max_positions: rows of the position table.
+        type_vocab_size: rows of the token type table.
+        position_offset: row of the first token in the position table, 0 for BERT, pad id + 1 for XLM-R.
+        eps: of every LayerNorm, 1e-12 for BERT.
+        dropout: after the embeddings and each sublayer.
+        attention_dropout: on the attention weights.
+        dtype: of the computation; parameters stay float32.
+        scan_segments: see `LayerStack`.
+        remat: see `LayerStack`.
     """
 
     vocab_size: int
@@ -57,7 +61,20 @@ class BertEncoder(nn.Module):
         train: bool,
         token_types: Int[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """`attention_mask`: which tokens may be attended to; None lets padding take part (BriVL's code)."""
+        """Encodes texts.
+
+        Args:
+            token_ids: word pieces, padded.
+            attention_mask: which tokens may be attended to; None lets padding take part (BriVL's code).
+            train: turns on dropout (stream `dropout`).
+            token_types: rows of the token type table; None for type 0.
+
+        Returns:
+            The last hidden states, in `dtype`.
+
+        Raises:
+            ValueError: if a text is longer than the position table.
+        """
         embeddings = BertEmbeddings(
             vocab_size=self.vocab_size,
             width=self.width,
@@ -87,7 +104,20 @@ def bert_layer(
     attention_dropout: float,
     dtype: DTypeLike,
 ) -> TransformerLayer:
-    """A layer of BERT: exact GELU, BERT's initial values, no dropout inside the feed-forward network."""
+    """Makes a layer of BERT: exact GELU, BERT's initial values, no dropout inside the feed-forward network.
+
+    Args:
+        name: of the layer in the parameter tree.
+        heads: attention heads.
+        mlp_width: hidden width of the feed-forward network.
+        eps: of both LayerNorms.
+        dropout: after attention and after the feed-forward network.
+        attention_dropout: on the attention weights.
+        dtype: of the computation.
+
+    Returns:
+        The layer; call it inside a compact method.
+    """
     return TransformerLayer(
         heads=heads,
         mlp_width=mlp_width,
@@ -112,16 +142,34 @@ class Table(nn.Embed):
 
 
 def token_places(token_mask: Bool[Array, "batch tokens"], offset: int) -> Int[Array, "batch tokens"]:
-    """Rows of RoBERTa's position table: real tokens count from `offset`, padding has the row before it.
+    """Finds the rows of RoBERTa's position table: real tokens count from `offset`, padding has the row before it.
 
-    RoBERTa's offset is its padding id + 1 = 2: ids [0, 5, 6, 2, 1, 1] have the rows [2, 3, 4, 5, 1, 1].
+    Args:
+        token_mask: true for real tokens.
+        offset: the row of the first token: RoBERTa's padding id + 1.
+
+    Returns:
+        The row of each token.
+
+    Example:
+        With offset 2, the ids [0, 5, 6, 2, 1, 1], of which 1 is padding, have the rows [2, 3, 4, 5, 1, 1].
     """
     real = token_mask.astype(jnp.int32)
     return jnp.cumsum(real, axis=1) * real + (offset - 1)
 
 
 class BertEmbeddings(nn.Module):
-    """Normalised sum of word, position and token type embeddings; `word`, `position` and `type` are its tables."""
+    """Normalised sum of word, position and token type embeddings; `word`, `position` and `type` are its tables.
+
+    Attributes:
+        vocab_size: rows of the word table.
+        width: of the embeddings.
+        max_positions: rows of the position table.
+        type_vocab_size: rows of the token type table.
+        position_offset: row of the first token in the position table.
+        eps: of the LayerNorm.
+        dtype: of the computation; parameters stay float32.
+    """
 
     vocab_size: int
     width: int
@@ -132,6 +180,7 @@ class BertEmbeddings(nn.Module):
     dtype: DTypeLike
 
     def setup(self) -> None:
+        """Makes the tables and the LayerNorm."""
         self.word = self._table(self.vocab_size)
         self.position = self._table(self.max_positions)
         self.type = self._table(self.type_vocab_size)
@@ -143,8 +192,20 @@ class BertEmbeddings(nn.Module):
         token_types: Int[Array, "batch tokens"] | None,
         token_mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
-        """`token_types`: None for type 0. `token_mask`: which tokens are real; with an offset, the others take the row
-        before it. Without a mask every token takes the row after that of the one before."""
+        """Embeds tokens.
+
+        Args:
+            token_ids: word pieces, padded.
+            token_types: rows of the token type table; None for type 0.
+            token_mask: which tokens are real. With an offset, padding takes the row before it (see `token_places`).
+                Without a mask every token takes the row after that of the one before.
+
+        Returns:
+            The embeddings, in `dtype`.
+
+        Raises:
+            ValueError: if the tokens do not fit the position table.
+        """
         length = token_ids.shape[1]
         if self.position_offset + length > self.max_positions:
             raise ValueError(

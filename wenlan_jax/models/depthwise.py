@@ -26,9 +26,18 @@ def depthwise_conv(
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Convolves every channel with its own filter, with TensorFlow's "SAME" padding.
 
-    The result has ceil(size / stride) places per axis and the type of `x`. `conv` is
-    `lax.conv_general_dilated` with one group per channel, `shift` a sum of shifted products with its own
-    gradient. Raises ValueError for another name.
+    Args:
+        x: feature maps.
+        kernel: one filter a channel.
+        stride: along both axes.
+        implementation: `conv` is `lax.conv_general_dilated` with one group per channel; `shift` is a sum of shifted
+            products with its own gradient, fast on a CPU. The results are equal.
+
+    Returns:
+        Maps with ceil(size / stride) places per axis, in the dtype of `x`.
+
+    Raises:
+        ValueError: for another implementation.
     """
     if implementation == "conv":
         return _grouped(x, kernel, stride)

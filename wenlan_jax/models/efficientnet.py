@@ -30,7 +30,15 @@ WIDTH_DIVISOR = 8
 
 
 class Stage(NamedTuple):
-    """`repeats` blocks of `width` output channels; the first has the stride, the others stride 1."""
+    """Blocks of one size; the first has the stride, the others stride 1.
+
+    Attributes:
+        kernel: side of the depthwise filters.
+        stride: of the first block.
+        expand: factor by which a block widens its input.
+        width: output channels.
+        repeats: number of blocks.
+    """
 
     kernel: int
     stride: int
@@ -64,7 +72,13 @@ COMPOUND_COEFFICIENTS = {
 
 
 class EfficientNetSizes(NamedTuple):
-    """The sizes that `EfficientNet` takes."""
+    """The sizes that `EfficientNet` takes.
+
+    Attributes:
+        stem_width: output channels of the first convolution.
+        stages: the stages in order.
+        head_width: output channels of the last convolution.
+    """
 
     stem_width: int
     stages: tuple[Stage, ...]
@@ -84,10 +98,22 @@ def efficientnet_sizes(
     base_stem: int = BASE_STEM_WIDTH,
     base_head: int = BASE_HEAD_WIDTH,
 ) -> EfficientNetSizes:
-    """Scales the base network by compound coefficients, e.g.
-    `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])`.
+    """Scales the base network by compound coefficients (Tan and Le 2019, section 3.3).
 
-    Pass other `base_stages` for another total stride; widths are rounded to multiples of 8, repeats up.
+    Widths are rounded to multiples of 8, numbers of blocks are rounded up.
+
+    Args:
+        width_multiplier: factor of all widths.
+        depth_multiplier: factor of the number of blocks in each stage.
+        base_stages: the stages to scale; pass others for another total stride.
+        base_stem: output channels of the first convolution before scaling.
+        base_head: output channels of the last convolution before scaling.
+
+    Returns:
+        The scaled sizes.
+
+    Example:
+        `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])` gives those of EfficientNet-B5.
     """
     stages = tuple(
         stage._replace(
@@ -104,20 +130,21 @@ def efficientnet_sizes(
 
 
 class EfficientNet(nn.Module):
-    """Maps normalised images (B, S, S, 3) to features (B, h, w, head_width), after the head's normalisation
-    and swish.
+    """EfficientNet up to the feature map after the last normalisation and swish (Tan and Le 2019).
 
-    stem_width, stages, head_width: the sizes, e.g. from `efficientnet_sizes`. The total stride is 2 (stem)
-        times the strides of the stages; every convolution pads as TensorFlow's "SAME", as the `tf_` weights
-        need.
-    batch_norm: see `BatchNormOptions`; the `tf_` weights have eps 1e-3.
-    depthwise: implementation of the depthwise convolutions.
-    dtype: of the computation and the result; parameters and statistics stay float32.
-    remat: recompute each block in the backward pass instead of keeping its activations.
-    scan: the blocks of a stage after its first, which are alike, are one loop named by its first and last block
-        (`blocks_3_1_6`), whose parameters and statistics have a leading axis: B7 compiles 14 bodies, not 55.
+    The total stride is 2 (first convolution) times the strides of the stages. Every convolution pads as TensorFlow's
+    "SAME", as the `tf_` weights need. No stochastic depth: the released BriVL code runs without it.
 
-    No stochastic depth: the released BriVL code runs without it.
+    Attributes:
+        stem_width: output channels of the first convolution.
+        stages: the stages, e.g. from `efficientnet_sizes`.
+        head_width: output channels of the last convolution.
+        batch_norm: see `BatchNormOptions`; the `tf_` weights have eps 1e-3.
+        depthwise: implementation of the depthwise convolutions.
+        dtype: of the computation and the result; parameters and statistics stay float32.
+        remat: recompute each block in the backward pass instead of keeping its activations.
+        scan: the blocks of a stage after its first, which are alike, are one loop named by its first and last block
+            (`blocks_3_1_6`), whose parameters and statistics have a leading axis: B7 compiles 14 bodies, not 55.
     """
 
     stem_width: int
@@ -133,6 +160,15 @@ class EfficientNet(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch map_height map_width head_width"]:
+        """Computes feature maps.
+
+        Args:
+            images: normalised RGB.
+            train: whether batch normalisation uses the statistics of the batch, see `BatchNormOptions`.
+
+        Returns:
+            One feature map an image, in `dtype`.
+        """
         x = nn.Conv(
             self.stem_width,
             (STEM_KERNEL, STEM_KERNEL),
@@ -180,12 +216,20 @@ class EfficientNet(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: widen by `expand`, depthwise convolution, squeeze and excite, narrow to `width`,
-    add the input.
+    """Inverted bottleneck: widen by `expand`, depthwise convolution, squeeze and excite, narrow, add the input.
 
     The input is added when stride and width leave its shape alone. A block with `expand` 1 has no widening
     convolution and carries the names of the official depthwise-separable block (`conv_pw`, `bn2` for the
     narrowing one).
+
+    Attributes:
+        kernel: side of the depthwise filters.
+        stride: of the depthwise convolution.
+        expand: factor by which the input is widened.
+        width: output channels.
+        batch_norm: see `BatchNormOptions`.
+        depthwise: implementation of the depthwise convolution.
+        dtype: of the computation.
     """
 
     kernel: int
@@ -215,7 +259,12 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales every channel by a gate in (0, 1), from the map's mean through `width` hidden channels."""
+    """Scales every channel by a gate in (0, 1), computed from the map's mean through `width` hidden channels.
+
+    Attributes:
+        width: hidden channels.
+        dtype: of the computation; the mean is taken in float32.
+    """
 
     width: int
     dtype: DTypeLike
@@ -230,7 +279,14 @@ class SqueezeExcite(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution without bias; parameter `kernel` (k, k, 1, channels)."""
+    """Depthwise convolution without bias; parameter `kernel` (k, k, 1, channels).
+
+    Attributes:
+        size: side of the filters.
+        stride: along both axes.
+        implementation: see `depthwise_conv`.
+        dtype: of the computation.
+    """
 
     size: int
     stride: int
@@ -246,7 +302,17 @@ class DepthwiseConv(nn.Module):
 
 
 def pointwise_conv(features: int, dtype: DTypeLike, name: str, use_bias: bool = False) -> nn.Dense:
-    """A 1x1 convolution as a matrix product over the channels; kernel (inputs, features)."""
+    """Makes a 1x1 convolution as a matrix product over the channels; its kernel is (inputs, features).
+
+    Args:
+        features: output channels.
+        dtype: of the computation.
+        name: of the layer in the parameter tree.
+        use_bias: whether a bias is added.
+
+    Returns:
+        The layer.
+    """
     return nn.Dense(
         features,
         use_bias=use_bias,

@@ -28,7 +28,14 @@ bert_kernel: Initializer = normal(BERT_DEVIATION)
 
 
 def torch_linear_bias(fan_in: int) -> Initializer:
-    """Bias of `torch.nn.Linear` with `fan_in` inputs: uniform in +-1/sqrt(fan_in)."""
+    """Starts a bias like that of `torch.nn.Linear`: uniform in +-1/sqrt(fan_in).
+
+    Args:
+        fan_in: number of inputs of the layer.
+
+    Returns:
+        The initialiser.
+    """
     limit = 1.0 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None) -> jax.Array:
@@ -38,16 +45,32 @@ def torch_linear_bias(fan_in: int) -> Initializer:
 
 
 def convolution_kernel(kernel_size: int, outputs_per_input: int) -> Initializer:
-    """Kernel of an EfficientNet convolution: normal with variance 2 / (k * k * outputs_per_input).
+    """Starts the kernel of an EfficientNet convolution: normal with variance 2 / (k * k * outputs_per_input).
 
-    `outputs_per_input` is the number of output channels each input channel feeds, 1 for a depthwise
-    convolution. Source: Tan and Le 2019, the released initialiser.
+    Source: Tan and Le 2019, the released initialiser.
+
+    Args:
+        kernel_size: side k of the kernel.
+        outputs_per_input: how many output channels each input channel feeds, 1 for a depthwise convolution.
+
+    Returns:
+        The initialiser.
     """
     return normal(math.sqrt(2.0 / (kernel_size * kernel_size * outputs_per_input)))
 
 
 def torch_dense(features: int, fan_in: int, dtype: DTypeLike, name: str) -> nn.Dense:
-    """A dense layer that starts like `torch.nn.Linear(fan_in, features)`."""
+    """Makes a dense layer that starts like `torch.nn.Linear(fan_in, features)`.
+
+    Args:
+        features: number of outputs.
+        fan_in: number of inputs.
+        dtype: of the computation; parameters stay float32.
+        name: of the layer in the parameter tree.
+
+    Returns:
+        The layer.
+    """
     return nn.Dense(
         features,
         dtype=dtype,

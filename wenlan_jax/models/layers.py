@@ -25,7 +25,14 @@ BatchNormMode = Literal["batch", "group", "frozen"]
 
 
 def l2_normalize(x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-    """Divides vectors of the last axis by their norm, in float32; zero stays zero, with a finite gradient."""
+    """Divides vectors of the last axis by their L2 norm.
+
+    Args:
+        x: vectors, of any float type.
+
+    Returns:
+        Unit vectors, float32; zero stays zero, with a finite gradient.
+    """
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, L2_EPSILON**2))
@@ -34,7 +41,15 @@ def l2_normalize(x: Float[Array, "... width"]) -> Float[Array, "... width"]:
 def masked_mean(
     x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"]
 ) -> Float[Array, "batch width"]:
-    """Mean over the tokens whose mask is true, in float32; zero for a row that has none."""
+    """Averages the tokens whose mask is true.
+
+    Args:
+        x: tokens, of any float type.
+        mask: which tokens count.
+
+    Returns:
+        The means, float32; zero for a row without tokens that count.
+    """
     weights = mask.astype(jnp.float32)
     total = jnp.einsum("btw,bt->bw", x.astype(jnp.float32), weights)
     return total / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1.0)
@@ -44,18 +59,20 @@ def masked_mean(
 class BatchNormOptions:
     """How the batch normalisation layers of one network behave in training.
 
-    mode: `batch` uses the statistics of the whole batch, `group` those of each group of `group_size`
-        consecutive examples, `frozen` the running statistics.
-    group_size: examples per group; read in mode `group` only. The released BriVL code has one group per
-        device.
-    momentum: weight of the new statistics in the running ones, PyTorch's convention: new = (1 - m) old + m
-        seen.
-    eps: added to the variance.
-    frozen_paths: regular expressions, searched in the path of the layer's scale, after `scope`
-        (`image/backbone/blocks_0_0/bn1/scale` with the scope `image/`): the patterns that freeze parameters
-        serve as they are. A layer that matches one always uses, and never updates, its running statistics. The
-        released code did not do this: its frozen layers went on updating (configs/PAPERS.md), which `()` reproduces.
-    scope: what stands before the tower's own paths in the patterns.
+    Attributes:
+        mode: `batch` uses the statistics of the whole batch, `group` those of each group of `group_size`
+            consecutive examples, `frozen` the running statistics.
+        group_size: examples per group; read in mode `group` only. The released BriVL code has one group per
+            device.
+        momentum: weight of the new statistics in the running ones, PyTorch's convention: new = (1 - m) old + m
+            seen.
+        eps: added to the variance.
+        frozen_paths: regular expressions, searched in the path of the layer's scale, after `scope`
+            (`image/backbone/blocks_0_0/bn1/scale` with the scope `image/`): the patterns that freeze parameters
+            serve as they are. A layer that matches one always uses, and never updates, its running statistics. The
+            released code did not do this: its frozen layers went on updating (configs/PAPERS.md), which `()`
+            reproduces.
+        scope: what stands before the tower's own paths in the patterns.
     """
 
     mode: BatchNormMode
@@ -69,13 +86,14 @@ class BatchNormOptions:
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, in groups that no device layout changes.
 
-    Input (batch, ..., channels) of any float type, output the same shape in `dtype`. Statistics are float32.
-    Parameters `scale` and `bias`, running statistics `mean` and `var` in the collection `batch_stats`; `var`
-    is unbiased, as in PyTorch. With several groups the running statistics take the mean over the groups, so
-    averaging the updated collection over micro-batches is exact. They are left alone when the collection is
+    Statistics are float32. Parameters `scale` and `bias`, running statistics `mean` and `var` in the collection
+    `batch_stats`; `var` is unbiased, as in PyTorch. With several groups the running statistics take the mean over the
+    groups, so averaging the updated collection over micro-batches is exact. They are left alone when the collection is
     not mutable.
 
-    Raises ValueError if the batch does not divide into groups or a group holds a single value per channel.
+    Attributes:
+        options: the groups, and which statistics are used.
+        dtype: of the result.
     """
 
     options: BatchNormOptions
@@ -85,6 +103,18 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "batch *places channels"], train: bool
     ) -> Float[Array, "batch *places channels"]:
+        """Normalises every channel.
+
+        Args:
+            x: of any float type.
+            train: whether statistics of the input are used; else, and in frozen layers, the running ones.
+
+        Returns:
+            An array of the same shape, in `dtype`.
+
+        Raises:
+            ValueError: if the batch does not divide into groups, or a group holds a single value per channel.
+        """
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
@@ -131,13 +161,22 @@ class BatchNorm(nn.Module):
 def normalize_groups(
     x: Float[Array, "g n *places c"], scale: Array, bias: Array, eps: float
 ) -> tuple[Float[Array, "g n *places c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """Normalises every group by its own statistics; also returns each group's mean and biased variance.
+    """Normalises every group by its own statistics.
 
     Gradients flow through the first result only, by the closed form of Ioffe and Szegedy 2015; the backward
     pass then keeps `x` alone instead of its centred and scaled copies. The sums are taken in one pass over
     `x`, centred on the first value of each group and channel. That value is itself one of the count values,
     so its squared distance from the mean is at most count * variance: unlike E[x^2] - E[x]^2, the rounding
     error does not grow with the mean.
+
+    Args:
+        x: values, by group.
+        scale: one factor a channel.
+        bias: one summand a channel.
+        eps: added to the variance.
+
+    Returns:
+        The normalised values, and each group's mean and biased variance.
     """
     return _normalize_forward(x, scale, bias, eps)[0]
 

@@ -17,7 +17,13 @@ from wenlan_jax.models.arrays import Array
 
 
 class Places(NamedTuple):
-    """Functions that return their argument, placed. `inner`: rows whose other axes may lie as they come."""
+    """How the arrays of a model lie; each function returns its argument, placed.
+
+    Attributes:
+        rows: places arrays whose first axis is the batch.
+        inner: places such arrays whose other axes may be split as well.
+        whole: places arrays that every device holds in full.
+    """
 
     rows: Callable[[Array], Array]
     inner: Callable[[Array], Array]
@@ -28,26 +34,33 @@ _places: contextvars.ContextVar[Places | None] = contextvars.ContextVar("places"
 
 
 def rows(x: Array) -> Array:
-    """The same values, placed as the rows of a batch; their gradient too."""
+    """Returns the same values, placed as the rows of a batch; their gradient too."""
     places = _places.get()
     return x if places is None else places.rows(x)
 
 
 def inner(x: Array) -> Array:
-    """As `rows`, for values between two products, which may be split along their other axes."""
+    """Returns the same values, placed as `rows` does; the other axes may be split.
+
+    For values between two products.
+    """
     places = _places.get()
     return x if places is None else places.inner(x)
 
 
 def whole(x: Array) -> Array:
-    """The same values, all of them on every device."""
+    """Returns the same values, all of them on every device."""
     places = _places.get()
     return x if places is None else places.whole(x)
 
 
 @contextlib.contextmanager
 def placing(places: Places | None) -> Iterator[None]:
-    """While models are traced inside, `places` decides how their arrays lie."""
+    """Decides how the arrays of models lie that are traced inside this context.
+
+    Args:
+        places: how arrays lie; None leaves it to the compiler.
+    """
     token = _places.set(places)
     try:
         yield

@@ -33,11 +33,17 @@ WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 def grid_boxes(sizes: tuple[int, ...], whole_image: bool) -> Float[np.ndarray, "boxes 4"]:
-    """Normalised boxes of regular grids, float32, in the official order: x outside, y inside, then the whole
-    image.
+    """Makes the boxes of regular grids, in the official order: x outside, y inside, then the whole image.
 
-    `sizes` are cells per side: (6,) with the whole image is BriVL 2.0's 37 boxes, (1, 5) without is the video
-    model's 26.
+    Args:
+        sizes: cells per side of each grid.
+        whole_image: whether the whole image is the last box.
+
+    Returns:
+        Normalised boxes (x1, y1, x2, y2), float32.
+
+    Example:
+        `grid_boxes((6,), True)` gives the 37 boxes of BriVL 2.0, `grid_boxes((1, 5), False)` the 26 of the video model.
     """
     boxes = [(i / n, j / n, (i + 1) / n, (j + 1) / n) for n in sizes for i in range(n) for j in range(n)]
     return np.array(boxes + [WHOLE_IMAGE] * whole_image, np.float32).reshape(-1, 4)
@@ -50,13 +56,26 @@ def sample_positions(
     samples: int,
     coordinates: Coordinates,
 ) -> Float[AnyArray, "*boxes samples"]:
-    """Where a box is sampled along one axis, in places of a map of `size` places (0 = centre of the first).
+    """Says where a box is sampled along one axis of a feature map.
 
     With u the `samples` bin centres of [-1, 1] and x1, x2 the sides in map units (0 to `size`):
     `official` is the released code, which builds its grid for align_corners=True and samples with
     align_corners=False: ((((x2 - x1) u + x1 + x2 - (size - 1)) / (size - 1) + 1) size - 1) / 2, so samples
     leave the map near its far edges. `corrected` uses align_corners=False throughout: the centres of
     `samples` equal bins of the box, where place i covers [i, i + 1): x1 + (x2 - x1) (u + 1) / 2 - 1/2.
+
+    Args:
+        low: the lower side of each box, in [0, 1].
+        high: the upper side of each box, in [0, 1].
+        size: places of the map along the axis.
+        samples: sample points of each box.
+        coordinates: `official` or `corrected`.
+
+    Returns:
+        The sample points in places of the map; 0 is the centre of the first place.
+
+    Raises:
+        ValueError: for other coordinates, and for `official` ones on a map of one place.
     """
     u = (2.0 * np.arange(samples, dtype=np.float32) + 1.0) / samples - 1.0
     u = np.expand_dims(u, tuple(range(low.ndim)))
@@ -81,7 +100,18 @@ def axis_weights(
     samples: int,
     coordinates: Coordinates,
 ) -> Float[AnyArray, "*boxes size"]:
-    """Weight of each place of one axis in the mean over the box's samples; outside the map counts as zero."""
+    """Weighs the places of one axis of a map in the mean over a box's samples.
+
+    Args:
+        low: the lower side of each box, in [0, 1].
+        high: the upper side of each box, in [0, 1].
+        size: places of the map along the axis.
+        samples: sample points of each box.
+        coordinates: see `sample_positions`.
+
+    Returns:
+        The weight of each place; samples outside the map count as zero.
+    """
     xp: ModuleType = np if isinstance(low, np.ndarray) else jnp
     positions = sample_positions(low, high, size, samples, coordinates)
     places = np.expand_dims(np.arange(size, dtype=np.float32), tuple(range(positions.ndim)))
@@ -92,7 +122,18 @@ def axis_weights(
 def pooling_weights(
     boxes: Float[AnyArray, "*batch boxes 4"], height: int, width: int, samples: int, coordinates: Coordinates
 ) -> Float[AnyArray, "*batch boxes places"]:
-    """Weight of each place (row-major) of a map in each box; NumPy boxes give NumPy, constant weights."""
+    """Weighs the places of a map in each box.
+
+    Args:
+        boxes: normalised (x1, y1, x2, y2).
+        height: places of the map along y.
+        width: places of the map along x.
+        samples: sample points per side of a box.
+        coordinates: see `sample_positions`.
+
+    Returns:
+        The weight of each place, row by row. NumPy boxes give NumPy weights, constants of a compiled program.
+    """
     x1, y1, x2, y2 = (boxes[..., index] for index in range(4))
     rows = axis_weights(y1, y2, height, samples, coordinates)
     columns = axis_weights(x1, x2, width, samples, coordinates)
@@ -101,18 +142,18 @@ def pooling_weights(
 
 
 class RegionPooling(nn.Module):
-    """Turns a feature map (B, h, w, D) into region tokens (B, R, D) and their mask (B, R).
+    """Pools a feature map over the regions of an image (configs/PAPERS.md, image tower).
 
-    grid: cells per side of one or more fixed grids (see `grid_boxes`); empty = the boxes are given with each
-        call.
-    whole_image: append the whole image as the last token. With given boxes it is appended to them, always
-        valid, so an image without boxes still has a token. (The released data put it after the last valid
-        box; the encoder has no position embedding, so the place does not matter.)
-    coordinates: see `sample_positions`. samples: sample points per side of a box, 4 in the released code.
-    project: apply the D -> D layer `region_proj` (the released 1x1 convolution; the video descendant has
-        none).
-
-    Raises ValueError if boxes are given to a fixed grid or missing without one.
+    Attributes:
+        grid: cells per side of one or more fixed grids (see `grid_boxes`); empty if boxes are given with each call.
+        whole_image: append the whole image as the last token. With given boxes it is appended to them, always
+            valid, so an image without boxes still has a token. (The released data put it after the last valid
+            box; the encoder has no position embedding, so the place does not matter.)
+        coordinates: see `sample_positions`.
+        samples: sample points per side of a box, 4 in the released code.
+        project: apply the linear layer `region_proj`, from the map's channels to as many (the released 1x1
+            convolution; the video descendant has none).
+        dtype: of the computation.
     """
 
     grid: tuple[int, ...]
@@ -129,6 +170,19 @@ class RegionPooling(nn.Module):
         boxes: Float[Array, "batch boxes 4"] | None,
         box_mask: Bool[Array, "batch boxes"] | None,
     ) -> tuple[Float[Array, "batch tokens channels"], Bool[Array, "batch tokens"]]:
+        """Turns feature maps into region tokens.
+
+        Args:
+            features: feature maps of any float type.
+            boxes: normalised (x1, y1, x2, y2); None with a fixed grid.
+            box_mask: true for boxes that are there; None with a fixed grid.
+
+        Returns:
+            The tokens in `dtype`, and which of them are valid.
+
+        Raises:
+            ValueError: if boxes are given to a fixed grid, or missing without one.
+        """
         batch, height, width, channels = features.shape
         regions, mask = self._regions(batch, boxes, box_mask)
         weights = pooling_weights(regions, height, width, self.samples, self.coordinates)

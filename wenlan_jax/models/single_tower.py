@@ -1,4 +1,4 @@
-"""The single tower (UNITER, UC2, MLMM): one Transformer over the word pieces of a text and the regions of a picture.
+"""The single tower (UNITER, UC2, MLMM): one Transformer over the word pieces of a text and the regions of an image.
 
 Chen et al. 2020 (UNITER), Zhou et al. 2021 (UC2). The sequence is [text | regions], each side padded to its own
 length; a key mask over both makes it equal to their compact sequences. Heads take what `encode` gave them, so that a
@@ -41,7 +41,13 @@ MATCH = 1
 
 
 class Hidden(NamedTuple):
-    """The last hidden states, in the dtype of the computation. `pooled`: of the first word piece, after the pooler."""
+    """The last hidden states, in the dtype of the computation.
+
+    Attributes:
+        text: of the word pieces.
+        regions: of the regions.
+        pooled: of the first word piece, after the pooler.
+    """
 
     text: Float[Array, "batch tokens width"]
     regions: Float[Array, "batch regions width"]
@@ -49,7 +55,14 @@ class Hidden(NamedTuple):
 
 
 def locations(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch 7"]:
-    """(x1, y1, x2, y2, w, h, w * h) of boxes (x1, y1, x2, y2) in units of the picture's sides, float32."""
+    """Describes where regions are by seven numbers (UNITER's code).
+
+    Args:
+        boxes: (x1, y1, x2, y2) in units of the image's sides.
+
+    Returns:
+        (x1, y1, x2, y2, w, h, w * h), float32.
+    """
     boxes = boxes.astype(jnp.float32)
     sides = boxes[..., 2:] - boxes[..., :2]
     return jnp.concatenate([boxes, sides, sides[..., :1] * sides[..., 1:]], axis=-1)
@@ -58,14 +71,28 @@ def locations(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch 7"]:
 def at_places(
     text: Float[Array, "batch tokens width"], places: Int[Array, "batch places"]
 ) -> Float[Array, "batch places width"]:
-    """The hidden states at some places of each text: the head for words then costs what the masked ones need."""
+    """Picks the hidden states at some places of each text, so that the word head costs only what the masked words need.
+
+    Args:
+        text: hidden states of the word pieces.
+        places: indices of word pieces.
+
+    Returns:
+        The hidden states at those places.
+    """
     return jnp.take_along_axis(text, places[..., None], axis=1)
 
 
 def rank_from_itm(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The tower's parameters with a rank head that scores a pair by its logit of "these belong together".
+    """Gives a tower a rank head that scores a pair by its logit of "these belong together".
 
-    The start of UNITER's fine-tuning for retrieval, and its zero-shot ranking. A rank head that is there is replaced.
+    This is the start of UNITER's fine-tuning for retrieval, and its zero-shot ranking.
+
+    Args:
+        params: the parameters of a tower.
+
+    Returns:
+        The parameters with the new rank head, in place of one that is there.
     """
     return {**params, "rank_head": {name: leaf[..., MATCH : MATCH + 1] for name, leaf in params["itm_head"].items()}}
 
@@ -73,22 +100,36 @@ def rank_from_itm(params: Mapping[str, Any]) -> dict[str, Any]:
 def attention(
     tower: SingleTower, params: PyTree, *inputs: Array
 ) -> Float[Array, "layers batch heads sequence sequence"]:
-    """The attention weights of every layer on what `encode` takes, float32, without dropout.
+    """Computes the attention weights of every layer, without dropout.
 
-    Rows are queries, columns keys, both in the order [text | regions]; a row of a real token sums to 1.
+    Args:
+        tower: the model.
+        params: its parameters.
+        *inputs: what `SingleTower.encode` takes.
+
+    Returns:
+        The weights, float32. Rows are queries, columns keys, both in the order [text | regions]; a row of a real token
+        sums to 1.
     """
     _, collected = tower.apply({"params": params}, *inputs, train=False, method="encode", mutable=[INTERMEDIATES])
     return attention_weights(cast(Mapping[str, Any], collected[INTERMEDIATES]))
 
 
 class TiedLinear(nn.Module):
-    """A linear layer from `inputs` to `features` whose kernel can also be had, for a head that turns it round."""
+    """A linear layer whose kernel another layer may use transposed.
+
+    Attributes:
+        inputs: number of inputs.
+        features: number of outputs.
+        dtype: of the computation; parameters stay float32.
+    """
 
     inputs: int
     features: int
     dtype: DTypeLike
 
     def setup(self) -> None:
+        """Makes kernel (inputs, features) and bias (features)."""
         self.kernel = self.param("kernel", bert_kernel, (self.inputs, self.features), jnp.float32)
         self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
 
@@ -102,6 +143,12 @@ class RegionEmbeddings(nn.Module):
 
     Feature and location are normalised first, each by itself. A masked region has the learned `mask_vector` for a
     feature: zeros plus that vector, in the space of features (UNITER's row 1 of `mask_embedding`).
+
+    Attributes:
+        feature_width: numbers of a region's feature.
+        width: of the embeddings.
+        eps: of the LayerNorms.
+        dtype: of the computation; parameters stay float32.
     """
 
     feature_width: int
@@ -110,6 +157,7 @@ class RegionEmbeddings(nn.Module):
     dtype: DTypeLike
 
     def setup(self) -> None:
+        """Makes the linear layers, the LayerNorms and the vector of masked regions."""
         self.features = TiedLinear(self.feature_width, self.width, self.dtype)
         self.boxes = TiedLinear(LOCATION, self.width, self.dtype)
         self.features_norm, self.boxes_norm, self.norm = (layer_norm(self.eps, self.dtype, None) for _ in range(3))
@@ -122,7 +170,20 @@ class RegionEmbeddings(nn.Module):
         masked: Bool[Array, "batch regions"] | None,
         kind: Float[Array, "1 1 width"],
     ) -> Float[Array, "batch regions width"]:
-        """`masked`: regions whose features stay hidden. `kind`: the type embedding of regions."""
+        """Embeds regions.
+
+        Args:
+            features: the detector's features, of any float type.
+            boxes: (x1, y1, x2, y2) in units of the image's sides.
+            masked: regions whose features stay hidden; None for none.
+            kind: the type embedding of regions.
+
+        Returns:
+            The embeddings, in `dtype`.
+
+        Raises:
+            ValueError: for features of another width than `feature_width`.
+        """
         if features.shape[-1] != self.feature_width:
             raise ValueError(
                 f"SingleTower: region features have {features.shape[-1]} numbers, and the tower takes"
@@ -136,7 +197,13 @@ class RegionEmbeddings(nn.Module):
 
 
 class Transformed(nn.Module):
-    """Linear, exact GELU, LayerNorm: what UNITER's heads with more than one layer begin with."""
+    """Linear layer, exact GELU, LayerNorm: what UNITER's heads with more than one layer begin with.
+
+    Attributes:
+        width: of the result.
+        eps: of the LayerNorm.
+        dtype: of the computation.
+    """
 
     width: int
     eps: float
@@ -148,7 +215,16 @@ class Transformed(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """`transform`, then the product with a table of the model (outputs, width) and a bias of its own; float32."""
+    """A head whose last layer is a table of the model: `transform`, the product with the table, and a bias of its own.
+
+    The table is given with each call. Logits are float32.
+
+    Attributes:
+        outputs: rows of the table.
+        width: columns of the table.
+        eps: of the LayerNorm.
+        dtype: of the product's factors.
+    """
 
     outputs: int
     width: int
@@ -166,7 +242,14 @@ class TiedHead(nn.Module):
 
 
 class Head(nn.Module):
-    """`transform` to `width`, then the linear layer `out`; float32."""
+    """A head of two layers: `transform` to `width`, then the linear layer `out`. Logits are float32.
+
+    Attributes:
+        outputs: number of logits.
+        width: of the hidden layer.
+        eps: of the LayerNorm.
+        dtype: of the hidden layer.
+    """
 
     outputs: int
     width: int
@@ -180,25 +263,46 @@ class Head(nn.Module):
 
 
 def linear(features: int, dtype: DTypeLike, name: str | None = None) -> nn.Dense:
-    """A linear layer with BERT's initial values."""
+    """Makes a linear layer with BERT's initial values.
+
+    Args:
+        features: number of outputs.
+        dtype: of the computation.
+        name: of the layer in the parameter tree; None inside a `setup`, where the attribute names it.
+
+    Returns:
+        The layer.
+    """
     return nn.Dense(features, dtype=dtype, kernel_init=bert_kernel, name=name)
 
 
 class SingleTower(nn.Module):
-    """Texts and pictures together, through one encoder; call its methods with `apply(variables, ..., method=...)`.
+    """Encodes texts and images together; call its methods with `apply(variables, ..., method=...)`.
 
-    vocab_size, width, depth, heads, mlp_width: the sizes; 250002, 768, 12, 12, 3072 for UC2, 28996 words for UNITER.
-    max_positions, position_offset: rows of the position table, and that of the first word piece; 514 and 2 for UC2,
-        512 and 0 for UNITER. Regions have no positions.
-    feature_width: numbers of a region's feature, 2048 for a detector's.
-    classes: of a region, background first; 0: no class head. answers: columns of the VQA head; 0: no such head.
-    rank: whether there is a rank head.
-    text_eps: of the LayerNorms of the text embeddings, the word head and the VQA head. eps: of all others.
-    dropout: after embeddings and sublayers, and on the attention weights.
-    dtype: of the computation; parameters, attention weights before the product and all logits are float32.
-    scan_segments, remat: see `LayerStack`.
+    Attributes:
+        vocab_size: rows of the word table: 250002 for UC2, 28996 for UNITER.
+        width: of the hidden states, 768 for UC2 and UNITER's base model.
+        depth: number of layers, 12 for UC2 and UNITER's base model.
+        heads: attention heads, 12 for UC2 and UNITER's base model.
+        mlp_width: hidden width of the feed-forward networks, 3072 for UC2 and UNITER's base model.
+        max_positions: rows of the position table: 514 for UC2, 512 for UNITER. Regions have no positions.
+        position_offset: row of the first word piece in the position table: 2 for UC2, 0 for UNITER.
+        feature_width: numbers of a region's feature, 2048 for a detector's.
+        classes: of a region, background first; 0 for no class head.
+        answers: outputs of the VQA head; 0 for no such head.
+        rank: whether there is a rank head.
+        text_eps: of the LayerNorms of the text embeddings, the word head and the VQA head.
+        eps: of all other LayerNorms.
+        dropout: after embeddings and sublayers, and on the attention weights.
+        dtype: of the computation; parameters, attention weights before the product and all logits are float32.
+        scan_segments: see `LayerStack`.
+        remat: see `LayerStack`.
 
-    Raises ValueError for a text beyond the position table, features of another width, and a head that is not there.
+    Example:
+        >>> variables = {"params": params}
+        >>> inputs = (token_ids, token_mask, features, boxes, region_mask)
+        >>> hidden = tower.apply(variables, *inputs, train=False, method="encode")
+        >>> logits = tower.apply(variables, hidden.pooled, method="itm_logits")
     """
 
     vocab_size: int
@@ -220,6 +324,7 @@ class SingleTower(nn.Module):
     remat: bool
 
     def setup(self) -> None:
+        """Makes embeddings, pooler and the heads that the fields ask for."""
         self.embeddings = BertEmbeddings(
             vocab_size=self.vocab_size,
             width=self.width,
@@ -253,10 +358,22 @@ class SingleTower(nn.Module):
         *,
         train: bool,
     ) -> Hidden:
-        """Hidden states of both sides. `train` turns on dropout (stream `dropout`); there may be no regions at all.
+        """Computes the hidden states of texts and regions. There may be no regions at all.
 
-        token_mask, region_mask: what is real, both left-aligned. boxes: see `locations`. features: of any float type.
-        region_masked: regions whose features the tower must not see, MRFR and MRC.
+        Args:
+            token_ids: word pieces, left-aligned.
+            token_mask: which word pieces are real.
+            features: features of the regions, of any float type.
+            boxes: (x1, y1, x2, y2) in units of the image's sides, see `locations`.
+            region_mask: which regions are real, left-aligned.
+            region_masked: regions whose features the tower must not see (MRFR and MRC); None for none.
+            train: turns on dropout (stream `dropout`).
+
+        Returns:
+            The last hidden states of both sides.
+
+        Raises:
+            ValueError: for a text beyond the position table, and for features of another width than `feature_width`.
         """
         kind = self.embeddings.type(jnp.full((1, 1), IMAGE_TYPE))
         text = self._drop(self.embeddings(token_ids, None, token_mask), train)
@@ -268,34 +385,72 @@ class SingleTower(nn.Module):
         return Hidden(x[:, :length], x[:, length:], rows(jnp.tanh(self.pooler(x[:, 0]))))
 
     def itm_logits(self, pooled: Float[Array, "batch width"]) -> Float[Array, "batch 2"]:
-        """Whether text and picture belong together: class MATCH."""
+        """Says whether text and image belong together: class `MATCH` of two."""
         return rows(self.itm_head(pooled))
 
     def word_logits(self, hidden: Float[Array, "batch places width"]) -> Float[Array, "batch places vocabulary"]:
-        """The words at some places, see `at_places`; the word table is tied to that of the embeddings."""
+        """Predicts the words at some places, see `at_places`; the word table is that of the embeddings."""
         return self.word_head(hidden, self.embeddings.word.embedding)
 
     def features_at(self, regions: Float[Array, "batch regions width"]) -> Float[Array, "batch regions feature"]:
-        """The features of regions (MRFR), through the linear layer of the region embeddings turned round."""
+        """Predicts the features of regions (MRFR), by the transposed linear layer of the region embeddings."""
         return self.feature_head(regions, self.regions.features.kernel)
 
     def class_logits(self, regions: Float[Array, "batch regions width"]) -> Float[Array, "batch regions classes"]:
-        """The detector's classes of regions (MRC), background first."""
+        """Predicts the detector's classes of regions (MRC), background first.
+
+        Args:
+            regions: hidden states of regions.
+
+        Returns:
+            One logit a class.
+
+        Raises:
+            ValueError: if the tower has no class head.
+        """
         self._require("class_logits", "classes", bool(self.classes))
         return rows(self.class_head(regions))
 
     def rank_score(self, pooled: Float[Array, "batch width"]) -> Float[Array, " batch"]:
-        """How well text and picture fit: a logit to compare pairs by."""
+        """Scores how well text and image fit.
+
+        Args:
+            pooled: the pooled hidden states.
+
+        Returns:
+            One logit a pair, to compare pairs by.
+
+        Raises:
+            ValueError: if the tower has no rank head.
+        """
         self._require("rank_score", "rank", self.rank)
         return rows(self.rank_head(pooled)[:, 0])
 
     def answer_logits(self, pooled: Float[Array, "batch width"]) -> Float[Array, "batch answers"]:
-        """The answers to a question about the picture (VQA), each for itself."""
+        """Predicts the answers to a question about the image (VQA).
+
+        Args:
+            pooled: the pooled hidden states.
+
+        Returns:
+            One logit an answer; each answer is right or wrong by itself.
+
+        Raises:
+            ValueError: if the tower has no VQA head.
+        """
         self._require("answer_logits", "answers", bool(self.answers))
         return rows(self.answer_head(pooled))
 
     def everything(self, *inputs: Array, train: bool) -> dict[str, Array]:
-        """What every head that there is says of every token or region, by its method; for `init`."""
+        """Runs every head that there is on every token or region; for `init`.
+
+        Args:
+            *inputs: what `encode` takes.
+            train: turns on dropout.
+
+        Returns:
+            Logits and features by the method that computes them.
+        """
         hidden = self.encode(*inputs, train=train)
         said = {
             "itm_logits": self.itm_logits(hidden.pooled),

@@ -31,19 +31,31 @@ WEIGHTS = "weights"
 
 
 def layer_norm(eps: float, dtype: DTypeLike, name: str | None) -> nn.LayerNorm:
-    """A LayerNorm whose statistics are float32 and whose variance is taken about the mean. In a `setup` the attribute
-    names it."""
+    """Makes a LayerNorm whose statistics are float32 and whose variance is taken about the mean.
+
+    Args:
+        eps: added to the variance.
+        dtype: of the result.
+        name: of the layer in the parameter tree; None inside a `setup`, where the attribute names it.
+
+    Returns:
+        The layer.
+    """
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with separate query, key, value and `out` projections of the input's width.
 
-    `key_mask` is true where a token may be attended to. A row without any such token attends to all alike, so
-    its result is finite. Softmax in float32; dropout on the attention weights.
+    The softmax is float32. Who makes the collection `intermediates` mutable finds there the `weights` of each call
+    before dropout, float32 (batch, heads, queries, keys); see `attention_weights`.
 
-    Who makes the collection `intermediates` mutable finds there the `weights` of each call before dropout, float32
-    (batch, heads, queries, keys); see `attention_weights`.
+    Attributes:
+        heads: attention heads; they must divide the width.
+        dropout: on the attention weights.
+        dtype: of the computation.
+        attention_init: initialiser of query, key and value kernels.
+        kernel_init: initialiser of the output kernel.
     """
 
     heads: int
@@ -56,6 +68,20 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "batch tokens width"], key_mask: Bool[Array, "batch tokens"] | None, train: bool
     ) -> Float[Array, "batch tokens width"]:
+        """Lets tokens attend to each other.
+
+        Args:
+            x: tokens.
+            key_mask: true where a token may be attended to; None for everywhere. A row without any such token attends
+                to all alike, so its result is finite.
+            train: turns on dropout (stream `dropout`).
+
+        Returns:
+            The attended tokens, in `dtype`.
+
+        Raises:
+            ValueError: if the width does not divide into the heads.
+        """
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"Attention: a width of {width} does not divide into {self.heads} heads.")
@@ -77,15 +103,20 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a feed-forward network, each followed by dropout, the residual sum and LayerNorm
-    (post-norm).
+    """Self-attention and a feed-forward network, each followed by dropout, the residual sum and LayerNorm (post-norm).
 
-    heads: attention heads. mlp_width: hidden width of the feed-forward network.
-    activation: of the feed-forward network. eps: of both LayerNorms.
-    dropout: after either part. attention_dropout: on the attention weights. mlp_dropout: after the
-        activation.
-    attention_init, kernel_init: of query, key, value and of the other kernels.
-    bias_init: from the fan-in of a feed-forward kernel to the initialiser of its bias.
+    Attributes:
+        heads: attention heads.
+        mlp_width: hidden width of the feed-forward network.
+        activation: of the feed-forward network.
+        eps: of both LayerNorms.
+        dropout: after either part.
+        attention_dropout: on the attention weights.
+        mlp_dropout: after the activation.
+        dtype: of the computation.
+        attention_init: initialiser of query, key and value kernels.
+        kernel_init: initialiser of the other kernels.
+        bias_init: makes the initialiser of a feed-forward bias from the fan-in of its kernel.
     """
 
     heads: int
@@ -136,12 +167,13 @@ class TransformerLayer(nn.Module):
 class LayerStack:
     """How a stack of equal layers is laid out and run.
 
-    depth: number of layers.
-    scan_segments: empty, and the layers are named `layers_0`, `layers_1`, ... With segments such as (20, 4)
-        each is one scan, named by its first and last layer (`layers_0_19`, `layers_20_23`), whose parameters
-        have a leading layer axis: compilation time no longer grows with depth, and frozen and trained layers
-        stay separate leaves.
-    remat: recompute each layer in the backward pass instead of keeping its activations.
+    Attributes:
+        depth: number of layers.
+        scan_segments: empty, and the layers are named `layers_0`, `layers_1`, ... With segments such as (20, 4)
+            each is one scan, named by its first and last layer (`layers_0_19`, `layers_20_23`), whose parameters
+            have a leading layer axis: compilation time no longer grows with depth, and frozen and trained layers
+            stay separate leaves.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
     depth: int
@@ -156,9 +188,20 @@ def apply_layers(
     stack: LayerStack,
     train: bool,
 ) -> Float[Array, "batch tokens width"]:
-    """Runs a stack of layers; call it inside a compact method, with a layer factory by name.
+    """Runs a stack of layers; call it inside a compact method.
 
-    Raises ValueError if the scanned segments do not add up to the depth.
+    Args:
+        make_layer: makes the layer of a name.
+        x: tokens.
+        key_mask: true where a token may be attended to; None for everywhere.
+        stack: depth, scans and rematerialisation.
+        train: turns on dropout.
+
+    Returns:
+        The tokens after the last layer.
+
+    Raises:
+        ValueError: if the scanned segments are not positive or do not add up to the depth.
     """
 
     def step(layer: nn.Module, carry: Array, _: None) -> tuple[Array, None]:
@@ -187,10 +230,13 @@ def apply_layers(
 
 
 def attention_weights(intermediates: Mapping[str, Any]) -> Float[Array, "layers batch heads tokens tokens"]:
-    """The attention weights of a stack of layers, first layer first, float32; its layers may be scanned.
+    """Collects the attention weights of a stack of layers, which may be scanned.
 
-    `intermediates`: the collection of the module that called `apply_layers`, made mutable in one call of it. Rows are
-    queries, columns are keys; rows of padding are no attention of anything.
+    Args:
+        intermediates: the collection of the module that called `apply_layers`, made mutable in one call of it.
+
+    Returns:
+        The weights, float32, first layer first. Rows are queries, columns are keys; rows of padding mean nothing.
     """
     layers = {int(name.split("_")[1]): name for name in intermediates if name.startswith("layers_")}
     found = []
@@ -201,12 +247,18 @@ def attention_weights(intermediates: Mapping[str, Any]) -> Float[Array, "layers 
 
 
 class TransformerEncoder(nn.Module):
-    """BriVL's self-attention over the tokens of one modality: `depth` post-norm layers with ReLU, no position
-    embedding.
+    """BriVL's self-attention over the tokens of one modality: post-norm layers with ReLU, no position embedding.
 
-    Equal to `torch.nn.TransformerEncoder` without a final norm. `mask` is true for valid tokens; the others
-    are no keys but do get a (finite) result. The released models have 4 layers, 4 heads, mlp_width 2048 and
-    dropout .1.
+    Equal to `torch.nn.TransformerEncoder` without a final norm (configs/PAPERS.md, image tower).
+
+    Attributes:
+        depth: number of layers, 4 in the released models.
+        heads: attention heads, 4 in the released models.
+        mlp_width: hidden width of the feed-forward networks, 2048 in the released models.
+        dropout: everywhere, .1 in the released models.
+        dtype: of the computation.
+        scan_segments: see `LayerStack`.
+        remat: see `LayerStack`.
     """
 
     depth: int
@@ -221,6 +273,17 @@ class TransformerEncoder(nn.Module):
     def __call__(
         self, tokens: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"], train: bool
     ) -> Float[Array, "batch tokens width"]:
+        """Encodes tokens.
+
+        Args:
+            tokens: region or word tokens, of any float type.
+            mask: true for valid tokens; the others are no keys but do get a (finite) result.
+            train: turns on dropout (stream `dropout`).
+
+        Returns:
+            The encoded tokens, in `dtype`.
+        """
+
         def make_layer(name: str) -> TransformerLayer:
             return TransformerLayer(
                 heads=self.heads,

@@ -23,11 +23,14 @@ from wenlan_jax.models.transformer import TransformerEncoder
 
 
 class TowerOutput(NamedTuple):
-    """What a tower says about its inputs. jit removes what the caller does not use.
+    """The results of a tower. jit removes what the caller does not use.
 
-    embedding: unit vectors, float32. tokens: the encoder's results. mask: which tokens are valid.
-    inputs: the backbone's tokens before normalisation (region tokens, or hidden states of the text backbone).
-    features: the feature map of the image backbone; None for texts.
+    Attributes:
+        embedding: unit vectors, float32.
+        tokens: the encoder's results.
+        mask: which tokens are valid.
+        inputs: the backbone's tokens before normalisation (region tokens, or hidden states of the text backbone).
+        features: the feature map of the image backbone; None for texts.
     """
 
     embedding: Float[Array, "batch embedding"]
@@ -38,7 +41,12 @@ class TowerOutput(NamedTuple):
 
 
 class Projection(nn.Module):
-    """Linear to `width`, ReLU, linear to `width`: layers `fc1` and `fc2`."""
+    """Two linear layers `fc1` and `fc2` to `width`, with ReLU between them.
+
+    Attributes:
+        width: of the hidden layer and of the result.
+        dtype: of the computation.
+    """
 
     width: int
     dtype: DTypeLike
@@ -58,10 +66,13 @@ def _embed(
 
 
 class ImageTower(nn.Module):
-    """Images to unit vectors. The parts are given; the parameter tree has their field names.
+    """Embeds images as unit vectors. The parts are given; the parameter tree has their field names.
 
-    The projection's width is the embedding's. With a fixed grid (`RegionPooling.grid`) pass no boxes; else
-    `boxes` are normalised (x1, y1, x2, y2) and `box_mask` is true for the valid ones.
+    Attributes:
+        backbone: maps images to feature maps.
+        regions: pools a map into region tokens.
+        encoder: self-attention over the tokens.
+        projection: to the embedding, which has its width.
     """
 
     backbone: EfficientNet
@@ -77,7 +88,17 @@ class ImageTower(nn.Module):
         *,
         train: bool,
     ) -> TowerOutput:
-        """`images` are normalised RGB. `train` turns on batch statistics and dropout (stream `dropout`)."""
+        """Embeds images.
+
+        Args:
+            images: normalised RGB.
+            boxes: normalised (x1, y1, x2, y2); None with a fixed grid (`RegionPooling.grid`).
+            box_mask: true for the valid boxes; None with a fixed grid.
+            train: turns on batch statistics and dropout (stream `dropout`).
+
+        Returns:
+            The embeddings, and what led to them.
+        """
         features = self.backbone(images, train)
         inputs, mask = self.regions(features, boxes, box_mask)
         embedding, tokens = _embed(inputs, mask, self.encoder, self.projection, train)
@@ -85,10 +106,14 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Texts to unit vectors. The parts are given; the parameter tree has their field names.
+    """Embeds texts as unit vectors. The parts are given; the parameter tree has their field names.
 
-    mask_backbone: hide padding from the backbone, so that a text's embedding does not depend on how far it is
-        padded. False is the released code, which gave the backbone no mask (configs/PAPERS.md).
+    Attributes:
+        backbone: maps word pieces to hidden states.
+        encoder: self-attention over the tokens.
+        projection: to the embedding, which has its width.
+        mask_backbone: hide padding from the backbone, so that a text's embedding does not depend on how far it is
+            padded. False is the released code, which gave the backbone no mask (configs/PAPERS.md).
     """
 
     backbone: BertEncoder
@@ -99,7 +124,16 @@ class TextTower(nn.Module):
     def __call__(
         self, token_ids: Int[Array, "batch tokens"], token_mask: Bool[Array, "batch tokens"], *, train: bool
     ) -> TowerOutput:
-        """`token_mask` is true for the word pieces of the text, [CLS] and [SEP] included."""
+        """Embeds texts.
+
+        Args:
+            token_ids: word pieces, padded.
+            token_mask: true for the word pieces of the text, [CLS] and [SEP] included.
+            train: turns on dropout (stream `dropout`).
+
+        Returns:
+            The embeddings, and what led to them.
+        """
         inputs = self.backbone(token_ids, token_mask if self.mask_backbone else None, train)
         embedding, tokens = _embed(inputs, token_mask, self.encoder, self.projection, train)
         return TowerOutput(embedding, tokens, token_mask, inputs, None)

@@ -15,16 +15,17 @@ GBIT = 1e9 / 8
 class Device:
     """One kind of accelerator.
 
-    name: as topologies name it (`v5e`, `h100`).
-    kinds: values of `jax.Device.device_kind` that mean it.
-    platform: `tpu` or `gpu`.
-    flops: peak of dense bf16 products with float32 sums, FLOP/s.
-    memory: bytes of its memory.
-    bandwidth: of its memory, bytes/s.
-    links: to its neighbours (TPU interconnect, NVLink), bytes/s in one direction, all links of the device together.
-    network: between slices or machines, bytes/s in one direction, this device's share of its machine's.
-    source: where the figures come from.
-    largest: devices of the largest slice; 0 where there are no slices.
+    Attributes:
+        name: as topologies name it (`v5e`, `h100`).
+        kinds: values of `jax.Device.device_kind` that mean it.
+        platform: `tpu` or `gpu`.
+        flops: peak of dense bf16 products with float32 sums, FLOP/s.
+        memory: bytes of its memory.
+        bandwidth: of its memory, bytes/s.
+        links: to its neighbours (TPU interconnect, NVLink), bytes/s in one direction, all links of the device together.
+        network: between slices or machines, bytes/s in one direction, this device's share of its machine's.
+        source: where the figures come from.
+        largest: devices of the largest slice; 0 where there are no slices.
     """
 
     name: str
@@ -81,10 +82,10 @@ DEVICES = (
 
 
 def find(device_kind: str) -> Device | None:
-    """The data sheet of what `jax.Device.device_kind` names, or None."""
+    """Finds the data sheet of what `jax.Device.device_kind` names; None for an unknown kind."""
     return next((device for device in DEVICES if device_kind in device.kinds), None)
 
 
 def named(name: str) -> Device | None:
-    """The data sheet of a device by our name for it, or None."""
+    """Finds the data sheet of a device by our name for it; None for an unknown one."""
     return next((device for device in DEVICES if device.name == name), None)

@@ -23,12 +23,19 @@ class CurvesError(WenlanError, ValueError):
 
 
 def read_metrics(path: Path) -> dict[str, Series]:
-    """The numeric fields of a metrics file by name, each a map from step to value; of equal steps the later counts."""
+    """Reads the numeric fields of a metrics file.
+
+    Args:
+        path: a `metrics.jsonl`.
+
+    Returns:
+        By name, values by step; of equal steps the later line counts.
+    """
     return by_name(read_lines(path))
 
 
 def by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
-    """See `read_metrics`, of the lines as they were read."""
+    """Makes curves of the lines of a metrics file, as `read_metrics` does."""
     found: dict[str, Series] = {}
     for row in rows:
         step = row["step"]
@@ -157,9 +164,16 @@ def _speed(axes: Axes, metrics: dict[str, Series]) -> None:
 
 
 def plot_curves(metrics_jsonl: Path, out: Path) -> None:
-    """Draws loss, learning rate, recall and speed over the steps of a run into `out` (PNG, PDF or SVG).
+    """Draws loss, learning rate, results and speed over the steps of a run.
 
-    A curve whose field was not logged is left out. Raises `CurvesError` when there is no curve at all.
+    A curve whose field was not logged is left out.
+
+    Args:
+        metrics_jsonl: the metrics of the run.
+        out: the file to write: PNG, PDF or SVG.
+
+    Raises:
+        CurvesError: when there is no curve at all.
     """
     metrics = read_metrics(metrics_jsonl)
     if not metrics:

@@ -18,6 +18,11 @@ class Meter:
     """Means of the metrics since the last log line, and the speed.
 
     A metric that not every step has, as those of one objective among several, is averaged over the steps that have it.
+
+    Args:
+        config: the configuration.
+        first: the steps done when the loop begins.
+        ledger: the account of time, for the wait for data.
     """
 
     def __init__(self, config: experiment.Config, first: int, ledger: Ledger) -> None:
@@ -37,7 +42,17 @@ class Meter:
     def add(
         self, done: int, values: dict[str, float], model_flops: float, batches: loader.Batches
     ) -> dict[str, float] | None:
-        """Takes in metrics and model FLOPs (over all devices) of one step; the line to log, where one is due."""
+        """Takes in the metrics of one step.
+
+        Args:
+            done: how many steps are done.
+            values: its metrics.
+            model_flops: its model FLOPs over all devices.
+            batches: the data, for the replaced records.
+
+        Returns:
+            The line to log, where one is due: means, `pairs_per_second`, `data_wait_share`, MFU and memory.
+        """
         now = time.perf_counter()
         self.seconds += now - self.since
         self.waited += self.ledger.seconds[WAIT] - self.waited_before
@@ -58,7 +73,15 @@ class Meter:
         return line
 
     def text(self, line: dict[str, float], done: int) -> str:
-        """The log line for a person."""
+        """Writes a log line for a person.
+
+        Args:
+            line: what `add` gave.
+            done: how many steps are done.
+
+        Returns:
+            The line.
+        """
         left = (self.config.train.steps - done) * self.config.train.batch_size / line["pairs_per_second"]
         utilisation = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
         chance = f" (chance {line['loss_reference']:.3f})" if "loss_reference" in line else ""

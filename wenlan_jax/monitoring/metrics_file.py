@@ -22,6 +22,10 @@ class MetricsWriter:
     Opened at step s it first drops the lines of later steps, which a killed run wrote after its last checkpoint.
     What is written for step s itself replaces the line of the same fields, as a finished run that is started again
     evaluates its last step once more.
+
+    Args:
+        directory: the work directory of the run.
+        step: the step that the run goes on from.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -34,7 +38,7 @@ class MetricsWriter:
         atomic_files.write(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line; numbers that are not finite are written as null, as JSON has no name for them."""
+        """Writes one line; numbers that are not finite are written as null, as JSON has no name for them."""
         clean = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = {"step": step, **clean}
         if step == self._opened_at:
@@ -50,10 +54,19 @@ class MetricsWriter:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a missing file is empty.
+    """Reads the lines of a `metrics.jsonl`; a missing file is empty.
 
     Lines that are no JSON object of numbers with a whole `step`, such as one cut off by a kill, are left out with a
-    warning. Raises NoteError where something else than a file stands in its place.
+    warning.
+
+    Args:
+        path: the file.
+
+    Returns:
+        One dict a line.
+
+    Raises:
+        NoteError: where something else than a file stands in its place.
     """
     rows, damaged = read_counted(path)
     for number in damaged:
@@ -62,12 +75,24 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def read_counted(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """As `read`, with the numbers of the lines that are left out in place of warnings."""
+    """Reads lines as `read` does, without warnings.
+
+    Args:
+        path: the file.
+
+    Returns:
+        One dict a line, and the numbers of the lines that are left out.
+    """
     return json_files.read_lines(path, dict[str, int | float | None], lambda row: type(row.get("step")) is int)
 
 
 def memory_gib() -> dict[str, float]:
-    """Memory in GiB: peak of this process; peak and present use of its fullest accelerator, where they tell."""
+    """Measures memory in GiB.
+
+    Returns:
+        `host_memory_gib`, the peak of this process; `device_memory_gib` and `device_memory_in_use_gib`, peak and
+        present use of its fullest accelerator, where it tells.
+    """
     # Linux reports kibibytes, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     memory = {"host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}

@@ -12,7 +12,14 @@ from wenlan_jax.parallel.console import say
 
 
 def parse(setting: str) -> tuple[int, int]:
-    """First and last step of `FIRST:COUNT`, numbered from 1 as in the log; (0, 0) for the empty setting."""
+    """Reads the setting `FIRST:COUNT`.
+
+    Args:
+        setting: the setting; "" for none.
+
+    Returns:
+        First and last step, numbered from 1 as in the log; (0, 0) for the empty setting.
+    """
     if not setting:
         return 0, 0
     first, count = (int(number) for number in setting.split(":"))
@@ -20,9 +27,13 @@ def parse(setting: str) -> tuple[int, int]:
 
 
 class Profiler:
-    """Traces the steps of `setting` (see `parse`) into `directory`, each process its own devices.
+    """Traces some steps, each process its own devices.
 
     A context manager, which ends a trace that is still going on. Between the steps the loop calls `turn`.
+
+    Args:
+        setting: which steps, see `parse`.
+        directory: where the trace goes.
     """
 
     def __init__(self, setting: str, directory: Path) -> None:
@@ -32,7 +43,7 @@ class Profiler:
         self._tracing = False
 
     def due(self, done: int) -> bool:
-        """Whether `turn` has something to do after `done` steps."""
+        """Says whether `turn` has something to do after `done` steps."""
         return self._first > 0 and done in (self._first - 1, self._last)
 
     def turn(self, done: int) -> None:

@@ -29,8 +29,19 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gra
 class StartNote:
     """One start of a run.
 
-    command: as it was typed. host: of process 0 among `processes`. backend: jax's, such as gpu; device: its kind.
-    fingerprint, config: of the whole configuration. versions: by library, those that are installed.
+    Attributes:
+        version: of wenlan_jax.
+        command: as it was typed.
+        host: the machine of process 0.
+        system: its operating system.
+        python: the version of Python.
+        versions: by library, those that are installed.
+        processes: of the job.
+        backend: jax's, such as gpu.
+        device: the kind of its devices.
+        devices: their number in the job.
+        fingerprint: of the whole configuration.
+        config: the whole configuration.
     """
 
     version: str
@@ -48,7 +59,12 @@ class StartNote:
 
 
 def write(workdir: Path, config: experiment.Config) -> None:
-    """Notes this start; process 0 alone calls it, and the file appears whole."""
+    """Notes this start; process 0 alone calls it, and the file appears whole.
+
+    Args:
+        workdir: the work directory of the run.
+        config: its configuration.
+    """
     import jax
 
     note = StartNote(
@@ -79,7 +95,17 @@ def _versions() -> dict[str, str]:
 
 
 def read(workdir: Path) -> StartNote | None:
-    """The note of the newest start; None where there is none. Raises NoteError for a file that is no such note."""
+    """Reads the note of the newest start.
+
+    Args:
+        workdir: the work directory of the run.
+
+    Returns:
+        The note; None where there is none.
+
+    Raises:
+        NoteError: for a file that is no such note.
+    """
     try:
         note = json_files.read_if_any(workdir / NAME, StartNote)
     except json_files.NoteError as error:

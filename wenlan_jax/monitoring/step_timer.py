@@ -25,12 +25,20 @@ class InFlight:
         self._thread = threading.Thread(target=self._wait, name="step in flight", daemon=True)
 
     def watch(self, metrics: dict[str, jax.Array]) -> None:
-        """The outputs of a step that was just dispatched."""
+        """Watches a step that was just dispatched, by its outputs."""
         self._watched += 1
         self._steps.put(metrics)
 
     def busy_seconds(self, begin: float, end: float) -> float:
-        """How long of `begin`..`end` (of `time.perf_counter`, `end` is now) the last watched step was under way."""
+        """Says how long the last watched step was under way.
+
+        Args:
+            begin: of `time.perf_counter`.
+            end: now.
+
+        Returns:
+            Seconds between the two.
+        """
         number, at = self._finished
         done = end if number < self._watched else at
         return min(max(done - begin, 0.0), end - begin)

@@ -35,10 +35,15 @@ RUNNING, FINISHED = "running", "finished"
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """One line: start number `start` of a run, which began at `began` (Unix time, seconds).
+    """One line of the ledger.
 
-    first: the steps that were done when it went on. done: those that are done now.
-    seconds: by phase, for every phase.
+    Attributes:
+        start: the number of the start.
+        began: when it began, Unix time.
+        first: the steps that were done when it went on.
+        done: those that are done now.
+        seconds: by phase, for every phase.
+        state: `RUNNING`, `FINISHED`, or the name of the exception that ended the start.
     """
 
     start: int
@@ -56,7 +61,11 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """The time of a run by phase and LOST; the parts add up to the wall time from its first start to now."""
+    """The time of a run; the parts add up to the wall time from its first start to now.
+
+    Attributes:
+        seconds: by phase and `LOST`.
+    """
 
     seconds: dict[str, float]
 
@@ -71,21 +80,27 @@ class Account:
         return self.seconds[STEPS] / self.total if self.total > 0 else 0.0
 
     def fields(self) -> dict[str, float]:
-        """The account as metrics."""
+        """Returns the account as metrics."""
         named = {f"seconds/{name.replace(' ', '_')}": value for name, value in self.seconds.items()}
         return {**named, "seconds/total": self.total, "goodput": self.goodput}
 
     def text(self) -> str:
-        """The account for a person."""
+        """Writes the account for a person."""
         spent = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
         return f"{spent}; goodput {self.goodput:.1%}"
 
 
 def account(lines: Sequence[Snapshot]) -> Account:
-    """The account of a run from the lines of its ledger.
+    """Makes the account of a run.
 
     Lost is what steps and their data took after the step that a later start went on from, and the time between the
     last line of a start and the beginning of the next one, unless the run was finished.
+
+    Args:
+        lines: of its ledger.
+
+    Returns:
+        The account.
     """
     starts = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line.start)]
     seconds = dict.fromkeys((*PHASES, LOST), 0.0)
@@ -121,8 +136,11 @@ def _spent_after(start: Sequence[Snapshot], step: float, phase: str) -> float:
 class Ledger:
     """The clock of one start: every moment since it began belongs to one phase.
 
-    began: Unix time at which the process began its work, so that imports count; now by default. A context manager
-    that adds the last snapshot, with the state it ended in.
+    A context manager that adds the last snapshot, with the state it ended in. Called with a phase, it counts the time
+    inside the block to that phase: `with ledger(CHECKPOINTS): ...`.
+
+    Args:
+        began: Unix time at which the process began its work, so that imports count; None for now.
     """
 
     def __init__(self, began: float | None = None) -> None:
@@ -154,14 +172,24 @@ class Ledger:
         self.phase, self._since = phase, now
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Counts `seconds` that went to `source` to `target` after all."""
+        """Counts seconds to another phase after all.
+
+        Args:
+            source: the phase that has them.
+            target: the phase that gets them.
+            seconds: how many.
+        """
         self.seconds[source] -= seconds
         self.seconds[target] += seconds
 
     def go_on(self, step: int, path: Path | None) -> None:
-        """The state is there, after `step` steps: adds snapshots to `path` (None: nowhere) from now on.
+        """Adds snapshots to a file from now on, as the state is there.
 
         What the file holds are the earlier starts. A start that ends before this is a gap between two others.
+
+        Args:
+            step: the steps that are done.
+            path: the file; None for none.
         """
         self.first = self.done = step
         self.path, self.earlier = path, read(path) if path else []
@@ -169,19 +197,19 @@ class Ledger:
         self.write()
 
     def stepping(self) -> None:
-        """The start-up is over: time that nothing claims is OTHER from now on."""
+        """Ends the start-up: time that nothing claims is OTHER from now on."""
         self._rest = OTHER
         if self.phase == START:
             self._enter(OTHER)
 
     def step_done(self, done: int) -> None:
-        """`done` steps are done."""
+        """Notes that `done` steps are done, and adds a snapshot where one is due."""
         self.done = done
         if time.perf_counter() - self._written >= SECONDS_BETWEEN_LINES:
             self.write()
 
     def snapshot(self, state: str = RUNNING) -> Snapshot:
-        """This start up to now."""
+        """Returns a snapshot of this start up to now."""
         self._enter(self.phase)
         return Snapshot(self.number, self.began, self.first, self.done, dict(self.seconds), state)
 
@@ -195,7 +223,7 @@ class Ledger:
                 file.write(json.dumps(dataclasses.asdict(line)) + "\n")
 
     def account(self) -> Account:
-        """The account of the run up to now; of this start alone where there is no file."""
+        """Returns the account of the run up to now; of this start alone where there is no file."""
         return account([*self.earlier, *self._own, self.snapshot()])
 
     def __enter__(self) -> Ledger:
@@ -206,9 +234,16 @@ class Ledger:
 
 
 def read(path: Path) -> list[Snapshot]:
-    """The lines of a ledger; a missing file is empty. A line that is cut off or damaged is left out with a warning.
+    """Reads the lines of a ledger; a missing file is empty. A damaged line is left out with a warning.
 
-    Raises NoteError where something else than a file stands in its place.
+    Args:
+        path: the file.
+
+    Returns:
+        The lines.
+
+    Raises:
+        NoteError: where something else than a file stands in its place.
     """
     lines, damaged = json_files.read_lines(path, Snapshot)
     for number in damaged:

@@ -36,7 +36,12 @@ WHILE_STEPPING = (time_ledger.WAIT, time_ledger.STEPS, time_ledger.OTHER)
 
 
 class Watchdog:
-    """Watches `clock` from a thread while entered. With both limits 0 it does nothing."""
+    """Ends a process that hangs. It watches from a thread while entered; with both limits 0 it does nothing.
+
+    Args:
+        clock: what it watches.
+        settings: the section `telemetry` of the configuration, for the limits in seconds.
+    """
 
     def __init__(self, clock: time_ledger.Ledger, settings: sections.Telemetry) -> None:
         self._clock = clock

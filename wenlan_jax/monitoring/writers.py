@@ -48,7 +48,14 @@ class Writer(Protocol):
 
 
 def check(settings: sections.Telemetry) -> None:
-    """Raises TelemetryError for a library that the settings ask for and that is not installed."""
+    """Checks that the libraries that are asked for are installed.
+
+    Args:
+        settings: the section `telemetry` of the configuration.
+
+    Raises:
+        TelemetryError: for one that is not.
+    """
     if settings.tensorboard == "on" and not importlib.util.find_spec("tensorboardX"):
         raise TelemetryError(
             "telemetry.tensorboard='on' needs tensorboardX: pip install 'wenlan_jax[tensorboard]', or set 'off'"
@@ -60,7 +67,12 @@ def check(settings: sections.Telemetry) -> None:
 
 
 class TensorBoard:
-    """Event files in `workdir`/tensorboard. What a killed run wrote after `step` is marked as undone."""
+    """Writes event files in `workdir`/tensorboard.
+
+    Args:
+        workdir: the work directory of the run.
+        step: the step that the run goes on from; what a killed run wrote after it is marked as undone.
+    """
 
     def __init__(self, workdir: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -68,7 +80,7 @@ class TensorBoard:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric."""
+        """Writes one scalar a metric."""
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
 
@@ -78,10 +90,17 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run of Weights & Biases for all starts in `workdir`; offline it lies in `workdir`/wandb.
+    """Writes one run of Weights & Biases for all starts of a run; offline it lies in `workdir`/wandb.
 
     Steps are an ordinary field and the axis of all curves: the library's own counter cannot go back, as it must after
     a kill.
+
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run.
+
+    Raises:
+        TelemetryError: if the service cannot be had.
     """
 
     def __init__(self, config: experiment.Config, workdir: Path) -> None:
@@ -111,7 +130,7 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row; what is not finite is left out."""
+        """Writes one row; what is not finite is left out."""
         self._run.log({"step": step, **{name: value for name, value in metrics.items() if math.isfinite(value)}})
 
     def close(self) -> None:
@@ -120,9 +139,14 @@ class WeightsAndBiases:
 
 
 class Writers:
-    """All writers of a configuration, from step `step` on; none in a process that is not the first.
+    """Writes to all places that a configuration asks for; in a process that is not the first, to none.
 
     A context manager, which closes them.
+
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run.
+        step: the step that the run goes on from.
     """
 
     def __init__(self, config: experiment.Config, workdir: Path, step: int) -> None:

@@ -15,9 +15,18 @@ DEFAULT = Path("~/.cache/wenlan_jax/compiled")
 
 
 def use_cache(settings: sections.Compilation) -> Path | None:
-    """Turns the cache on as configured, before the first compilation; returns its directory, None where it is off.
+    """Turns the cache of compiled programs on as configured; call it before the first compilation.
 
-    A directory that JAX was told itself ($JAX_COMPILATION_CACHE_DIR) stays. Raises OSError if it cannot be made.
+    A directory that JAX was told itself ($JAX_COMPILATION_CACHE_DIR) stays.
+
+    Args:
+        settings: the section `compilation` of the configuration.
+
+    Returns:
+        Its directory; None where it is off.
+
+    Raises:
+        OSError: if the directory cannot be made.
     """
     told = jax.config.values["jax_compilation_cache_dir"]
     if told:

@@ -53,8 +53,13 @@ class _Found:
 def start(settings: sections.Distributed, started_with: Mapping[str, Any]) -> None:
     """Joins the job that this process is part of, if there is one. Call it before anything touches a device.
 
-    started_with: what must be equal in all processes, such as `comparable(config)`. Raises DistributedError for
-    a place that is not whole, RollCallError naming processes that are missing or were started differently.
+    Args:
+        settings: the section `distributed` of the configuration.
+        started_with: what must be equal in all processes, such as `comparable(config)`.
+
+    Raises:
+        DistributedError: for a place that is not whole.
+        RollCallError: names processes that are missing or were started differently.
     """
     found = _explicit(settings) or _detected(settings.timeout)
     if found is None or found.place.processes == 1 or in_a_job():
@@ -139,12 +144,20 @@ def _detected(timeout: int) -> _Found | None:
 
 
 def in_a_job() -> bool:
-    """Whether this process has joined a job of several."""
+    """Says whether this process has joined a job of several."""
     return jax.distributed.is_initialized()
 
 
 def comparable(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields of a configuration (as nested dicts) that all processes must share, by dotted name."""
+    """Lists the fields of a configuration that all processes must share.
+
+    Args:
+        config: the configuration as nested dicts.
+        prefix: of the names.
+
+    Returns:
+        The values by dotted name.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -155,7 +168,7 @@ def comparable(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def introduction(mesh: Mesh) -> str:
-    """Who this process is: its number, machine and devices, and the mesh it is part of."""
+    """Says who this process is: its number, machine and devices, and the mesh it is part of."""
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     return (
         f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}: "
@@ -164,7 +177,11 @@ def introduction(mesh: Mesh) -> str:
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes are here, for up to a day; nothing where there is one."""
+    """Waits until all processes are here, for up to a day; returns at once where there is one.
+
+    Args:
+        name: tells barriers apart in messages.
+    """
     # JAX's public barrier is a collective of the devices, and Gloo gives those up after half a minute. Orbax waits at
     # this one too.
     from jax._src.distributed import global_state
@@ -174,7 +191,14 @@ def barrier(name: str) -> None:
 
 
 def lost_peer(error: BaseException) -> DistributedError | None:
-    """`error` in a person's terms if it tells that another process went away; None if it does not."""
+    """Explains an error that tells that another process went away.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        An error in a person's terms; None if `error` tells something else.
+    """
     if not in_a_job() or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     signs = ("connection closed by peer", "connection reset", "broken pipe", "gloo", "nccl", "socket closed")
@@ -191,7 +215,11 @@ def lost_peer(error: BaseException) -> DistributedError | None:
 def leave(status: int) -> int:
     """Ends a process that failed: with the others if they fail too, else alone, as they may wait for it forever.
 
-    Returns `status` where the normal way out is open; else the process is gone.
+    Args:
+        status: the exit status.
+
+    Returns:
+        `status` where the normal way out is open; else the process is gone.
     """
     if not in_a_job():
         return status

@@ -31,7 +31,12 @@ PER_SLICE = 0
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Sizes by axis in the order of `AXES`, for `what`."""
+    """A mesh by name.
+
+    Attributes:
+        what: what it is for.
+        sizes: of the axes, in the order of `AXES`; -1 takes the rest of the devices, `PER_SLICE` one a slice.
+    """
 
     what: str
     sizes: tuple[int, int, int, int]
@@ -54,7 +59,18 @@ class MeshError(WenlanError, ValueError):
 
 
 def create(config: sections.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (all by default). Raises MeshError when the sizes do not multiply to their number."""
+    """Creates the mesh of a configuration.
+
+    Args:
+        config: the section `mesh` of the configuration.
+        devices: the devices; None for all.
+
+    Returns:
+        The mesh, with Auto axes.
+
+    Raises:
+        MeshError: if the sizes do not multiply to the number of devices.
+    """
     devices = jax.devices() if devices is None else list(devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = _sizes(config, len(devices), slices)
@@ -93,13 +109,22 @@ def _sizes(config: sections.Mesh, devices: int, slices: int) -> tuple[int, ...]:
 
 
 def platform(mesh: Mesh) -> str:
-    """The platform of the mesh's devices: `cpu`, `gpu` or `tpu`."""
+    """Says what the mesh's devices are: `cpu`, `gpu` or `tpu`."""
     name: str = mesh.devices.flat[0].platform
     return name
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
-    """Raises MeshError unless `batch_size`, the value of the field `name`, divides over the mesh."""
+    """Checks that a batch divides over the mesh.
+
+    Args:
+        mesh: the mesh.
+        batch_size: the number of examples.
+        name: of the field that says it, for the message.
+
+    Raises:
+        MeshError: if it does not.
+    """
     ways = _ways(mesh)
     if batch_size % ways:
         raise MeshError(f"{name}: {batch_size} does not divide over {ways} devices; use a multiple of {ways}")
@@ -111,12 +136,12 @@ def _ways(mesh: Mesh) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over all devices."""
+    """Returns the sharding that splits the rows of a batch over the axes that hold it."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def places(mesh: Mesh) -> Places | None:
-    """How a model's activations and lookup tables lie on `mesh`; None on one device."""
+    """Says how a model's activations and lookup tables lie on a mesh; None on one device."""
     if mesh.size == 1:
         return None
 
@@ -131,12 +156,20 @@ def places(mesh: Mesh) -> Places | None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """Returns the sharding that puts the same value on every device."""
     return NamedSharding(mesh, P())
 
 
 def to_devices(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch whose rows of this process (see `share`) are `batch`, laid over the mesh."""
+    """Lays a batch over the mesh.
+
+    Args:
+        mesh: the mesh.
+        batch: the rows of this process, see `share`.
+
+    Returns:
+        The global batch.
+    """
     sharding, ways = batch_sharding(mesh), _ways(mesh)
     blocks = np.array(share(mesh, ways))
 
@@ -154,10 +187,20 @@ def to_devices(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arr
 
 
 def share(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
-    """The positions in a batch of the rows that lie on this process's devices, ascending.
+    """Says which rows of a batch lie on this process's devices.
 
     They need not follow one another, as devices are ordered by how they are wired, and several processes share rows
     where `tensor` spans them.
+
+    Args:
+        mesh: the mesh.
+        batch_size: of the global batch.
+
+    Returns:
+        Their positions in the batch, ascending.
+
+    Raises:
+        MeshError: if the batch does not divide over the mesh.
     """
     check_batch(mesh, batch_size, "the batch size")
     everywhere = np.arange(batch_size)
@@ -166,7 +209,7 @@ def share(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-    """The whole value of a global array, on every process."""
+    """Returns the whole value of a global array, on every process."""
     if array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils

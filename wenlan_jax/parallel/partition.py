@@ -28,15 +28,26 @@ class PartitionError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Split the dimension `tensor` (counted from the last, -1) over the axis `tensor`, where that divides it, and the
-    largest other dimension that `fsdp` divides over that; a leaf with none is replicated."""
+    """Splits a leaf over the axes `tensor` and `fsdp`; a leaf that no axis divides is replicated.
+
+    Over `fsdp` goes the largest dimension that is divisible by it and is not split over `tensor`.
+
+    Attributes:
+        tensor: the dimension to split over the axis `tensor`, counted from the last (-1); None for none.
+    """
 
     tensor: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Leaves in whose path `pattern` is found lie as `spec` says. `optional`: it may cover nothing."""
+    """A rule for leaves.
+
+    Attributes:
+        pattern: a regular expression, searched in the path of a leaf.
+        spec: how these leaves lie.
+        optional: whether the rule may cover nothing.
+    """
 
     pattern: str
     spec: P | Split
@@ -69,7 +80,17 @@ GENERAL_RULES = tuple(rule for rule in STATE_RULES if not rule.pattern.endswith(
 
 
 def spec_of(rule: Rule, shape: Sequence[int], mesh: Mesh, smallest: int) -> P:
-    """The partition of a leaf of `shape` under `rule`; one of fewer than `smallest` numbers is not split by it."""
+    """Says how a leaf lies under a rule.
+
+    Args:
+        rule: the rule.
+        shape: of the leaf.
+        mesh: the mesh.
+        smallest: leaves of fewer numbers are not split by a `Split`.
+
+    Returns:
+        The partition.
+    """
     if not isinstance(rule.spec, Split):
         return rule.spec
     if math.prod(shape) < smallest:
@@ -90,9 +111,19 @@ def _divides(mesh: Mesh, axis: str, size: int) -> bool:
 
 
 def shardings(tree: PyTree, mesh: Mesh, smallest: int, rules: Sequence[Rule] = STATE_RULES) -> Any:
-    """The sharding of every leaf of `tree` (arrays or their shapes). Raises PartitionError listing all faults.
+    """Says how every leaf of a tree lies on a mesh.
 
-    smallest: numbers in the smallest leaf that a `Split` rule splits.
+    Args:
+        tree: arrays or their shapes.
+        mesh: the mesh.
+        smallest: numbers in the smallest leaf that a `Split` splits.
+        rules: the first whose pattern is found in a leaf's path holds.
+
+    Returns:
+        A tree of shardings.
+
+    Raises:
+        PartitionError: lists all leaves without a rule and all rules without a leaf.
     """
     used: set[str] = set()
     uncovered: list[str] = []

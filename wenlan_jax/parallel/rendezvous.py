@@ -31,7 +31,13 @@ class RollCallError(WenlanError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """This process's place in a job: `process` of `processes`, which meet at `coordinator` (host:port)."""
+    """This process's place in a job.
+
+    Attributes:
+        coordinator: where the processes meet, host:port.
+        processes: their number.
+        process: the number of this one, from 0.
+    """
 
     coordinator: str
     processes: int
@@ -39,10 +45,12 @@ class Place:
 
     @property
     def host(self) -> str:
+        """The coordinator's host."""
         return self.coordinator.rpartition(":")[0].strip("[]")
 
     @property
     def port(self) -> int:
+        """The coordinator's port."""
         return int(self.coordinator.rpartition(":")[2])
 
 
@@ -56,10 +64,15 @@ class _Present:
 
 
 def hold(place: Place, started_with: Mapping[str, Any], timeout: float) -> None:
-    """Returns when all processes are there and were started with the same values.
+    """Waits until all processes are there, and checks that they were started with the same values.
 
-    started_with: what must be equal everywhere, by name, as JSON values. timeout: seconds.
-    Raises RollCallError, in every process that could be reached, naming who is missing or what differs.
+    Args:
+        place: this process's place in the job.
+        started_with: what must be equal everywhere, by name, as JSON values.
+        timeout: seconds.
+
+    Raises:
+        RollCallError: in every process that could be reached, naming who is missing or what differs.
     """
     if place.processes == 1:
         return

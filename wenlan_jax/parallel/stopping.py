@@ -16,7 +16,11 @@ from wenlan_jax.parallel import mesh as meshes
 
 
 class Stopped(RuntimeError):  # noqa: N818 - not a fault
-    """The run was asked to stop by a signal; its state is saved. `signal` is the number."""
+    """The run was asked to stop by a signal; its state is saved.
+
+    Attributes:
+        signal: the number of the signal.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -27,6 +31,10 @@ class StopSignal:
     """While entered, SIGINT and SIGTERM ask the loop to stop after the current step; a second SIGINT interrupts.
 
     Python lets the main thread alone catch signals; entered in another, it catches none.
+
+    Attributes:
+        number: of the signal that was caught; 0 for none.
+        at_once: whether a signal is answered at once, see `set_at_once`.
     """
 
     def __init__(self) -> None:
@@ -61,26 +69,30 @@ _entered: list[StopSignal] = []  # signals are of the process, and so is who cat
 
 
 def asked() -> int:
-    """The number of the signal that was caught and asks to stop, or 0."""
+    """Returns the number of the signal that was caught and asks to stop, or 0."""
     return max((stop.number for stop in _entered), default=0)
 
 
 def set_at_once(value: bool) -> None:
-    """Whether a signal is answered at once, as there is nothing to save: while the process only waits for a call."""
+    """Sets whether a signal is answered at once: while the process only waits for a call, there is nothing to save."""
     for stop in _entered:
         stop.at_once = value
 
 
 def name(number: int) -> str:
-    """A signal's name, such as SIGTERM."""
+    """Returns a signal's name, such as SIGTERM."""
     return signal.Signals(number).name
 
 
 class Agreement:
-    """By which signal all processes of a job stop now: all get the same answer after the same step.
+    """Tells by which signal all processes of a job stop now: all get the same answer after the same step.
 
     Requests go round as the maximum of one number a device, computed after a step and read after the next one, when
     it is long there: no step waits for it. A process alone answers by its own request, at once.
+
+    Args:
+        stop: the signals of this process.
+        mesh: the devices of the job.
     """
 
     def __init__(self, stop: StopSignal, mesh: Mesh) -> None:
@@ -90,7 +102,7 @@ class Agreement:
         self._asked: jax.Array | None = None
 
     def __call__(self) -> int:
-        """The signal's number, or 0 to go on. Call it once after every step, in every process."""
+        """Returns the signal's number, or 0 to go on. Call it once after every step, in every process."""
         if jax.process_count() == 1:
             return self._stop.number
         before = self._asked

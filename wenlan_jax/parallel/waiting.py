@@ -28,11 +28,21 @@ _abandoned = False
 
 
 def aloud(what: str, action: Callable[[], T]) -> T:
-    """What `action` returns or raises, run in a thread of its own, with a line about `what` every half minute.
+    """Calls a function in a thread of its own, with a line about it every half minute.
 
-    Raises KeyboardInterrupt or, where a run catches signals, `stopping.Stopped`, and leaves the call behind: it cannot
-    be ended, so that the process must be left by `os._exit` then (see `abandoned`). In a job of several processes,
-    which have to stop together, a caught signal waits for the end of the call.
+    A call that is interrupted cannot be ended, so that the process must be left by `os._exit` then (see `abandoned`).
+    In a job of several processes, which have to stop together, a caught signal waits for the end of the call.
+
+    Args:
+        what: what the call does, for the lines.
+        action: the function.
+
+    Returns:
+        What the function returns; what it raises is raised.
+
+    Raises:
+        KeyboardInterrupt: for Ctrl-C.
+        Stopped: for a signal, where a run catches signals.
     """
     call = _Call(action)
     began = said = time.monotonic()
@@ -60,7 +70,7 @@ def aloud(what: str, action: Callable[[], T]) -> T:
 
 
 def abandoned() -> bool:
-    """Whether a call was left behind that still runs, or may."""
+    """Says whether a call was left behind that still runs, or may."""
     return _abandoned
 
 

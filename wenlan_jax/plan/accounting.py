@@ -30,7 +30,15 @@ statistics of batch normalisation, counters and the random key."""
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf of the state: how it lies, and what it takes on each device."""
+    """One leaf of the state.
+
+    Attributes:
+        name: its path.
+        shape: of the whole leaf.
+        dtype: its dtype.
+        spec: how it lies on the mesh, for a person.
+        bytes: what it takes on each device.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -43,11 +51,12 @@ class Leaf:
 class Memory:
     """Bytes on one device while a step runs.
 
-    parts: of the arguments: the state by part, and the batch; the leaves' own sizes.
-    padding: what the device's layout adds to the arguments (TPUs store matrices in tiles).
-    temporaries: what the compiled program needs at its peak besides: activations, gradients, buffers.
-    results: new memory for results; the new state takes the place of the old one, which is donated.
-    reserved: what the compiler sets aside, code included.
+    Attributes:
+        parts: of the arguments: the state by part, and the batch; the leaves' own sizes.
+        padding: what the device's layout adds to the arguments (TPUs store matrices in tiles).
+        temporaries: what the compiled program needs at its peak besides: activations, gradients, buffers.
+        results: new memory for results; the new state takes the place of the old one, which is donated.
+        reserved: what the compiler sets aside, code included.
     """
 
     parts: dict[str, int]
@@ -68,14 +77,14 @@ class Memory:
 
 
 def leaves(current: Run) -> Iterator[Leaf]:
-    """Every leaf of a run's state, in tree order."""
+    """Iterates over every leaf of a run's state, in tree order."""
     shardings = trees.flatten(current.shardings)
     for name, leaf in trees.flatten(current.shapes).items():
         yield Leaf(name, leaf.shape, str(leaf.dtype), _text(shardings[name]), bytes_on_device(leaf, shardings[name]))
 
 
 def bytes_on_device(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:
-    """Bytes of a device's shard of `leaf`, the largest one where they differ."""
+    """Counts the bytes of a device's shard of a leaf, the largest one where they differ."""
     return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
 
 
@@ -88,7 +97,7 @@ def _text(sharding: NamedSharding) -> str:
 
 
 def of_state(current: Run) -> dict[str, int]:
-    """Bytes of each of `PARTS` on a device, by shapes and shardings alone."""
+    """Counts the bytes of each of `PARTS` on a device, by shapes and shardings alone."""
     found = dict.fromkeys((name for name, _ in PARTS), 0)
     for leaf in leaves(current):
         found[next(part for part, pattern in PARTS if re.search(pattern, leaf.name))] += leaf.bytes
@@ -96,7 +105,7 @@ def of_state(current: Run) -> dict[str, int]:
 
 
 def abstract_batch(current: Run) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a training batch, laid over the mesh."""
+    """Returns the shapes of a training batch, laid over the mesh."""
     sharding = meshes.batch_sharding(current.mesh)
     return {
         name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=sharding)
@@ -105,7 +114,16 @@ def abstract_batch(current: Run) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def of_program(current: Run, batch: dict[str, jax.ShapeDtypeStruct], analysis: Any) -> Memory:
-    """The memory of a compiled step, from XLA's `memory_analysis`."""
+    """Reads the memory of a compiled step.
+
+    Args:
+        current: the run.
+        batch: the shapes of its batch.
+        analysis: XLA's `memory_analysis`.
+
+    Returns:
+        Bytes on one device.
+    """
     parts = of_state(current)
     parts["batch"] = sum(bytes_on_device(leaf, meshes.batch_sharding(current.mesh)) for leaf in batch.values())
     return Memory(
@@ -118,7 +136,7 @@ def of_program(current: Run, batch: dict[str, jax.ShapeDtypeStruct], analysis: A
 
 
 def parameters(current: Run) -> dict[str, int]:
-    """Numbers of parameters: of those that learn, and of both sets of towers, as the announcement counts."""
+    """Counts parameters: those that learn, and those of both sets of towers, as the announcement counts."""
     query = trees.size(current.shapes.params)
     if current.shapes.momentum is None:
         return {"in all": query}
@@ -131,7 +149,14 @@ _SINGLE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([K
 
 
 def overflow(message: str) -> tuple[float, float] | None:
-    """(bytes needed, bytes there are) from libtpu's error that a program does not fit; None if it is another one."""
+    """Reads libtpu's error that a program does not fit.
+
+    Args:
+        message: of an error.
+
+    Returns:
+        (bytes needed, bytes there are); None if it is another error.
+    """
     match = _USED.search(message) or _SINGLE.search(message)
     if match is None or "RESOURCE_EXHAUSTED" not in message:
         return None

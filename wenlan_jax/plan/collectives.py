@@ -46,9 +46,11 @@ class ProgramError(WenlanError, ValueError):
 class Collective:
     """One collective operation of a program.
 
-    shapes: of its results on one device, as (type, dimensions).
-    group: devices that take part together.
-    times: how often it runs in one call of the program.
+    Attributes:
+        kind: one of `KINDS`.
+        shapes: of its results on one device, as (type, dimensions).
+        group: devices that take part together.
+        times: how often it runs in one call of the program.
     """
 
     kind: str
@@ -76,7 +78,17 @@ class Collective:
 
 
 def collectives(program: str) -> list[Collective]:
-    """All collective operations in the text of a compiled program that move data between devices."""
+    """Finds all collective operations that move data between devices.
+
+    Args:
+        program: the text of a compiled program.
+
+    Returns:
+        The operations.
+
+    Raises:
+        ProgramError: for a text that is not understood.
+    """
     computations = _computations(program)
     times = _times(computations)
     found = []

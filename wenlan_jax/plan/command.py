@@ -30,7 +30,7 @@ class PlanError(WenlanError, ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser, advice: str) -> None:
-    """The arguments of `wenlan plan`."""
+    """Declares the arguments of `wenlan plan`."""
     parser.description = (
         "Compile the training step of a configuration for devices that are not here, and say what it will need\n"
         "there: bytes per device by part with a verdict, FLOPs, bytes moved, collectives, an estimate of the time.\n"
@@ -60,7 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser, advice: str) -> None:
 
 
 def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
-    """Runs the command; 0 if everything planned fits, 1 if something does not."""
+    """Runs `wenlan plan`.
+
+    Args:
+        arguments: the parsed arguments.
+        fields: `--config.field=value` each.
+
+    Returns:
+        0 if everything planned fits, 1 if something does not.
+
+    Raises:
+        PlanError: for arguments that do not go together.
+    """
     if not arguments.presets and not (arguments.config and arguments.topology):
         raise PlanError("--config and --topology are needed, e.g. --config=configs/brivl_2.py --topology=v5e:16x8")
     wanted = [topologies.parse(text) for text in arguments.topology]

@@ -16,7 +16,7 @@ OF_BATCH = ("field of the batch", "shape", "bytes per device", "")
 
 
 def explain(current: Run) -> str:
-    """Tables of all leaves of the state, with their partition and bytes per device, and of the fields of a batch."""
+    """Writes tables of the leaves of the state, with partition and bytes per device, and of the fields of a batch."""
     rows = [(leaf.name, _shape(leaf.dtype, leaf.shape), leaf.spec, f"{leaf.bytes:,}") for leaf in leaves(current)]
     total = sum(leaf.bytes for leaf in leaves(current))
     state = table(HEADINGS, [*rows, ("total", "", "", f"{total:,}")])
@@ -39,7 +39,7 @@ def _shape(dtype: str, shape: tuple[int, ...]) -> str:
 
 
 def presets() -> str:
-    """The named meshes with their axes."""
+    """Writes the named meshes with their axes."""
     rows = [(name, *map(_size, preset.sizes), preset.what) for name, preset in mesh.PRESETS.items()]
     return table(("mesh.preset", *mesh.AXES, "for"), rows)
 
@@ -49,7 +49,7 @@ def _size(size: int) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their longest entry, the last one ragged."""
+    """Writes columns as wide as their longest entry, the last one ragged."""
     lines = [headings, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings) - 1)]
     return "\n".join(

@@ -27,7 +27,15 @@ GPU_SHARE = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """All collectives of one kind among groups of one size: how many run in a step, and bytes on each device."""
+    """All collectives of one kind among groups of one size.
+
+    Attributes:
+        kind: of the collectives.
+        group: devices that take part together.
+        times: how many run in a step.
+        results: bytes of results on each device.
+        sent: bytes that each device sends.
+    """
 
     kind: str
     group: int
@@ -40,7 +48,13 @@ class Traffic:
 class Costs:
     """What a program that fits does in a step.
 
-    compiler_flops, compiler_bytes: as XLA counts them for one device; the body of a loop counts once.
+    Attributes:
+        compiler_flops: as XLA counts them for one device; the body of a loop counts once.
+        compiler_bytes: likewise, bytes of memory.
+        traffic: its collectives.
+        work: what one device does.
+        bound: seconds at the data sheet's peaks.
+        estimate: seconds at the assumed shares of the peaks.
     """
 
     compiler_flops: float
@@ -55,10 +69,24 @@ class Costs:
 class Plan:
     """One configuration on one topology.
 
-    memory: of a device; None if the compiler refused the program, as it does not fit.
-    needed, available: bytes of a device. parameters: numbers of them, by what is counted.
-    model_flops: what the mathematics of a step needs, over all devices. flops: the same with what is computed again.
-    Both are NaN, and there are no costs, where this version of JAX cannot be counted.
+    Attributes:
+        topology: as it is written.
+        devices: their number.
+        mesh: sizes by axis.
+        simulated: whether the program is one for CPUs.
+        batch_size: pairs a step.
+        accumulation: micro-batches a step.
+        parameters: numbers of them, by what is counted.
+        state: bytes of the state on a device, by part.
+        memory: of a device; None if the compiler refused the program, as it does not fit.
+        needed: bytes of a device.
+        available: bytes of a device.
+        model_flops: what the mathematics of a step needs, over all devices; NaN where this version of JAX cannot be
+            counted.
+        flops: the same with what is computed again.
+        costs: None if the program does not fit or cannot be counted.
+        compile_seconds: how long compilation took here.
+        notes: what a reader must know.
     """
 
     topology: str
@@ -80,12 +108,24 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """The verdict."""
+        """Whether the program fits."""
         return self.memory is not None and self.needed <= self.available
 
 
 def set_up(config: experiment.Config, topology: Topology) -> Run:
-    """The run of a configuration on devices that are not here. Raises the errors of the configuration and the mesh."""
+    """Makes the run of a configuration on devices that are not here.
+
+    Args:
+        config: the configuration.
+        topology: the devices.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: if the configuration cannot be used.
+        MeshError: if the devices cannot form its mesh.
+    """
     experiment.require_vocabulary(config, "a plan")
     if topologies.is_simulated(topology):
         config = _as_on_accelerators(config)
@@ -100,7 +140,16 @@ def _as_on_accelerators(config: experiment.Config) -> experiment.Config:
 
 
 def make(config: experiment.Config, topology: Topology, shares: roofline.Shares) -> Plan:
-    """Compiles the step and counts. A program that does not fit is a plan, too; any other fault is raised."""
+    """Compiles the step and counts. A program that does not fit is a plan, too; any other fault is raised.
+
+    Args:
+        config: the configuration.
+        topology: the devices.
+        shares: assumed shares of their peaks.
+
+    Returns:
+        The plan.
+    """
     current = set_up(config, topology)
     batch = accounting.abstract_batch(current)
     began = time.perf_counter()
@@ -145,7 +194,7 @@ def _compile(current: Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, flo
 
 
 def computed_flops(config: experiment.Config) -> float:
-    """FLOPs of products and convolutions in a step over all devices, those that are computed again included."""
+    """Counts the FLOPs of products and convolutions in a step over all devices, recomputed ones included."""
     alone = dataclasses.replace(_as_on_accelerators(config), mesh=sections.Mesh())
     current = setup.set_up(alone, jax.devices("cpu")[:1])
     batch = accounting.abstract_batch(current)
@@ -171,7 +220,7 @@ def _costs(compiled: Any, current: Run, topology: Topology, shares: roofline.Sha
 
 
 def summary(found: Sequence[Collective]) -> tuple[Traffic, ...]:
-    """Collectives by kind and group, those that send most first."""
+    """Sums up collectives by kind and group, those that send most first."""
     kinds: dict[tuple[str, int], list[Collective]] = {}
     for one in found:
         kinds.setdefault((one.kind, one.group), []).append(one)
@@ -189,7 +238,7 @@ def summary(found: Sequence[Collective]) -> tuple[Traffic, ...]:
 
 
 def notes(current: Run, simulated: bool) -> list[str]:
-    """What a reader of the plan must know about this configuration on this mesh."""
+    """Lists what a reader of a plan must know about this configuration on this mesh."""
     found = []
     if simulated:
         found.append(

@@ -14,7 +14,17 @@ GIB = 2**30
 
 
 def text(plan: planner.Plan, topology: Topology, shares: roofline.Shares, pairs: float) -> str:
-    """The report."""
+    """Writes the report of a plan.
+
+    Args:
+        plan: the plan.
+        topology: its devices.
+        shares: the assumed shares of their peaks.
+        pairs: training pairs that hours are for.
+
+    Returns:
+        The text.
+    """
     device, mesh = topology.device, " x ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
     micro = f", {plan.accumulation} micro-batches" if plan.accumulation > 1 else ""
     parameters = ", ".join(f"{number / 1e9:.3f} billion {what}" for what, number in plan.parameters.items())
@@ -52,7 +62,7 @@ def _memory(plan: planner.Plan) -> list[str]:
 
 
 def gib(number: float) -> str:
-    """Bytes in GiB, three decimals."""
+    """Writes bytes in GiB with three decimals."""
     return f"{number / GIB:.3f}"
 
 
@@ -96,7 +106,7 @@ def _time(plan: planner.Plan, costs: planner.Costs, pairs: float) -> list[str]:
 
 
 def as_json(plan: planner.Plan, pairs: float) -> dict[str, Any]:
-    """All figures of a plan; numbers that are not there are None."""
+    """Returns all figures of a plan; numbers that are not there are None."""
     found = dataclasses.asdict(plan) | {"fits": plan.fits, "pairs": pairs}
     if plan.costs is not None:
         found["step_seconds"] = {"estimate": plan.costs.estimate.sequence, "bound": plan.costs.bound.bound}
@@ -113,13 +123,23 @@ COLUMNS = (
 
 
 def table_head(pairs: float) -> str:
-    """The head of the table of plans."""
+    """Writes the head of the table of plans."""
     names = [*COLUMNS[:-1], f"hours for {pairs / 1e6:g}M pairs"]
     return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
 
 
 def table_row(name: str, plan: planner.Plan, recomputed: str, pairs: float) -> str:
-    """One row of the table: GiB per device, seconds, hours."""
+    """Writes one row of the table: GiB per device, seconds, hours.
+
+    Args:
+        name: of the configuration.
+        plan: the plan.
+        recomputed: the parts that are recomputed.
+        pairs: training pairs that hours are for.
+
+    Returns:
+        A line of Markdown.
+    """
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     batch = f"{plan.batch_size:,}" + (f" in {plan.accumulation}" if plan.accumulation > 1 else "")
     state = f"{sum(plan.state.values()) / GIB:.2f}"

@@ -19,9 +19,11 @@ from wenlan_jax.plan.collectives import Collective
 class Shares:
     """Achieved shares of the data sheet's peaks. None is measured on the devices in question.
 
-    compute: of bf16 products. [W] Large Transformers report .21 to .46 as model FLOPs utilisation (Chowdhery et al.
-        2022, PaLM, table 3); depthwise convolutions lie far below, but there memory traffic is the longer time.
-    memory, links: of the memory's and the interconnect's bandwidth. [W]
+    Attributes:
+        compute: of bf16 products. [W] Large Transformers report .21 to .46 as model FLOPs utilisation (Chowdhery et al.
+            2022, PaLM, table 3); depthwise convolutions lie far below, but there memory traffic is the longer time.
+        memory: of the memory's bandwidth. [W]
+        links: of the interconnect's bandwidth. [W]
     """
 
     compute: float = 0.4
@@ -31,7 +33,14 @@ class Shares:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one device does in a step: floating-point operations, bytes of its memory, bytes sent to others."""
+    """What one device does in a step.
+
+    Attributes:
+        flops: floating-point operations.
+        memory: bytes of its memory, read and written.
+        links: bytes sent over fast links.
+        network: bytes sent over the network between slices or machines.
+    """
 
     flops: float
     memory: float
@@ -41,7 +50,14 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step by what takes them, at a given share of the peaks."""
+    """Seconds of a step by what takes them, at a given share of the peaks.
+
+    Attributes:
+        compute: of arithmetic.
+        memory: of memory traffic.
+        links: of fast links.
+        network: of the network between slices or machines.
+    """
 
     compute: float
     memory: float
@@ -69,7 +85,16 @@ IDEAL = Shares(1.0, 1.0, 1.0)
 
 
 def roofline(work: Work, device: Device, shares: Shares) -> Roofline:
-    """Seconds of each kind of work at `shares` of the device's peaks."""
+    """Computes the seconds of each kind of work.
+
+    Args:
+        work: of one device.
+        device: its data sheet.
+        shares: of the device's peaks.
+
+    Returns:
+        The seconds.
+    """
     return Roofline(
         compute=work.flops / (device.flops * shares.compute),
         memory=work.memory / (device.bandwidth * shares.memory),
@@ -79,14 +104,29 @@ def roofline(work: Work, device: Device, shares: Shares) -> Roofline:
 
 
 def hours(pairs: float, batch_size: int, seconds: float) -> float:
-    """Hours of training on `pairs` pairs at `seconds` a step; data, evaluation and checkpoints are not in it."""
+    """Computes the hours of a training; data, evaluation and checkpoints are not in it.
+
+    Args:
+        pairs: of the training.
+        batch_size: pairs a step.
+        seconds: a step.
+
+    Returns:
+        The hours.
+    """
     return math.ceil(pairs / batch_size) * seconds / 3600
 
 
 def sent(collectives: Sequence[Collective], island: int, sizes: Sequence[int]) -> tuple[float, float]:
-    """Bytes that a device sends over (fast links, the network between islands) in a step.
+    """Counts the bytes that a device sends in a step.
 
-    island: devices of a slice or machine. sizes: of the mesh's axes, the outermost first.
+    Args:
+        collectives: of the program.
+        island: devices of a slice or machine.
+        sizes: of the mesh's axes, the outermost first.
+
+    Returns:
+        Bytes over fast links, and over the network between islands.
     """
     groups = far_groups(island, sizes)
     near = far = 0.0
@@ -100,10 +140,17 @@ def sent(collectives: Sequence[Collective], island: int, sizes: Sequence[int]) -
 
 
 def far_groups(island: int, sizes: Sequence[int]) -> frozenset[int]:
-    """Sizes of the groups that may lie over several islands: over outer axes, alone or with inner ones.
+    """Finds the sizes of the groups that may lie over several islands: over outer axes, alone or with inner ones.
 
     Inner axes are those that fill at most one island together. A size that groups of inner axes may have as well
     counts as one of these, the slower.
+
+    Args:
+        island: devices of a slice or machine.
+        sizes: of the mesh's axes, the outermost first.
+
+    Returns:
+        Numbers of devices.
     """
     inner: list[int] = []
     outer = list(sizes)

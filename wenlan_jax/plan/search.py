@@ -31,13 +31,34 @@ class NothingFits(WenlanError, RuntimeError):  # noqa: N818
 
 
 def with_batch(config: Config, batch_size: int, accumulation: int) -> Config:
-    """The configuration with another batch."""
+    """Sets batch and micro-batches of a configuration.
+
+    Args:
+        config: the configuration.
+        batch_size: pairs a step.
+        accumulation: micro-batches a step.
+
+    Returns:
+        The changed configuration.
+    """
     train = dataclasses.replace(config.train, batch_size=batch_size, accumulation=accumulation)
     return dataclasses.replace(config, train=train)
 
 
 def search(config: Config, topology: Topology, shares: roofline.Shares) -> tuple[Config, planner.Plan]:
-    """The configuration that fits with the largest batch, and its plan. Raises NothingFits."""
+    """Finds the cheapest recomputation that fits, and the largest batch with it.
+
+    Args:
+        config: the configuration.
+        topology: the devices.
+        shares: assumed shares of their peaks.
+
+    Returns:
+        The configuration, and its plan.
+
+    Raises:
+        NothingFits: if no batch and no choice of recomputation fits.
+    """
 
     def plan(candidate: Config) -> planner.Plan:
         train = candidate.train
@@ -90,7 +111,7 @@ def _candidates(config: Config, topology: Topology) -> Iterator[Config]:
 
 
 def batch_unit(config: Config, topology: Topology) -> int:
-    """The smallest batch of one micro-batch: it divides over the mesh and into groups of batch normalisation."""
+    """Finds the smallest batch of one micro-batch: it divides over the mesh and into groups of batch normalisation."""
     current = planner.set_up(config, topology)
     ways = current.mesh.size // current.mesh.shape["tensor"]
     return math.lcm(ways, current.recipe.unit)
@@ -99,10 +120,18 @@ def batch_unit(config: Config, topology: Topology) -> int:
 def largest(
     bytes_at: Callable[[int], float], start: int, needed: float, available: float, unit: int, fixed: float
 ) -> int:
-    """The largest multiple of `unit` found to need no more than `available` bytes, from `start`, which needs `needed`.
+    """Searches for the largest batch that fits.
 
-    bytes_at: bytes that a batch needs; more than `available` if it does not fit. At most MOST_BATCHES are tried.
-    fixed: bytes that do not grow with the batch; the rest is taken to grow in proportion.
+    Args:
+        bytes_at: bytes that a batch needs; more than `available` if it does not fit. At most MOST_BATCHES are tried.
+        start: a batch that fits.
+        needed: bytes that it needs.
+        available: bytes there are.
+        unit: the batch is a multiple of it.
+        fixed: bytes that do not grow with the batch; the rest is taken to grow in proportion.
+
+    Returns:
+        The largest batch found to fit.
     """
     low, low_bytes, high = start, needed, math.inf
     slope = max(needed - fixed, 1.0) / start

@@ -46,7 +46,13 @@ class TopologyError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """`islands` TPU slices or GPU machines of `shape` devices each; within one, devices have fast links."""
+    """TPU slices or GPU machines; within one, devices have fast links.
+
+    Attributes:
+        device: the data sheet of a device.
+        shape: of a slice or machine, in devices.
+        islands: the number of slices or machines.
+    """
 
     device: accelerators.Device
     shape: tuple[int, ...]
@@ -70,7 +76,17 @@ class Topology:
 
 
 def parse(text: str) -> Topology:
-    """The topology that a text such as `v5e:16x8` describes. Raises TopologyError."""
+    """Reads the description of a topology.
+
+    Args:
+        text: such as `v5e:16x8`, `v5p:4x4x4*2` or `h100:16x8`.
+
+    Returns:
+        The topology.
+
+    Raises:
+        TopologyError: for a text that is not understood, or devices that do not exist.
+    """
     match = _TEXT.fullmatch(text)
     if match is None:
         raise TopologyError(f"--topology={text}: not understood; write for example v5e:16x8, v5p:4x4x4*2 or h100:16x8")
@@ -100,17 +116,21 @@ def _check_slice(text: str, device: accelerators.Device, shape: tuple[int, ...])
 
 
 def has_tpu_compiler() -> bool:
-    """Whether libtpu is installed."""
+    """Says whether libtpu is installed."""
     return importlib.util.find_spec("libtpu") is not None
 
 
 def is_simulated(topology: Topology) -> bool:
-    """Whether the plan must come from a program for CPUs."""
+    """Says whether the plan must come from a program for CPUs."""
     return topology.device.platform != "tpu" or not has_tpu_compiler()
 
 
 def prepare(largest: int) -> None:
-    """Sets what jax reads when it starts: CPUs only, `largest` of them simulated. In a process with jax, nothing."""
+    """Sets what jax reads when it starts; in a process with jax it does nothing.
+
+    Args:
+        largest: how many CPUs are simulated.
+    """
     if "jax" in sys.modules:
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -120,7 +140,17 @@ def prepare(largest: int) -> None:
 
 
 def devices_of(topology: Topology) -> list[jax.Device]:
-    """Devices to compile for. Raises TopologyError for a slice that libtpu does not know, or for too few CPUs."""
+    """Returns devices to compile for.
+
+    Args:
+        topology: the topology.
+
+    Returns:
+        TPUs that are not here, or simulated CPUs.
+
+    Raises:
+        TopologyError: for a slice that libtpu does not know, or for too few CPUs.
+    """
     import jax
 
     if not is_simulated(topology):

@@ -42,7 +42,18 @@ class Card:
 
 
 def thumbnail(data: bytes, regions: Sequence[Region]) -> Thumbnail:
-    """The picture in a white square of SIDE pixels, with its first boxes. Raises images.CorruptImage."""
+    """Draws an image in a white square of SIDE pixels, with its first boxes.
+
+    Args:
+        data: the encoded image.
+        regions: its boxes.
+
+    Returns:
+        The square.
+
+    Raises:
+        CorruptImage: if the image cannot be decoded.
+    """
     pixels = images.decode(data)
     height, width = pixels.shape[:2]
     scale = SIDE / max(height, width)

@@ -29,7 +29,20 @@ MAX_SPLITS = 64
 
 @dataclasses.dataclass
 class Draft:
-    """A record to be: everything but its image. `numbers` are the items that it stands for."""
+    """A record to be: everything but its image.
+
+    Attributes:
+        image: its name.
+        data: its bytes, where the input brings them.
+        id: of the record.
+        split: of the record.
+        source: of the record.
+        box_file: the boxes are in an .npz file beside the image.
+        texts: an ordered set.
+        questions: equal answers count.
+        regions: its boxes.
+        numbers: the items that it stands for.
+    """
 
     image: str
     data: bytes | None
@@ -44,11 +57,20 @@ class Draft:
 
 
 class Grouping:
-    """Groups the items of one shard into drafts by image; counts what it repairs in `fixes`, and items in `read`.
+    """Groups the items of one shard into drafts by image.
 
-    Names of one image below `root` are one, however they are spelled. Ids begin with `prefix`, which tells shards
-    apart. Splits follow the id without it, or the image where none is given: where shards share an image, they agree
-    on its split.
+    Names of one image below `root` are one, however they are spelled. Splits follow the id without `prefix`, or the
+    image where none is given: where shards share an image, they agree on its split.
+
+    Args:
+        root: where images are named from.
+        split_shares: see `split_of`.
+        prefix: begins ids, and tells shards apart.
+        source: of records which name none.
+
+    Attributes:
+        fixes: counts what is repaired.
+        read: counts items.
     """
 
     def __init__(self, root: Root, split_shares: Mapping[str, float], prefix: str = "", source: str = "") -> None:
@@ -61,7 +83,14 @@ class Grouping:
         self.read = 0
 
     def group(self, items: Iterable[Outcome]) -> Iterator[Draft | Fault]:
-        """Faults and drafts that bring their image as they come; the other drafts when all is read."""
+        """Groups items.
+
+        Args:
+            items: of the shard.
+
+        Yields:
+            Faults and drafts that bring their image as they come; the other drafts when all is read.
+        """
         for item in items:
             self.read += 1
             if isinstance(item, Fault):
@@ -114,9 +143,16 @@ class Grouping:
 
 
 def split_of(identity: str, shares: Mapping[str, float]) -> str:
-    """The split of an id: a stable hash of the id alone, so that a longer list leaves no record in another split.
+    """Chooses the split of an id by a stable hash of the id alone.
 
-    `shares` are fractions of the whole; what they leave is `train`.
+    So a longer list leaves no record in another split.
+
+    Args:
+        identity: the id.
+        shares: fractions of the whole; what they leave is `train`.
+
+    Returns:
+        The name of the split.
     """
     position = int.from_bytes(hashlib.sha256(identity.encode("utf-8")).digest()[:8], "big") / 2**64
     for split, share in shares.items():
@@ -128,7 +164,13 @@ def split_of(identity: str, shares: Mapping[str, float]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What came of a draft: a record, or the reason why there is none; and the repairs made."""
+    """What came of a draft.
+
+    Attributes:
+        draft: the draft.
+        outcome: a record, or the reason why there is none.
+        fixes: the repairs made.
+    """
 
     draft: Draft
     outcome: Record | Rejected
@@ -138,7 +180,14 @@ class Prepared:
 def prepare(draft: Draft, root: Root, options: raw_images.PictureOptions, stored: Stored | None = None) -> Prepared:
     """Reads and checks the image of a draft, below `root` where the draft does not bring it.
 
-    What `stored` has of the image takes the place of the boxes of the draft.
+    Args:
+        draft: the draft.
+        root: where images are named from.
+        options: what happens to images.
+        stored: detections that take the place of the boxes of the draft; None for none.
+
+    Returns:
+        What came of it.
     """
     fixes: collections.Counter[str] = collections.Counter()
     try:
@@ -189,7 +238,7 @@ _GENOME = re.compile(r"\d+\.jpg")
 
 
 def places_of(image: str) -> list[str]:
-    """Where an image may lie: as named, or in the folder that its set keeps such names in (COCO, Visual Genome)."""
+    """Lists where an image may lie: as named, or in the folder where its set keeps it (COCO, Visual Genome)."""
     if coco := _COCO.fullmatch(image):
         return [image, f"{coco[1]}/{image}"]
     return [image, f"VG_100K/{image}", f"VG_100K_2/{image}"] if _GENOME.fullmatch(image) else [image]

@@ -36,11 +36,20 @@ class InspectError(WenlanError, ValueError):
 class InspectOptions:
     """What to look at, and how closely.
 
-    place: a packed directory, the name of a data set, or an input of `wenlan pack`.
-    images, allow_remote, allow_links: as for `wenlan pack`; for raw data only, as are file_format and read.
-    decode: pictures are decoded whole, not opened by their headers.
-    limit: records looked at, evenly spaced; None for all.
-    cards: pictures of the contact sheet, evenly spaced, too.
+    Attributes:
+        place: a packed directory, the name of a data set, or an input of `wenlan pack`.
+        data_dir: where data sets lie.
+        images: as for `wenlan pack`; for raw data only, as are the next four.
+        allow_remote: as for `wenlan pack`.
+        allow_links: as for `wenlan pack`.
+        file_format: as for `wenlan pack`.
+        read: as for `wenlan pack`.
+        decode: images are decoded whole, not opened by their headers.
+        limit: records looked at, evenly spaced; None for all.
+        cards: images of the contact sheet, evenly spaced, too.
+
+    Raises:
+        InspectError: for a limit or number of cards below 1.
     """
 
     place: str
@@ -168,9 +177,18 @@ class Raw:
 
 
 def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]]:
-    """Looks at a data set: what was found, and the cards of a contact sheet of it.
+    """Looks at a data set.
 
-    Raises InspectError, readers.ReadError or sources.SourceError when there is none to look at.
+    Args:
+        options: what to look at, and how closely.
+
+    Returns:
+        What was found, and the cards of a contact sheet.
+
+    Raises:
+        InspectError: when there is no data set to look at.
+        ReadError: when its files cannot be read.
+        SourceError: when a packed directory cannot be read.
     """
     data: Packed | Raw = Packed(options.place, options.data_dir) if is_packed(options.place) else Raw(options)
     found = Findings(options.place, data.layout, options.decode)

@@ -35,15 +35,21 @@ _SHOWN = 30
 class PackOptions:
     """What to pack and where to.
 
-    inputs: files, URLs, patterns of either, or folders, all in one format; `file_format` None is found from the first.
-    images: folder or URL that images are named in; the folder of the first input when None.
-    allow_remote: data may name images by address (`roots.REMOTE`); allow_links: by links that lead out of that folder.
-    source: of records which name none; the name of `out` when "".
-    split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
-    regions: boxes and features of a detector, which take the place of the boxes of the inputs.
-    on_bad: `skip` counts an item that cannot be packed, `stop` ends the pack at the first.
-    workers: processes, at most one a shard; None uses all cores for several shards and this process for one.
-    threads: that read and check images, shared out among the workers.
+    Attributes:
+        inputs: files, URLs, patterns of either, or folders, all in one format.
+        out: the directory to make.
+        images: folder or URL that images are named in; None for the folder of the first input.
+        allow_remote: data may name images by address (`roots.REMOTE`).
+        allow_links: data may name images by links that lead out of that folder.
+        file_format: of the inputs; None finds it from the first.
+        read: how raw text is understood.
+        pictures: what happens to images.
+        source: of records which name none; "" for the name of `out`.
+        split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
+        regions: boxes and features of a detector, which take the place of the boxes of the inputs.
+        on_bad: `skip` counts an item that cannot be packed, `stop` ends the pack at the first.
+        workers: processes, at most one a shard; None uses all cores for several shards and this process for one.
+        threads: that read and check images, shared out among the workers.
     """
 
     inputs: tuple[str, ...]
@@ -63,11 +69,11 @@ class PackOptions:
 
     @property
     def image_root(self) -> str:
-        """Where images are named from."""
+        """The place that images are named from."""
         return self.images if self.images is not None else files.folder_of(self.inputs[0])
 
     def identity(self) -> dict[str, Any]:
-        """The options that the records depend on: a pack that stopped at a bad item may go on and skip it."""
+        """Lists the options that the records depend on: a pack that stopped at a bad item may go on and skip it."""
         options = dataclasses.asdict(self)
         for name in ("out", "on_bad", "workers", "threads"):
             del options[name]
@@ -78,7 +84,17 @@ class PackOptions:
 class PackReport:
     """Counts of one pack. Every item read is packed or rejected: `read == packed + sum(rejected.values())`.
 
-    `sources` and `shards` give read, packed and rejected of each. empty: splits that got nothing of their share.
+    Attributes:
+        read: items.
+        packed: items.
+        rejected: items by reason.
+        records: by split.
+        texts: by language.
+        fixes: changes by kind.
+        sources: read, packed and rejected of each.
+        shards: read, packed and rejected of each.
+        seconds: that the pack took.
+        empty: splits that got nothing of their share.
     """
 
     read: int
@@ -93,7 +109,7 @@ class PackReport:
     empty: Sequence[str] = ()
 
     def summary(self) -> str:
-        """The report in a few lines of text."""
+        """Writes the report in a few lines of text."""
         lines = [
             f"lines     {self.read} read = {self.packed} packed + {sum(self.rejected.values())} rejected",
             f"records   {_counts(self.records)}",
@@ -119,11 +135,22 @@ class PackReport:
 
 
 def pack(options: PackOptions) -> PackReport:
-    """Packs `options.inputs` into the directory `options.out` and returns the counts.
+    """Packs raw pairs into a data set.
 
-    Raises PackError, readers.ReadError, units.UnitError or places.BusyError, and leaves `options.out` as it was, when
-    the input cannot be read, nothing in it can be packed, or the output cannot be written. Of several shards, those
-    that are done stay beside `options.out`, and the same call goes on with the others.
+    Where this fails, `options.out` stays as it was. Of several shards, those that are done stay beside `options.out`,
+    and the same call goes on with the others.
+
+    Args:
+        options: what to pack and where to.
+
+    Returns:
+        The counts.
+
+    Raises:
+        PackError: when nothing can be packed, or the output cannot be written.
+        ReadError: when the input cannot be read.
+        UnitError: when work was begun with other options.
+        BusyError: when another process packs into the same place.
     """
     start = time.monotonic()
     _check(options)

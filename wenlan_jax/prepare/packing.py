@@ -33,9 +33,16 @@ class PackError(WenlanError, ValueError):
 class Target:
     """What every shard of a pack is packed into and how; picklable.
 
-    `root` is where images are named from, `source` that of records which name none. `sole` is the only shard of
-    a pack: its ids need no prefix, and it must be readable. `on_bad` is one of ON_BAD. `regions` are those of another
-    file than the items, if any.
+    Attributes:
+        directory: that is filled.
+        root: where images are named from.
+        source: of records which name none.
+        split_shares: see `PackOptions`.
+        pictures: what happens to images.
+        threads: that read and check images.
+        on_bad: one of ON_BAD.
+        sole: the only shard of a pack: its ids need no prefix, and it must be readable.
+        regions: those of another file than the items, if any.
     """
 
     directory: Path
@@ -49,17 +56,29 @@ class Target:
     regions: Stored | None = None
 
     def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
-        """Packs shard `number` and returns its counts. Raises PackError, and ReadError for a sole shard."""
+        """Packs a shard.
+
+        Args:
+            number: of the shard.
+            shard: the shard.
+
+        Returns:
+            Its counts.
+
+        Raises:
+            PackError: at the first bad item, if `on_bad` is `stop`.
+            ReadError: for a sole shard that cannot be read.
+        """
         return _ShardJob(self, number, shard).run()
 
 
 def rejected_file(directory: Path, number: int) -> Path:
-    """Where the faults of shard `number` are listed until the pack is whole."""
+    """Says where the faults of shard `number` are listed until the pack is whole."""
     return directory / f"rejected-{number:06d}.jsonl"
 
 
 def stamps(shard: Shard) -> list[list[int]]:
-    """Size and time of change of the local files of a shard: whether it is still what was packed."""
+    """Lists size and time of change of the local files of a shard: whether it is still what was packed."""
     found = []
     for file in shard.files:
         with contextlib.suppress(OSError):

@@ -35,11 +35,13 @@ _STORED = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 @dataclasses.dataclass(frozen=True)
 class PictureOptions:
-    """What happens to pictures.
+    """What happens to images.
 
-    max_side: in pixels; a longer side is shrunk to it. None keeps all.
-    max_pixels: an image with more, by its header, is refused unopened; so is one that takes PIXEL_BYTES for as many.
-    exif: one of EXIF_CHOICES. Boxes refer to stored pixels, and are turned with them.
+    Attributes:
+        max_side: in pixels; a longer side is shrunk to it. None keeps all.
+        max_pixels: an image with more, by its header, is refused unopened; so is one that decodes to more than
+            PIXEL_BYTES times as many bytes.
+        exif: one of EXIF_CHOICES. Boxes refer to stored pixels, and are turned with them.
     """
 
     max_side: int | None = None
@@ -49,7 +51,16 @@ class PictureOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image as it goes into a record, and how its pixels lie to those it came with."""
+    """An image as it goes into a record, and how its pixels lie to those it came with.
+
+    Attributes:
+        data: the encoded bytes.
+        width: in pixels.
+        height: in pixels.
+        stored_width: of the image as it came.
+        stored_height: of the image as it came.
+        orientation: EXIF's, if it was applied.
+    """
 
     data: bytes = dataclasses.field(repr=False)
     width: int
@@ -59,7 +70,7 @@ class Picture:
     orientation: int = 1
 
     def box(self, box: Box) -> Box:
-        """A box in pixels of the image as it came, in pixels of this one."""
+        """Converts a box in pixels of the image as it came to pixels of this one."""
         x1, y1, x2, y2 = (
             side / full for side, full in zip(box, (self.stored_width, self.stored_height) * 2, strict=True)
         )
@@ -72,7 +83,18 @@ class Picture:
 
 
 def fetch(root: Root, names: Sequence[str]) -> tuple[str, bytes]:
-    """The first of `names`, below `root`, that can be read, and its bytes. Raises Rejected."""
+    """Reads the first image that can be read.
+
+    Args:
+        root: where images are named from.
+        names: below it, tried in order.
+
+    Returns:
+        The name and the bytes.
+
+    Raises:
+        Rejected: if none can be read, or it is empty.
+    """
     first: ReadError | None = None
     for name in names:
         try:
@@ -86,13 +108,32 @@ def fetch(root: Root, names: Sequence[str]) -> tuple[str, bytes]:
 
 
 def check_not_empty(data: bytes, where: str = "") -> None:
-    """Raises Rejected for an image without bytes, which `where` names."""
+    """Checks that an image has bytes.
+
+    Args:
+        data: its bytes.
+        where: names it in the message.
+
+    Raises:
+        Rejected: if it has none.
+    """
     if not data:
         raise Rejected(Reason.EMPTY_IMAGE, f"{where}a picture of 0 bytes")
 
 
 def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:
-    """The boxes of the .npz file beside an image, under `bbox`, `(boxes, 4)` in pixels; none where there is no file."""
+    """Reads the boxes of the .npz file beside an image.
+
+    Args:
+        root: where images are named from.
+        image: the name of the image.
+
+    Returns:
+        The boxes under `bbox`, (boxes, 4) in pixels; none where there is no file.
+
+    Raises:
+        Rejected: for a file that is no such file.
+    """
     for name in (os.path.splitext(image)[0] + ".npz", image + ".npz"):
         if not root.has(name):
             continue
@@ -110,7 +151,19 @@ def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:
 
 
 def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str]) -> Picture:
-    """Decodes an image to see that it is whole, and changes what must not be stored so; `fixes` counts that."""
+    """Decodes an image to see that it is whole, and changes what must not be stored so.
+
+    Args:
+        data: its bytes.
+        options: what happens to images.
+        fixes: counts the changes; changed in place.
+
+    Returns:
+        The image as it is stored.
+
+    Raises:
+        Rejected: for an image that is a bomb or broken.
+    """
     header = _header(data, options)
     pixels = decode(data, header)
     height, width = pixels.shape[:2]
@@ -149,7 +202,16 @@ def _header(data: bytes, options: PictureOptions) -> headers.Header:
 
 
 def check_size(header: headers.Header, max_pixels: int, remedy: str = "") -> None:
-    """Raises Rejected for an image of more pixels, or of more bytes when it is decoded than 8 bits a channel take."""
+    """Checks that an image is not too large to be decoded.
+
+    Args:
+        header: of the image.
+        max_pixels: that it may have, and bytes for as many of 8 bits a channel.
+        remedy: the end of the message.
+
+    Raises:
+        Rejected: if it is.
+    """
     size, most = f"{header.width} x {header.height} pixels", max_pixels * PIXEL_BYTES
     if header.pixels > max_pixels:
         raise Rejected(Reason.OVERSIZED_IMAGE, f"{size}, more than {max_pixels}{remedy}")
@@ -159,7 +221,18 @@ def check_size(header: headers.Header, max_pixels: int, remedy: str = "") -> Non
 
 
 def decode(data: bytes, header: headers.Header) -> Pixels:
-    """The pixels of an image, which must be as many as its header says. Raises Rejected."""
+    """Decodes an image, which must have as many pixels as its header says.
+
+    Args:
+        data: its bytes.
+        header: of the image.
+
+    Returns:
+        RGB.
+
+    Raises:
+        Rejected: for an image that is broken.
+    """
     try:
         pixels = images.decode(data)
     except images.CorruptImage as error:

@@ -72,9 +72,19 @@ class Rejected(Exception):  # noqa: N818 - counted, not raised to the user
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Which fields of a row hold what; `texts` maps a field to the kind of its texts.
+    """Which fields of a row hold what.
 
     None takes the field of the same name (`id`, `split`, `language`, `kind`, `source`) where a row has it.
+
+    Attributes:
+        image: the path or URL of the image.
+        texts: from a field to the kind of its texts.
+        id: the id of the record.
+        split: the split.
+        language: of the texts.
+        kind: of the texts.
+        source: of the record.
+        boxes: of the image; None for none.
     """
 
     image: str = "image"
@@ -87,7 +97,7 @@ class Fields:
     boxes: str | None = None
 
     def asked(self) -> list[str]:
-        """The fields that a table must have."""
+        """Lists the fields that a table must have."""
         single = (self.image, *self.texts, self.id, self.split, self.language, self.kind, self.source, self.boxes)
         return [name for name in single if name]
 
@@ -96,8 +106,13 @@ class Fields:
 class ReadOptions:
     """How raw text is understood, the same for every format.
 
-    `language` is that of texts which name none; `max_caption` in characters, longer texts are dropped; `image_name` is
-    where the image of a set that gives only URLs lies, a format string of `number` (the line, from 0) and `url`.
+    Attributes:
+        fields: which fields of a row hold what.
+        language: of texts which name none.
+        encoding: of the files.
+        max_caption: in characters; longer texts are dropped.
+        image_name: where the image of a set that gives only URLs lies, a format string of `number` (the line, from 0)
+            and `url`.
     """
 
     fields: Fields = dataclasses.field(default_factory=Fields)
@@ -109,10 +124,20 @@ class ReadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One input line, row or sample: an image, by its path or URL or as `data`, and what is said about it.
+    """One input line, row or sample: an image and what is said about it.
 
-    `number` counts the items of the shard, or is the line. With `data`, `image` only names it. `box_file` means that
-    the boxes are in an .npz file beside the image. `fixes` counts what was repaired or dropped on the way.
+    Attributes:
+        number: counts the items of the shard, or is the line.
+        image: its path or URL; with `data`, it only names it.
+        texts: its texts.
+        data: its bytes, where the input brings them.
+        id: of the record.
+        split: of the record.
+        source: of the record.
+        regions: its boxes.
+        questions: about it.
+        box_file: the boxes are in an .npz file beside the image.
+        fixes: counts what was repaired or dropped on the way.
     """
 
     number: int
@@ -130,7 +155,16 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One item, or a part of a shard, that was rejected. `item` is its image where known; `fixes` as of an `Item`."""
+    """One item, or a part of a shard, that was rejected.
+
+    Attributes:
+        number: see `Item`.
+        reason: why.
+        detail: for a person.
+        item: its image where known.
+        source: see `Item`.
+        fixes: see `Item`.
+    """
 
     number: int
     reason: Reason
@@ -148,7 +182,11 @@ Reader = Callable[[tuple[str, ...], ReadOptions], Iterator[Outcome]]
 class Shard:
     """A part of a raw data set that is read whole by one process; picklable.
 
-    `files` are paths or URLs that belong together. `read` raises ReadError where the files cannot be read further.
+    Attributes:
+        name: of the shard.
+        files: paths or URLs that belong together.
+        reader: of the format.
+        options: how raw text is understood.
     """
 
     name: str
@@ -157,13 +195,22 @@ class Shard:
     options: ReadOptions
 
     def read(self) -> Iterator[Outcome]:
-        """Every item in order, or the fault in its stead."""
+        """Reads every item in order, or the fault in its stead.
+
+        Returns:
+            An iterator over items and faults; it raises ReadError where the files cannot be read further.
+        """
         return self.reader(self.files, self.options)
 
     def read_up_to_damage(self, must_begin: bool, item: str = "") -> Iterator[Outcome]:
-        """As `read`; where the files cannot be read further, that is one fault, of `item`.
+        """Reads as `read` does; where the files cannot be read further, that is one fault.
 
-        With `must_begin`, files that cannot be read at all are the ReadError that they raise.
+        Args:
+            must_begin: files that cannot be read at all raise their ReadError.
+            item: what the fault is of.
+
+        Yields:
+            Items and faults.
         """
         number = 0
         try:
@@ -182,7 +229,17 @@ def convert(
     options: ReadOptions,
     name: str,
 ) -> Iterator[Outcome]:
-    """Makes an item of each numbered row; a row that is refused becomes a fault, which calls it by its field `name`."""
+    """Makes an item of each row; a row that is refused becomes a fault.
+
+    Args:
+        rows: numbered.
+        make: makes the item of a row.
+        options: how raw text is understood.
+        name: the field that a fault calls its row by.
+
+    Yields:
+        Items and faults.
+    """
     for number, row in rows:
         item = ""
         try:
@@ -206,7 +263,7 @@ def _named(row: Row, name: str) -> str:
 
 
 def failure(row: Row) -> str:
-    """What a row says of the download that failed (img2dataset); "" for one that did not."""
+    """Reads what a row says of the download that failed (img2dataset); "" for one that did not."""
     for name in ("error_message", "status"):
         told = row.get(name)
         if isinstance(told, str) and told.strip() and told != "success":
@@ -215,9 +272,19 @@ def failure(row: Row) -> str:
 
 
 def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text] = ()) -> Item:
-    """The item in a row whose fields the user has named: of a table, of JSON lines, of a sample's metadata.
+    """Makes the item of a row whose fields the user has named: of a table, of JSON lines, of a sample's metadata.
 
-    `more` are texts from elsewhere, which come first; those that name no language are in that of the row.
+    Args:
+        number: of the row.
+        row: its fields.
+        options: which fields hold what.
+        more: texts from elsewhere, which come first; those that name no language are in that of the row.
+
+    Returns:
+        The item.
+
+    Raises:
+        Rejected: for a row that cannot be packed.
     """
     fields = options.fields
     language = language_code(_optional(row, fields.language, "language") or options.language)
@@ -251,14 +318,27 @@ def _nan_texts(row: Row, fields: Fields) -> int:
 
 
 def split_fault(name: str) -> str:
-    """Why `name` cannot be that of a split; "" where it can."""
+    """Says why `name` cannot be that of a split; "" where it can."""
     if name == "all":
         return "split 'all' would mean every split to TFDS; take another name"
     return "" if SPLIT_NAME.fullmatch(name) else f"split {name[:80]!r} is not a name of up to 64 letters, digits and _"
 
 
 def texts_of(value: Any, name: str, kind: str, language: str) -> Iterator[Text]:
-    """The texts of one field: a string, a list, or either by language."""
+    """Reads the texts of one field: a string, a list, or either by language.
+
+    Args:
+        value: of the field.
+        name: of the field, for messages.
+        kind: of the texts.
+        language: of the texts, where the value does not say.
+
+    Yields:
+        The texts.
+
+    Raises:
+        Rejected: for a value that is none of these.
+    """
     if isinstance(value, dict):
         for code, inner in value.items():
             if isinstance(inner, dict):
@@ -276,7 +356,18 @@ def texts_of(value: Any, name: str, kind: str, language: str) -> Iterator[Text]:
 
 
 def kept_texts(texts: Iterable[Text], options: ReadOptions) -> tuple[tuple[Text, ...], dict[str, int]]:
-    """The texts that say something and are not too long, and the counts of the others; an item with none is refused."""
+    """Drops texts that say nothing or are too long.
+
+    Args:
+        texts: of an item.
+        options: say how long a text may be.
+
+    Returns:
+        The texts that stay, and the counts of the others.
+
+    Raises:
+        Rejected: if none stays.
+    """
     kept, fixes = [], collections.Counter[str]()
     for text in texts:
         if not _is_visible(text.text):
@@ -293,7 +384,17 @@ def kept_texts(texts: Iterable[Text], options: ReadOptions) -> tuple[tuple[Text,
 
 
 def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
-    """The boxes `[[x1, y1, x2, y2], ...]` of a row, and the number of those that are not four finite numbers."""
+    """Reads the boxes of a row.
+
+    Args:
+        value: `[[x1, y1, x2, y2], ...]`, or JSON of that.
+
+    Returns:
+        The boxes, and the number of those that are not four finite numbers.
+
+    Raises:
+        Rejected: for a value that is no list.
+    """
     if is_missing(value) or _is_nan_text(value):
         return (), 0
     if isinstance(value, str):
@@ -310,7 +411,7 @@ def regions_of(value: Any) -> tuple[tuple[Region, ...], int]:
 
 
 def json_value(text: str) -> Any:
-    """What JSON stands for; whole numbers of thousands of digits, which Python does not read, are infinite."""
+    """Reads JSON; whole numbers of thousands of digits, which Python does not read, are infinite."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -320,12 +421,23 @@ def json_value(text: str) -> Any:
 
 
 def whole_number(digits: str) -> int | float:
-    """A whole number in JSON; infinite, as JSON's 1e999 is, where it has thousands of digits."""
+    """Reads a whole number in JSON; infinite, as JSON's 1e999 is, where it has thousands of digits."""
     return int(digits) if len(digits) <= _NAME_LIMIT else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
 def image_name(value: Any, name: str) -> str:
-    """The path or URL of an image in the field `name`; blanks around it may belong to it."""
+    """Reads the path or URL of an image; blanks around it may belong to it.
+
+    Args:
+        value: of the field.
+        name: of the field, for messages.
+
+    Returns:
+        The name.
+
+    Raises:
+        Rejected: if there is none.
+    """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise Rejected(Reason.MISSING_FIELD, f"field {name!r} must hold the path of an image")
     check_unicode(value)
@@ -333,7 +445,7 @@ def image_name(value: Any, name: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a field holds nothing: None, or what pandas writes for it where it has a number for that."""
+    """Says whether a field holds nothing: None, or what pandas writes for it where it has a number for that."""
     return value is None or value != value
 
 
@@ -346,7 +458,7 @@ def _is_nan_text(value: Any) -> bool:
 
 
 def language_code(code: str) -> str:
-    """A language in the one spelling of the records (`languages`)."""
+    """Brings a language into the one spelling of the records (`languages`)."""
     try:
         return languages.code(clean(code))
     except ValueError as error:
@@ -354,7 +466,19 @@ def language_code(code: str) -> str:
 
 
 def clean(value: Any) -> str:
-    """A text without spaces around it. Undecodable bytes arrive as surrogates, and are refused here."""
+    """Strips the spaces around a text.
+
+    Undecodable bytes arrive as surrogates, and are refused here.
+
+    Args:
+        value: of a field.
+
+    Returns:
+        The text.
+
+    Raises:
+        Rejected: for what is no text.
+    """
     if not isinstance(value, str):
         raise Rejected(Reason.BAD_VALUE, f"a {type(value).__name__}, not a text")
     check_unicode(value)
@@ -362,7 +486,14 @@ def clean(value: Any) -> str:
 
 
 def check_unicode(value: str) -> None:
-    """Refuses a text with bytes that are not of the encoding it was read in."""
+    """Checks that a text has no bytes that are not of the encoding it was read in.
+
+    Args:
+        value: the text.
+
+    Raises:
+        Rejected: if it has some.
+    """
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -379,7 +510,7 @@ def check_unicode(value: str) -> None:
 
 
 def printable(value: str) -> str:
-    """`value` with undecodable bytes written out."""
+    """Writes out undecodable bytes."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -42,9 +42,18 @@ class Root:
     options: tuple[str, ...] = (ALLOW_REMOTE, ALLOW_LINKS)
 
     def read(self, name: str, limit: int) -> bytes:
-        """The first `limit` bytes of what `name` names.
+        """Reads the beginning of what a name names.
 
-        Raises Rejected for a name that leads elsewhere, and ReadError where there is no file that can be read.
+        Args:
+            name: a path below the root, or an address.
+            limit: how many bytes at most.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            Rejected: for a name that leads elsewhere.
+            ReadError: where there is no file that can be read.
         """
         if "://" in name:
             return files.read_bytes(self._address(name), limit)
@@ -53,9 +62,14 @@ class Root:
         return files.read_local(self._path(name), limit)
 
     def named(self, name: str) -> tuple[str, str]:
-        """A name in short, below this root, and what all names of the same file have in common.
+        """Shortens a name, below this root.
 
-        Addresses, and names that lead elsewhere, have themselves in common.
+        Args:
+            name: a path below the root, or an address.
+
+        Returns:
+            The short name, and what all names of the same file have in common. Addresses, and names that lead
+            elsewhere, have themselves in common.
         """
         if "://" in name:
             return name, name
@@ -69,7 +83,7 @@ class Root:
             return short, short
 
     def has(self, name: str) -> bool:
-        """Whether there may be something of that name; an address is asked when it is read."""
+        """Says whether there may be something of that name; an address is asked when it is read."""
         if "://" in name or (files.is_url(self.place) and not self.place.startswith(_LOCAL_SCHEME)):
             return True
         return os.path.exists(self._path(name))

@@ -12,10 +12,15 @@ _WIDTH = re.compile(r"([^{}]?[<>^])?0?\d{0,2}(\.\d{1,2})?[a-z]?", re.IGNORECASE)
 
 
 def check(option: str, template: str, fields: Mapping[str, str | int]) -> None:
-    """Refuses a template unless it is made of plain `fields`, each with a width of two digits at most, if any.
+    """Checks that a template is made of plain fields, each with a width of two digits at most, if any.
 
-    option: names the template in the error.
-    fields: with a value of the kind that each has. Raises ReadError.
+    Args:
+        option: names the template in the error.
+        template: what the user typed.
+        fields: with a value of the kind that each has.
+
+    Raises:
+        ReadError: for any other template.
     """
     try:
         parts = list(string.Formatter().parse(template))

@@ -27,9 +27,16 @@ class PartError(WenlanError, ValueError):
 
 
 class PartWriter:
-    """Appends the records of unit `number` to files below `directory`; what an earlier attempt left is removed.
+    """Appends the records of a unit to files of its own; what an earlier attempt left is removed.
 
-    Records keep the order of the calls, and units that of their numbers. Raises OSError when the disk is full.
+    Records keep the order of the calls, and units that of their numbers.
+
+    Args:
+        directory: of the data set.
+        number: of the unit.
+
+    Raises:
+        OSError: when the disk is full.
     """
 
     def __init__(self, directory: Path, number: int) -> None:
@@ -57,7 +64,11 @@ class PartWriter:
         self._counts[split] = count + 1
 
     def close(self) -> dict[str, int]:
-        """Ends the files and returns the number of records in each split; without it records are lost."""
+        """Ends the files; without it records are lost.
+
+        Returns:
+            The number of records in each split.
+        """
         with _disk_errors():
             for file in self._files.values():
                 file.close()
@@ -74,10 +85,18 @@ class PartWriter:
 
 
 def assemble(directory: Path, reports: Sequence[Mapping[str, int]], description: str) -> dict[str, int]:
-    """Makes a TFDS directory of the parts of all units, in their order, and returns the records of each split.
+    """Makes a TFDS directory of the parts of all units, in their order. It may be repeated after a crash in the middle.
 
-    `reports` are what `PartWriter.close` returned, by unit. May be repeated after a crash in the middle. Raises
-    PartError when the files do not hold what the reports say, and when there is no record at all.
+    Args:
+        directory: of the data set.
+        reports: what `PartWriter.close` returned, by unit.
+        description: of the data set.
+
+    Returns:
+        The number of records in each split.
+
+    Raises:
+        PartError: when the files do not hold what the reports say, and when there is no record at all.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
@@ -101,7 +120,16 @@ def assemble(directory: Path, reports: Sequence[Mapping[str, int]], description:
 
 
 def write(directory: Path, splits: Mapping[str, Iterable[records.Record]], description: str) -> dict[str, int]:
-    """Writes records as a TFDS directory in one go; the number in each split."""
+    """Writes records as a TFDS directory in one go.
+
+    Args:
+        directory: to make.
+        splits: the records of each.
+        description: of the data set.
+
+    Returns:
+        The number of records in each split.
+    """
     output = PartWriter(directory, 0)
     for split, rows in splits.items():
         for record in rows:

@@ -31,7 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `wenlan report` with parsed arguments, says where the page is, and returns the exit status."""
+    """Runs `wenlan report` and says where the page is.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit status.
+    """
     with _errors_alone():  # what would be warned of stands on the page
         written = page.write(args.workdir, args.out)
     print(f"{written} written")

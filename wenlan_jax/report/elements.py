@@ -20,7 +20,17 @@ summary { cursor: pointer; margin: .6rem 0; } .wide { overflow-x: auto; } .wide 
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", words: bool = False) -> str:
-    """A table of text; columns after the first are aligned right, as numbers are, unless they are `words`."""
+    """Writes a table of text.
+
+    Args:
+        headers: of the columns.
+        rows: the cells, which are escaped.
+        caption: of the table; "" for none.
+        words: whether columns after the first are words; else they are aligned right, as numbers are.
+
+    Returns:
+        HTML.
+    """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in headers)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     named = f"<caption>{html.escape(caption)}</caption>" if caption else ""
@@ -31,13 +41,21 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = 
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> str:
-    """Names with what is to be said of each."""
+    """Writes names with what is to be said of each."""
     lines = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
     return f'<div class="wide"><table class="words"><tbody>{lines}</tbody></table></div>'
 
 
 def bars(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> str:
-    """A table whose lines end in a bar; `rows`: the cells of a line and the length of its bar, in [0, 1]."""
+    """Writes a table whose lines end in a bar.
+
+    Args:
+        headers: of the columns.
+        rows: the cells of a line, and the length of its bar in [0, 1].
+
+    Returns:
+        HTML.
+    """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in headers)
     lines = []
     for cells, share in rows:
@@ -47,20 +65,20 @@ def bars(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) ->
 
 
 def section(title: str, *parts: str) -> str:
-    """A part of the page under a heading."""
+    """Writes a part of the page under a heading; the parts are not escaped."""
     return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>"
 
 
 def folded(summary: str, content: str) -> str:
-    """Content that is shown when its summary is clicked."""
+    """Writes content that is shown when its summary is clicked; the content is not escaped."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def note(text: str) -> str:
-    """A sentence about what stands beside it."""
+    """Writes a sentence about what stands beside it."""
     return f'<p class="note">{html.escape(text)}</p>'
 
 
 def remark(text: str) -> str:
-    """A sentence that must not be overlooked."""
+    """Writes a sentence that must not be overlooked."""
     return f'<p class="remark">{html.escape(text)}</p>'

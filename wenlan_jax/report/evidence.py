@@ -33,7 +33,15 @@ class ReportError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What the newest readable checkpoint, of `step`, says of its run. version: of wenlan_jax, which wrote it."""
+    """What the newest readable checkpoint says of its run.
+
+    Attributes:
+        step: its number.
+        version: of wenlan_jax, which wrote it.
+        fingerprint: of the configuration.
+        tokenizer: the fingerprint of the tokenizer.
+        config: the configuration.
+    """
 
     step: int
     version: str
@@ -44,11 +52,18 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """All that is known of a run; what is missing is None or empty, and `remarks` say what could not be read.
+    """All that is known of a run; what is missing is None or empty.
 
-    start: the note of the newest start. result: the figures of result.json by name. series: those of metrics.jsonl
-    over the steps. snapshots: the ledger. ranks: of every query of the final splits. gallery: what stands in the body
-    of gallery.html.
+    Attributes:
+        workdir: its work directory.
+        start: the note of the newest start.
+        saved: what the newest checkpoint says.
+        result: the figures of result.json by name.
+        series: those of metrics.jsonl over the steps.
+        snapshots: the ledger.
+        ranks: of every query of the final splits.
+        gallery: what stands in the body of gallery.html.
+        remarks: what could not be read.
     """
 
     workdir: Path
@@ -91,7 +106,17 @@ class Evidence:
 
 
 def read(workdir: Path) -> Evidence:
-    """The evidence in `workdir`. Raises ReportError where there is no run."""
+    """Reads what a work directory holds about its run.
+
+    Args:
+        workdir: the directory.
+
+    Returns:
+        The evidence.
+
+    Raises:
+        ReportError: where there is no run.
+    """
     if not workdir.is_dir():
         raise ReportError(f"{workdir}: no such directory; name the work directory of a `wenlan train`")
     if not any((workdir / name).exists() for name in (CHECKPOINTS, METRICS, LEDGER)):

@@ -13,7 +13,18 @@ NAME = "report.html"
 
 
 def write(workdir: Path, out: Path | None = None) -> Path:
-    """Writes the page of the run in `workdir`, whole or not at all; returns its path. Raises evidence.ReportError."""
+    """Writes the page of a run, whole or not at all.
+
+    Args:
+        workdir: the work directory of the run.
+        out: the file; None for `report.html` in the work directory.
+
+    Returns:
+        The file.
+
+    Raises:
+        ReportError: where there is no run.
+    """
     run = evidence.read(workdir)
     place = out or workdir / NAME
     atomic_files.write(place, render(run).encode("utf-8"))
@@ -21,7 +32,7 @@ def write(workdir: Path, out: Path | None = None) -> Path:
 
 
 def render(run: Evidence) -> str:
-    """The page as HTML text; it has no scripts and loads nothing."""
+    """Renders the page; it has no scripts and loads nothing."""
     figures, _ = run.figures
     note = f"{sections.state(run)} {results.headline(figures, run.ranks)}".strip()
     parts = [

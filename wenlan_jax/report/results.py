@@ -29,19 +29,24 @@ INTERVALS = (
 
 
 class Recall(NamedTuple):
-    """One recall."""
+    """One recall.
+
+    Attributes:
+        name: its name, taken apart.
+        value: in [0, 1].
+    """
 
     name: MetricName
     value: float
 
     @property
     def split(self) -> str:
-        """Of the data."""
+        """The split of the data."""
         return self.name.split
 
     @property
     def part(self) -> str:
-        """A language, or "" for all texts together."""
+        """The language, or "" for all texts together."""
         return "/".join(self.name.group)
 
     @property
@@ -56,7 +61,15 @@ class Recall(NamedTuple):
 
 
 def parts(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> list[str]:
-    """All tables that the figures give, as elements of the page; `known`: the ranks of each split."""
+    """Writes all tables that the figures give.
+
+    Args:
+        figures: by name.
+        known: the ranks of each split.
+
+    Returns:
+        Elements of the page.
+    """
     return [*_retrieval(figures, known), *_objectives(figures), *_answers(figures), *_others(figures)]
 
 
@@ -69,7 +82,7 @@ def _named(figures: Mapping[str, float], protocol: str) -> Iterator[tuple[Metric
 
 
 def headline(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
-    """The first recall of the first split in a sentence, or "" where there is none."""
+    """Writes the first recall of the first split in a sentence, or "" where there is none."""
     for found in recalls(figures):
         if found.way == "text_to_image" and not found.part:
             share = _share(found, known)
@@ -78,7 +91,7 @@ def headline(figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
 
 
 def recalls(figures: Mapping[str, float]) -> list[Recall]:
-    """Every recall among the figures, by split, part, way and k."""
+    """Lists every recall among the figures, by split, part, way and k."""
     found = [Recall(name, value) for name, value in _named(figures, RETRIEVAL) if name.direction and name.k]
     return sorted(found, key=lambda one: (one.split, one.part, one.way != "text_to_image", one.k))
 

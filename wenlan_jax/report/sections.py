@@ -23,7 +23,7 @@ ENDED = "Stopped"
 
 
 def state(run: Evidence) -> str:
-    """How far the run is, in a sentence."""
+    """Says how far the run is, in a sentence."""
     total = _whole(run, "train.steps")
     steps = f"{run.steps_done:,} of {total:,} steps" if total else f"{run.steps_done:,} steps"
     if not run.snapshots:
@@ -40,7 +40,7 @@ def state(run: Evidence) -> str:
 
 
 def is_old(run: Evidence) -> bool:
-    """Whether result.json is of an earlier end of a run that has gone on since."""
+    """Says whether result.json is of an earlier end of a run that has gone on since."""
     return run.result is not None and run.figures[1] < run.steps_done
 
 
@@ -72,7 +72,7 @@ def _duration(seconds: float) -> str:
 
 
 def summary(run: Evidence) -> str:
-    """What was trained on what, how much of it, and when."""
+    """Writes what was trained on what, how much of it, and when."""
     batch, steps = _whole(run, "train.batch_size"), run.steps_done
     rows = [
         ("task", _value(run, "task")),
@@ -98,7 +98,7 @@ def _data(run: Evidence) -> str | None:
 
 
 def curves_of(run: Evidence) -> str:
-    """The picture of loss, learning rate, recall and speed over the steps."""
+    """Draws loss, learning rate, results and speed over the steps."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "curves.svg"
         try:
@@ -110,14 +110,14 @@ def curves_of(run: Evidence) -> str:
 
 
 def gallery(run: Evidence) -> str:
-    """The gallery of the run as it is, folded; nothing where the task makes none."""
+    """Writes the gallery of the run as it is, folded; nothing where the task makes none."""
     if run.gallery is None:
         return ""
     return elements.section("Gallery", elements.folded("What the model retrieves", run.gallery))
 
 
 def time(run: Evidence) -> str:
-    """Where the time went, over all starts."""
+    """Writes where the time went, over all starts."""
     if not run.snapshots:
         return elements.section("Time", elements.note(f"There is no {LEDGER}."))
     spent = time_ledger.account(run.snapshots)
@@ -141,7 +141,7 @@ def _starts(starts: Sequence[Sequence[time_ledger.Snapshot]]) -> str:
 
 
 def configuration(run: Evidence) -> str:
-    """What differs from the default, and below it every field."""
+    """Writes what differs from the default, and below it every field."""
     if run.config is None:
         nowhere = "Neither a checkpoint nor the note of a start is there to read it from."
         return elements.section("Configuration", elements.note(nowhere))
@@ -174,7 +174,7 @@ def _text(value: Any) -> str:
 
 
 def environment(run: Evidence) -> str:
-    """What the run recorded about where it ran."""
+    """Writes what the run recorded about where it ran."""
     figures, series = run.figures[0], run.series
     rows = [
         *_started(run.start),

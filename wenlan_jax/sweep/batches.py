@@ -18,10 +18,22 @@ COUNTED_IN_STEPS = (
 
 
 def resized(base: experiment.Config, batch: int, pairs: int) -> dict[str, Any]:
-    """Overrides that train `base` on `pairs` with `batch` a step; what it counts in steps keeps its share of the run.
+    """Makes overrides that train a configuration with another batch.
+
+    What it counts in steps keeps its share of the run.
 
     The learning rate goes with the root of the batch up to the batch of `base`, and is that of `base` from there on.
-    Raises TableError where a share is no whole number of steps.
+
+    Args:
+        base: the configuration.
+        batch: pairs a step.
+        pairs: pairs of the whole run.
+
+    Returns:
+        Values by dotted field.
+
+    Raises:
+        TableError: where a share is no whole number of steps.
     """
     overrides: dict[str, Any] = {
         "train.batch_size": batch,

@@ -36,7 +36,15 @@ STALE_SECONDS = 240.0
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """What a claim says. machine: of the process numbers. child: the training's process, 0 before it is started."""
+    """What a claim says.
+
+    Attributes:
+        host: the name of the machine.
+        machine: within which a process number means one process, see `machine`.
+        pid: the process that holds the claim.
+        token: tells claims apart.
+        child: the training's process, 0 before it is started.
+    """
 
     host: str
     machine: str
@@ -49,7 +57,7 @@ class Holder:
 
 
 def machine() -> str:
-    """What tells apart the machines, and their containers, within which a process number means one process."""
+    """Returns what tells apart the machines, and their containers, within which a process number means one process."""
     names = [HOST]
     with contextlib.suppress(OSError):  # Linux only
         names += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -68,7 +76,11 @@ class Claim:
         _replace(self.path, self.holder)
 
     def beat(self) -> bool:
-        """Gives a sign of life; False if the claim was taken over in the meantime, as after a long standstill."""
+        """Gives a sign of life.
+
+        Returns:
+            False if the claim was taken over in the meantime, as after a long standstill.
+        """
         found = _read(self.path)
         if found is None or found.token != self.holder.token:
             return False
@@ -84,7 +96,14 @@ class Claim:
 
 
 def take(path: Path) -> Claim | None:
-    """A claim on the run whose claim file is `path`, or None if somebody alive holds it."""
+    """Claims a run.
+
+    Args:
+        path: its claim file.
+
+    Returns:
+        The claim, or None if somebody alive holds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Holder(HOST, machine(), os.getpid(), uuid.uuid4().hex)
     if _create(path, holder) or _take_over(path, holder):
@@ -93,7 +112,7 @@ def take(path: Path) -> Claim | None:
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds the claim `path`, if anybody alive does."""
+    """Returns who holds a claim; None if nobody alive does."""
     found = _read(path)
     return None if found is None or _is_stale(path, found) else found
 

@@ -88,7 +88,18 @@ def _positive(value: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `wenlan sweep` with parsed arguments; 0 if every run asked for is done, else 1."""
+    """Runs `wenlan sweep`.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        0 if every run asked for is done, else 1.
+
+    Raises:
+        SweepError: for arguments that do not go together, or a row or run that no table has.
+        TableError: lists the faults of the tables.
+    """
     _check(args)
     files = [file for path in args.files for file in (table.in_folder(path) if path.is_dir() else [path])]
     planned = plan.make([table.load(file) for file in files], args.seeds)

@@ -48,35 +48,45 @@ def get_config():
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a run stands, and what there is to say of it."""
+    """Where a run stands.
+
+    Attributes:
+        kind: `DONE`, `RUNNING`, `FAILED`, `HALF`, `NOT_RUN` or `OTHER`.
+        detail: what there is to say of it.
+    """
 
     kind: str
     detail: str = ""
 
     def text(self) -> str:
-        """The state for a person."""
+        """Writes the state for a person."""
         return f"{self.kind} ({self.detail})" if self.detail else self.kind
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """The directory of `run`."""
+    """The directory of a run.
+
+    Attributes:
+        path: the directory.
+        run: the run.
+    """
 
     path: Path
     run: Run
 
     @property
     def log(self) -> Path:
-        """What the training command printed, over all its starts."""
+        """The file of what the training command printed, over all its starts."""
         return self.path / "train.log"
 
     @property
     def claim(self) -> Path:
-        """There while somebody works on the run."""
+        """The file that is there while somebody works on the run."""
         return self.path / "claim"
 
     def command(self, wenlan: Sequence[str] = ("wenlan",)) -> list[str]:
-        """The training command, which also continues what it began."""
+        """Returns the training command, which also continues what it began."""
         return [*wenlan, "train", f"--config={self.path / 'config.py'}", f"--workdir={self.path}"]
 
     def prepare(self) -> None:
@@ -114,16 +124,18 @@ class Folder:
         atomic_files.write_json(self.path / "failure.json", note, shared=True)
 
     def failure(self) -> dict[str, str] | None:
-        """The note of the last try, if it failed; its `id` differs from try to try."""
+        """Reads the note of the last try, if it failed; its `id` differs from try to try."""
         try:
             return json_files.read_if_any(self.path / "failure.json", dict[str, str])
         except json_files.NoteError as error:
             return {"reason": str(error), "host": "?", "id": "damaged"}
 
     def result(self) -> dict[str, float] | None:
-        """What the finished run measured; None until its last step, its evaluation and its pages are all there.
+        """Reads what the finished run measured.
 
-        Also None where what is there is damaged, which `faults` tells, or of another configuration.
+        Returns:
+            The figures by name; None until its last step, its evaluation and its pages are all there. Also None where
+            what is there is damaged, which `faults` tells, or of another configuration.
         """
         if not (self.path / "result.json").exists() or self.faults() or self.differing():
             return None
@@ -143,7 +155,7 @@ class Folder:
         return steps if isinstance(steps, int) else None
 
     def differing(self) -> list[str]:
-        """What the newest start in this directory has trained with in place of the configuration it is named after."""
+        """Lists what the newest start in this directory was trained with instead of the directory's configuration."""
         try:
             start = run_info.read(self.path)
             if start is not None:
@@ -154,7 +166,7 @@ class Folder:
         return [] if saved is None else experiment.changes_of_start(saved, self.run.config)
 
     def faults(self) -> list[str]:
-        """What is wrong with the files of this directory that tell where the run stands."""
+        """Lists what is wrong with the files of this directory that tell where the run stands."""
         found = []
         for name, read in _READERS.items():
             try:
@@ -164,7 +176,7 @@ class Folder:
         return found
 
     def state(self) -> State:
-        """Where the run stands now."""
+        """Says where the run stands now."""
         if self.result() is not None:
             return State(DONE)
         if differing := self.differing():
@@ -184,7 +196,7 @@ class Folder:
         return State(NOT_RUN)
 
     def log_tail(self) -> str:
-        """The last lines of the log."""
+        """Returns the last lines of the log."""
         if not self.log.exists():
             return ""
         try:
@@ -203,17 +215,27 @@ _READERS: dict[str, Callable[[Path], object]] = {
 
 
 class Store:
-    """The runs of one `--out` directory, which several machines may share."""
+    """The runs of one `--out` directory, which several machines may share.
+
+    Args:
+        out: the directory.
+    """
 
     def __init__(self, out: Path) -> None:
         self.runs = out / "runs"
         self._older = _older_names(self.runs)
 
     def folder(self, run: Run) -> Folder:
-        """The directory of `run`, which need not exist.
+        """Finds the directory of a run, which need not exist.
 
         A run made when the configuration had fewer fields has an older name: it is used if the fields that came later
         have their defaults, which keep what was before them.
+
+        Args:
+            run: the run.
+
+        Returns:
+            Its directory.
         """
         name = run.name if (self.runs / run.name).exists() else self._older.get(run.name, run.name)
         return Folder(self.runs / name, run)
@@ -234,7 +256,7 @@ def _older_names(runs: Path) -> dict[str, str]:
 
 
 def wenlan_command() -> list[str]:
-    """The command line of this installation: the script beside the interpreter, or the module."""
+    """Returns the command line of this installation: the script beside the interpreter, or the module."""
     script = Path(sys.executable).with_name("wenlan")
     return [str(script)] if script.exists() else [sys.executable, "-m", "wenlan_jax.cli"]
 

@@ -30,7 +30,11 @@ LOOK_SECONDS = 5.0
 
 
 class Interrupted(RuntimeError):  # noqa: N818 - not a fault
-    """The sweep was asked to stop by a signal; its trainings have ended. `signal` is the number."""
+    """The sweep was asked to stop by a signal; its trainings have ended.
+
+    Attributes:
+        signal: the number of the signal.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -63,7 +67,16 @@ class Signals:
 
 @dataclasses.dataclass
 class Training:
-    """A training of this process. lost: the claim was taken over by somebody who thought us dead."""
+    """A training of this process.
+
+    Attributes:
+        folder: of the run.
+        claim: on the run.
+        process: of the training.
+        slot: which of the slots it has.
+        began: when it was started.
+        lost: the claim was taken over by somebody who thought us dead.
+    """
 
     folder: Folder
     claim: claims.Claim
@@ -75,10 +88,14 @@ class Training:
 
 @dataclasses.dataclass
 class Pool:
-    """Works through `waiting`; `run` returns when each of them is done or has failed.
+    """Works through runs; `run` returns when each of them is done or has failed.
 
-    slots: the environment variables of each of the trainings that may go on side by side, beside those of this
-    process. wenlan: the words that start the command line. say: takes a line for the person at the terminal.
+    Attributes:
+        waiting: the runs that are not settled yet.
+        slots: the environment variables of each of the trainings that may go on side by side, beside those of this
+            process.
+        wenlan: the words that start the command line.
+        say: takes a line for the person at the terminal.
     """
 
     waiting: list[Folder]
@@ -87,7 +104,11 @@ class Pool:
     say: Callable[[str], None] = print
 
     def run(self) -> None:
-        """Raises Interrupted after a signal, when the trainings have saved their state and ended."""
+        """Works through the runs.
+
+        Raises:
+            Interrupted: after a signal, when the trainings have saved their state and ended.
+        """
         self.total, self.settled = len(self.waiting), 0
         self.trainings: list[Training] = []
         self.told: set[str] = set()
@@ -256,7 +277,7 @@ class Pool:
 
 
 def ended_with(status: int) -> str:
-    """How a process ended, by its status as `Popen` gives it."""
+    """Says how a process ended, by its status as `Popen` gives it."""
     number = -status if status < 0 else status - 128
     with contextlib.suppress(ValueError):
         return f"{'killed' if status < 0 else 'stopped'} by {signal.Signals(number).name}"
@@ -264,9 +285,18 @@ def ended_with(status: int) -> str:
 
 
 def slots(jobs: int, gpus_per_run: int, visible: str | None) -> list[dict[str, str]]:
-    """The environment of each of `jobs` trainings: its share of the GPUs, or nothing where `gpus_per_run` is 0.
+    """Divides the GPUs among trainings.
 
-    visible: $CUDA_VISIBLE_DEVICES of this process. Raises SlotsError where it names too few.
+    Args:
+        jobs: trainings side by side.
+        gpus_per_run: of each; 0 leaves all to each.
+        visible: $CUDA_VISIBLE_DEVICES of this process.
+
+    Returns:
+        The environment variables of each training.
+
+    Raises:
+        SlotsError: where too few GPUs are visible.
     """
     if not gpus_per_run:
         return [{} for _ in range(jobs)]

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 
 def draw(file: TableFile, lines: Sequence[Line], out: Path) -> Path:
-    """Writes OUT/<table>.png: rows with deviation and single runs, and the mean validation curve of each row."""
+    """Draws OUT/<table>.png: rows with deviation and single runs, and the mean validation curve of each row.
+
+    Args:
+        file: the table.
+        lines: its rows.
+        out: the folder.
+
+    Returns:
+        The file.
+    """
     from matplotlib.figure import Figure  # slow to import, and the command line and data workers come by here
 
     figure = Figure(figsize=(12, max(4.0, 1.5 + 0.45 * len(lines))), layout="constrained")

@@ -18,7 +18,13 @@ from wenlan_jax.tasks import experiment
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a run stands: a row of a table, and a seed."""
+    """Where a run stands.
+
+    Attributes:
+        table: the name of the table.
+        row: the name of the row.
+        seed: the seed.
+    """
 
     table: str
     row: str
@@ -27,7 +33,15 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training. places: where it is wanted. base, overrides: what it was made from, for a reader."""
+    """One training.
+
+    Attributes:
+        name: the fingerprint of its configuration.
+        config: its configuration.
+        base: the file that it was made from.
+        overrides: what was changed, by dotted field.
+        places: where it is wanted.
+    """
 
     name: str
     config: experiment.Config
@@ -36,14 +50,21 @@ class Run:
     places: tuple[Place, ...]
 
     def label(self) -> str:
-        """The run for a person, by the first place it stands in."""
+        """Names the run for a person, by the first place it stands in."""
         first = self.places[0]
         return f"{first.table}: {first.row}, seed {first.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All tables of one call. runs: by name, in the order in which they are started."""
+    """All tables of one call.
+
+    Attributes:
+        files: the tables.
+        seeds: by table.
+        runs: by name, in the order in which they are started.
+        names: of the run at each place.
+    """
 
     files: tuple[TableFile, ...]
     seeds: Mapping[str, tuple[int, ...]]
@@ -51,15 +72,23 @@ class Plan:
     names: Mapping[Place, str]
 
     def at(self, table: str, row: str, seed: int) -> Run:
-        """The run of a row and a seed."""
+        """Returns the run of a row and a seed."""
         return self.runs[self.names[Place(table, row, seed)]]
 
 
 def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
-    """Every run of the tables, with `seeds` instead of their own if given; the first seed of all rows comes first.
+    """Plans every run of some tables; the first seed of all rows comes first.
 
-    Raises TableError listing every fault of every row: fields that do not exist, values of a wrong type, clashes,
-    metrics of splits that are not evaluated, a held-out split that is seen while training.
+    Args:
+        files: the tables.
+        seeds: instead of those of the tables, if given.
+
+    Returns:
+        The plan; equal runs come once.
+
+    Raises:
+        TableError: lists every fault of every row: fields that do not exist, values of a wrong type, clashes, metrics
+            of splits that are not evaluated, a held-out split that is seen while training.
     """
     names = [file.name for file in files]
     faults = [f"{name}: two tables have this name; rename one file" for name in set(names) if names.count(name) > 1]
@@ -112,7 +141,18 @@ def _checked(file: TableFile, row: Row) -> experiment.Config:
 
 
 def with_overrides(config: experiment.Config, overrides: Mapping[str, Any]) -> experiment.Config:
-    """`config` with values set by dotted field. Raises ConfigError listing unknown fields and unfit values."""
+    """Sets values of a configuration.
+
+    Args:
+        config: the configuration.
+        overrides: values by dotted field.
+
+    Returns:
+        The changed configuration.
+
+    Raises:
+        ConfigError: lists unknown fields and unfit values.
+    """
     known = [name for name, _, _ in experiment.fields()]
     faults = [settings.unknown_field(name, known) for name in overrides if name not in known]
     if faults:
@@ -147,13 +187,21 @@ def _held_out_faults(config: experiment.Config, metrics: Sequence[str]) -> Itera
 
 
 def split_of(metric: str, splits: Sequence[str]) -> str | None:
-    """The one of `splits` that a metric such as `retrieval/test/mean_recall` is of."""
+    """Finds the one of `splits` that a metric such as `retrieval/test/mean_recall` is of; None if it is of none."""
     parts = metric.split("/")
     return next((split for split in splits if split in parts[1:]), None)
 
 
 def curve_metric(metric: str, config: experiment.Config) -> str | None:
-    """The metric that stands for `metric` over the steps, of the first of eval.splits; None where there is none."""
+    """Finds the metric that stands for another over the steps, on the first of `eval.splits`.
+
+    Args:
+        metric: of the table.
+        config: of its rows.
+
+    Returns:
+        The name; None where nothing is evaluated on the way.
+    """
     split = split_of(metric, config.eval.final_splits)
     if not config.eval.every or not config.eval.splits:
         return None

@@ -20,19 +20,22 @@ NOTHING = "–"
 
 
 def title_of(metric: str) -> str:
-    """A metric's name for a person: `retrieval/test/text_to_image/recall_at_1` is text to image recall@1 (test)."""
+    """Writes a metric's name for a person.
+
+    `retrieval/test/text_to_image/recall_at_1` is text to image recall@1 (test).
+    """
     name = metric_names.parse(metric)
     return metric if name is None else name.title
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share, shown in percent."""
+    """Says whether a metric is a share, shown in percent."""
     name = metric_names.parse(metric)
     return name is not None and name.is_share
 
 
 def markdown(file: TableFile, lines: Sequence[Line]) -> str:
-    """The whole page: what is tested, the table, how to read it, every run, the logs of failed ones."""
+    """Writes the whole page: what is tested, the table, how to read it, every run, the logs of failed ones."""
     blocks = [f"# {file.table.title}", file.statement, f"Baseline: {file.table.baseline}. Source: `{file.path}`."]
     blocks += [_grid(_head(file), [_cells(file, line) for line in lines]), _reading(file, lines)]
     blocks += [f"![{file.table.title}]({file.name}.png)", "## Runs", _runs(file, lines)]
@@ -43,7 +46,7 @@ def markdown(file: TableFile, lines: Sequence[Line]) -> str:
 
 
 def plain(file: TableFile, lines: Sequence[Line]) -> str:
-    """The table alone, for the terminal."""
+    """Writes the table alone, for the terminal."""
     return f"{file.table.title}\n{_grid(_head(file), [_cells(file, line) for line in lines])}"
 
 
@@ -150,7 +153,7 @@ def _failure(one: One) -> str:
 
 
 def table_csv(file: TableFile, lines: Sequence[Line]) -> str:
-    """A line a row, with raw figures; what there is none of is empty."""
+    """Writes the table as CSV: a line a row, with raw figures; what there is none of is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     metrics = [f"{metric}{suffix}" for metric in file.table.metrics for suffix in ("", " deviation")]
@@ -186,7 +189,16 @@ def _raw(value: float) -> str:
 
 
 def write(file: TableFile, lines: Sequence[Line], out: Path) -> list[Path]:
-    """Writes OUT/<table>.md and .csv."""
+    """Writes OUT/<table>.md and .csv.
+
+    Args:
+        file: the table.
+        lines: its rows.
+        out: the folder.
+
+    Returns:
+        The files.
+    """
     pages = {out / f"{file.name}.md": markdown(file, lines), out / f"{file.name}.csv": table_csv(file, lines)}
     for path, text in pages.items():
         atomic_files.write(path, text.encode("utf-8", "backslashreplace"), shared=True)

@@ -41,8 +41,13 @@ class SlurmError(WenlanError, RuntimeError):
 class Request:
     """What goes into the batch script.
 
-    runs: names of the runs. command: `wenlan sweep ...` without --only-run, as it is called on every machine. jobs:
-    tasks that run at once. options: of sbatch, such as --time=4:00:00. setup: a script to source first.
+    Attributes:
+        runs: names of the runs.
+        command: `wenlan sweep ...` without --only-run, as it is called on every machine.
+        jobs: tasks that run at once.
+        options: of sbatch, such as --time=4:00:00.
+        setup: a script to source first; None for none.
+        logs: the folder of the logs.
     """
 
     runs: Sequence[str]
@@ -54,7 +59,17 @@ class Request:
 
 
 def script(request: Request) -> str:
-    """The batch script. Raises SlurmError for options that an #SBATCH line cannot hold."""
+    """Writes the batch script.
+
+    Args:
+        request: what goes into it.
+
+    Returns:
+        The script.
+
+    Raises:
+        SlurmError: for options that an #SBATCH line cannot hold.
+    """
     bad = [option for option in request.options if not option.startswith("--") or "\n" in option]
     if bad:
         raise SlurmError(f"--sbatch: {bad[0]!r} is no option of sbatch in the form --name=value")
@@ -76,7 +91,17 @@ def script(request: Request) -> str:
 
 
 def submit(path: Path) -> str:
-    """Submits the script `path`; what sbatch answers."""
+    """Submits a script.
+
+    Args:
+        path: the script.
+
+    Returns:
+        What sbatch answers.
+
+    Raises:
+        SlurmError: if there is no sbatch, or it refuses.
+    """
     if shutil.which("sbatch") is None:
         raise SlurmError(f"sbatch is not here; submit {path} on a login machine of the cluster")
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)

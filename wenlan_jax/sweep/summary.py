@@ -23,7 +23,14 @@ DEVICES = "train/devices"
 
 @dataclasses.dataclass(frozen=True)
 class One:
-    """One run of a row. result: of result.json, if it is done."""
+    """One run of a row.
+
+    Attributes:
+        seed: the seed.
+        folder: its directory.
+        state: where it stands.
+        result: the figures of result.json; None until it is done.
+    """
 
     seed: int
     folder: Folder
@@ -35,7 +42,11 @@ class One:
 class Comparison:
     """The first metric of a row against the baseline.
 
-    interval: over held-out pictures. deviation: of the difference over `seeds` seeds that both rows have, NaN for one.
+    Attributes:
+        interval: of the difference over held-out images.
+        deviation: of the difference over seeds; NaN for one.
+        seeds: that both rows have.
+        pictures: held-out images that were compared.
     """
 
     interval: stats.Interval
@@ -46,7 +57,14 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row of the table. comparison: None for the baseline, or a text that says why there is none."""
+    """A row of the table with what is there of it.
+
+    Attributes:
+        row: the row.
+        runs: one a seed.
+        comparison: None for the baseline, or a text that says why there is none.
+        curve: the validation metric by pairs seen.
+    """
 
     row: Row
     runs: Sequence[One]
@@ -59,15 +77,15 @@ class Line:
         return [one for one in self.runs if one.result is not None]
 
     def values(self, metric: str) -> list[float]:
-        """A metric of every run that is done and has it."""
+        """Returns a metric of every run that is done and has it."""
         return [one.result[metric] for one in self.done if one.result is not None and metric in one.result]
 
     def mean(self, metric: str) -> float:
-        """The mean of a metric over the runs that are done; NaN without one."""
+        """Returns the mean of a metric over the runs that are done; NaN without one."""
         return stats.mean_and_deviation(self.values(metric))[0]
 
     def pairs_per_second(self) -> float:
-        """Pairs per second of stepping and of waiting for data, the mean over runs; NaN without one."""
+        """Returns pairs per second of stepping and of waiting for data, the mean over runs; NaN without one."""
         rates = []
         for result in (one.result for one in self.done if one.result is not None):
             seconds = result.get("seconds/steps", 0.0) + result.get("seconds/wait_for_data", 0.0)
@@ -75,13 +93,13 @@ class Line:
         return statistics.fmean(rates) if rates else math.nan
 
     def hours(self) -> float:
-        """Accelerator-hours of all runs that are done: time of their processes, times devices; NaN where unknown."""
+        """Returns the accelerator-hours of all runs that are done: time times devices; NaN where unknown."""
         if not self.done:
             return math.nan
         return sum(_held_seconds(one) * (one.result or {}).get(DEVICES, math.nan) for one in self.done) / 3600
 
     def state(self) -> str:
-        """How many runs are done, and where the others stand."""
+        """Says how many runs are done, and where the others stand."""
         found = Counter(one.state.kind for one in self.runs)
         if set(found) == {DONE}:
             return DONE
@@ -89,7 +107,16 @@ class Line:
 
 
 def lines(file: TableFile, plan: Plan, store: Store) -> list[Line]:
-    """Every row of a table with what is there of it now."""
+    """Collects what is there of every row of a table now.
+
+    Args:
+        file: the table.
+        plan: its runs.
+        store: where they are.
+
+    Returns:
+        One line a row.
+    """
     runs = {row.name: _runs(file, row, plan, store) for row in file.table.rows}
     baseline = runs[file.table.baseline]
     return [

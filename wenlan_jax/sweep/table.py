@@ -19,8 +19,10 @@ class TableError(WenlanError, ValueError):
 class Row:
     """One line of a table.
 
-    overrides: values by dotted field, such as {"contrast.bank_size": 256}. base: a configuration file instead of the
-    table's.
+    Attributes:
+        name: of the row.
+        overrides: values by dotted field, such as {"contrast.bank_size": 256}.
+        base: a configuration file instead of the table's.
     """
 
     name: str
@@ -32,9 +34,14 @@ class Row:
 class Table:
     """An ablation.
 
-    base: configuration file that every row changes, relative to the working directory, or to the folder of the table
-    file or one above it. seeds: each row is run with each. baseline: the name of the row that the others are compared
-    with. metrics: names as in result.json; the first is drawn and compared.
+    Attributes:
+        title: of the table.
+        base: configuration file that every row changes, relative to the working directory, or to the folder of the
+            table file or one above it.
+        rows: the rows.
+        seeds: each row is run with each.
+        baseline: the name of the row that the others are compared with.
+        metrics: names as in result.json; the first is drawn and compared.
     """
 
     title: str
@@ -47,7 +54,13 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class TableFile:
-    """A table with the file it comes from. statement: the docstring of the file, which says what is tested."""
+    """A table with the file it comes from.
+
+    Attributes:
+        path: the file.
+        statement: its docstring, which says what is tested.
+        table: the table.
+    """
 
     path: Path
     statement: str
@@ -59,16 +72,23 @@ class TableFile:
         return self.path.stem
 
     def base(self, row: Row) -> Path:
-        """The configuration file of `row`; where none is found, the path in the working directory."""
+        """Finds the configuration file of a row; where none is found, the path in the working directory."""
         wanted = Path(row.base or self.table.base)
         folders = [Path(), *self.path.resolve().parents]
         return next((folder / wanted for folder in folders if (folder / wanted).is_file()), wanted)
 
 
 def load(path: Path) -> TableFile:
-    """The table that `get_table()` of the file `path` returns.
+    """Loads the table that `get_table()` of a file returns.
 
-    Raises TableError where the file is missing or does not run, or the table contradicts itself.
+    Args:
+        path: the file.
+
+    Returns:
+        The table.
+
+    Raises:
+        TableError: where the file is missing or does not run, or the table contradicts itself.
     """
     if not path.is_file():
         raise TableError(f"{path}: no such table file; see configs/ablations/")
@@ -90,7 +110,17 @@ def load(path: Path) -> TableFile:
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The table files of a folder, by name; configurations beside them are left out. Raises TableError for none."""
+    """Lists the table files of a folder, by name; configurations beside them are left out.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        TableError: if there is none.
+    """
     found = [path for path in sorted(folder.glob("*.py")) if "def get_table(" in path.read_text(encoding="utf-8")]
     if not found:
         raise TableError(f"{folder}: no table file (*.py with a get_table()) is in this folder")

@@ -136,7 +136,7 @@ _PAINTERS: dict[str, Callable[[Palette, Plane, Plane, Variant, float], Picture]]
 
 
 def paint_background(scene: Scene, size: int) -> Picture:
-    """The background of `scene` at `size` x `size` pixels."""
+    """Paints the background of a scene at `size` x `size` pixels."""
     middles = (np.arange(size) + 0.5) / size
     x, y = np.broadcast_arrays(middles[None, :], middles[:, None])
     palette = tuple(np.asarray(colour, float) for colour in BACKGROUNDS[scene.background])

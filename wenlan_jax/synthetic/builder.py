@@ -25,7 +25,13 @@ SEED = 2021
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ScenesConfig(tfds.core.BuilderConfig):
-    """A size of the data set: `side` in pixels, how scenes are framed, and the number of scenes per split."""
+    """A size of the data set.
+
+    Attributes:
+        side: in pixels.
+        framing: how scenes are framed.
+        counts: scenes by split.
+    """
 
     side: int = 0
     framing: Framing = WIDE
@@ -61,7 +67,7 @@ class WenlanScenes(RecordBuilder):
     BUILDER_CONFIGS: ClassVar[list[ScenesConfig]] = list(CONFIGS.values())
 
     def described(self) -> dict[str, str]:
-        """Nothing but what it is: the data are made here."""
+        """Returns nothing but what it is: the data are made here."""
         return {"description": str(self.__doc__)}
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
@@ -74,10 +80,20 @@ class WenlanScenes(RecordBuilder):
 
 
 def build(name: str, data_dir: Path) -> Path:
-    """The version directory of `name` (as `wenlan_scenes/s64`) below `data_dir`, built first where it is absent.
+    """Builds a size of the data set where it is absent.
 
-    Safe when several processes of a machine ask at once, and after a build that was killed. Raises `SceneError`
-    for an unknown name, and `prepare.BuildError` for a directory that cannot be written or is full.
+    Safe when several processes of a machine ask at once, and after a build that was killed.
+
+    Args:
+        name: such as `wenlan_scenes/s64`.
+        data_dir: where data sets lie.
+
+    Returns:
+        Its version directory.
+
+    Raises:
+        SceneError: for an unknown name.
+        BuildError: for a directory that cannot be written or is full.
     """
     config = name.removeprefix(f"{SOURCE}/")
     if config not in CONFIGS or name == config:

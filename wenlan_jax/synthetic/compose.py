@@ -15,7 +15,7 @@ QUESTIONS = 3
 
 
 def scene_texts(scene: Scene, seed: int) -> tuple[Text, ...]:
-    """One descriptive and one weak text in each language."""
+    """Writes one descriptive and one weak text in each language."""
     dice = Dice(seed, "texts", scene.split, scene.index)
     texts = []
     for code, language in LANGUAGES.items():
@@ -25,17 +25,27 @@ def scene_texts(scene: Scene, seed: int) -> tuple[Text, ...]:
 
 
 def scene_questions(scene: Scene, seed: int) -> tuple[Question, ...]:
-    """The same `QUESTIONS` questions in each language, each worded by chance."""
+    """Asks the same `QUESTIONS` questions in each language, each worded by chance."""
     dice = Dice(seed, "questions", scene.split, scene.index)
     chosen = choose_queries(scene, dice, QUESTIONS)
     return tuple(Question(code, *language.ask(query, dice)) for query in chosen for code, language in LANGUAGES.items())
 
 
 def compose(seed: int, split: str, index: int, size: int, framing: Framing = WIDE) -> Record:
-    """The record of scene `index` of `split`, drawn at `size` x `size` pixels.
+    """Makes the record of a scene.
 
     The label of a region is the name of its shape, its attributes are colour, size and texture (English, as in
     `world`).
+
+    Args:
+        seed: of all scenes.
+        split: of the scene.
+        index: of the scene in its split.
+        size: side of the image, in pixels.
+        framing: how near the camera is.
+
+    Returns:
+        The record.
     """
     scene = sample_scene(seed, split, index, framing)
     image, boxes = render(scene, size)

@@ -10,7 +10,16 @@ from wenlan_jax.synthetic.world import Dice, Scene, Thing, colours_on
 
 
 def choose_queries(scene: Scene, dice: Dice, count: int) -> list[Query]:
-    """`count` queries about `scene`, of different kinds where it allows that many."""
+    """Chooses queries about a scene, of different kinds where it allows that many.
+
+    Args:
+        scene: the scene.
+        dice: what is drawn from.
+        count: how many.
+
+    Returns:
+        The queries.
+    """
     by_kind = {kind: [query for query in queries(scene, dice) if query.kind == kind] for kind in QUERY_KINDS}
     kinds = [kind for kind in QUERY_KINDS if by_kind[kind]]
     return [dice.choose(by_kind[kind]) for kind in dice.sample(kinds, min(count, len(kinds)))]

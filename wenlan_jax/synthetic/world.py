@@ -105,9 +105,13 @@ class Dice:
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """How near the camera is. `cells` (0 to 8, row by row) are those of the 3 x 3 grid of positions that are used.
+    """How near the camera is.
 
-    most: things in a scene, at most. places: centre of a cell by its row or column. scale: of sizes and cells.
+    Attributes:
+        most: things in a scene, at most.
+        cells: those of the 3 x 3 grid of positions that are used, 0 to 8, row by row.
+        places: centre of a cell by its row or column.
+        scale: of sizes and cells.
     """
 
     most: int
@@ -123,7 +127,20 @@ CLOSE = Framing(most=2, cells=(0, 2, 6, 8), places=(0.25, 0.5, 0.75), scale=1.5)
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """One drawn thing. Lengths are shares of the picture's side; `cell` counts row by row from the top left."""
+    """One drawn thing. Lengths are shares of the image's side.
+
+    Attributes:
+        shape: its name.
+        colour: its name.
+        size: its name.
+        texture: its name.
+        cell: of the 3 x 3 grid, row by row from the top left.
+        centre: x and y.
+        half: half the side of its frame.
+        tilt: the tangent of half its angle.
+        mirrored: left and right.
+        shade: added to the sRGB of the colour.
+    """
 
     shape: str
     colour: str
@@ -149,7 +166,15 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What one picture shows. `variant` are free numbers in [0, 1) by which backgrounds of a kind differ."""
+    """What one image shows.
+
+    Attributes:
+        split: of the scene.
+        index: of the scene in its split.
+        background: its name.
+        things: what is on it.
+        variant: free numbers in [0, 1) by which backgrounds of a kind differ.
+    """
 
     split: str
     index: int
@@ -170,7 +195,7 @@ class Scene:
 
 
 def contrast(first: Colour, second: Colour) -> float:
-    """Redmean distance of two sRGB colours, a cheap approximation of how different they look (0 to 765)."""
+    """Computes how different two sRGB colours look: their redmean distance, from 0 to 765."""
     red_mean = (first[0] + second[0]) / 2
     red, green, blue = (a - b for a, b in zip(first, second, strict=True))
     weighted = (2 + red_mean / 256) * red**2 + 4 * green**2 + (2 + (255 - red_mean) / 256) * blue**2
@@ -178,12 +203,12 @@ def contrast(first: Colour, second: Colour) -> float:
 
 
 def shapes_on(background: str) -> tuple[str, ...]:
-    """The shapes that cannot be taken for a part of `background`."""
+    """Lists the shapes that cannot be taken for a part of `background`."""
     return tuple(shape for shape in SHAPES if shape not in UNCLEAR.get(background, ()))
 
 
 def colours_on(background: str) -> tuple[str, ...]:
-    """The colours that stand out on `background`."""
+    """Lists the colours that stand out on `background`."""
     return _COLOURS_ON[background]
 
 
@@ -198,9 +223,19 @@ _COLOURS_ON = {
 
 
 def sample_scene(seed: int, split: str, index: int, framing: Framing = WIDE) -> Scene:
-    """Scene `index` of `split`: depends on nothing but its arguments.
+    """Draws a scene; it depends on nothing but the arguments.
 
-    Raises `SceneError` for an unknown split.
+    Args:
+        seed: of all scenes.
+        split: of the scene.
+        index: of the scene in its split.
+        framing: how near the camera is.
+
+    Returns:
+        The scene.
+
+    Raises:
+        SceneError: for an unknown split.
     """
     if split not in SPLITS:
         raise SceneError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")

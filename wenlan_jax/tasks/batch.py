@@ -21,10 +21,10 @@ class Field(NamedTuple):
     """A field of a batch.
 
     Attributes:
-      shape: of the field, the examples first.
-      dtype: as the loader gives it.
-      meaning: in a few words, with units.
-      draw: random values such as a loader could give.
+        shape: of the field, the examples first.
+        dtype: as the loader gives it.
+        meaning: in a few words, with units.
+        draw: random values such as a loader could give.
     """
 
     shape: tuple[int, ...]
@@ -38,18 +38,34 @@ BatchSpec = Mapping[str, Field]
 
 
 def random_batch(spec: BatchSpec, seed: int) -> dict[str, np.ndarray]:
-    """Random examples of a spec; the same for the same seed."""
+    """Draws random examples.
+
+    Args:
+        spec: the fields of the batch.
+        seed: of the draw; the same seed gives the same batch.
+
+    Returns:
+        Arrays of the declared shapes and dtypes.
+    """
     rng = np.random.default_rng(seed)
     return {name: field.draw(rng, field.shape).astype(field.dtype) for name, field in spec.items()}
 
 
 def zeros(spec: BatchSpec) -> dict[str, jax.Array]:
-    """A batch of zeros, for what depends on shapes alone."""
+    """Makes a batch of zeros, for what depends on shapes alone."""
     return {name: jnp.zeros(field.shape, field.dtype) for name, field in spec.items()}
 
 
 def faults(spec: BatchSpec, batch: Mapping[str, Any]) -> list[str]:
-    """How a batch of arrays differs from its spec, one message a field."""
+    """Compares a batch with its spec.
+
+    Args:
+        spec: the fields that are declared.
+        batch: arrays by name.
+
+    Returns:
+        One message for every field that is missing, not declared, or of another shape or dtype.
+    """
     found = [f"{name}: missing" for name in spec if name not in batch]
     for name, array in batch.items():
         if name not in spec:
@@ -61,43 +77,66 @@ def faults(spec: BatchSpec, batch: Mapping[str, Any]) -> list[str]:
 
 
 def ids(rows: int, first: int = 0) -> Draw:
-    """Numbers from `first` up to `rows`; below `first` are the special tokens of a vocabulary."""
+    """Draws ids of tokens.
+
+    Args:
+        rows: of the vocabulary; ids are below it.
+        first: the lowest id; below it are the special tokens.
+
+    Returns:
+        A function that draws values of a shape.
+    """
     return lambda rng, shape: rng.integers(min(first, rows - 1), rows, shape)
 
 
 def below(limit: int, least: int = 0) -> Draw:
-    """Whole numbers from `least` up to `limit`."""
+    """Draws whole numbers.
+
+    Args:
+        limit: they are below it.
+        least: the lowest.
+
+    Returns:
+        A function that draws values of a shape.
+    """
     return lambda rng, shape: rng.integers(least, limit, shape)
 
 
 def full(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Everything is there: texts at full length, images with all their regions."""
+    """Returns ones: captions at full length, images with all their regions."""
     return np.ones(shape)
 
 
 def numbered(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Every example is another image."""
+    """Returns ascending numbers: every example is another image."""
     return np.arange(shape[0])
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers from 0 to 1."""
+    """Draws numbers from 0 to 1."""
     return rng.random(shape)
 
 
 def shares(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Distributions over the last axis."""
+    """Draws distributions over the last axis."""
     drawn = rng.random(shape)
     return drawn / drawn.sum(-1, keepdims=True)
 
 
 def boxes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Left, top, right and bottom in units of the image's sides."""
+    """Draws boxes: left, top, right and bottom in units of the image's sides."""
     return np.sort(rng.random((*shape[:-1], 2, 2)), axis=-2).reshape(shape)
 
 
 def places(length: int) -> Draw:
-    """Different places out of so many, per example."""
+    """Draws different places for every example.
+
+    Args:
+        length: places are below it.
+
+    Returns:
+        A function that draws values of a shape (examples, places).
+    """
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.permuted(np.tile(np.arange(length), (shape[0], 1)), axis=1)[:, : shape[1]]
@@ -106,7 +145,14 @@ def places(length: int) -> Draw:
 
 
 def chosen(probability: float) -> Draw:
-    """True with a probability, and once per example at least."""
+    """Draws booleans, at least one of them true in every example.
+
+    Args:
+        probability: of True.
+
+    Returns:
+        A function that draws values of a shape (examples, places).
+    """
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         found = rng.random(shape) < probability

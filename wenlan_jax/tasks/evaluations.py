@@ -13,16 +13,29 @@ from wenlan_jax.tasks.shared_data import data_dir
 
 
 def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
-    """The evaluations of a run's task that its configuration asks for, one after the other."""
+    """Creates the evaluations that a configuration asks for.
+
+    Args:
+        run: the run; its task lists the evaluations.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The evaluation, or several as one.
+    """
     asked = [one for one in registry.of(run.config).evaluations if one.when(run.config)]
     found = [one.make(run, tokenizer) for one in asked]
     return found[0] if len(found) == 1 else Several(found)
 
 
 def check(config: experiment.Config, training: bool = False) -> None:
-    """Raises ConfigError for a split, language or kind of text that the data do not have.
+    """Checks that the data have the splits, languages and kinds of caption that are to be measured.
 
-    training: before one, so that `eval.splits` count where it evaluates on its way.
+    Args:
+        config: the configuration.
+        training: whether a training follows, so that `eval.splits` count where it evaluates on its way.
+
+    Raises:
+        ConfigError: for a split, language or kind that the data do not have.
     """
     named = {"eval.final_splits": config.eval.final_splits}
     if training and 0 < config.eval.every < config.train.steps:

@@ -1,6 +1,6 @@
 """The configuration: defaults, validation, canonical text and hash.
 
-Every field is declared once, with its default: in `schema.py`, and those of a task in its own folder. A file
+Every field is declared once, with its default: in `config/sections.py`, and those of a task in its own folder. A file
 in `configs/` starts from `default()`, changes what its experiment changes and returns an ml_collections
 `ConfigDict`; the command line overrides single fields; `parse` checks the whole and returns the typed, frozen
 `Config` that the package reads. Nothing in the package reads a field by a string or supplies a default of its own.
@@ -32,7 +32,10 @@ ConfigError = settings.ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """The configuration of one experiment, typed and frozen.
+
+    Every field says its meaning, default and source itself; `wenlan fields` prints them.
+    """
 
     task: str = field(
         "brivl",
@@ -71,23 +74,46 @@ class Config:
 
 
 def default() -> config_dict.ConfigDict:
-    """A fresh ConfigDict of the defaults: the released BriVL 2 recipe as far as it is known."""
+    """Makes a ConfigDict of the defaults, to be changed: the released BriVL 2 recipe as far as it is known."""
     return FORM.default()
 
 
 def vocabulary(c: Config) -> tuple[str, int]:
-    """The field that says how many rows the word table of the task has, and their number; 0 fits the tokenizer."""
+    """Says how many rows the word table of the task has.
+
+    Args:
+        c: the configuration.
+
+    Returns:
+        The name of the field, and its value; 0 fits the tokenizer.
+    """
     field = registry.of(c).vocabulary
     return field, settings.value_of(c, field)
 
 
 def with_vocabulary(c: Config, rows: int) -> Config:
-    """The configuration with `rows` rows in the word table of its task."""
+    """Sets the number of rows in the word table of the task.
+
+    Args:
+        c: the configuration.
+        rows: the number of rows.
+
+    Returns:
+        The changed configuration.
+    """
     return settings.replaced(c, {registry.of(c).vocabulary: rows})
 
 
 def require_vocabulary(c: Config, what: str) -> None:
-    """Raises ConfigError unless the vocabulary's size is given; `what` has no tokenizer to ask."""
+    """Checks that the size of the vocabulary is given, for what has no tokenizer to ask.
+
+    Args:
+        c: the configuration.
+        what: who needs the size, for the message.
+
+    Raises:
+        ConfigError: if the size is left to the tokenizer.
+    """
     field, rows = vocabulary(c)
     if rows == 0:
         raise ConfigError(
@@ -97,7 +123,14 @@ def require_vocabulary(c: Config, what: str) -> None:
 
 
 def require_data(c: Config) -> None:
-    """Raises ConfigError unless a data set is named: what a model learns from has no default."""
+    """Checks that a data set is named: what a model learns from has no default.
+
+    Args:
+        c: the configuration.
+
+    Raises:
+        ConfigError: if none is named.
+    """
     if not c.data.source:
         raise ConfigError(
             "data.source: name a data set, e.g. --config.data.source=DIR that `wenlan pack` wrote, one of `wenlan data "
@@ -107,9 +140,17 @@ def require_data(c: Config) -> None:
 
 
 def with_length(c: Config, records: int) -> Config:
-    """The configuration with what it counts in epochs worked out in steps, for so many training records.
+    """Works out in steps what a configuration counts in epochs.
 
-    Raises ConfigError where nothing is left after the warm-up.
+    Args:
+        c: the configuration.
+        records: the number of training records.
+
+    Returns:
+        The configuration with `train.steps`, `optimizer.warmup_steps` and `eval.every` set.
+
+    Raises:
+        ConfigError: if no step is left after the warm-up, or if epochs are more steps than a run can have.
     """
     train, optimizer, evaluation = c.train, c.optimizer, c.eval
     of_epoch = records / train.batch_size
@@ -203,33 +244,69 @@ FORM = settings.Form(Config, "configs/", _clashes)
 
 
 def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every leaf field as (dotted path, schema field, declared type), in the order of the schema."""
+    """Iterates over the leaf fields of the configuration, in the order of the schema.
+
+    Returns:
+        An iterator over dotted path, dataclass field and declared type of each.
+    """
     return settings.fields(Config)
 
 
 def describe() -> str:
-    """The reference of all fields: what the tags mean, then name, default and meaning of each field."""
+    """Writes the reference of all fields: what the tags mean, then name, default and meaning of each field."""
     tags = "\n".join(f"  [{tag}]".ljust(8) + meaning for tag, meaning in sections.SOURCES.items())
     return f"Where values come from:\n{tags}\n\nFields:\n{FORM.describe()}"
 
 
 def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
-    """The typed configuration. Raises ConfigError that lists every unknown, missing, mistyped or clashing field."""
+    """Checks a configuration and makes it typed.
+
+    Args:
+        source: a ConfigDict, or nested mappings.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: lists every unknown, missing, mistyped or clashing field.
+    """
     return FORM.parse(source)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The checked configuration of a file with `--config.field=value` overrides; see `settings.Form.load`."""
+    """Loads and checks the configuration of a file; see `settings.Form.load`.
+
+    Args:
+        path: a Python file with `get_config`.
+        overrides: `--config.field=value` each.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: lists what is wrong.
+    """
     return FORM.load(path, overrides)
 
 
 def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
-    """The checked configuration of `base` with overrides; see `settings.Form.override`."""
+    """Overrides fields of a configuration and checks it; see `settings.Form.override`.
+
+    Args:
+        base: the configuration to change.
+        overrides: `--config.field=value` each.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: lists what is wrong.
+    """
     return FORM.override(base, overrides)
 
 
 def to_json(config: Config) -> str:
-    """The canonical text: every field, sorted, so that equal configurations have equal texts."""
+    """Writes the canonical text: every field, sorted, so that equal configurations have equal texts."""
     return _canonical(dataclasses.asdict(config))
 
 
@@ -238,17 +315,34 @@ def _canonical(values: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The configuration of a canonical text."""
+    """Reads a configuration from its canonical text.
+
+    Args:
+        text: what `to_json` wrote.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
     return parse(json.loads(text))
 
 
 def fingerprint(config: Config) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
+    """Computes the first 16 hexadecimal digits of the SHA-256 of the canonical text."""
     return fingerprint_of(dataclasses.asdict(config))
 
 
 def fingerprint_of(saved: Mapping[str, Any]) -> str:
-    """That of a saved configuration, by the version that has saved it."""
+    """Computes the fingerprint that the version that saved a configuration gave it.
+
+    Args:
+        saved: the saved configuration, as nested mappings.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     return hashlib.sha256(_canonical(saved).encode()).hexdigest()[:16]
 
 
@@ -273,7 +367,14 @@ def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False)
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved configuration with the fields that came later, at their defaults: those keep what was before them."""
+    """Adds the fields that came later to a saved configuration, at their defaults: those keep what was before them.
+
+    Args:
+        saved: the saved configuration, as nested mappings.
+
+    Returns:
+        The same with every field of today.
+    """
     return _overlay(dataclasses.asdict(Config()), saved)
 
 
@@ -287,9 +388,16 @@ def _overlay(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
 
 
 def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
-    """What differs between the configuration of a start and that it should have begun with, as `changes` tells it.
+    """Compares the configuration that a run started with and the one it should have started with.
 
     What is measured counts, too; what a start works out from the data counts only where that is not left to it.
+
+    Args:
+        started: the saved configuration, as nested mappings.
+        wanted: the configuration that is asked for.
+
+    Returns:
+        The differences, as `changes` tells them.
     """
     task = registry.of(wanted)
     left_to_it = {
@@ -304,7 +412,15 @@ def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
 
 
 def changes(saved: Mapping[str, Any], now: Config) -> list[str]:
-    """What differs between a saved configuration and this one, without the fields that do not change a result."""
+    """Compares a saved configuration with another, without the fields that do not change a result.
+
+    Args:
+        saved: the saved configuration, as nested mappings.
+        now: the other.
+
+    Returns:
+        One message for each field that differs.
+    """
     return _differences(saved, now, set(_free_fields()))
 
 

@@ -10,7 +10,15 @@ from wenlan_jax.tasks import experiment, registry
 
 
 def recipe(config: experiment.Config, mesh: Mesh) -> Recipe:
-    """The step's recipe for a configuration on a mesh."""
+    """Makes the step's recipe for a configuration.
+
+    Args:
+        config: the configuration; its vocabulary size must be known.
+        mesh: the devices to train on.
+
+    Returns:
+        Task, optimiser and schedule, what is frozen, and how a batch is split.
+    """
     task = registry.of(config)
     return Recipe(
         task=task.create(config, mesh),

@@ -36,15 +36,21 @@ class TaskError(WenlanError, ValueError):
 
 
 def names() -> tuple[str, ...]:
-    """All tasks that there are."""
+    """Lists all tasks that there are, those of this package first."""
     return tuple(dict.fromkeys([*SPECS, *sorted(_of_others())]))
 
 
 def named(name: str) -> TaskSpec:
-    """The task of a name.
+    """Finds the task of a name.
+
+    Args:
+        name: the value of the field `task`.
+
+    Returns:
+        Its spec.
 
     Raises:
-      TaskError: there is none, or what another package registers is no TaskSpec of that name.
+        TaskError: there is none, or what another package registers is no TaskSpec of that name.
     """
     if name in SPECS:
         return _of_this_package(name)
@@ -55,12 +61,29 @@ def named(name: str) -> TaskSpec:
 
 
 def of(config: Config) -> TaskSpec:
-    """The task of a configuration."""
+    """Finds the task of a configuration.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        Its spec.
+
+    Raises:
+        TaskError: see `named`.
+    """
     return named(config.task)
 
 
 def of_model(model: str) -> tuple[str, ...]:
-    """The tasks that train a kind of model."""
+    """Lists the tasks that train a kind of model.
+
+    Args:
+        model: such as `two towers`, see `TaskSpec.model`.
+
+    Returns:
+        The names of the tasks.
+    """
     return tuple(name for name in names() if named(name).model == model)
 
 

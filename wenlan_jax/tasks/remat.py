@@ -13,29 +13,44 @@ Choice = Mapping[str, bool]
 
 
 def of(config: experiment.Config) -> dict[str, bool]:
-    """What a configuration recomputes."""
+    """Says which parts a configuration recomputes, by the field that turns each on."""
     return {field: settings.value_of(config, field) for fields in _parts(config).values() for field in fields}
 
 
 def choices(config: experiment.Config) -> Iterator[dict[str, bool]]:
-    """What may be recomputed: nothing, every group of parts alone, and all their combinations."""
+    """Iterates over what may be recomputed: nothing, every group of parts alone, and all their combinations.
+
+    Args:
+        config: the configuration; its task names the groups.
+
+    Yields:
+        By field, whether that part is recomputed.
+    """
     groups = [[field for fields in group.values() for field in fields] for group in registry.of(config).remat]
     for chosen in itertools.product((False, True), repeat=len(groups)):
         yield {field: on for on, group in zip(chosen, groups, strict=True) for field in group}
 
 
 def with_choice(config: experiment.Config, choice: Choice) -> experiment.Config:
-    """The configuration that recomputes what is chosen."""
+    """Sets which parts are recomputed.
+
+    Args:
+        config: the configuration.
+        choice: by field, whether that part is recomputed.
+
+    Returns:
+        The changed configuration.
+    """
     return settings.replaced(config, choice)
 
 
 def without(config: experiment.Config) -> experiment.Config:
-    """The configuration that recomputes nothing."""
+    """Turns recomputation off."""
     return with_choice(config, dict.fromkeys(of(config), False))
 
 
 def text(config: experiment.Config) -> str:
-    """The parts that a configuration recomputes, as a person reads them."""
+    """Lists the parts that a configuration recomputes, as a person reads them."""
     on = of(config)
     return ", ".join(name for name, fields in _parts(config).items() if any(on[field] for field in fields)) or "nothing"
 

@@ -13,7 +13,15 @@ from wenlan_jax.tasks import experiment
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A configuration made concrete. `shapes` and `shardings` have the structure of the train state."""
+    """A configuration made concrete.
+
+    Attributes:
+        config: the configuration, with everything settled that depends on the data.
+        mesh: the devices.
+        recipe: what the step needs besides state and batch.
+        shapes: the train state with shapes in place of arrays.
+        shardings: the train state with shardings in place of arrays.
+    """
 
     config: experiment.Config
     mesh: Mesh

@@ -12,7 +12,7 @@ from wenlan_jax.tasks import experiment
 
 
 def parts(data: sections.Data) -> tuple[sections.Part, ...]:
-    """The parts of the mixture; without one, the single source as the only part."""
+    """Lists the parts of the mixture; without one, the single source is the only part."""
     if data.mixture:
         return data.mixture
     alone = sections.Part(
@@ -27,7 +27,14 @@ def parts(data: sections.Data) -> tuple[sections.Part, ...]:
 
 
 def opened(data: sections.Data) -> list[Part]:
-    """The parts with their sources. Those that read the same split share it, so that its pictures keep their ids."""
+    """Opens the parts of the mixture.
+
+    Args:
+        data: the section `data` of the configuration.
+
+    Returns:
+        The parts with their sources. Those that read the same split share it, so that its images keep their ids.
+    """
     places = {(part.source, part.split) for part in parts(data)}
     found = {place: open_source(data, *place) for place in places}
     return [
@@ -36,23 +43,47 @@ def opened(data: sections.Data) -> list[Part]:
 
 
 def open_source(data: sections.Data, spec: str, split: str) -> sources.Source:
-    """The source to train on that `spec` names, which remembers as many records as `data` says."""
+    """Opens a source to train on.
+
+    Args:
+        data: the section `data` of the configuration.
+        spec: the name or folder of a data set.
+        split: the name of a split.
+
+    Returns:
+        The source, which keeps as many records in memory as `data.remembered` says.
+
+    Raises:
+        SourceError: if there is no such data set or split.
+    """
     source = sources.open_source(spec, split, Path(data.dir).expanduser())
     return sources.Remembered(source, data.remembered) if data.remembered else source
 
 
 def mixture(data: sections.Data, seed: int) -> Mixture:
-    """The pairs that `data` describes, in the order of `seed`. Raises SourceError and MixtureError."""
+    """Opens the mixture of training pairs.
+
+    Args:
+        data: the section `data` of the configuration.
+        seed: of the order.
+
+    Returns:
+        The pairs, in the order of the seed.
+
+    Raises:
+        SourceError: if a part has no such data set or split.
+        MixtureError: if the parts do not fit together.
+    """
     return Mixture(opened(data), seed)
 
 
 def records(data: sections.Data) -> int:
-    """How many training records there are, over all parts; a split that two parts read counts twice."""
+    """Counts the training records over all parts; a split that two parts read counts twice."""
     return sum(len(part.source) for part in opened(data))
 
 
 def texts(data: sections.Data) -> Iterator[str]:
-    """Every text that training may use, part by part."""
+    """Iterates over every text that training may use, part by part."""
     for part in opened(data):
         for item in loader.list_texts(part.source, part.texts.wanted):
             yield item.text.text
@@ -68,7 +99,15 @@ def _choice(part: sections.Part, language_alpha: float) -> TextChoice:
 
 
 def pictures(config: experiment.Config, boxes: int | None = None) -> loader.Pictures:
-    """How pictures become arrays under a configuration, with so many boxes; by default those that BriVL reads."""
+    """Says how images become arrays.
+
+    Args:
+        config: the configuration.
+        boxes: how many boxes of each image are read; None for those that BriVL reads.
+
+    Returns:
+        The options of the loader.
+    """
     data, regions = config.data, config.model.image.regions
     if boxes is None:
         boxes = regions.boxes if regions.kind == "boxes" else 0
@@ -82,7 +121,16 @@ def pictures(config: experiment.Config, boxes: int | None = None) -> loader.Pict
 
 
 def batches(config: experiment.Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
-    """The places `share` of every training batch of two towers."""
+    """Makes the training batches of two towers.
+
+    Args:
+        config: the configuration.
+        tokenizer: for the captions.
+        share: the places of each global batch that this process makes.
+
+    Returns:
+        A maker of batches by step.
+    """
     return loader.TrainBatches(
         mixture=mixture(config.data, config.seed),
         tokenizer=tokenizer,
@@ -95,5 +143,5 @@ def batches(config: experiment.Config, tokenizer: text.Tokenizer, share: tuple[i
 
 
 def data_dir(config: experiment.Config) -> Path:
-    """Where data sets are built and looked for."""
+    """Says where data sets are built and looked for."""
     return Path(config.data.dir).expanduser()

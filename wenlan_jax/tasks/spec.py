@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 
 def no_faults(config: Config) -> list[str]:
-    """A configuration whose fields cannot clash."""
+    """Returns no faults, for a task whose fields cannot clash."""
     return []
 
 
 def unchanged(config: Config, workdir: Path) -> Config:
-    """A configuration that is complete without a look at the data."""
+    """Returns the configuration as it is, for a task that settles nothing by the data."""
     return config
 
 
 def always(config: Config) -> bool:
-    """Whatever the configuration."""
+    """Returns True, for an evaluation that every configuration asks for."""
     return True
 
 
 def one_pair(config: Config) -> int:
-    """Pairs are independent of each other in a micro-batch."""
+    """Returns 1, for a task whose pairs are independent of each other in a micro-batch."""
     return 1
 
 
@@ -49,8 +49,8 @@ class EvaluationSpec:
     """One protocol by which a task is measured.
 
     Attributes:
-      make: the evaluation of a run, with its tokenizer.
-      when: whether a configuration asks for it.
+        make: the evaluation of a run, with its tokenizer.
+        when: whether a configuration asks for it.
     """
 
     make: Callable[[Run, Tokenizer], Evaluation]
@@ -62,31 +62,31 @@ class TaskSpec:
     """A task. What has no default must be given.
 
     Attributes:
-      name: the value of the field `task`.
-      meaning: of the task, in a few words, for `wenlan fields`.
-      model: the kind of model, in the words of a message, such as `two towers`. Tasks of one kind share checkpoints,
-        export formats and the commands that need such a model.
-      sizes: the fields that set the model's sizes, such as `model.*`.
-      vocabulary: the field with the number of rows of the word table; 0 there fits the tokenizer.
-      towers: the names under which the parameters of the model's towers stand in the train state.
-      create: the task itself, for a configuration and a mesh.
-      batches: the maker of training batches: of the positions `share` in every one.
-      batch_spec: the fields of the training batch that needs most memory.
-      evaluations: the protocols that measure it, in their order.
-      clashes: faults of fields of the configuration that concern only this task, one message each.
-      prepare: the configuration with what depends on the data, such as a list of answers, settled and kept in the
-        work directory; called by all processes before a training.
-      prepared: the same from what a training left in its work directory.
-      settled: fields that `prepare` sets.
-      files: what `prepare` keeps in the work directory.
-      micro_batch_unit: the smallest number of pairs that a micro-batch consists of.
-      remat: groups of parts that may be recomputed in the backward pass: for every part its name and the field that
-        turns it on. A plan tries every choice of groups.
-      transformers: whether the model has Transformer layers, whose sharding rules must then find their leaves.
-      may_lack: a pattern of leaves that a checkpoint may lack when a run starts from it, and that may stay random.
-      reads_captions: whether `eval.languages` and `eval.kinds` choose among the captions of the data.
-      importable: towers whose weights can be imported; by default `towers`.
-      tags: of its exports, for the model card.
+        name: the value of the field `task`.
+        meaning: of the task, in a few words, for `wenlan fields`.
+        model: the kind of model, in the words of a message, such as `two towers`. Tasks of one kind share checkpoints,
+            export formats and the commands that need such a model.
+        sizes: the fields that set the model's sizes, such as `model.*`.
+        vocabulary: the field with the number of rows of the word table; 0 there fits the tokenizer.
+        towers: the names under which the parameters of the model's towers stand in the train state.
+        create: the task itself, for a configuration and a mesh.
+        batches: the maker of training batches: of the positions `share` in every one.
+        batch_spec: the fields of the training batch that needs most memory.
+        evaluations: the protocols that measure it, in their order.
+        clashes: faults of fields of the configuration that concern only this task, one message each.
+        prepare: the configuration with what depends on the data, such as a list of answers, settled and kept in the
+            work directory; called by all processes before a training.
+        prepared: the same from what a training left in its work directory.
+        settled: fields that `prepare` sets.
+        files: what `prepare` keeps in the work directory.
+        micro_batch_unit: the smallest number of pairs that a micro-batch consists of.
+        remat: groups of parts that may be recomputed in the backward pass: for every part its name and the field that
+            turns it on. A plan tries every choice of groups.
+        transformers: whether the model has Transformer layers, whose sharding rules must then find their leaves.
+        may_lack: a pattern of leaves that a checkpoint may lack when a run starts from it, and that may stay random.
+        reads_captions: whether `eval.languages` and `eval.kinds` choose among the captions of the data.
+        importable: towers whose weights can be imported; by default `towers`.
+        tags: of its exports, for the model card.
     """
 
     name: str
@@ -113,5 +113,5 @@ class TaskSpec:
     tags: tuple[str, ...] = ()
 
     def importable_towers(self, config: Config) -> tuple[str, ...]:
-        """The towers of a configuration whose weights can be imported."""
+        """Lists the towers of a configuration whose weights can be imported."""
         return self.towers if self.importable is None else self.importable(config)

@@ -14,10 +14,17 @@ FILE = "data.json"
 
 
 def check(config: experiment.Config, workdir: Path) -> None:
-    """Raises ConfigError if a source has other files than when the run began, unless changes are accepted.
+    """Checks that the sources have the files that they had when the run began, unless changes are accepted.
 
     A run that goes on with other pairs under the old name repeats some and never sees others, and a split that was
     held out before may be trained on.
+
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run.
+
+    Raises:
+        ConfigError: if a source has other files.
     """
     changed = differing(config, workdir)
     if changed and not config.checkpoint.accept_changes:
@@ -28,7 +35,15 @@ def check(config: experiment.Config, workdir: Path) -> None:
 
 
 def differing(config: experiment.Config, workdir: Path) -> list[str]:
-    """The sources that have other files than the run in `workdir` began with; none where that is not known."""
+    """Lists the sources that have other files than when the run began.
+
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run.
+
+    Returns:
+        Their names; none where the files of the start are not known.
+    """
     try:
         before = json_files.read_if_any(workdir / FILE, dict[str, Any])
     except json_files.NoteError:
@@ -39,7 +54,12 @@ def differing(config: experiment.Config, workdir: Path) -> list[str]:
 
 
 def keep(config: experiment.Config, workdir: Path) -> None:
-    """Notes the files that the run is trained on; sources that it was trained on before stay noted."""
+    """Notes the files that the run is trained on; sources that it was trained on before stay noted.
+
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run.
+    """
     try:
         before = json_files.read_if_any(workdir / FILE, dict[str, Any]) or {}
     except json_files.NoteError:

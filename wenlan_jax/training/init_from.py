@@ -31,10 +31,18 @@ MOMENTUM = "momentum/"
 
 
 def load(current: Run, tokenizer: str) -> TrainState:
-    """A fresh state with the leaves that `init_from` of the configuration holds in their place.
+    """Makes a fresh state with the leaves of `init_from` in their place.
 
-    `tokenizer` is the fingerprint of this run's. Raises CheckpointError that names every leaf that does not fit, or
-    if the source's ids meant other pieces of text.
+    Args:
+        current: the run; its configuration names the source.
+        tokenizer: the fingerprint of its tokenizer.
+
+    Returns:
+        The state before the first step.
+
+    Raises:
+        CheckpointError: names every leaf that does not fit; or the source's ids meant other pieces of text.
+        ConfigError: if frozen parameters would stay random, see `check_frozen`.
     """
     source = Path(current.config.init_from).expanduser()
     place = source / "checkpoints"
@@ -58,9 +66,16 @@ def load(current: Run, tokenizer: str) -> TrainState:
 
 
 def check_frozen(current: Run, taken: Collection[str]) -> None:
-    """Raises ConfigError if frozen parameters would stay as they are drawn at random; `taken` are leaves that will not.
+    """Checks that no frozen parameters stay as they are drawn at random.
 
     A head of another task, which nothing reads, may be as it is.
+
+    Args:
+        current: the run.
+        taken: the leaves that come from other weights.
+
+    Raises:
+        ConfigError: names the parts that would stay random, unless `model.random_frozen` allows it.
     """
     if current.config.model.random_frozen:
         return
@@ -77,12 +92,12 @@ def check_frozen(current: Run, taken: Collection[str]) -> None:
 
 
 def is_whole(stored: Iterable[str]) -> bool:
-    """Whether the leaves are those of a training run: an import holds no root key."""
+    """Says whether the leaves are those of a training run: an import holds no root key."""
     return "rng" in stored
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a leaf belongs to, such as `params/image/backbone` or `banks/text`."""
+    """Returns the part of the model that a leaf belongs to, such as `params/image/backbone` or `banks/text`."""
     return "/".join(name.split("/")[: _depth(name)])
 
 
@@ -98,21 +113,32 @@ def _owner(name: str) -> str:
 
 
 def initial_leaves(shapes: TrainState) -> dict[str, Any]:
-    """The leaves of a train state that can be taken over."""
+    """Lists the leaves of a train state that can be taken over."""
     return {name: leaf for name, leaf in trees.flatten(shapes).items() if name.startswith((*TAKEN, BANKS))}
 
 
 def may_lack(config: experiment.Config) -> Callable[[str], bool]:
-    """Whether the task of a configuration can do without a leaf of a checkpoint, see `TaskSpec.may_lack`."""
+    """Makes a function that says whether a task can do without a leaf of a checkpoint, see `TaskSpec.may_lack`."""
     pattern = registry.of(config).may_lack
     return lambda name: bool(pattern) and re.match(pattern, name) is not None
 
 
 def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path, config: experiment.Config) -> dict[str, Any]:
-    """The leaves of `shapes` that `stored` gives, abstract, after a check of both sides.
+    """Finds the leaves that a source gives, after a check of both sides.
 
-    A tower that the model does not have is left out; a part of one that it has must be there as a whole. Raises
-    CheckpointError that names every leaf that is missing, unknown or of another shape.
+    A tower that the model does not have is left out; a part of one that it has must be there as a whole.
+
+    Args:
+        shapes: the train state of the run, abstract.
+        stored: the leaves of the source by name, abstract.
+        source: where they lie, for the message.
+        config: the configuration of the run.
+
+    Returns:
+        The leaves of `shapes` to take over, by name.
+
+    Raises:
+        CheckpointError: names every leaf that is missing, unknown or of another shape.
     """
     ours = initial_leaves(shapes)
     kinds = TAKEN if is_whole(stored) else (*TAKEN, BANKS)
@@ -141,7 +167,7 @@ def matching(shapes: TrainState, stored: Mapping[str, Any], source: Path, config
 
 
 def is_word_table(name: str) -> bool:
-    """Whether a leaf's meaning depends on the tokenizer."""
+    """Says whether a leaf's meaning depends on the tokenizer."""
     return "/text/backbone/embeddings/" in name or "/single/embeddings/" in name
 
 

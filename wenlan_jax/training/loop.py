@@ -62,10 +62,21 @@ class NonFiniteError(WenlanError, RuntimeError):
 
 
 def train(config: experiment.Config, workdir: Path, began: float | None = None) -> dict[str, float]:
-    """Trains to the end, from the newest checkpoint in `workdir` if there is one; returns the final metrics.
+    """Trains to the end, from the newest checkpoint in the work directory if there is one.
 
-    began: Unix time at which the process began, for the account of its time; now by default. Raises
-    Stopped after a signal, NonFiniteError, CheckpointError, and the errors of configuration and data.
+    Args:
+        config: the configuration.
+        workdir: where the run keeps its checkpoints, metrics and pages.
+        began: Unix time at which the process began, for the account of its time; None for now.
+
+    Returns:
+        The final metrics by name.
+
+    Raises:
+        Stopped: after a signal; the state is saved.
+        NonFiniteError: if a loss or a gradient was not finite, and `train.non_finite` is `stop`.
+        CheckpointError: if it is not safe to go on from the checkpoints.
+        ConfigError: if the configuration cannot be used, or is not the one that the run began with.
     """
     clock = time_ledger.Ledger(began)
     experiment.require_data(config)
@@ -138,7 +149,19 @@ def _train_in(config: experiment.Config, workdir: Path, clock: time_ledger.Ledge
 
 
 def start_state(current: Run, checkpoints: store.Checkpoints, tokenizer: text.Tokenizer) -> TrainState:
-    """The newest whole checkpoint's state, if it is of this run, or a fresh one, with the weights of `init_from`."""
+    """Reads the newest whole checkpoint's state, or makes a fresh one, with the weights of `init_from`.
+
+    Args:
+        current: the run.
+        checkpoints: of its work directory.
+        tokenizer: of the run.
+
+    Returns:
+        The state to go on from.
+
+    Raises:
+        CheckpointError: if a checkpoint is of another run, or weights do not fit.
+    """
     state = resume.resume(current, checkpoints, tokenizer.fingerprint)
     if state is not None:
         say(f"resumed at step {int(state.step)}: {describe_parameters(current)}")
@@ -151,7 +174,7 @@ def start_state(current: Run, checkpoints: store.Checkpoints, tokenizer: text.To
 
 
 def describe_parameters(current: Run) -> str:
-    """How many parameters each tower has, and how many of them are trained."""
+    """Says how many parameters each tower has, and how many of them are trained."""
     params = current.shapes.params
     trained, _ = trees.split(params, current.recipe.is_trained)
     parts = []
@@ -162,13 +185,26 @@ def describe_parameters(current: Run) -> str:
 
 
 def train_maker(current: Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
-    """This process's part of every training batch."""
+    """Makes this process's part of every training batch.
+
+    Args:
+        current: the run.
+        tokenizer: of the run.
+
+    Returns:
+        A maker of batches by step.
+    """
     share = meshes.share(current.mesh, current.config.train.batch_size)
     return registry.of(current.config).batches(current.config, tokenizer, share)
 
 
 class Late(NamedTuple):
-    """The metrics of a step that is under way, and its model FLOPs."""
+    """The metrics of a step that is under way.
+
+    Attributes:
+        metrics: scalars by name, which may not be computed yet.
+        model_flops: the model FLOPs of the step.
+    """
 
     metrics: dict[str, jax.Array]
     model_flops: float
@@ -176,7 +212,16 @@ class Late(NamedTuple):
 
 @dataclasses.dataclass
 class Loop:
-    """The running parts of one training; `run` goes through the steps."""
+    """The running parts of one training; `run` goes through the steps.
+
+    Attributes:
+        current: the run.
+        workdir: its work directory.
+        tokenizer: its tokenizer.
+        checkpoints: of the work directory.
+        clock: the account of time.
+        stop: the signals that ask to stop.
+    """
 
     current: Run
     workdir: Path
@@ -186,7 +231,18 @@ class Loop:
     stop: StopSignal
 
     def run(self, state: TrainState) -> dict[str, float]:
-        """Steps from `state` to the configured end, then the final evaluation."""
+        """Steps to the configured end, then evaluates.
+
+        Args:
+            state: the state to go on from.
+
+        Returns:
+            The final metrics by name.
+
+        Raises:
+            Stopped: after a signal; the state is saved.
+            NonFiniteError: if a step is not finite, and `train.non_finite` is `stop`.
+        """
         config = self.current.config
         first = int(state.step)
         self.maker = train_maker(self.current, self.tokenizer)
@@ -290,7 +346,15 @@ class Loop:
             self.checkpoints.wait()
 
     def evaluate(self, state: TrainState, splits: tuple[str, ...]) -> tuple[dict[str, float], list[Any]]:
-        """The task's evaluation on `splits`, logged, and what its pages show."""
+        """Runs the task's evaluation and logs it.
+
+        Args:
+            state: the state to measure.
+            splits: the splits to measure on.
+
+        Returns:
+            The metrics by name, and for each split what its pages show.
+        """
         found: dict[str, float] = {}
         shown = []
         with self.clock(time_ledger.EVALUATION):

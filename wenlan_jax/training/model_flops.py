@@ -26,9 +26,14 @@ from wenlan_jax.training import setup
 
 
 def of_step(config: experiment.Config, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
-    """Model FLOPs of one training step over all devices; `batch` gives the shapes of the whole batch.
+    """Counts the model FLOPs of one training step over all devices. It takes as long as tracing the step.
 
-    The vocabulary size of `config` must be known. Takes as long as tracing the step.
+    Args:
+        config: the configuration; its vocabulary size must be known.
+        batch: gives the shapes of the whole batch.
+
+    Returns:
+        Floating-point operations.
     """
     current = setup.set_up(_plain(config), jax.local_devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
@@ -36,19 +41,33 @@ def of_step(config: experiment.Config, batch: Mapping[str, jax.Array | jax.Shape
 
 
 def of(function: Any, *arguments: Any) -> float:
-    """FLOPs of matrix products and convolutions in `function(*arguments)`, as far as its results need them.
+    """Counts the FLOPs of matrix products and convolutions, as far as the results need them.
 
-    Arguments may be shapes. Raises ValueError for a loop around such operations whose length is not fixed.
+    Args:
+        function: the function to trace.
+        *arguments: its arguments, or their shapes.
+
+    Returns:
+        Floating-point operations.
+
+    Raises:
+        ValueError: for a loop around such operations whose length is not fixed.
     """
     program = jax.make_jaxpr(function)(*arguments).jaxpr
     return _count(program, [True] * len(program.outvars))[0]
 
 
 def counted(count: Callable[[], float]) -> tuple[float, str]:
-    """What `count` gives and an empty reason, or NaN and why there is no count.
+    """Counts, and explains where that fails.
 
     A count reads a traced program, whose notation differs between versions of JAX. It is a figure beside the work, so
     that no fault in it may end the work.
+
+    Args:
+        count: makes the count.
+
+    Returns:
+        The count and "", or NaN and why there is none.
     """
     try:
         return count(), ""

@@ -13,20 +13,32 @@ from wenlan_jax.training import tokenizer as run_tokenizer
 
 
 class Prepared(NamedTuple):
-    """A complete configuration and its tokenizer."""
+    """A complete configuration and its tokenizer.
+
+    Attributes:
+        config: the configuration, with everything settled that depends on the data.
+        tokenizer: the tokenizer of the run.
+    """
 
     config: Config
     tokenizer: Tokenizer
 
 
 def for_training(config: Config, workdir: Path) -> Prepared:
-    """Settles a configuration before a training; what is made of the data is kept in `workdir`.
+    """Settles a configuration before a training; what is made of the data is kept in the work directory.
 
     All processes of a job call it together.
 
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run.
+
+    Returns:
+        The complete configuration and the tokenizer.
+
     Raises:
-      ConfigError: the word table is smaller than the vocabulary, or what the task settles is not what the run began
-        with.
+        ConfigError: the word table is smaller than the vocabulary, or what the task settles is not what the run began
+            with.
     """
     tokenizer = run_tokenizer.prepare(config, workdir)
     config = registry.of(config).prepare(setup.with_vocabulary(config, tokenizer), workdir)
@@ -36,16 +48,19 @@ def for_training(config: Config, workdir: Path) -> Prepared:
 
 
 def of_trained(config: Config, workdir: Path, fingerprint: str) -> tuple[Config, Tokenizer | None]:
-    """Settles a saved configuration by what its training left in `workdir`; no tokenizer where there is none.
+    """Settles a saved configuration by what its training left in the work directory.
 
     Args:
-      config: as the checkpoint has it.
-      workdir: the work directory, or that of an import.
-      fingerprint: of the tokenizer, as the checkpoint notes it; '' where that is not known.
+        config: as the checkpoint has it.
+        workdir: the work directory, or that of an import.
+        fingerprint: of the tokenizer, as the checkpoint notes it; '' where that is not known.
+
+    Returns:
+        The configuration, and the tokenizer; None where there is none.
 
     Raises:
-      CheckpointError: the tokenizer is not the one that the model was trained with.
-      ConfigError: what the task settles is not what the model was trained with.
+        CheckpointError: the tokenizer is not the one that the model was trained with.
+        ConfigError: what the task settles is not what the model was trained with.
     """
     config = registry.of(config).prepared(config, workdir)
     return config, run_tokenizer.saved(config, workdir, fingerprint)

@@ -21,14 +21,25 @@ Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Program(NamedTuple):
-    """A compiled step, which consumes its state, and the model FLOPs of one (see `flops.py`); NaN if not counted."""
+    """A compiled step.
+
+    Attributes:
+        step: from state and batch to state and metrics; it consumes its state.
+        model_flops: the model FLOPs of one step (see `model_flops.py`); NaN if they are not counted.
+    """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     model_flops: float
 
 
 class Programs:
-    """Steps by the kind of their batch. BriVL has one kind; the single tower one an objective and bucket of lengths."""
+    """The compiled steps of a run, by the kind of their batch.
+
+    BriVL has one kind; the single tower has one an objective and bucket of lengths.
+
+    Args:
+        current: the run.
+    """
 
     def __init__(self, current: Run) -> None:
         self._current = current
@@ -41,7 +52,7 @@ class Programs:
         return self._compiled[signature(batch)]
 
     def compile(self, batch: dict[str, jax.Array]) -> None:
-        """Makes the program for batches like this one. All processes meet it at the same step."""
+        """Compiles the step for batches like this one. All processes meet it at the same step."""
         kind = self._current.recipe.task.kind_of(batch)
         say(f"compiling the training step{' for ' + kind if kind else ''}, once a start ...")
         began = time.perf_counter()
@@ -56,5 +67,5 @@ class Programs:
 
 
 def signature(batch: Batch) -> Signature:
-    """What a program is compiled for."""
+    """Says what a program is compiled for: name, shape and dtype of every field."""
     return tuple(sorted((name, array.shape, str(array.dtype)) for name, array in batch.items()))

@@ -19,9 +19,18 @@ from wenlan_jax.tasks.run import Run
 
 
 def resume(current: Run, checkpoints: store.Checkpoints, tokenizer: str) -> TrainState | None:
-    """The state of the newest whole checkpoint where the run's mesh has it, or None where none was ever made.
+    """Reads the newest whole checkpoint of a run; damaged ones are set aside.
 
-    `tokenizer` is the fingerprint of this run's. Raises CheckpointError when it is not safe to go on.
+    Args:
+        current: the run.
+        checkpoints: of its work directory.
+        tokenizer: the fingerprint of its tokenizer.
+
+    Returns:
+        The state on the run's mesh, or None where no checkpoint was ever made.
+
+    Raises:
+        CheckpointError: when it is not safe to go on.
     """
     for name in checkpoints.remove_unfinished():
         say(f"removed {name}, which was never finished")
@@ -75,7 +84,16 @@ def _banks_before(current: Run, checkpoints: store.Checkpoints, at: int) -> dict
 
 
 def check_same(checkpoints: store.Checkpoints, current: Run, tokenizer: str) -> None:
-    """Raises CheckpointError if the newest checkpoint was made by another configuration or tokenizer."""
+    """Checks that the newest checkpoint is of this run.
+
+    Args:
+        checkpoints: of the work directory.
+        current: the run.
+        tokenizer: the fingerprint of its tokenizer.
+
+    Raises:
+        CheckpointError: if it was made by another configuration or tokenizer, and changes are not accepted.
+    """
     at, note = checkpoints.note()
     changed = experiment.changes(note.config, current.config)
     if note.tokenizer != tokenizer:

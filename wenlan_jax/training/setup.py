@@ -20,9 +20,19 @@ from wenlan_jax.util import host_memory
 
 
 def set_up(config: experiment.Config, devices: Sequence[jax.Device] | None = None) -> Run:
-    """The run of a configuration whose vocabulary size is known, on `devices` (default: all); shapes only.
+    """Makes the run of a configuration; nothing large exists yet.
 
-    Raises ConfigError where sizes do not go together, which the modules see that are built of them.
+    Args:
+        config: the configuration; its vocabulary size must be known.
+        devices: the devices to run on; None for all.
+
+    Returns:
+        Mesh, recipe, and the shapes and shardings of the state.
+
+    Raises:
+        ConfigError: where sizes do not go together, which the modules see that are built of them.
+        MeshError: if the devices cannot form the mesh, or the batch does not divide over it.
+        FreezeError: if `model.freeze` matches nothing, or everything.
     """
     mesh = meshes.create(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch_size // config.train.accumulation, "train.batch_size / accumulation")
@@ -37,13 +47,21 @@ def set_up(config: experiment.Config, devices: Sequence[jax.Device] | None = Non
 
 
 def fresh_state(run: Run) -> TrainState:
-    """The state before the first step, made where it is to lie."""
+    """Makes the state before the first step, on the devices where it is to lie."""
     make = jax.jit(functools.partial(step.init_state, run.recipe), out_shardings=run.shardings)
     return waiting.aloud("initialising the model", lambda: jax.block_until_ready(make(rngs.root(run.config.seed))))
 
 
 def compile_step(run: Run, batch: dict[str, jax.Array] | dict[str, jax.ShapeDtypeStruct]) -> Any:
-    """The compiled training step `(state, batch) -> (state, metrics)`, which consumes its state."""
+    """Compiles the training step.
+
+    Args:
+        run: the run.
+        batch: a batch, or its shapes with their shardings.
+
+    Returns:
+        The compiled step `(state, batch) -> (state, metrics)`, which consumes its state.
+    """
     if meshes.platform(run.mesh) == "cpu":
         host_memory.keep_freed_memory()
     abstract = jax.tree.map(
@@ -60,7 +78,18 @@ def compile_step(run: Run, batch: dict[str, jax.Array] | dict[str, jax.ShapeDtyp
 
 
 def with_vocabulary(config: experiment.Config, tokenizer: Tokenizer) -> experiment.Config:
-    """The configuration with the size of the word table settled. Raises ConfigError if the table is too small."""
+    """Settles the size of the word table.
+
+    Args:
+        config: the configuration.
+        tokenizer: the tokenizer of the run.
+
+    Returns:
+        The configuration; a size of 0 becomes that of the tokenizer.
+
+    Raises:
+        ConfigError: if the table is too small.
+    """
     field, rows = experiment.vocabulary(config)
     if rows == 0:
         return experiment.with_vocabulary(config, tokenizer.size)

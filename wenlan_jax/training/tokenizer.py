@@ -22,9 +22,20 @@ KEPT = (text.WordPiece.file_name, FILE, text.XlmRoberta.file_name)
 
 
 def prepare(config: experiment.Config, workdir: Path) -> text.Tokenizer:
-    """The tokenizer of the configuration, or one that the first process trains on the training texts into `workdir`.
+    """Loads the configured tokenizer; without one, the first process trains one on the training texts.
 
-    Where the configured file is gone, the copy that an earlier start has kept in `workdir` stands in for it.
+    Where the configured file is gone, the copy that an earlier start has kept in the work directory stands in for it.
+
+    Args:
+        config: the configuration.
+        workdir: the work directory of the run, which keeps a trained vocabulary.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ConfigError: if this process does not see the file that the first process made.
+        TokenizerError: for a file that is missing or cannot be used.
     """
     path = Path(config.tokenizer.path).expanduser()
     if jax.process_index() == 0 and not config.tokenizer.path and not _places(config, workdir):
@@ -40,7 +51,12 @@ def prepare(config: experiment.Config, workdir: Path) -> text.Tokenizer:
 
 
 def keep(tokenizer: text.Tokenizer, workdir: Path) -> None:
-    """Leaves a copy of the tokenizer's file in `workdir`, so that the run's ids mean the same pieces ever after."""
+    """Copies the tokenizer's file into the work directory, so that the run's ids mean the same pieces ever after.
+
+    Args:
+        tokenizer: the tokenizer of the run.
+        workdir: the work directory of the run.
+    """
     with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=workdir) as folder:
         os.replace(tokenizer.save(Path(folder)), workdir / tokenizer.file_name)
     for name in KEPT:
@@ -49,10 +65,18 @@ def keep(tokenizer: text.Tokenizer, workdir: Path) -> None:
 
 
 def saved(config: experiment.Config, workdir: Path, fingerprint: str = "") -> text.Tokenizer | None:
-    """The tokenizer with which the model in `workdir` was trained; None if it has none.
+    """Loads the tokenizer with which a model was trained.
 
-    fingerprint: of that tokenizer, as the checkpoint notes it; '' where that is not known. Raises CheckpointError
-    where only other tokenizers are found, since its ids would mean other pieces.
+    Args:
+        config: the configuration of the model.
+        workdir: the work directory of its run.
+        fingerprint: of its tokenizer, as the checkpoint notes it; '' where that is not known.
+
+    Returns:
+        The tokenizer; None if the model has none.
+
+    Raises:
+        CheckpointError: where it is gone, or only other tokenizers are found, since their ids would mean other pieces.
     """
     found = _places(config, workdir)[::-1]  # the copy in the work directory goes before the file it was made from
     loaded = [text.load_tokenizer(file, config.tokenizer.lower_case) for file in found]
@@ -82,7 +106,15 @@ def _places(config: experiment.Config, workdir: Path) -> list[Path]:
 
 
 def train(config: experiment.Config, path: Path) -> None:
-    """Trains a vocabulary on the training texts and keeps it at `path`; a smaller one where they do not fill it."""
+    """Trains a vocabulary on the training texts; a smaller one where they do not fill it.
+
+    Args:
+        config: the configuration.
+        path: the file to write.
+
+    Raises:
+        ConfigError: if `tokenizer.train_size` is too small.
+    """
     size = config.tokenizer.train_size
     say(f"training a vocabulary of {size} pieces on the training texts ...")
     try:

@@ -24,7 +24,12 @@ from wenlan_jax.training import prepared, setup
 class Trained:
     """A checkpoint and all that is needed to use it; its arrays are read when they are asked for.
 
-    devices: for `current`, all by default. tokenizer: None for an import that was configured without one.
+    Attributes:
+        checkpoints: of the work directory.
+        config: the configuration that it was trained with.
+        devices: for `current`; None for all.
+        tokenizer: None for an import that was configured without one.
+        step: the number of the checkpoint.
     """
 
     checkpoints: store.Checkpoints
@@ -39,28 +44,46 @@ class Trained:
         return setup.set_up(self.config, self.devices)
 
     def read(self, *parts: str) -> dict[str, Any]:
-        """Parts of the train state by name, such as `params`, where the mesh has them."""
+        """Reads parts of the train state onto the mesh.
+
+        Args:
+            *parts: names of parts, such as `params`.
+
+        Returns:
+            The parts by name.
+        """
         shapes = {part: getattr(self.current.shapes, part) for part in parts}
         return self._restore(shapes, {part: getattr(self.current.shardings, part) for part in parts})
 
     def tower(self, name: str) -> dict[str, Any]:
-        """`params` and, where the tower has some, `batch_stats` of `image`, `text` or a `_momentum` copy, in NumPy.
+        """Reads a tower in NumPy. What is stored is read, whatever the configuration says.
 
-        What is stored is read, whatever the configuration says.
+        Args:
+            name: `image`, `text`, `single`, or one of these with `_momentum` for its key encoder.
+
+        Returns:
+            `params` and, where the tower has some, `batch_stats`.
+
+        Raises:
+            CheckpointError: if there is no such tower.
         """
         return _nested(self.checkpoints.restore(store.on_host(self._stored(name)), self.step)[1], name)
 
     def shapes(self, name: str) -> dict[str, Any]:
-        """What `tower` gives, without its values."""
+        """Returns what `tower` gives, as shapes without values."""
         stored = self._stored(name)
         return _nested({p: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for p, leaf in stored.items()}, name)
 
     def has_momentum(self) -> bool:
-        """Whether momentum towers are stored."""
+        """Says whether key encoders are stored."""
         return any(path.startswith("momentum/") for path in self.checkpoints.stored(self.step)[1])
 
     def check(self) -> None:
-        """Raises CheckpointError unless all weights are stored as the configuration has them; traces its model."""
+        """Checks that all weights are stored as the configuration has them; this traces its model.
+
+        Raises:
+            CheckpointError: if they are not.
+        """
         shapes = self.current.shapes
         self.checkpoints.check_leaves({"params": shapes.params, "batch_stats": shapes.batch_stats}, self.step)
         if self.has_momentum():
@@ -97,7 +120,19 @@ def _nested(leaves: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def settings(saved: dict[str, object], overrides: Sequence[str], sections: Sequence[str]) -> experiment.Config:
-    """The saved configuration with overrides, which may only concern `sections` (such as `data.`)."""
+    """Makes the configuration of a checkpoint, with overrides.
+
+    Args:
+        saved: the configuration that is stored beside the state.
+        overrides: `--config.field=value` each.
+        sections: the sections that they may concern, such as `data.`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: for an override of another section, or a wrong value.
+    """
     outside = [field for field in overrides if not field.removeprefix("--config.").startswith(tuple(sections))]
     if outside:
         raise experiment.ConfigError(f"{outside[0]}: only fields of {', '.join(sections)} can be set here")
@@ -113,9 +148,21 @@ def load(
     sections: Sequence[str],
     devices: Sequence[jax.Device] | None = None,
 ) -> Trained:
-    """Checkpoint `step` (the newest by default) of a training run or an import, on `devices` (all by default).
+    """Opens a checkpoint of a training run or an import.
 
-    Raises CheckpointError if there is no such checkpoint, or its tokenizer's file is not the one it was trained with.
+    Args:
+        workdir: the directory of the run or import.
+        step: the number of the checkpoint; None for the newest.
+        overrides: `--config.field=value` each.
+        sections: the sections that they may concern, such as `data.`.
+        devices: the devices to use; None for all.
+
+    Returns:
+        The checkpoint; no arrays are read yet.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or its tokenizer's file is not the one it was trained with.
+        ConfigError: for an override that cannot be used.
     """
     place = workdir / "checkpoints"
     if not place.is_dir():

@@ -11,7 +11,15 @@ LARGEST_SEED = 2**32 - 1
 
 
 def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
-    """A reader of whole numbers from `low` to `high`."""
+    """Makes a reader of whole numbers, for `type` of `add_argument`.
+
+    Args:
+        low: the least number.
+        high: the greatest.
+
+    Returns:
+        A function from text to number, which raises ArgumentTypeError for any other.
+    """
 
     def read(text: str) -> int:
         try:
@@ -26,7 +34,17 @@ def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
 
 
 def text(value: str) -> str:
-    """What was typed as text, not as the name of a file: in UTF-8, whatever the locale of the process is."""
+    """Reads what was typed as text, not as the name of a file: in UTF-8, whatever the locale of the process is.
+
+    Args:
+        value: as the system gave it.
+
+    Returns:
+        The text.
+
+    Raises:
+        ArgumentTypeError: for bytes that are no UTF-8.
+    """
     try:
         return value.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError as error:
@@ -35,7 +53,16 @@ def text(value: str) -> str:
 
 
 def real(low: float, high: float, inside: bool = False) -> Callable[[str], float]:
-    """A reader of numbers from `low` to `high`, or between them where only the `inside` counts; finite ones."""
+    """Makes a reader of finite numbers, for `type` of `add_argument`.
+
+    Args:
+        low: the least number.
+        high: the greatest.
+        inside: whether the limits themselves are refused.
+
+    Returns:
+        A function from text to number, which raises ArgumentTypeError for any other.
+    """
     range_of = f"between {low:g} and {high:g}" if inside else f"from {low:g} to {high:g}"
 
     def read(text: str) -> float:

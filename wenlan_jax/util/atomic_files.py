@@ -33,10 +33,24 @@ class BusyError(PlaceError):
 
 @contextlib.contextmanager
 def replacing(place: Path) -> Iterator[Path]:
-    """An empty directory beside `place` to fill, which takes `place`'s name when the block ends without an error.
+    """Gives an empty directory to fill, which takes the name of `place` when the block ends without an error.
 
     Until then `place` keeps what it held. A block that fails leaves no trace; what a killed process left behind is
-    cleared by the next. Raises BusyError when another process fills the same place.
+    cleared by the next.
+
+    Args:
+        place: the directory to replace.
+
+    Yields:
+        A directory beside it.
+
+    Raises:
+        BusyError: when another process fills the same place.
+        PlaceError: when the directory cannot be written.
+
+    Example:
+        >>> with atomic_files.replacing(out) as directory:
+        ...     (directory / "result.json").write_text("{}")
     """
     with _locked(place) as directory:
         try:
@@ -50,9 +64,20 @@ def replacing(place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def resumable(place: Path) -> Iterator[Path]:
-    """As `replacing`, but for work that goes on where it stopped: what a failed or killed block wrote is kept.
+    """Gives a directory as `replacing` does, for work that goes on where it stopped.
 
-    The directory is `.NAME.incomplete` beside `place`; removing it starts the work anew.
+    What a failed or killed block wrote is kept. The directory is `.NAME.incomplete` beside `place`; removing it starts
+    the work anew.
+
+    Args:
+        place: the directory to replace.
+
+    Yields:
+        A directory beside it.
+
+    Raises:
+        BusyError: when another process fills the same place.
+        PlaceError: when the directory cannot be written.
     """
     with _locked(place) as directory:
         yield directory
@@ -60,13 +85,13 @@ def resumable(place: Path) -> Iterator[Path]:
 
 
 def unfinished(place: Path) -> Path:
-    """Where `replacing` and `resumable` keep what is not complete yet."""
+    """Says where `replacing` and `resumable` keep what is not complete yet."""
     place = place.resolve()
     return place.with_name(f".{place.name}.incomplete")
 
 
 def is_taken(place: Path, mark: str) -> bool:
-    """Whether a new result must not replace `place`: it is neither absent, nor empty, nor has the file `mark`."""
+    """Says whether a new result must not replace `place`: it is neither absent, nor empty, nor has the file `mark`."""
     replaceable = place.is_dir() and ((place / mark).is_file() or not any(place.iterdir()))
     return place.exists() and not replaceable
 
@@ -82,14 +107,22 @@ KINDS = {
 
 
 def check_kind(place: Path, mark: str) -> None:
-    """Raises PlaceError where `place` is of another kind than the one that `mark` tells: none is of two kinds."""
+    """Checks that a directory does not hold something of another kind.
+
+    Args:
+        place: the directory.
+        mark: the file or folder that tells the kind that is wanted, see `KINDS`.
+
+    Raises:
+        PlaceError: if it does.
+    """
     for name, what in KINDS.items():
         if name != mark and (place / name).exists():
             raise PlaceError(f"{place}: {what} ({name} is in it); name another --out")
 
 
 def stamp(file: str | Path) -> list[int]:
-    """Size and time of change of a file, by which work on it that goes on later knows that it is still the same."""
+    """Returns size and time of change of a file, by which later work knows that it is still the same."""
     state = os.stat(file)
     return [state.st_size, state.st_mtime_ns]
 
@@ -97,7 +130,10 @@ def stamp(file: str | Path) -> list[int]:
 def write(file: Path, data: bytes, shared: bool = False) -> None:
     """Writes a small file so that it is whole or not there; its folder is made.
 
-    shared: other processes may write it at the same time; then what a kill leaves behind is not overwritten.
+    Args:
+        file: the file.
+        data: its content.
+        shared: other processes may write it at the same time; then what a kill leaves behind is not overwritten.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8] if shared else 'partial'}")
@@ -106,17 +142,26 @@ def write(file: Path, data: bytes, shared: bool = False) -> None:
 
 
 def write_json(file: Path, content: Any, shared: bool = False) -> None:
-    """As `write`, a report that people read, too; what JSON has no form for is written as its string."""
+    """Writes JSON as `write` does, for people to read, too.
+
+    Args:
+        file: the file.
+        content: what it holds; what JSON has no form for is written as its string.
+        shared: see `write`.
+    """
     write(file, json_bytes(content, indent=1, default=str) + b"\n", shared)
 
 
 def json_bytes(content: Any, **options: Any) -> bytes:
-    """The JSON of `content` in UTF-8."""
+    """Returns the JSON of `content` in UTF-8."""
     return text_bytes(json.dumps(content, ensure_ascii=False, **options))
 
 
 def text_bytes(text: str) -> bytes:
-    """A text in UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, are escaped."""
+    """Returns a text in UTF-8.
+
+    Bytes of file names that are not UTF-8, which Python keeps as surrogates, are escaped.
+    """
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -200,10 +245,17 @@ def _move(directory: Path, place: Path) -> None:
 
 @contextlib.contextmanager
 def holding(directory: Path, patience: float = 0.0) -> Iterator[None]:
-    """Holds `directory`, which exists, against other processes that would hold it; its file `.lock` says who does.
+    """Holds a directory against other processes that would hold it; its file `.lock` says who does.
 
-    patience: seconds to wait for another holder to end. Raises BusyError that names it. The system drops the lock when
-    the process ends, however it ends. Where the file system has no locks, nothing is held.
+    The system drops the lock when the process ends, however it ends. Where the file system has no locks, nothing is
+    held.
+
+    Args:
+        directory: a directory that exists.
+        patience: seconds to wait for another holder to end.
+
+    Raises:
+        BusyError: names the other holder.
     """
     with open(directory / LOCK, "a+", encoding="utf-8", errors="replace") as handle:
 

@@ -20,10 +20,13 @@ _MADV_PAGEOUT = 21  # mman.h of Linux: a hint that changes no contents
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc keep what is freed for the next step; returns whether it does. Only glibc knows how.
+    """Makes malloc keep what is freed for the next step. Only glibc knows how.
 
     The resident size then stays at its peak. Call it once, before the first large allocation; of use where the
     computation runs on the CPU.
+
+    Returns:
+        Whether it does.
     """
     if not sys.platform.startswith("linux"):
         return False

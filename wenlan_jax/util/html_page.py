@@ -103,7 +103,14 @@ class _Gallery(HTMLParser):
 
 
 def gallery_parts(body: str) -> str | None:
-    """The parts of a gallery of ours, written anew; None where anything else stands among them."""
+    """Reads the parts of a gallery of ours and writes them anew.
+
+    Args:
+        body: HTML.
+
+    Returns:
+        The parts; None where anything else stands among them.
+    """
     found = _Gallery()
     found.feed(body)
     found.close()
@@ -111,9 +118,16 @@ def gallery_parts(body: str) -> str | None:
 
 
 def image(data: bytes, label: str) -> str:
-    """An encoded picture as an element, as PNG if it is of a kind that browsers do not show.
+    """Writes an encoded image as an element, as PNG if it is of a kind that browsers do not show.
 
-    Where it cannot be decoded, a mark stands in its place: a page is no place to end a training for a picture.
+    Where it cannot be decoded, a mark stands in its place: a page is no place to end a training for an image.
+
+    Args:
+        data: the encoded bytes.
+        label: what a reader who cannot see it is told.
+
+    Returns:
+        HTML.
     """
     kinds = [kind for start, kind in _SIGNATURES.items() if data.startswith(start)]
     if not kinds:
@@ -134,18 +148,36 @@ def _png(data: bytes) -> bytes | None:
 
 
 def spoken(tag: str, text: str, language: str) -> str:
-    """`text` in an element that declares its language, so that the right glyphs and voice are chosen."""
+    """Writes a text in an element that declares its language, so that the right glyphs and voice are chosen.
+
+    Args:
+        tag: of the element.
+        text: the text, which is escaped.
+        language: its code; "" for none.
+
+    Returns:
+        HTML.
+    """
     lang = f' lang="{html.escape(language)}"' if language else ""
     return f'<{tag}{lang} dir="auto">{html.escape(text)}</{tag}>'
 
 
 def code(text: str) -> str:
-    """A short mark, such as a language, in small type."""
+    """Writes a short mark, such as a language, in small type."""
     return f'<span class="code">{html.escape(text)}</span>'
 
 
 def document(title: str, note: str, parts: Sequence[str]) -> str:
-    """The page of `parts`; `note` stands below the title."""
+    """Writes a whole page.
+
+    Args:
+        title: of the page.
+        note: stands below the title.
+        parts: HTML, which is not escaped.
+
+    Returns:
+        HTML.
+    """
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -26,7 +26,7 @@ def _is_command() -> bool:
 
 
 def are_raised() -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt, as usual."""
+    """Has Ctrl-C raise KeyboardInterrupt from here on, as usual."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

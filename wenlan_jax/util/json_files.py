@@ -41,19 +41,41 @@ class NoteError(WenlanError, ValueError):
 
 
 def read(path: Path, kind: Kind[T]) -> T:
-    """The note in `path` as `kind`, see `parse`. Raises NoteError, also for one that is missing."""
+    """Reads a note.
+
+    Args:
+        path: the file.
+        kind: the type that it must have, see `parse`.
+
+    Returns:
+        The note.
+
+    Raises:
+        NoteError: for a file that is missing, or no such note.
+    """
     return parse(read_bytes(path), kind, str(path))
 
 
 def read_if_any(path: Path, kind: Kind[T]) -> T | None:
-    """As `read`, with None for a note that is missing."""
+    """Reads a note as `read` does; None for one that is missing."""
     return read(path, kind) if path.exists() or path.is_symlink() else None
 
 
 def parse(text: str | bytes, kind: Kind[T], name: str) -> T:
-    """JSON as `kind`: a dataclass, whose fields with a default may be missing, or a type such as `dict[str, float]`.
+    """Parses JSON as a type.
 
     Whole numbers become floats where these are wanted, lists tuples; all else must match, and numbers be finite.
+
+    Args:
+        text: JSON.
+        kind: a dataclass, whose fields with a default may be missing, or a type such as `dict[str, float]`.
+        name: of what is parsed, for messages.
+
+    Returns:
+        The value.
+
+    Raises:
+        NoteError: says where the JSON is wrong.
     """
     try:
         whole = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -69,9 +91,18 @@ def parse(text: str | bytes, kind: Kind[T], name: str) -> T:
 def read_lines(
     path: Path, kind: Kind[T], is_right: Callable[[T], bool] = lambda line: True
 ) -> tuple[list[T], list[int]]:
-    """The lines of a file that lines are added to, and the numbers of those that are not whole; both empty without it.
+    """Reads a file that lines of JSON are added to.
 
-    is_right: what a line of the type must fulfil besides. Raises NoteError where no regular file is there.
+    Args:
+        path: the file; without it there are no lines.
+        kind: the type of a line, see `parse`.
+        is_right: what a line of the type must fulfil besides.
+
+    Returns:
+        The lines, and the numbers of those that are not whole.
+
+    Raises:
+        NoteError: where no regular file is there.
     """
     if not path.exists():
         return [], []
@@ -93,7 +124,7 @@ def read_lines(
 
 
 def read_figures(path: Path) -> dict[str, float]:
-    """What `write_figures` wrote, without the figures that were not finite."""
+    """Reads what `write_figures` wrote, without the figures that were not finite."""
     figures = read(path, dict[str, float | None])
     return {name: value for name, value in figures.items() if value is not None}
 
@@ -106,7 +137,18 @@ def write_figures(path: Path, figures: Mapping[str, float]) -> None:
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of `names` that an .npz file holds. Raises NoteError for a file that is none, or damaged, or missing."""
+    """Reads arrays of an .npz file.
+
+    Args:
+        path: the file.
+        names: the arrays that are wanted.
+
+    Returns:
+        Those of them that the file holds.
+
+    Raises:
+        NoteError: for a file that is none, or damaged, or missing.
+    """
     _check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -118,7 +160,18 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_array(path: Path, mapped: bool = False) -> np.ndarray:
-    """The array of an .npy file, mapped into memory where it is large. Raises NoteError as `read_arrays` does."""
+    """Reads the array of an .npy file.
+
+    Args:
+        path: the file.
+        mapped: map it into memory instead of reading it.
+
+    Returns:
+        The array.
+
+    Raises:
+        NoteError: for a file that is none, or damaged, or missing.
+    """
     _check_regular(path)
     try:
         try:
@@ -133,7 +186,14 @@ def read_array(path: Path, mapped: bool = False) -> np.ndarray:
 
 
 def make_way(path: Path) -> str | None:
-    """Renames what stands in the place of a file of ours and is none, such as a directory; its new name, or None."""
+    """Renames what stands in the place of a file of ours and is none, such as a directory.
+
+    Args:
+        path: the place.
+
+    Returns:
+        Its new name; None where nothing was in the way.
+    """
     if not path.exists() or path.is_file():
         return None
     names = (f"{path.name}{DAMAGED}{again or ''}" for again in range(10_000))
@@ -143,7 +203,17 @@ def make_way(path: Path) -> str | None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a note holds. Raises NoteError for what is missing, no regular file, unreadable, or too large for a note."""
+    """Reads the bytes of a note.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        NoteError: for what is missing, no regular file, unreadable, or too large for a note.
+    """
     size = _check_regular(path)
     if size > LARGEST:
         raise NoteError(f"{path}: has {size:,} bytes, and a note has at most {LARGEST:,}")

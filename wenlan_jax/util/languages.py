@@ -51,7 +51,17 @@ _NONE = frozenset(("nolang", "unknown", "undefined", "und"))
 
 @functools.lru_cache(maxsize=4096)
 def code(spelling: str) -> str:
-    """The code of a language by any of its spellings; "" for none. Raises ValueError with what to write instead."""
+    """Finds the code of a language by any of its spellings.
+
+    Args:
+        spelling: such as `zh-TW`, `Deutsch` or `中文`.
+
+    Returns:
+        The code, such as `zh`; "" for spellings of no language.
+
+    Raises:
+        ValueError: says what to write instead.
+    """
     folded = _LOCALE.sub("", _folded(spelling))
     if folded in _NONE:
         return ""
@@ -63,7 +73,17 @@ def code(spelling: str) -> str:
 
 
 def typed(spelling: str) -> str:
-    """As `code`, for what a user types: letters that ISO 639 gives to no language are a mistake. Raises ValueError."""
+    """Finds the code of a language that a user typed: letters that ISO 639 gives to no language are a mistake.
+
+    Args:
+        spelling: what was typed.
+
+    Returns:
+        The code, as `code` finds it.
+
+    Raises:
+        ValueError: says what to write instead.
+    """
     found = code(spelling)
     language = found.partition("-")[0]
     if _OF_NO_LANGUAGE.fullmatch(language):
@@ -96,7 +116,7 @@ _TWO_LETTERS = frozenset(_ISO_639_1.split())
 
 @functools.lru_cache(maxsize=4096)
 def known_code(spelling: str) -> str:
-    """The code of one of the seven languages by any of its spellings; "" for whatever else."""
+    """Finds the code of one of the seven languages by any of its spellings; "" for whatever else."""
     folded = _LOCALE.sub("", _folded(spelling))
     if folded in _CODES:
         return _CODES[folded]

@@ -9,9 +9,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Late:
-    """A callable named by where it is, `module:object`.
+    """A callable named by where it is, which is imported when it is first called.
 
     A table of such references costs nothing to import, whatever the modules behind it need.
+
+    Attributes:
+        place: `module:object`.
     """
 
     place: str
@@ -20,8 +23,8 @@ class Late:
         """Imports the module and returns the object.
 
         Raises:
-          ImportError: the module cannot be imported.
-          AttributeError: it has no such object.
+            ImportError: the module cannot be imported.
+            AttributeError: it has no such object.
         """
         module, _, name = self.place.partition(":")
         found = importlib.import_module(module)
@@ -34,5 +37,12 @@ class Late:
 
 
 def late(place: str) -> Any:
-    """The callable at `module:object`; `Any`, as a type checker cannot see behind it."""
+    """Makes a reference to the callable at `module:object`.
+
+    Args:
+        place: `module:object`.
+
+    Returns:
+        A `Late`; typed as `Any`, as a type checker cannot see behind it.
+    """
     return Late(place)

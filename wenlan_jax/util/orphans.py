@@ -18,9 +18,13 @@ _SECONDS = 0.5  # between two looks at the parent
 
 
 def end_with(parent: int, *_: object) -> None:
-    """Called in a worker: kills it when process `parent` is gone, and ends it without a word on Ctrl-C.
+    """Has a worker end with the process that started it, and end without a word on Ctrl-C. Call it in the worker.
 
     Linux kills at once; elsewhere, or where a container hides that call, a thread looks whether the parent is there.
+
+    Args:
+        parent: the id of the process that started it.
+        *_: not read; some pools pass more.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
@@ -33,7 +37,7 @@ def end_with(parent: int, *_: object) -> None:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """While workers are made and started: Ctrl-C, which reaches all processes of a terminal, waits in each.
+    """Holds Ctrl-C back while workers are made and started; it reaches all processes of a terminal and waits in each.
 
     The system hands the mask of signals on to the workers, and `end_with` takes it off. Here the mask does not do, as a
     signal may come to any thread, so it is noted and raised again. A handler is of the main thread; others set none.

@@ -10,23 +10,23 @@ SECONDS = 5.0
 
 
 def say(line: str) -> None:
-    """One line on stderr, at once."""
+    """Prints one line on stderr, at once."""
     print(line, file=sys.stderr, flush=True)
 
 
 class Pulse:
-    """When the next line of a job that begins now is due."""
+    """Says when the next line of a job is due; the job begins now."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Since the job began."""
+        """Seconds since the job began."""
         return time.monotonic() - self._started
 
     def due(self) -> bool:
-        """Whether a line is due; if so, the next one is due `SECONDS` later."""
+        """Says whether a line is due; if so, the next one is due `SECONDS` later."""
         now = time.monotonic()
         if now - self._last < SECONDS:
             return False

@@ -40,14 +40,24 @@ def run(
     workers: int,
     what: str,
 ) -> list[Report]:
-    """Runs `work(number, unit)` for every unit that has no report in `directory` yet; all reports, by unit.
+    """Runs a job for every unit that has no report yet.
 
-    work: picklable; returns what `json` can store.
-    identity: the options that the result depends on. Work that was begun with others is a UnitError.
-    workers: processes; 0 runs in this one.
-    what: names the job in progress lines and in the directory, e.g. "pack"; a job of two phases runs twice, under two
-        names.
     An exception of `work` ends the job after the units that are under way; what is done stays done.
+
+    Args:
+        work: does a unit, called as `work(number, unit)`; picklable; returns what `json` can store.
+        units: all units of the job.
+        directory: where reports are kept.
+        identity: the options that the result depends on.
+        workers: processes; 0 runs in this one.
+        what: names the job in progress lines and in the directory, e.g. "pack"; a job of two phases runs twice, under
+            two names.
+
+    Returns:
+        All reports, by unit.
+
+    Raises:
+        UnitError: if work was begun with another `identity`.
     """
     place = directory / what
     _begin(place, identity, directory)
@@ -66,7 +76,12 @@ def run(
 
 
 def clear(directory: Path, what: str) -> None:
-    """Removes the reports of job `what`, which are of no use in a finished directory."""
+    """Removes the reports of a job, which are of no use in a finished directory.
+
+    Args:
+        directory: where reports are kept.
+        what: the name of the job.
+    """
     place = directory / what
     for file in [*(place / _REPORTS).glob("*"), place / _IDENTITY]:
         file.unlink(missing_ok=True)

@@ -66,6 +66,7 @@ class SameConv2d(nn.Conv2d):
     """A convolution that pads as TensorFlow's "SAME": more at the end when the padding is odd."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolves feature maps (B, C, h, w)."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         height, width = (max((-(-s // stride) - 1) * stride + kernel - s, 0) for s in input.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
@@ -88,6 +89,7 @@ class SqueezeExcite(nn.Module):
         self.conv_expand = nn.Conv2d(reduced, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scales every channel of feature maps (B, C, h, w)."""
         gate = self.conv_expand(F.silu(self.conv_reduce(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()
 
@@ -105,6 +107,7 @@ class SeparableBlock(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Applies the block to feature maps (B, C, h, w)."""
         y = self.se(F.silu(self.bn1(self.conv_dw(x)), inplace=True))
         y = self.bn2(self.conv_pw(y))
         return x + y if self.residual else y
@@ -126,6 +129,7 @@ class InvertedBlock(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Applies the block to feature maps (B, C, h, w)."""
         y = F.silu(self.bn1(self.conv_pw(x)), inplace=True)
         y = self.se(F.silu(self.bn2(self.conv_dw(y)), inplace=True))
         y = self.bn3(self.conv_pwl(y))
@@ -156,6 +160,7 @@ class EfficientNet(nn.Module):
         self.classifier = nn.Linear(sizes.head_width, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes feature maps of images (B, 3, S, S)."""
         x = F.silu(self.bn1(self.conv_stem(x)), inplace=True)
         return F.silu(self.bn2(self.conv_head(self.blocks(x))), inplace=True)
 
@@ -169,6 +174,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Projects vectors."""
         return self.fc2(F.relu(self.fc1(x)))
 
 
@@ -220,6 +226,7 @@ class ImageEncoder(nn.Module):
         return self.learnable["max_pool"](samples).flatten(1)
 
     def forward(self, images: Tensor, boxes: Tensor, box_mask: Tensor) -> Tensor:
+        """Embeds images as unit vectors; boxes and their mask say which regions are read."""
         tokens = self.region_tokens(self.backbone(images), boxes)
         return F.normalize(self.learnable["imgFC"](pool(self.learnable["imgAtt"], tokens, box_mask)), dim=-1)
 
@@ -251,6 +258,7 @@ class TextEncoder(nn.Module):
         return self.backbone.bert(ids, attention_mask=mask.long()).last_hidden_state
 
     def forward(self, ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Embeds texts as unit vectors; the mask says which tokens are real."""
         tokens = self.hidden_states(ids, token_mask)
         return F.normalize(self.learnable["textFC"](pool(self.learnable["textAtt"], tokens, token_mask)), dim=-1)
 

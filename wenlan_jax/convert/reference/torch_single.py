@@ -84,6 +84,7 @@ class TextEmbeddings(nn.Module):
         return self.get_submodule(self._type_name)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Embeds token ids (B, T)."""
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         if self.sizes.uc2:
             places = torch.where(ids == self.sizes.padding, self.sizes.padding, places + self.sizes.padding + 1)
@@ -106,6 +107,7 @@ class ImageEmbeddings(nn.Module):
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, features: Tensor, boxes: Tensor, masked: Tensor, kind: Tensor) -> Tensor:
+        """Embeds regions; `masked` are those whose features stay hidden, `kind` is their type embedding."""
         left, top, right, bottom = boxes.unbind(-1)
         wide, high = right - left, bottom - top
         location = torch.stack((left, top, right, bottom, wide, high, wide * high), -1)
@@ -123,6 +125,7 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(sizes.width, sizes.width) for _ in range(3))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Lets tokens attend to each other; `bias` is added to the logits."""
         query, key, value = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
@@ -141,6 +144,7 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        """Applies the linear layer, adds what came before, and normalises."""
         return self.LayerNorm(self.dropout(self.dense(x)) + before)
 
 
@@ -154,6 +158,7 @@ class Layer(nn.Module):
         self.output = Residual(sizes.feed_forward, sizes)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Applies the layer to tokens; `bias` is added to the attention logits."""
         x = self.attention["output"](self.attention["self"](x, bias), x)
         return self.output(F.gelu(self.intermediate["dense"](x)), x)
 
@@ -197,6 +202,7 @@ class Transform(nn.Module):
         self.LayerNorm = nn.LayerNorm(sizes.width, eps=sizes.text_eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transforms hidden states."""
         return self.LayerNorm(F.gelu(self.dense(x)))
 
 
@@ -211,6 +217,7 @@ class Predictions(nn.Module):
         self.bias = nn.Parameter(torch.zeros(sizes.vocab_size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes logits of the vocabulary."""
         return self.decoder(self.transform(x)) + self.bias
 
 
@@ -226,6 +233,7 @@ class RobertaPredictions(nn.Module):
         self.bias = self.decoder.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes logits of the vocabulary."""
         return self.decoder(self.layer_norm(F.gelu(self.dense(x))))
 
 
@@ -244,6 +252,7 @@ class FeatureRegression(nn.Module):
         self.bias = nn.Parameter(torch.zeros(sizes.features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Predicts the features of regions."""
         return F.linear(self.net(x), self.weight.t(), self.bias)
 
 
@@ -256,6 +265,7 @@ class RegionClassifier(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(sizes.width, sizes.classes))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes logits of the detector's classes."""
         return self.net(x)
 
 

@@ -26,13 +26,18 @@ VARIATION = "\ufe0f"
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """What is said about one emoji, by language."""
+    """What is said about one emoji.
+
+    Attributes:
+        names: by language.
+        keywords: by language.
+    """
 
     names: Mapping[str, str]
     keywords: Mapping[str, tuple[str, ...]]
 
     def texts(self) -> tuple[Text, ...]:
-        """Names describe the picture, keywords only evoke it; a keyword that is the name is not said twice."""
+        """Makes texts: names describe the image, keywords only evoke it; no keyword repeats the name."""
         named = [Text("descriptive", language, name) for language, name in self.names.items()]
         evoked = [
             Text("weak", language, word)
@@ -44,9 +49,17 @@ class Annotation:
 
 
 def read(root: Path, languages: Sequence[str]) -> dict[str, Annotation]:
-    """The annotations of every sequence that has a name in each language, by sequence in the order of code points.
+    """Reads the annotations of every sequence that has a name in each language.
 
-    root: holds `usr/share/unicode`. Raises BuildError for a file that is missing or damaged.
+    Args:
+        root: holds `usr/share/unicode`.
+        languages: their codes.
+
+    Returns:
+        The annotations by sequence, in the order of code points.
+
+    Raises:
+        BuildError: for a file that is missing or damaged.
     """
     names: dict[str, dict[str, str]] = collections.defaultdict(dict)
     keywords: dict[str, dict[str, tuple[str, ...]]] = collections.defaultdict(dict)

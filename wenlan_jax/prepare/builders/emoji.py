@@ -29,7 +29,14 @@ _TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class EmojiConfig(tfds.core.BuilderConfig):
-    """A drawing style: where its pictures come from, and their licence."""
+    """A drawing style.
+
+    Attributes:
+        package: the Debian package of its images.
+        files: patterns of the files that are read.
+        pictures: reads the images of an unpacked package.
+        license: of the images.
+    """
 
     package: str = ""
     files: tuple[str, ...] = ()

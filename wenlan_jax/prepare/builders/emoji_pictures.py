@@ -27,9 +27,18 @@ _PNG = b"\x89PNG"
 
 
 def noto(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Every sequence that the font has one picture for, and the PNG file in it (136 x 128 pixels, transparent).
+    """Reads every sequence that the font has one image for, and the PNG file in it (136 x 128 pixels, transparent).
 
     Source: OpenType's tables cmap (code point to glyph), GSUB lookup type 4 (glyphs to ligature), CBDT (glyph to PNG).
+
+    Args:
+        root: of the unpacked package.
+
+    Yields:
+        Sequence and PNG file.
+
+    Raises:
+        BuildError: for a font without colour bitmaps.
     """
     from fontTools.ttLib import TTFont, TTLibError
 
@@ -65,7 +74,17 @@ def _ligatures(font: Any) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def emojione(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Every emoji in the gem's index that has a file, and that PNG file (64 x 64 pixels, transparent)."""
+    """Reads every emoji in the gem's index that has a file, and that PNG file (64 x 64 pixels, transparent).
+
+    Args:
+        root: of the unpacked package.
+
+    Yields:
+        Sequence and PNG file.
+
+    Raises:
+        BuildError: for another index or a file that cannot be read.
+    """
     place = packages.one_file(root, EMOJIONE_FILES[0])
     try:
         index = json.loads(place.read_text("utf-8"))

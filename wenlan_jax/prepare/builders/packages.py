@@ -15,7 +15,7 @@ _TREE = "usr/share"
 
 
 def instructions(packages: Sequence[str]) -> str:
-    """How a user gets the packages by hand."""
+    """Says how a user gets the packages by hand."""
     return (
         f"The .deb files of the Debian packages {', '.join(packages)}, which\n"
         f"  apt-get download {' '.join(packages)}\n"
@@ -24,7 +24,15 @@ def instructions(packages: Sequence[str]) -> str:
 
 
 def fetch(packages: Sequence[str], directory: Path) -> None:
-    """Downloads the packages into `directory`. Raises BuildError where apt or the packages are absent."""
+    """Downloads packages.
+
+    Args:
+        packages: their names.
+        directory: where they go.
+
+    Raises:
+        BuildError: where apt or the packages are absent.
+    """
     if shutil.which("apt-get") is None:
         raise BuildError(
             f"this needs the Debian packages {', '.join(packages)}, and there is no apt-get here; fetch them on a "
@@ -42,10 +50,18 @@ def fetch(packages: Sequence[str], directory: Path) -> None:
 
 
 def unpack(place: Path, wanted: Mapping[str, Sequence[str]], scratch: Path) -> Path:
-    """The root of a tree with the wanted files of each package. Raises BuildError for a package that is not there.
+    """Finds or makes a tree with the wanted files of each package.
 
-    place: a directory of .deb files, which are unpacked into `scratch`, or one they were unpacked in, which it returns.
-    wanted: patterns of paths, such as `usr/share/fonts/*.ttf`, by package.
+    Args:
+        place: a directory of .deb files, which are unpacked into `scratch`, or one they were unpacked in.
+        wanted: patterns of paths, such as `usr/share/fonts/*.ttf`, by package.
+        scratch: an empty directory.
+
+    Returns:
+        The root of the tree.
+
+    Raises:
+        BuildError: for a package that is not there.
     """
     if (place / _TREE).is_dir():
         return place
@@ -78,7 +94,18 @@ def _stream(deb: Path, patterns: Sequence[str], scratch: Path) -> None:
 
 
 def one_file(root: Path, pattern: str) -> Path:
-    """The file below `root` that matches; of several versions the last. Raises BuildError for none."""
+    """Finds the file below `root` that matches; of several versions the last.
+
+    Args:
+        root: of the tree.
+        pattern: of the file's path.
+
+    Returns:
+        The file.
+
+    Raises:
+        BuildError: for none.
+    """
     found = sorted(root.glob(pattern))
     if not found:
         raise BuildError(f"{root}: no {pattern} in the packages; is this another version of them?")

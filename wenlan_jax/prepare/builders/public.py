@@ -82,10 +82,20 @@ class WenlanPublic(RecordBuilder):
 
 
 class Reading:
-    """The records of a published set by split; every file is read once, and what is rejected is counted.
+    """Reads the records of a published set by split; every file is read once, and what is rejected is counted.
 
     Where a rule tells the split of each item, the paths and texts of a file are kept in memory; never an image.
-    Raises BuildError when a file is missing, and readers.ReadError when one cannot be read.
+
+    Args:
+        of: the set.
+        root: where its files are.
+
+    Attributes:
+        splits: that have items.
+
+    Raises:
+        BuildError: when a file is missing.
+        ReadError: when one cannot be read.
     """
 
     def __init__(self, of: PublicSet, root: Path) -> None:
@@ -105,7 +115,7 @@ class Reading:
         self._samples: dict[str, list[str]] = collections.defaultdict(list)
 
     def records(self, split: str) -> Iterator[Record]:
-        """The records of one split, in the order of the files."""
+        """Reads the records of one split, in the order of the files."""
         yield from self._prepared(self._by_rule.pop(split, []))
         grouping = ingest.Grouping(self._image_root, {}, source=self._of.name)
         items = (item for part in self._parts if part.fixed_split == split for item in self._items(part))
@@ -113,7 +123,7 @@ class Reading:
         self._fixes.update(grouping.fixes)
 
     def report(self) -> dict[str, Any]:
-        """Counts of all that was read so far; `read` is `packed` and all of `rejected`."""
+        """Counts all that was read so far; `read` is `packed` and all of `rejected`."""
         return {
             "read": self._read,
             "packed": self._packed,

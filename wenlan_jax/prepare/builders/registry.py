@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 class Named:
     """A data set by name, e.g. `wenlan_emoji/noto`.
 
-    `packages` are Debian packages that it is made from, which can be fetched; empty where the user must fetch files.
-    With `drawn` it is made from nothing.
+    Attributes:
+        name: its name.
+        title: for a person.
+        kind: its builder.
+        config: the configuration of its builder.
+        instructions: how its files are fetched.
+        packages: Debian packages that it is made from, which can be fetched; empty where the user must fetch files.
+        drawn: it is made from nothing.
     """
 
     name: str
@@ -40,7 +46,7 @@ class Named:
 
 
 def names() -> dict[str, Named]:
-    """Every data set by its name, first those that are drawn."""
+    """Lists every data set by its name, first those that are drawn."""
     from wenlan_jax.prepare.builders import emoji, packages, public, sets, stamps
     from wenlan_jax.synthetic import builder as scenes
 
@@ -71,7 +77,17 @@ def names() -> dict[str, Named]:
 
 
 def find(name: str) -> Named:
-    """The data set of that name, or the only one whose name ends so. Raises BuildError with the nearest names."""
+    """Finds a data set.
+
+    Args:
+        name: its name, or the end of it if only one ends so.
+
+    Returns:
+        The data set.
+
+    Raises:
+        BuildError: with the nearest names.
+    """
     from wenlan_jax.data.tfds_builder import BuildError
 
     known = names()
@@ -95,10 +111,19 @@ def build(
     manual_dir: Path | None = None,
     fetch: Callable[[Sequence[str], Path], None] | None = None,
 ) -> Path:
-    """The directory of data set `name` below `data_dir`, built first where it is absent.
+    """Builds a data set where it is absent.
 
-    manual_dir: files that the user has fetched. Where it is None, Debian packages are fetched by `fetch`
-        (`packages.fetch` when None), and sets without packages raise BuildError with what to fetch.
+    Args:
+        name: its name.
+        data_dir: where data sets lie.
+        manual_dir: files that the user has fetched; None has Debian packages fetched.
+        fetch: fetches them; None for `packages.fetch`.
+
+    Returns:
+        Its directory.
+
+    Raises:
+        BuildError: for a set that cannot be built, with what to fetch.
     """
     from wenlan_jax.data import tfds_builder
     from wenlan_jax.prepare.builders import packages

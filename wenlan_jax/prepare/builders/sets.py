@@ -17,13 +17,15 @@ from wenlan_jax.prepare.builders.splits import TEST, TRAIN, VALIDATION
 class Part:
     """Files of a set that are read alike.
 
-    files: below the manual directory; a folder, or files that belong together.
-    format: a name in `formats/registry.py`.
-    split: of all items, or the rule that tells it.
-    images: folder that image names are relative to; "" where names tell their folder.
-    optional: the set is built without it where it is absent.
-    text: what is done to every text.
-    image_name: where images lie that the set names by URL, of {number}; ids then keep the folder.
+    Attributes:
+        files: below the manual directory; a folder, or files that belong together.
+        format: a name in `formats/registry.py`.
+        split: of all items, or the rule that tells it.
+        language: of texts which name none.
+        images: folder that image names are relative to; "" where names tell their folder.
+        optional: the set is built without it where it is absent.
+        text: what is done to every text.
+        image_name: where images lie that the set names by URL, of {number}; ids then keep the folder.
     """
 
     files: tuple[str, ...]
@@ -43,7 +45,20 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class PublicSet:
-    """One published set. `sizes` are images per split where known; `notes` tell traps that a user meets."""
+    """One published set.
+
+    Attributes:
+        name: of the set.
+        title: for a person.
+        homepage: of the set.
+        license: of texts and images.
+        parts: its files.
+        lists: files that rules for splits read.
+        images: folders of images.
+        splits: of the set.
+        sizes: images per split where known.
+        notes: traps that a user meets.
+    """
 
     name: str
     title: str

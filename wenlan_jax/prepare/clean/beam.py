@@ -58,6 +58,7 @@ class DoUnits(beam.PTransform):
         self._unit = unit
 
     def expand(self, pcoll: Any) -> Any:
+        """Spreads the units over workers and does them."""
         unit = self._unit
         spread = pcoll | "Spread" >> beam.Reshuffle()
         return spread | "Do" >> beam.Map(lambda element: (element[0], json.dumps(unit(element), ensure_ascii=False)))
@@ -71,6 +72,7 @@ class FindAlike(beam.PTransform):
         self._rule, self._table = rule, table
 
     def expand(self, pcoll: Any) -> Any:
+        """Groups rows by the rule's keys and has it decide within each group."""
         rule, table = self._rule, self._table
         return (
             pcoll
@@ -96,14 +98,14 @@ class Beam:
         identity: Mapping[str, Any],
         what: str,
     ) -> list[dict[str, Any]]:
-        """As `units.run`; the reports lie in `directory`, each below the number of its unit."""
+        """Runs a pass; the reports lie in `directory`, each below the number of its unit. See `runners.Runner.map`."""
         unit = _Unit(work, directory, dict(identity), what)
         with beam.Pipeline(options=self._options()) as pipeline:
             _ = pipeline | "Units" >> beam.Create(list(enumerate(shards))) | what >> DoUnits(unit)
         return [unit(element) for element in enumerate(shards)]  # which reads the stored reports
 
     def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
-        """As `search.find`; Beam spills to disk by itself, so `memory` is not needed."""
+        """Applies a rule, as `search.find`; Beam spills to disk by itself, so `memory` is not needed."""
         del memory
         if not alive.any():
             return np.zeros(0, search.FOUND)

@@ -119,7 +119,17 @@ class Decider:
 
 
 def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decisions:
-    """Joins the tables that the survey left of `units` units in `directory`, and decides."""
+    """Joins the tables that the survey left, and decides which items go.
+
+    Args:
+        chosen: the options of the job.
+        directory: of the job.
+        units: how many there are.
+        find: finds what goes under a rule.
+
+    Returns:
+        The decisions.
+    """
     layout = signatures.Layout.of(chosen)
     files = [survey.tables(directory, number) for number in range(units)]
     picture_table = _joined([pair[0] for pair in files], directory / "pictures.npy", layout.pictures)

@@ -55,10 +55,25 @@ class Report:
 
 
 def clean(sources: Sequence[Path], out: Path, chosen: Options, runner: runners.Runner) -> Report:
-    """Cleans the packed directories `sources` into `out`.
+    """Cleans packed directories.
 
-    The result depends on the sources, their order and `chosen` alone, whatever the runner. Raises shards.CleanError,
-    sources.SourceError, units.UnitError or places.BusyError; what is done stays for the next attempt.
+    The result depends on the sources, their order and `chosen` alone, whatever the runner. What is done stays for the
+    next attempt.
+
+    Args:
+        sources: the packed directories.
+        out: the directory to make.
+        chosen: what is dropped and changed.
+        runner: where the passes and rules run.
+
+    Returns:
+        The account of the job.
+
+    Raises:
+        CleanError: for a job that cannot be done.
+        SourceError: for a source that cannot be read.
+        UnitError: when work was begun with other options.
+        BusyError: when another process writes to the same place.
     """
     started = time.monotonic()
     _check(sources, out)

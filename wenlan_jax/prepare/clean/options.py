@@ -184,7 +184,17 @@ class Options:
 
 
 def length_limits(lengths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """`lengths` of Text as {language: (low, high)}. Raises ValueError for what is no language."""
+    """Reads the option `text.lengths`.
+
+    Args:
+        lengths: `LANGUAGE=LOW-HIGH` each.
+
+    Returns:
+        (low, high) by language.
+
+    Raises:
+        ValueError: for what is no language.
+    """
     found = [match for text in lengths if (match := _LENGTH.fullmatch(text))]
     named = [match["language"] if match["language"] == "*" else languages.typed(match["language"]) for match in found]
     return {name: (int(match["low"]), int(match["high"])) for name, match in zip(named, found, strict=True)}

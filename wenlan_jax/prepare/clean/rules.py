@@ -28,34 +28,45 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 @runtime_checkable
 class Rule(Protocol):
-    """One decision. `table` is `pictures` or `texts`, `reason` what dropped items are counted under."""
+    """One decision."""
 
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """What dropped items are counted under."""
+        ...
 
     @property
-    def table(self) -> str: ...
+    def table(self) -> str:
+        """The table that the rule reads: `pictures` or `texts`."""
+        ...
 
     def keys(self, rows: Rows) -> Keys:
-        """The keys of each row; rows that are alike share at least one, others may share some, too."""
+        """Computes the keys of each row; rows that are alike share at least one, others may share some, too."""
         ...
 
     def decide(self, group: Rows) -> Witnesses:
-        """Who goes among rows with a common key, which are in order of position."""
+        """Decides who goes among rows with a common key, which are in order of position."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Equal:
-    """Of rows with equal digests, all but the first go."""
+    """Drops all but the first of rows with equal digests.
+
+    Attributes:
+        reason: what dropped items are counted under.
+        table: `pictures` or `texts`.
+    """
 
     reason: str
     table: str
 
     def keys(self, rows: Rows) -> Keys:
+        """Returns the first word of each digest."""
         return rows["digest"][:, :1]
 
     def decide(self, group: Rows) -> Witnesses:
+        """Drops each row whose digest an earlier one has."""
         _, first, inverse = np.unique(group["digest"], axis=0, return_index=True, return_inverse=True)
         witness = first[inverse.ravel()]
         return np.where(witness < np.arange(len(group)), witness, -1)
@@ -63,9 +74,16 @@ class Equal:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """Texts equal in `field` that belong to more than `limit` different pictures all go; the first is their witness.
+    """Drops texts equal in `field` that belong to more than `limit` different images; the first is their witness.
 
     Those equal in `template` must also be `distinct` texts, else they are one repeated caption.
+
+    Attributes:
+        reason: what dropped items are counted under.
+        field: the column that is compared.
+        limit: images that a text may belong to.
+        distinct: whether the texts must differ.
+        table: `texts`.
     """
 
     reason: str
@@ -75,9 +93,11 @@ class Repeated:
     table: str = "texts"
 
     def keys(self, rows: Rows) -> Keys:
+        """Returns the first word of each row's field."""
         return rows[self.field][:, :1]
 
     def decide(self, group: Rows) -> Witnesses:
+        """Drops all rows of a value that is repeated too often."""
         _, inverse = np.unique(group[self.field], axis=0, return_inverse=True)
         witnesses = np.full(len(group), -1)
         for value in range(inverse.max() + 1):
@@ -95,16 +115,21 @@ class Repeated:
 
 @dataclasses.dataclass(frozen=True)
 class Near:
-    """Rows that are near an earlier one go; with `leakage`, only training rows that are near an evaluation row.
+    """Drops rows that are near an earlier one; with `leakage`, only training rows that are near an evaluation row.
 
     Near an earlier row means any earlier row, whether that one stays or not: the rule is local, and the first of each
     cluster stays. Subclasses say what near is.
+
+    Attributes:
+        reason: what dropped items are counted under.
+        leakage: whether training rows are compared with evaluation rows.
     """
 
     reason: str
     leakage: bool
 
     def decide(self, group: Rows) -> Witnesses:
+        """Drops each row that is near an earlier one."""
         candidates, targets = self._sides(group["role"])
         witnesses = np.full(len(group), -1)
         earlier, later = np.flatnonzero(candidates), np.flatnonzero(targets)
@@ -133,7 +158,7 @@ class Near:
         return found
 
     def near(self, before: Rows, after: Rows) -> Bool[np.ndarray, "after before"]:
-        """Which rows of `after` are near which of `before`."""
+        """Says which rows of `after` are near which of `before`."""
         raise NotImplementedError
 
 
@@ -142,7 +167,12 @@ class NearPictures(Near):
     """Perceptual hashes that differ in at most `distance` bits, and mean colours by at most `colour_distance`.
 
     Found exactly: of `distance + 1` bands of the hash at least one has no differing bit (the pigeonhole principle), so
-    each band is a key. A band of b bits makes about n / 2^b chance candidates for each of n pictures.
+    each band is a key. A band of b bits makes about n / 2^b chance candidates for each of n images.
+
+    Attributes:
+        distance: bits.
+        colour_distance: levels of 0 to 255.
+        table: `pictures`.
     """
 
     distance: int
@@ -150,12 +180,14 @@ class NearPictures(Near):
     table: str = "pictures"
 
     def keys(self, rows: Rows) -> Keys:
+        """Hashes each band of the perceptual hash."""
         bits = np.unpackbits(np.ascontiguousarray(rows["hash"]).view(np.uint8), axis=1)
         # Neighbouring coefficients go to different bands: they are alike in many pictures.
         bands = [bits[:, band :: self.distance + 1] for band in range(self.distance + 1)]
         return np.stack([_mix(np.packbits(part, axis=1), band) for band, part in enumerate(bands)], axis=1)
 
     def near(self, before: Rows, after: Rows) -> Bool[np.ndarray, "after before"]:
+        """Compares hashes bit by bit, and the mean colours of those that are near."""
         total = np.zeros((len(after), len(before)), np.uint16)
         for word in range(before["hash"].shape[1]):
             total += np.bitwise_count(after["hash"][:, None, word] ^ before["hash"][None, :, word])
@@ -170,18 +202,24 @@ class NearPictures(Near):
 class NearTexts(Near):
     """Texts whose estimated Jaccard similarity is at least `similarity`, among those that MinHash LSH brings together.
 
-    Unlike pictures this is a search with misses, ever fewer the more alike two texts are; equal texts are never missed.
+    Unlike images this is a search with misses, ever fewer the more alike two texts are; equal texts are never missed.
+
+    Attributes:
+        similarity: in [0, 1].
+        table: `texts`.
     """
 
     similarity: float
     table: str = "texts"
 
     def keys(self, rows: Rows) -> Keys:
+        """Hashes each band of the MinHash signature."""
         bands, size = lsh_bands(self.similarity, rows["minhash"].shape[1])
         parts = [np.ascontiguousarray(rows["minhash"][:, band * size : (band + 1) * size]) for band in range(bands)]
         return np.stack([_mix(part.view(np.uint8), band) for band, part in enumerate(parts)], axis=1)
 
     def near(self, before: Rows, after: Rows) -> Bool[np.ndarray, "after before"]:
+        """Compares signatures number by number."""
         same = np.zeros((len(after), len(before)), np.uint32)
         for column in range(before["minhash"].shape[1]):
             same += after["minhash"][:, None, column] == before["minhash"][None, :, column]

@@ -23,24 +23,41 @@ class Runner(Protocol):
     def map(
         self, work: Work, shards: Sequence[Shard], directory: Path, identity: Mapping[str, Any], what: str
     ) -> list[dict[str, Any]]:
-        """The reports of `work` on all units, in their order, as `units.run`."""
+        """Runs a pass over all units, each once.
+
+        Args:
+            work: does a unit.
+            shards: the units.
+            directory: where reports are kept.
+            identity: the options that the result depends on.
+            what: the name of the pass.
+
+        Returns:
+            The reports of all units, in their order, as of `resumable_jobs.run`.
+        """
         ...
 
     def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
-        """As `search.find`."""
+        """Applies a rule to a table, as `search.find`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """Processes of this machine; 0 workers: this process."""
+    """Runs on this machine.
+
+    Attributes:
+        workers: processes; 0 for this one.
+    """
 
     workers: int
 
     def map(
         self, work: Work, shards: Sequence[Shard], directory: Path, identity: Mapping[str, Any], what: str
     ) -> list[dict[str, Any]]:
+        """Runs a pass over all units, see `resumable_jobs.run`."""
         return resumable_jobs.run(work, shards, directory, identity, self.workers, what)
 
     def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
+        """Applies a rule to a table, see `search.find`."""
         return search.find(rule, table, alive, scratch, memory)

@@ -53,12 +53,21 @@ class Pairs:
 
 
 def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) -> dict[str, Any]:
-    """Scores all pairs of the packed directory `place`; writes arrays, scores.json and scores.png into `out`.
+    """Scores all pairs of a packed directory; writes arrays, scores.json and scores.png.
 
-    embeddings: holds SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) of every split, in the order of
-        the records and of the texts within them.
-    quantile: of the shuffled scores, above which true pairs are counted.
-    Raises CleanError when the arrays do not fit the records.
+    Args:
+        place: the packed directory.
+        embeddings: holds SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) of every split, in the
+            order of the records and of the texts within them.
+        out: the folder for the results.
+        quantile: of the shuffled scores, above which true pairs are counted.
+        seed: of the shuffle.
+
+    Returns:
+        The report, which scores.json holds, too.
+
+    Raises:
+        CleanError: when the arrays do not fit the records.
     """
     if not 0.0 < quantile < 1.0:
         raise CleanError(f"quantile {quantile} must lie between 0 and 1")
@@ -81,7 +90,16 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
 
 
 def correlated_share(scores: np.ndarray, shuffled: np.ndarray, quantile: float) -> float:
-    """The share w of correlated pairs in the sense of this module's docstring, within [0, 1]."""
+    """Estimates the share of correlated pairs, in the sense of this module's docstring.
+
+    Args:
+        scores: of the true pairs.
+        shuffled: of shuffled pairs.
+        quantile: of the shuffled scores, above which true pairs are counted.
+
+    Returns:
+        The share, within [0, 1].
+    """
     above = float((scores > np.quantile(shuffled, quantile)).mean())
     return float(np.clip((above - (1.0 - quantile)) / quantile, 0.0, 1.0))
 

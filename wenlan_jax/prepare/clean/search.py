@@ -25,10 +25,17 @@ _SORTING = 4
 def find(
     rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"], scratch: Path, memory: int
 ) -> np.ndarray:
-    """The living rows of `table` that go under `rule`, as FOUND rows in order of position, with their first witness.
+    """Finds the living rows of a table that go under a rule.
 
-    table: may be a memory map. alive: rows that take part. scratch: a directory for temporary files, removed again.
-    memory: bytes.
+    Args:
+        rule: the rule.
+        table: may be a memory map.
+        alive: rows that take part.
+        scratch: a directory for temporary files, removed again.
+        memory: bytes.
+
+    Returns:
+        FOUND rows in order of position, with their first witness.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -94,7 +101,7 @@ def _decide_file(rule: rules.Rule, table: rules.Rows, file: Path) -> Iterator[np
 
 
 def decided(rule: rules.Rule, positions: np.ndarray, rows: rules.Rows) -> np.ndarray:
-    """What `rule` decides for one group, with positions for indices."""
+    """Applies a rule to one group, with positions for indices."""
     witnesses = rule.decide(rows)
     gone = np.flatnonzero(witnesses >= 0)
     found = np.empty(len(gone), FOUND)

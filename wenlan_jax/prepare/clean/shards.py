@@ -27,9 +27,15 @@ class CleanError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop` of a split of the packed directory `place`, or lines of the *.jsonl file `place`.
+    """Rows of a split of a packed directory, or lines of a *.jsonl file.
 
-    `source` is the number of the source as named, -1 for evaluation sets.
+    Attributes:
+        place: the directory or file.
+        split: of the directory; "" for a file.
+        start: the first row.
+        stop: the row after the last.
+        role: EVALUATION, PROTECTED or TRAINING of `signatures`.
+        source: the number of the source as named, -1 for evaluation sets.
     """
 
     place: str
@@ -41,6 +47,7 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """The name of the shard, for progress lines."""
         return f"{Path(self.place).name}/{self.split}[{self.start}:{self.stop}]"
 
     def read(self) -> Iterator[records.Record]:
@@ -54,9 +61,20 @@ class Shard:
 
 
 def plan(places: Sequence[Path], options: Options) -> list[Shard]:
-    """All units in order of precedence: evaluation sets, protected splits, the rest; each as the sources are named.
+    """Lists all units in order of precedence: evaluation sets, protected splits, the rest.
 
-    Raises CleanError or sources.SourceError for what cannot be read.
+    Within each, units are in the order in which the sources are named.
+
+    Args:
+        places: the packed directories.
+        options: name evaluation sets and protected splits.
+
+    Returns:
+        The units.
+
+    Raises:
+        CleanError: for what cannot be read.
+        SourceError: likewise.
     """
     if not places:
         raise CleanError("no source to clean; name at least one packed directory")

@@ -35,6 +35,7 @@ class Layout:
 
     @staticmethod
     def of(chosen: Options) -> Layout:
+        """Makes the row types for some options."""
         near = chosen.duplicates.texts != "off" or chosen.leakage.text_similarity > 0
         return Layout(chosen.duplicates.hash_side**2 // 64, chosen.duplicates.permutations if near else 0)
 
@@ -124,7 +125,14 @@ def _empty_minhash(permutations: int) -> Any:
 
 
 def check(options: Options) -> None:
-    """Raises MissingPackageError where the package that the options need is not installed."""
+    """Checks that the package that the options need is installed.
+
+    Args:
+        options: of the job.
+
+    Raises:
+        MissingPackageError: if it is not.
+    """
     if Layout.of(options).permutations:
         _minhash_class()
 

@@ -25,7 +25,14 @@ from wenlan_jax.util import atomic_files, json_files
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """A record that the first pass left: its row in the unit, its id and texts, and whether it is nothing without."""
+    """A record that the first pass left.
+
+    Attributes:
+        row: in the unit.
+        id: of the record.
+        needs_text: whether it is nothing without a text.
+        texts: its texts.
+    """
 
     row: int
     id: str
@@ -33,24 +40,41 @@ class Kept:
     texts: tuple[records.Text, ...]
 
     def to_line(self) -> str:
+        """Writes the record as a line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class Signed:
-    """Texts of one record with their MinHashes."""
+    """Texts of one record with their MinHashes.
+
+    Attributes:
+        texts: the texts.
+        minhashes: a row a text.
+    """
 
     texts: tuple[records.Text, ...]
     minhashes: UInt32[np.ndarray, "texts permutations"]
 
 
 def tables(directory: Path, number: int) -> tuple[Path, Path]:
-    """The files of unit `number` with the signatures of pictures and of texts."""
+    """Says where the signatures of images and of texts of a unit are."""
     return directory / f"pictures-{number:06d}.npy", directory / f"texts-{number:06d}.npy"
 
 
 def read_kept(directory: Path, number: int) -> list[Kept]:
-    """What the first pass left of unit `number`."""
+    """Reads what the first pass left of a unit.
+
+    Args:
+        directory: of the job.
+        number: of the unit.
+
+    Returns:
+        The records.
+
+    Raises:
+        CleanError: for a file that is not whole.
+    """
     try:
         found, damaged = json_files.read_lines(_kept_file(directory, number), Kept)
         if damaged:

@@ -145,7 +145,17 @@ def _name(emoji: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def converter(direction: str) -> Callable[[str], str]:
-    """OpenCC's conversion, `t2s` or `s2t`; for `off` the text itself. Raises MissingPackageError."""
+    """Makes OpenCC's conversion.
+
+    Args:
+        direction: `t2s` or `s2t`; `off` leaves texts as they are.
+
+    Returns:
+        A function of texts.
+
+    Raises:
+        MissingPackageError: if OpenCC is not installed.
+    """
     if direction == "off":
         return str
     try:
@@ -159,11 +169,18 @@ def converter(direction: str) -> Callable[[str], str]:
 
 
 def check(chosen: options.Options) -> None:
-    """Raises MissingPackageError where a package that the options need is not installed."""
+    """Checks that the packages that the options need are installed.
+
+    Args:
+        chosen: the options.
+
+    Raises:
+        MissingPackageError: if one is not.
+    """
     converter(chosen.text.chinese)
     language.Judge(chosen.language).check()
 
 
 def essence(value: str) -> str:
-    """The letters and digits of a text in lower case, by which texts are compared; the text itself if it has none."""
+    """Returns the letters and digits of a text in lower case, to compare texts by; the text itself if it has none."""
     return patterns.NOT_LETTERS.sub("", value.casefold()) or value

@@ -31,7 +31,17 @@ _SPLITS = {"val": "validation", "test_2016": "test", "test_2016_flickr": "test"}
 
 
 def group_multi30k(places: Sequence[str]) -> list[tuple[str, ...]]:
-    """One group a split: its list of images, and the files of its texts. Raises ReadError."""
+    """Groups the files of a split: its list of images, and the files of its texts.
+
+    Args:
+        places: the files of the folder.
+
+    Returns:
+        One group a split.
+
+    Raises:
+        ReadError: for texts without a list of images, or no texts.
+    """
     lists: dict[str, list[str]] = {}
     texts: dict[str, list[str]] = {}
     for place in places:
@@ -49,7 +59,7 @@ def group_multi30k(places: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def read_multi30k(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
-    """The images of one split, each with the texts of all languages."""
+    """Reads the images of one split, each with the texts of all languages."""
     lists = [place for place in places if _LIST.fullmatch(files.name_of(place))]
     names = _column(lists[0], options)
     for other in lists[1:]:
@@ -70,7 +80,7 @@ def read_multi30k(places: tuple[str, ...], options: ReadOptions) -> Iterator[Out
 
 
 def group_brivl2(places: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each list of images with the list of texts beside it."""
+    """Groups each list of images with the list of texts beside it."""
     return [
         (place, place.removesuffix(BRIVL2_IMAGES) + BRIVL2_TEXTS)
         for place in places
@@ -79,7 +89,7 @@ def group_brivl2(places: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def read_brivl2(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
-    """The lines of both lists."""
+    """Reads the lines of both lists."""
     names = _column(places[0], options)
     texts = _aligned(places[1], len(names), places[0], options)
     rows = (

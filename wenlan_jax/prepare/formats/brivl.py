@@ -1,9 +1,9 @@
 """BriVL 1.0's JSON lines: `image_id` (a path), `bbox`, `sentences` (`[kind, text]` pairs).
 
 Source: the official code (configs/PAPERS.md, released files and formats). Boxes are `[x1, y1, x2, y2]` in pixels of
-the stored image; the released loader uses the first 36 of up to 100. A line without `bbox` has its boxes, if any, in an
-.npz file with the key `bbox` beside the image (`a.npz` or `a.jpg.npz` for `a.jpg`). Kinds are alt_text, sur_text, easy,
-first.
+the stored image; the released loader uses the first 36 of up to 100. A line without `bbox` has its boxes, if any, in
+an .npz file with the key `bbox` beside the image (`a.npz` or `a.jpg.npz` for `a.jpg`). Kinds are alt_text, sur_text,
+easy, first.
 """
 
 from __future__ import annotations

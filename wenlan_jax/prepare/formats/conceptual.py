@@ -37,7 +37,14 @@ def read(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
 
 
 def check(options: ReadOptions) -> None:
-    """Raises ReadError for a template of names that is none."""
+    """Checks the template of image names.
+
+    Args:
+        options: how raw text is understood.
+
+    Raises:
+        ReadError: for a template that is none.
+    """
     templates.check("--image-name", options.image_name, {"number": 0, "url": ""})
 
 

@@ -42,14 +42,23 @@ _KINDS = {
 
 
 def is_url(place: str) -> bool:
-    """Whether fsspec opens `place`, as in `s3://bucket/key`, and not the file system of this machine."""
+    """Says whether fsspec opens `place`, as in `s3://bucket/key`, and not the file system of this machine."""
     return "://" in place
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that a path or URL with `{00..09}`, `{a,b}`, `*` or `?` means, in order.
+    """Lists the files that a path or URL with `{00..09}`, `{a,b}`, `*` or `?` means, in order.
 
-    A path that is there is meant as it is. Raises ReadError for none, and for more than a job can have.
+    A path that is there is meant as it is.
+
+    Args:
+        pattern: what the user typed.
+
+    Returns:
+        The files.
+
+    Raises:
+        ReadError: for none, and for more than a job can have.
     """
     if not is_url(pattern) and os.path.lexists(pattern):
         return [pattern]
@@ -65,7 +74,14 @@ def expand(pattern: str) -> list[str]:
 
 
 def check_there(pattern: str) -> None:
-    """Raises ReadError where a path or pattern of this machine means nothing that is there; URLs are not looked at."""
+    """Checks that a path or pattern of this machine means something that is there; URLs are not looked at.
+
+    Args:
+        pattern: what the user typed.
+
+    Raises:
+        ReadError: if it means nothing.
+    """
     if not is_url(pattern) and not any(os.path.exists(one) for one in expand(pattern)):
         raise ReadError(f"{pattern}: no such file or folder; check the path")
 
@@ -111,7 +127,17 @@ def reading(place: str) -> Iterator[None]:
 
 
 def open_bytes(place: str) -> IO[bytes]:
-    """A stream of the bytes of a file or URL; what gzip has packed is unpacked, by its beginning. Raises ReadError."""
+    """Opens a stream of the bytes of a file or URL; what gzip has packed is unpacked, by its beginning.
+
+    Args:
+        place: the file or URL.
+
+    Returns:
+        The stream.
+
+    Raises:
+        ReadError: if it cannot be read.
+    """
     with reading(place):
         stream = _open(place)
         whole = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
@@ -139,7 +165,17 @@ class _Unpacked(gzip.GzipFile):
 
 
 def open_stored(place: str) -> IO[bytes]:
-    """A stream that can be searched, as Parquet needs it, of the bytes as they are stored. Raises ReadError."""
+    """Opens a stream that can be searched, as Parquet needs it, of the bytes as they are stored.
+
+    Args:
+        place: the file or URL.
+
+    Returns:
+        The stream.
+
+    Raises:
+        ReadError: if it cannot be read.
+    """
     with reading(place):
         return _open(place)
 
@@ -175,13 +211,35 @@ def _check_regular(place: str, state: os.stat_result) -> None:
 
 
 def read_bytes(place: str, limit: int) -> bytes:
-    """The first `limit` bytes of a file or URL as they are stored. Raises ReadError."""
+    """Reads the first `limit` bytes of a file or URL as they are stored.
+
+    Args:
+        place: the file or URL.
+        limit: how many bytes at most.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ReadError: if it cannot be read.
+    """
     with reading(place), _open(place) as stream:
         return stream.read(limit)
 
 
 def read_local(path: str, limit: int) -> bytes:
-    """The first `limit` bytes of a file of this machine, whatever its name looks like. Raises ReadError."""
+    """Reads the first `limit` bytes of a file of this machine, whatever its name looks like.
+
+    Args:
+        path: the file.
+        limit: how many bytes at most.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ReadError: if it cannot be read.
+    """
     with reading(path), _open_local(path) as stream:
         return stream.read(limit)
 
@@ -212,7 +270,17 @@ _STAND_IN = "wenlan_stand_in"
 
 @functools.lru_cache(maxsize=64)
 def encoding_of(name: str) -> str:
-    """The codec of a text encoding by any of its spellings. Raises ReadError."""
+    """Finds the codec of a text encoding by any of its spellings.
+
+    Args:
+        name: the spelling.
+
+    Returns:
+        The codec's name.
+
+    Raises:
+        ReadError: for what is no encoding of texts.
+    """
     squeezed = re.sub(r"[^a-z0-9]", "", name.lower())
     bare = squeezed.removeprefix("x")  # as in x-sjis
     known = _OTHER_SPELLINGS.get(squeezed, _OTHER_SPELLINGS.get(bare, name.strip()))
@@ -259,10 +327,19 @@ def _marked(start: bytes, encoding: str) -> tuple[int, str]:
 
 
 def lines(place: str, encoding: str) -> Iterator[str]:
-    """The lines of a text file, line ends included; undecodable bytes come through as surrogates.
+    """Reads the lines of a text file, line ends included; undecodable bytes come through as surrogates.
 
-    So one line is lost to them, not the file. A byte order mark tells more than `encoding`. Raises ReadError, also in
-    the middle, when the file cannot be read.
+    So one line is lost to them, not the file. A byte order mark tells more than `encoding`.
+
+    Args:
+        place: the file or URL.
+        encoding: of the text.
+
+    Yields:
+        The lines.
+
+    Raises:
+        ReadError: also in the middle, when the file cannot be read.
     """
     with open_bytes(place) as stream, reading(place):
         whole = io.BufferedReader(cast(io.RawIOBase, stream))
@@ -276,7 +353,19 @@ def lines(place: str, encoding: str) -> Iterator[str]:
 
 
 def head(place: str, encoding: str, size: int = 1 << 16) -> str:
-    """The beginning of a file as text, to tell its format by. Raises ReadError."""
+    """Reads the beginning of a file as text, to tell its format by.
+
+    Args:
+        place: the file or URL.
+        encoding: of the text.
+        size: in bytes.
+
+    Returns:
+        The text.
+
+    Raises:
+        ReadError: if it cannot be read.
+    """
     with open_bytes(place) as stream, reading(place):
         data = stream.read(size)
     mark, encoding = _marked(data, encoding)
@@ -284,7 +373,7 @@ def head(place: str, encoding: str, size: int = 1 << 16) -> str:
 
 
 def text_of(data: bytes, encoding: str) -> str:
-    """A text in its bytes; what is not of the encoding comes through as surrogates."""
+    """Decodes a text; what is not of the encoding comes through as surrogates."""
     mark, encoding = _marked(data, encoding)
     return data[mark:].decode(encoding, _STAND_IN)
 
@@ -293,9 +382,16 @@ _DATA_URL = re.compile(r"data:[^,]{0,200},")
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes that base64 stands for, in either alphabet, with or without padding, behind `data:...;base64,` or not.
+    """Decodes base64 in either alphabet, with or without padding, behind `data:...;base64,` or not.
 
-    Raises Rejected for what is none.
+    Args:
+        text: base64.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        Rejected: for what is none.
     """
     if head := _DATA_URL.match(text):
         text = text[head.end() :]
@@ -310,19 +406,27 @@ _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 
 def is_data_url(value: str) -> bool:
-    """Whether a text is not the place of something but the thing itself, as in `data:image/png;base64,...`."""
+    """Says whether a text is not the place of something but the thing itself, as in `data:image/png;base64,...`."""
     return bool(_DATA_URL.match(value))
 
 
 def json_lines(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
-    """The objects of a JSON lines file with their line numbers; blank lines are passed over."""
+    """Reads the objects of a JSON lines file with their line numbers; blank lines are passed over.
+
+    Args:
+        place: the file or URL.
+        encoding: of the text.
+
+    Yields:
+        Line number and object, or why there is none.
+    """
     for number, line in enumerate(lines(place, encoding), start=1):
         if line.strip():
             yield number, json_object(line)
 
 
 def json_object(line: str) -> dict[str, Any] | Rejected:
-    """The JSON object in one line, or why there is none."""
+    """Parses the JSON object in one line; returns why there is none otherwise."""
     try:
         check_unicode(line)
         row = raw_items.json_value(line)
@@ -334,7 +438,18 @@ def json_object(line: str) -> dict[str, Any] | Rejected:
 
 
 def json_array(place: str, encoding: str) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
-    """The objects of a JSON array with their numbers, up to where it is damaged. Raises ReadError there."""
+    """Reads the objects of a JSON array with their numbers, up to where it is damaged.
+
+    Args:
+        place: the file or URL.
+        encoding: of the text.
+
+    Yields:
+        Number and object, or why it is none.
+
+    Raises:
+        ReadError: where the array is damaged.
+    """
     text, number = _document(place, encoding), 0
     opening = _ARRAY.match(text)
     if opening is None:
@@ -365,7 +480,18 @@ def _checked_object(row: Any) -> dict[str, Any] | Rejected:
 
 
 def json_document(place: str, encoding: str) -> Any:
-    """A whole JSON file. Raises ReadError."""
+    """Reads a whole JSON file.
+
+    Args:
+        place: the file or URL.
+        encoding: of the text.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ReadError: for a file that is not whole JSON.
+    """
     try:
         return json.loads(_document(place, encoding), parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
@@ -388,7 +514,19 @@ def _document(place: str, encoding: str) -> str:
 
 
 def table(document: Any, key: str, place: str) -> list[dict[str, Any] | Rejected]:
-    """The list of objects under `key` of a JSON document, or the document itself for "". Raises ReadError."""
+    """Takes the list of objects of a JSON document.
+
+    Args:
+        document: the content of the file.
+        key: of the list; "" for the document itself.
+        place: the file, for messages.
+
+    Returns:
+        The objects, or why one is none.
+
+    Raises:
+        ReadError: if there is no list.
+    """
     rows = document.get(key) if key and isinstance(document, dict) else document
     if not isinstance(rows, list):
         raise ReadError(f"{place}: has no list {key!r}; is this a file of the format that --format names?")
@@ -397,15 +535,15 @@ def table(document: Any, key: str, place: str) -> list[dict[str, Any] | Rejected
 
 
 def folder_of(place: str) -> str:
-    """A folder itself, or that of a file or URL."""
+    """Returns a folder itself, or that of a file or URL."""
     return place if os.path.isdir(place) else place.rpartition("/")[0] or "."
 
 
 def name_of(place: str) -> str:
-    """The last part of a path or URL."""
+    """Returns the last part of a path or URL."""
     return os.path.basename(place.rstrip("/"))
 
 
 def stem_of(place: str) -> str:
-    """The last part of a path or URL up to its first dot."""
+    """Returns the last part of a path or URL up to its first dot."""
     return name_of(place).split(".")[0]

@@ -25,7 +25,17 @@ _KANA = re.compile("[\u3040-\u30ff]")
 
 
 def group_vqa(places: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each file of questions with the annotations of its subtype, where given. Raises ReadError."""
+    """Groups each file of questions with the annotations of its subtype, where given.
+
+    Args:
+        places: the files.
+
+    Returns:
+        One group a file of questions.
+
+    Raises:
+        ReadError: for annotations without questions, or a name that tells no subtype.
+    """
     annotations = {_subtype(place): place for place in places if "annotations" in files.name_of(place)}
     questions = [place for place in places if place not in annotations.values()]
     if not questions:

@@ -36,8 +36,13 @@ _NO_CAPTIONS = ("_stats.json", "dataset_info.json", "features.json", "metadata.j
 class Format:
     """One layout of raw data.
 
-    `detects` takes a file's name in lower case and its beginning as text. `inside` are the files of the format in a
-    folder. `group` tells which files make a shard. `language` is that of texts which name none, unless the user says.
+    Attributes:
+        name: of the format.
+        reader: reads a shard.
+        detects: takes a file's name in lower case and its beginning as text, and says whether it is of the format.
+        inside: patterns of the files of the format in a folder.
+        group: tells which files make a shard.
+        language: of texts which name none, unless the user says.
     """
 
     name: str
@@ -143,9 +148,18 @@ FORMATS = {one.name: one for one in (*_NAMED_SETS, *_ANY_SET)}
 
 
 def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tuple[str, list[Shard]]:
-    """The name of the format, found from the first input when None, and the shards of all inputs in order.
+    """Divides inputs into shards.
 
-    Inputs are files, URLs, patterns of either, or folders. Raises ReadError.
+    Args:
+        inputs: files, URLs, patterns of either, or folders.
+        name: of the format; None finds it from the first input.
+        options: how raw text is understood.
+
+    Returns:
+        The name of the format, and the shards of all inputs in order.
+
+    Raises:
+        ReadError: for inputs that are not there or of no known format.
     """
     conceptual.check(options)
     places = [place for one in inputs for place in files.expand(one)]
@@ -160,7 +174,18 @@ def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tup
 
 
 def detect(place: str, options: ReadOptions) -> str:
-    """The format of a file or folder, by its name and its beginning. Raises ReadError."""
+    """Finds the format of a file or folder, by its name and its beginning.
+
+    Args:
+        place: the file or folder.
+        options: how raw text is understood.
+
+    Returns:
+        The name of the format.
+
+    Raises:
+        ReadError: if neither tells the format.
+    """
     if os.path.isdir(place):
         return _detect_folder(place, options)
     if (found := _detected(place, options)) is not None:

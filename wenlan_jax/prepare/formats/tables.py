@@ -47,7 +47,15 @@ def read_jsonl(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcom
 
 
 def read_parquet(places: tuple[str, ...], options: ReadOptions) -> Iterator[Outcome]:
-    """Rows of a Parquet file. Raises ReadError where the file, or pyarrow, is missing or damaged."""
+    """Reads the rows of a Parquet file.
+
+    Args:
+        places: the file.
+        options: how raw text is understood.
+
+    Returns:
+        An iterator over items and faults; it raises ReadError where the file, or pyarrow, is missing or damaged.
+    """
     return _convert(_parquet_rows(places[0], options.fields), options)
 
 

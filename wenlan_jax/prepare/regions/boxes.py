@@ -12,7 +12,7 @@ FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
 def corners(boxes: Float[np.ndarray, "boxes 4"], written: str) -> Boxes:
-    """Boxes written in one of FORMATS, as corners."""
+    """Converts boxes written in one of FORMATS to corners."""
     first, second = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     if written == "xyxy":
         return np.concatenate([first, second], axis=1)
@@ -23,7 +23,7 @@ def corners(boxes: Float[np.ndarray, "boxes 4"], written: str) -> Boxes:
 def overlap(
     one: Float[np.ndarray, "rows 4"], other: Float[np.ndarray, "columns 4"]
 ) -> Float64[np.ndarray, "rows columns"]:
-    """Intersection over union of every pair; 0 where neither has an area."""
+    """Computes the intersection over union of every pair; 0 where neither has an area."""
     lower = np.maximum(one[:, None, :2], other[None, :, :2])
     upper = np.minimum(one[:, None, 2:], other[None, :, 2:])
     shared = np.clip(upper - lower, 0.0, None).prod(axis=2)
@@ -32,9 +32,17 @@ def overlap(
 
 
 def unsuppressed(boxes: Boxes, scores: Scores, threshold: float) -> Int[np.ndarray, " kept"]:
-    """Rows left by greedy non-maximum suppression over all classes, best first.
+    """Suppresses boxes greedily over all classes (non-maximum suppression).
 
     A box goes when a better one that stays overlaps it by more than `threshold`.
+
+    Args:
+        boxes: corners.
+        scores: of the boxes.
+        threshold: intersection over union.
+
+    Returns:
+        The rows that are left, best first.
     """
     order = np.argsort(-scores, kind="stable")
     kept = []

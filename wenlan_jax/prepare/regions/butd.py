@@ -38,12 +38,26 @@ Index = dict[str, Entry]
 
 @dataclasses.dataclass(frozen=True)
 class Tsv:
-    """The pictures of the tab-separated files that the path or pattern `place` means, by image id. Safe in threads."""
+    """The images of tab-separated files, by image id. Safe in threads.
+
+    Attributes:
+        place: a path or a pattern.
+    """
 
     place: str
 
     def get(self, key: str) -> Detections | None:
-        """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged line."""
+        """Reads what was found in an image.
+
+        Args:
+            key: its id.
+
+        Returns:
+            The detections; None where it is not there.
+
+        Raises:
+            DetectionError: for a damaged line, or an id that several images have.
+        """
         index = self._index()
         entry = next((index[form] for form in roots.forms(key) if form in index), None)
         if entry is None:
@@ -54,11 +68,11 @@ class Tsv:
         return parse(_line(entry), f"{path}: image {key}")
 
     def some_keys(self) -> list[str]:
-        """A few of the image ids."""
+        """Lists a few of the image ids."""
         return list(self._index())[: npz.SHOWN_KEYS]
 
     def stamps(self) -> list[list[int]]:
-        """Size and time of change of the files."""
+        """Lists size and time of change of the files."""
         return [list(stamp) for _, stamp in _stamped(self.place)]
 
     def _index(self) -> Index:
@@ -115,7 +129,18 @@ def _line(entry: Entry) -> bytes:
 
 
 def parse(line: bytes, where: str) -> Detections:
-    """The detections in one line. Raises DetectionError for a damaged one."""
+    """Reads the detections in one line.
+
+    Args:
+        line: of the file.
+        where: names it in messages.
+
+    Returns:
+        The detections.
+
+    Raises:
+        DetectionError: for a damaged one.
+    """
     values = line.rstrip(b"\r\n").split(b"\t")
     layout = _BY_WIDTH.get(len(values))
     if layout is None:

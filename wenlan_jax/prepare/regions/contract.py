@@ -39,10 +39,16 @@ class DetectorError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """How a picture becomes the input `name`.
+    """How an image becomes the input of a graph.
 
-    resize: `stretch` fills height x width; `letterbox` keeps the shape, from the upper left corner, the rest is 0.
-    mean, std: of each channel, in [0, 1], in the order of `channels`.
+    Attributes:
+        name: of the input.
+        height: in pixels.
+        width: in pixels.
+        resize: `stretch` fills height x width; `letterbox` keeps the shape, from the upper left corner, the rest is 0.
+        mean: of each channel, in [0, 1], in the order of `channels`.
+        std: likewise, the deviation.
+        channels: `rgb` or `bgr`.
     """
 
     name: str
@@ -56,7 +62,15 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """The names of the outputs; None for what the graph does not give."""
+    """The names of the outputs; None for what the graph does not give.
+
+    Attributes:
+        boxes: (batch, boxes, 4).
+        scores: (batch, boxes).
+        classes: (batch, boxes, classes).
+        labels: (batch, boxes).
+        features: (batch, boxes, width).
+    """
 
     boxes: str
     scores: str | None = None
@@ -65,20 +79,24 @@ class Outputs:
     features: str | None = None
 
     def named(self) -> dict[str, str]:
-        """What is given, by role."""
+        """Returns what is given, by role."""
         return {role: name for role, name in vars(self).items() if name is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """All of it.
+    """What an ONNX detector takes and gives.
 
-    box_unit: `pixels` of the input, or `fractions` of its sides.
-    class_names: without the background.
-    background: the column of `classes` for it; None where there is none.
-    activation: still to be applied to `classes`.
-    threshold: the least score of a box, None for that of the command; nms: the overlap above which a worse box goes,
-        None where the graph has suppressed already.
+    Attributes:
+        input: how an image becomes its input.
+        outputs: the names of its outputs.
+        class_names: without the background.
+        box_format: how boxes are written, see `boxes.FORMATS`.
+        box_unit: `pixels` of the input, or `fractions` of its sides.
+        background: the column of `classes` for it; None where there is none.
+        activation: still to be applied to `classes`.
+        threshold: the least score of a box, None for that of the command.
+        nms: the overlap above which a worse box goes, None where the graph has suppressed already.
     """
 
     input: Input
@@ -93,7 +111,17 @@ class Contract:
 
 
 def read(model: Path) -> Contract:
-    """The contract of the ONNX file `model`. Raises DetectorError for a missing or wrong one."""
+    """Reads the contract of an ONNX file.
+
+    Args:
+        model: the file; the contract is beside it.
+
+    Returns:
+        The contract.
+
+    Raises:
+        DetectorError: for a missing or wrong one.
+    """
     path = model.with_suffix(".json")
     try:
         raw = json.loads(path.read_text("utf-8"))

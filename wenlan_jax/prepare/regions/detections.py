@@ -28,10 +28,14 @@ class DetectionError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which boxes of a picture are kept: the best by score.
+    """Which boxes of an image are kept: the best by score.
 
-    Those of a score of at least `threshold`, but `min_boxes` if there are so many, and `max_boxes` at most. The usual
-    values are those of the bottom-up attention features that UNITER was trained on.
+    The usual values are those of the bottom-up attention features that UNITER was trained on.
+
+    Attributes:
+        threshold: boxes of at least this score are kept.
+        min_boxes: so many are kept in any case, if there are so many.
+        max_boxes: so many are kept at most.
     """
 
     threshold: float = 0.2
@@ -39,7 +43,11 @@ class Selection:
     max_boxes: int = 100
 
     def check(self) -> None:
-        """Raises DetectionError for numbers that make no sense."""
+        """Checks the numbers.
+
+        Raises:
+            DetectionError: for numbers that make no sense.
+        """
         if not 0 <= self.min_boxes <= self.max_boxes or not self.max_boxes:
             raise DetectionError(f"at least {self.min_boxes} and at most {self.max_boxes} boxes cannot be kept")
         if not 0 <= self.threshold <= 1:
@@ -48,13 +56,15 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """The boxes of one picture with what belongs to each, row by row and in any order.
+    """The boxes of one image with what belongs to each, row by row and in any order.
 
-    boxes: `(x1, y1, x2, y2)` in an `extent` of so much width and height: that of the picture as the detector saw it,
-        UNIT for fractions, None for the pixels of the stored picture.
-    scores: None means 1 for all.
-    labels: a name for each box, or none at all.
-    features, classes: as the fields of a record; of any float type.
+    Attributes:
+        boxes: (x1, y1, x2, y2) in an `extent` of so much width and height.
+        extent: of the image as the detector saw it, UNIT for fractions, None for the pixels of the stored image.
+        scores: None means 1 for all.
+        labels: a name for each box, or none at all.
+        features: as the field of a record; of any float type.
+        classes: as the field of a record; of any float type.
     """
 
     boxes: Float[np.ndarray, "boxes 4"]
@@ -67,25 +77,43 @@ class Detections:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """Detections of a picture in its pixels, best first: what a record holds of them."""
+    """Detections of an image in its pixels, best first: what a record holds of them.
+
+    Attributes:
+        regions: boxes, labels and scores.
+        features: a row a region; None for none.
+        classes: a row a region; None for none.
+    """
 
     regions: tuple[Region, ...]
     features: Features | None
     classes: Classes | None
 
     def onto(self, record: records.Record) -> records.Record:
-        """`record` with these in place of the regions that it had."""
+        """Returns `record` with these in place of the regions that it had."""
         return dataclasses.replace(
             record, regions=self.regions, region_features=self.features, region_classes=self.classes
         )
 
 
 def fit(found: Detections, width: int, height: int, selection: Selection, counts: collections.Counter[str]) -> Fitted:
-    """The detections of a picture of `width` x `height` pixels; `counts` tells what was dropped or cut.
+    """Fits detections to an image.
 
     Boxes with a number that is not finite, also in their features once these are float16, and boxes without area in
-    the picture are dropped. Equal scores keep their order. Raises DetectionError for rows that do not fit together,
-    and for a picture of another shape.
+    the image are dropped. Equal scores keep their order.
+
+    Args:
+        found: the detections.
+        width: of the stored image, in pixels.
+        height: of the stored image, in pixels.
+        selection: which boxes are kept.
+        counts: tells what was dropped or cut; changed in place.
+
+    Returns:
+        What the record holds of them.
+
+    Raises:
+        DetectionError: for rows that do not fit together, and for an image of another shape.
     """
     _check_rows(found)
     boxes = _in_pixels(found, width, height)
@@ -109,7 +137,7 @@ def fit(found: Detections, width: int, height: int, selection: Selection, counts
 
 
 def is_unit(features: Features) -> bool:
-    """Whether every row has the length 1, as M3P stores features; UNITER keeps them as the detector gave them."""
+    """Says whether every row has the length 1, as M3P stores features; UNITER keeps them as the detector gave them."""
     lengths = np.linalg.norm(features.astype(np.float32), axis=1)
     return bool((np.abs(lengths - 1.0) < _UNIT_TOLERANCE).all())
 

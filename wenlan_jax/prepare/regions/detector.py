@@ -26,17 +26,24 @@ class Detector(Protocol):
 
     def __call__(self, pictures: Sequence[AnyPixels], /) -> Sequence[Detections | DetectionError]: ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Says what the arrays of its records are."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Supplied:
     """A detector of the user: picklable, and opened once in each process.
 
-    place: an ONNX file or a directory of transformers; kind: one of KINDS.
-    threshold, nms: None takes those of the contract, else that of Selection, and no suppression.
-    batch_size: pictures that the detector sees at once.
-    threads: of each process; 0 uses all cores.
+    Attributes:
+        place: an ONNX file or a directory of transformers.
+        kind: one of KINDS.
+        threshold: the least score of a box; None for that of the contract, else that of Selection.
+        nms: the overlap above which a worse box goes; None for that of the contract, else no suppression.
+        min_boxes: see `Selection`.
+        max_boxes: see `Selection`.
+        batch_size: images that the detector sees at once.
+        threads: of each process; 0 uses all cores.
     """
 
     place: Path
@@ -58,7 +65,12 @@ class Supplied:
         return chosen if threshold is None else dataclasses.replace(chosen, threshold=threshold)
 
     def check(self) -> None:
-        """Opens the detector. Raises DetectorError or DetectionError for one that cannot be used so."""
+        """Opens the detector.
+
+        Raises:
+            DetectorError: for one that cannot be used.
+            DetectionError: for a selection that makes no sense.
+        """
         if self.batch_size < 1:
             raise DetectorError(f"the batch size is {self.batch_size}; it must be positive")
         if self.nms is not None and not 0 <= self.nms <= 1:
@@ -74,23 +86,23 @@ class Supplied:
         return [atomic_files.stamp(file) for file in files]
 
     def describe(self) -> dict[str, Any]:
-        """What the arrays of its records are."""
+        """Says what the arrays of its records are."""
         return _opened(self.place, self.kind, self.threads, self.nms).describe()
 
     def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
-        """The detections of each record, or why its picture cannot be looked at."""
+        """Detects things in the image of each record, or says why it cannot be looked at."""
         decoded = [_decoded(record) for record in records]
         good = [picture for picture in decoded if not isinstance(picture, DetectionError)]
         found = iter(_opened(self.place, self.kind, self.threads, self.nms)(good) if good else ())
         return [picture if isinstance(picture, DetectionError) else next(found) for picture in decoded]
 
     def unmatched(self) -> str:
-        """What to tell when no picture could be looked at."""
+        """Says what to tell when no image could be looked at."""
         return f"{self.place}: none of the pictures can be decoded"
 
 
 def kind_of(place: Path) -> str:
-    """The kind that a detector's path suggests."""
+    """Guesses the kind of a detector from its path."""
     return "transformers" if place.is_dir() else "onnx"
 
 

@@ -15,7 +15,7 @@ Distribution = Float64[np.ndarray, "boxes classes"]
 
 
 def probabilities(outputs: Float[np.ndarray, "boxes columns"], activation: str) -> Distribution:
-    """The class output after one of ACTIVATIONS, which it may be still without."""
+    """Applies one of ACTIVATIONS to the class output of a detector."""
     values = outputs.astype(np.float64)
     if activation == "sigmoid":
         return 0.5 * (1.0 + np.tanh(0.5 * values))  # the same, without overflow
@@ -28,10 +28,17 @@ def probabilities(outputs: Float[np.ndarray, "boxes columns"], activation: str) 
 def distribution(
     given: Float[np.ndarray, "boxes columns"], background: int | None
 ) -> tuple[Distribution, Scores, Int[np.ndarray, " boxes"]]:
-    """The distribution with the background as column 0, the score of the best other class, and the number of that.
+    """Makes the distribution that records hold of class probabilities.
 
     Where the detector has no background, it gets what the classes leave of 1; classes that exceed 1 together, as those
     of independent sigmoids, are divided by their sum.
+
+    Args:
+        given: probabilities.
+        background: the column of the background; None where there is none.
+
+    Returns:
+        The distribution with the background as column 0, the score of the best other class, and the number of that.
     """
     classes = given if background is None else np.delete(given, background, axis=1)
     best = classes.argmax(axis=1)
@@ -44,5 +51,5 @@ def distribution(
 
 
 def names(numbers: Int[np.ndarray, " boxes"], class_names: Sequence[str]) -> tuple[str, ...]:
-    """The name of each class number; "" for one without."""
+    """Returns the name of each class number; "" for one without."""
     return tuple(class_names[number] if 0 <= number < len(class_names) else "" for number in numbers.tolist())

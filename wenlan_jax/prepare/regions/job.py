@@ -42,25 +42,46 @@ class Finder(Protocol):
     """Where detections come from: `stored.Stored` or `detector.Supplied`; picklable."""
 
     @property
-    def selection(self) -> Selection: ...
+    def selection(self) -> Selection:
+        """The boxes that are kept."""
+        ...
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """How many records are asked about at once."""
+        ...
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Checks that the source can be used."""
+        ...
 
-    def stamps(self) -> list[list[int]]: ...
+    def stamps(self) -> list[list[int]]:
+        """Lists size and time of change of its files."""
+        ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Says what the arrays of its records are."""
+        ...
 
-    def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]: ...
+    def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
+        """Finds the detections of each record; None for nothing, or the reason why there are none."""
+        ...
 
-    def unmatched(self) -> str: ...
+    def unmatched(self) -> str:
+        """Says what to tell when no record got regions."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Rows `start` to `stop` of a split of the packed directory `place`."""
+    """Rows of a split of a packed directory.
+
+    Attributes:
+        place: the directory.
+        split: the split.
+        start: the first row.
+        stop: the row after the last.
+    """
 
     place: Path
     split: str
@@ -69,10 +90,11 @@ class Slice:
 
     @property
     def name(self) -> str:
+        """The name of the slice, for progress lines."""
         return f"{self.split}[{self.start}:{self.stop}]"
 
     def read(self) -> Iterator[tuple[int, Record]]:
-        """The records with their rows."""
+        """Reads the records with their rows."""
         source = sources.TfdsSource(self.place, self.split, self.place.name)
         return ((row, source[row]) for row in range(self.start, self.stop))
 
@@ -81,9 +103,17 @@ class Slice:
 class Report:
     """The account of a job: `records == found + missing + faulty`; a record of the last two keeps what it had.
 
-    counts: of boxes, by what became of them.
-    features, classes: records by the width of their rows; unit_norm: records whose features have the length 1.
-    arrays: what the finder says of them.
+    Attributes:
+        records: by split.
+        found: records that got regions.
+        missing: records of which nothing was found.
+        faulty: records whose detections are of no use.
+        counts: of boxes, by what became of them.
+        features: records by the width of their features.
+        classes: records by the width of their classes.
+        unit_norm: records whose features have the length 1.
+        arrays: what the finder says of them.
+        seconds: that the job took.
     """
 
     records: Mapping[str, int]
@@ -106,7 +136,7 @@ class Report:
         return {0: "raw", total: "unit"}.get(self.unit_norm, "mixed")
 
     def summary(self) -> str:
-        """The report in a few lines of text."""
+        """Writes the report in a few lines of text."""
         total = sum(self.records.values())
         lines = [
             f"records   {total} = {self.found} found + {self.missing} missing + {self.faulty} faulty",
@@ -120,7 +150,12 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Gives regions to the records of one slice; picklable."""
+    """Gives regions to the records of one slice; picklable.
+
+    Attributes:
+        finder: where detections come from.
+        directory: that is filled.
+    """
 
     finder: Finder
     directory: Path
@@ -176,10 +211,24 @@ class _Tally:
 
 
 def run(source: Path, out: Path, finder: Finder, workers: int) -> Report:
-    """Writes the records of the packed directory `source` with regions of `finder` to `out`.
+    """Gives regions to the records of a packed directory.
 
-    workers: processes; 0 works in this one. Raises RegionError, sources.SourceError, units.UnitError, places.BusyError
-    or the finder's own errors; what is done stays for the next attempt, except where no record is found.
+    What is done stays for the next attempt, except where no record is found.
+
+    Args:
+        source: the packed directory.
+        out: the directory to make.
+        finder: where detections come from.
+        workers: processes; 0 works in this one.
+
+    Returns:
+        The account.
+
+    Raises:
+        RegionError: for a job that cannot be done, also if no record got regions.
+        SourceError: if `source` cannot be read.
+        UnitError: when work was begun with other options.
+        BusyError: when another process writes to the same place.
     """
     started = time.monotonic()
     source = source.resolve()

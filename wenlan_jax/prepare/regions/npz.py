@@ -27,10 +27,12 @@ _SIZE_LIMIT = 1 << 28  # bytes of one picture's arrays
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A folder with an .npz file for each picture, by the name of the file without its ending.
+    """A folder with an .npz file for each image, by the name of the file without its ending.
 
-    links: files may be links that lead out of the folder.
-    interpret: the detections in the arrays of the named file.
+    Attributes:
+        place: the folder.
+        links: files may be links that lead out of the folder.
+        interpret: makes detections of the arrays of the named file.
     """
 
     place: str
@@ -38,7 +40,17 @@ class Folder:
     interpret: Callable[[Arrays, str], Detections]
 
     def get(self, key: str) -> Detections | None:
-        """What was found in picture `key`; None where there is no file. Raises DetectionError for a damaged one."""
+        """Reads what was found in an image.
+
+        Args:
+            key: the name of the file without its ending.
+
+        Returns:
+            The detections; None where there is no file.
+
+        Raises:
+            DetectionError: for a damaged one.
+        """
         root, name = Root(self.place, links=self.links, options=(roots.ALLOW_LINKS,)), key + SUFFIX
         try:
             if not root.has(name):
@@ -50,19 +62,34 @@ class Folder:
         return self.interpret(arrays_in(data, path), path)
 
     def some_keys(self) -> list[str]:
-        """A few of the names. Raises ReadError when there is no folder."""
+        """Lists a few of the names.
+
+        Raises:
+            ReadError: when there is no folder.
+        """
         with files.reading(self.place):
             os.stat(self.place)
             found = glob.iglob(f"**/*{SUFFIX}", root_dir=self.place, recursive=True)
             return [name.removesuffix(SUFFIX) for name in itertools.islice(found, SHOWN_KEYS)]
 
     def stamps(self) -> list[list[int]]:
-        """Nothing: a look at every file of a large folder would take as long as reading it."""
+        """Returns nothing: a look at every file of a large folder would take as long as reading it."""
         return []
 
 
 def arrays_in(data: bytes, where: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises DetectionError for what is none, or holds pickled objects."""
+    """Reads the arrays of an .npz file.
+
+    Args:
+        data: the file's bytes.
+        where: names the file in messages.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        DetectionError: for what is none, or holds pickled objects.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -77,7 +104,18 @@ def arrays_in(data: bytes, where: str) -> dict[str, np.ndarray]:
 
 
 def brivl_boxes(arrays: Arrays, where: str) -> Detections:
-    """BriVL's boxes: `bbox`, `(boxes, 4)` in pixels of the picture, and nothing else."""
+    """Reads BriVL's boxes: `bbox`, (boxes, 4) in pixels of the image, and nothing else.
+
+    Args:
+        arrays: of the file.
+        where: names the file in messages.
+
+    Returns:
+        The detections.
+
+    Raises:
+        DetectionError: if there is no such array.
+    """
     boxes = arrays.get("bbox")
     if boxes is None or boxes.dtype.kind not in "iuf" or boxes.size % 4:
         raise DetectionError(f"{where}: no numeric array 'bbox' of (boxes, 4)")

@@ -23,16 +23,28 @@ _NUMBER = re.compile(r"\d+")
 class Store(Protocol):
     """Detections by key; picklable, and opened once in each process."""
 
-    def get(self, key: str) -> Detections | None: ...
+    def get(self, key: str) -> Detections | None:
+        """Reads the detections of a key; None for a key that has none."""
+        ...
 
-    def some_keys(self) -> list[str]: ...
+    def some_keys(self) -> list[str]:
+        """Lists a few keys, for messages."""
+        ...
 
-    def stamps(self) -> list[list[int]]: ...
+    def stamps(self) -> list[list[int]]:
+        """Lists size and time of change of its files, where they are few."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A kind of store: what it is, how it is opened (its place, whether links are followed), and the usual key."""
+    """A kind of store.
+
+    Attributes:
+        meaning: what it is, for the command line.
+        open: opens it, given its place and whether links are followed.
+        key: the usual template of a key.
+    """
 
     meaning: str
     open: Callable[[str, bool], Store]
@@ -60,12 +72,16 @@ FORMATS: Mapping[str, Format] = {
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A store in use: where it is, one of FORMATS, how keys are made, and which boxes are taken.
+    """A store in use.
 
-    key: a format string of `id` (of the record), `path` (of the image, or the id, without the ending), `stem` (its last
-        part) and `number` (the last digits of the stem, as a number: `coco_train2014_{number:012d}`); "" takes the
-        usual one.
-    links: entries may be links that lead out of the folder.
+    Attributes:
+        place: where it is.
+        file_format: one of FORMATS.
+        key: a format string of `id` (of the record), `path` (of the image, or the id, without the ending), `stem` (its
+            last part) and `number` (the last digits of the stem, as a number: `coco_train2014_{number:012d}`); "" takes
+            the usual one.
+        selection: which boxes are taken.
+        links: entries may be links that lead out of the folder.
     """
 
     place: str
@@ -76,15 +92,20 @@ class Stored:
 
     @property
     def template(self) -> str:
-        """Of the key, the usual one where none is given."""
+        """The template of the key, the usual one where none is given."""
         return self.key or FORMATS[self.file_format].key
 
     def open(self) -> Store:
-        """The store."""
+        """Opens the store."""
         return FORMATS[self.file_format].open(self.place, self.links)
 
     def check(self) -> None:
-        """Raises ReadError or DetectionError for a store that is not there or options that make no sense."""
+        """Checks that the store is there and that the options make sense.
+
+        Raises:
+            ReadError: if it is not there.
+            DetectionError: for a selection that makes no sense.
+        """
         self.selection.check()
         if self.file_format not in FORMATS:
             raise ReadError(f"regions of format {self.file_format}: must be one of {', '.join(FORMATS)}")
@@ -93,7 +114,15 @@ class Stored:
             raise ReadError(f"{self.place}: holds no regions of format {self.file_format}")
 
     def key_of(self, record_id: str, image: str) -> str:
-        """The key of a picture, named `image` where it has a name besides the record's id."""
+        """Makes the key of an image.
+
+        Args:
+            record_id: of its record.
+            image: its name, where it has one besides the record's id.
+
+        Returns:
+            The key; "" for one that no entry has.
+        """
         path = _without_suffix(image or record_id)
         stem = posixpath.basename(path)
         digits = _NUMBER.findall(stem)
@@ -102,14 +131,29 @@ class Stored:
         return self.template.format(**_fields(record_id, path, stem, digits[-1] if digits else "0"))
 
     def find(self, record_id: str, image: str = "") -> Detections | None:
-        """What is stored of a picture; None for nothing. Raises DetectionError for a damaged entry."""
+        """Reads what is stored of an image.
+
+        Args:
+            record_id: of its record.
+            image: its name, where it has one besides the record's id.
+
+        Returns:
+            The detections; None for nothing.
+
+        Raises:
+            DetectionError: for a damaged entry.
+        """
         key = self.key_of(record_id, image)
         return self.open().get(key) if key else None
 
     def knowing(self, pictures: Iterable[tuple[str, str, str]]) -> Stored:
-        """This store for a job with these pictures: `(record id, image, what tells it from others)`.
+        """Prepares the store for a job with some images.
 
-        An entry that several of them would take is that of one at most, and is refused to all.
+        Args:
+            pictures: (record id, image, what tells it from others) of each.
+
+        Returns:
+            A store that refuses an entry that several of them would take.
         """
         if "{id}" in self.template:
             return self  # no two records have one id
@@ -127,7 +171,7 @@ class Stored:
         return 1
 
     def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
-        """What is stored of each record, or why that is of no use."""
+        """Reads what is stored of each record, or why that is of no use."""
         return [self._found(record) for record in records]
 
     def _found(self, record: Record) -> Detections | DetectionError | None:
@@ -141,11 +185,11 @@ class Stored:
         return self.open().stamps()
 
     def describe(self) -> dict[str, Any]:
-        """What the arrays of its records are."""
+        """Says what the arrays of its records are."""
         return {"format": self.file_format}
 
     def unmatched(self) -> str:
-        """What to tell when none of the pictures is in the store."""
+        """Says what to tell when none of the images is in the store."""
         there = ", ".join(self.open().some_keys())
         return (
             f"{self.place}: has none of these pictures; they are looked for as {self.template!r}, entries are {there}"

@@ -77,7 +77,19 @@ def _environment(place: str) -> Any:
 
 
 def message_arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
-    """The arrays of an entry in msgpack. Raises DetectionError for what is none."""
+    """Reads the arrays of an entry in msgpack.
+
+    Args:
+        data: the entry.
+        where: names it in messages.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        DetectionError: for what is none.
+        ReadError: if msgpack is not installed.
+    """
     try:
         import msgpack
     except ImportError as error:
@@ -104,7 +116,18 @@ def _plain_array(value: dict[Any, Any]) -> Any:
 
 
 def detections(arrays: npz.Arrays, where: str) -> Detections:
-    """The detections in the arrays of a picture. Raises DetectionError where one is missing or of another kind."""
+    """Makes detections of the arrays of an image.
+
+    Args:
+        arrays: of the image.
+        where: names it in messages.
+
+    Returns:
+        The detections; their boxes are fractions of the image's sides.
+
+    Raises:
+        DetectionError: where an array is missing or of another kind.
+    """
     missing = [name for name in (BOXES, SCORES, FEATURES) if name not in arrays]
     if missing:
         raise DetectionError(f"{where}: has {', '.join(arrays) or 'nothing'}, not {', '.join(missing)}")

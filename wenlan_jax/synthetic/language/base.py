@@ -17,7 +17,14 @@ from wenlan_jax.synthetic.world import Dice, Scene, Thing
 
 @dataclasses.dataclass(frozen=True)
 class Noun:
-    """The name of a shape. `many` is the form asked for by "how many", `measure` the Chinese measure word."""
+    """The name of a shape.
+
+    Attributes:
+        word: the noun.
+        gender: where the language has one.
+        many: the form asked for by "how many".
+        measure: the Chinese measure word.
+    """
 
     word: str
     gender: str = ""
@@ -27,7 +34,12 @@ class Noun:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A background: `name` by itself, and `where` as in a sentence that says where the things are."""
+    """A background.
+
+    Attributes:
+        name: by itself.
+        where: as in a sentence that says where the things are.
+    """
 
     name: str
     where: str
@@ -35,9 +47,15 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """A question about a scene before it is put in words, with its answer as `(word list, entry)`.
+    """A question about a scene before it is put in words.
 
-    `kind` is one of `QUERY_KINDS`; `shape`, `other`, `colour` and `cell` are what it asks about.
+    Attributes:
+        kind: one of `QUERY_KINDS`.
+        answer: as (word list, entry).
+        shape: that it asks about.
+        other: another shape that it asks about.
+        colour: that it asks about.
+        cell: that it asks about.
     """
 
     kind: str
@@ -58,7 +76,7 @@ RELATIONS = (
 
 
 def relation(thing: Thing, previous: Thing) -> str:
-    """Where `thing` is as seen from `previous`: an entry of `RELATIONS`."""
+    """Says where `thing` is as seen from `previous`: an entry of `RELATIONS`."""
     return RELATIONS[1 + _sign(thing.row - previous.row)][1 + _sign(thing.column - previous.column)]
 
 
@@ -67,7 +85,7 @@ def _sign(value: int) -> int:
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital first letter (no change in scripts without capitals)."""
+    """Gives a text a capital first letter (no change in scripts without capitals)."""
     return text[:1].upper() + text[1:]
 
 
@@ -96,31 +114,31 @@ class Language(abc.ABC):
 
     @abc.abstractmethod
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
-        """The (indefinite) noun phrase; a solid texture and an empty size go without saying."""
+        """Builds the (indefinite) noun phrase; a solid texture and an empty size go without saying."""
 
     def forms(self, shape: str) -> dict[str, str]:
-        """The forms of the noun that patterns may use: at least `noun` (bare), `the` (definite) and `many`."""
+        """Returns the forms of the noun that patterns may use: at least `noun` (bare), `the` (definite) and `many`."""
         noun = self.nouns[shape]
         return {"noun": noun.word, "the": noun.word, "many": noun.many or noun.word}
 
     def relate(self, thing: Thing, previous: Thing) -> str:
-        """`thing` with its place relative to `previous`."""
+        """Describes `thing` with its place relative to `previous`."""
         return self.relations[relation(thing, previous)].format(thing=self.thing(thing))
 
     def thing(self, thing: Thing) -> str:
-        """The noun phrase of `thing` with all its attributes."""
+        """Describes `thing` with all its attributes."""
         return self.phrase(thing.shape, thing.colour, thing.size, thing.texture)
 
     def place(self, thing: Thing) -> str:
-        """The noun phrase of `thing` with its place in the picture."""
+        """Describes `thing` with its place in the image."""
         return self.placed.format(thing=self.thing(thing), position=self.positions[thing.cell])
 
     def join(self, parts: Sequence[str]) -> str:
-        """`parts` as a list in a sentence."""
+        """Joins `parts` as a list in a sentence."""
         return self.last_comma.join([*([self.comma.join(parts[:-1])] if parts[1:] else []), parts[-1]])
 
     def describe(self, scene: Scene, dice: Dice) -> str:
-        """A descriptive caption: every thing with its attributes and place, and the background."""
+        """Writes a descriptive caption: every thing with its attributes and place, and the background."""
         things = [scene.things[number] for number in dice.sample(range(len(scene.things)), len(scene.things))]
         pattern = dice.choose([*self.styles, *(self.chains if len(things) > 1 else ())])
         if pattern in self.styles:
@@ -132,7 +150,7 @@ class Language(abc.ABC):
         return sentence(pattern.format(things=text, where=setting.where, name=setting.name, **fields))
 
     def hint(self, scene: Scene, dice: Dice) -> str:
-        """A weak text, as found beside pictures on the web: about one thing, the setting, or neither."""
+        """Writes a weak text, as found beside images on the web: about one thing, the setting, or neither."""
         lot = dice.integer(8)
         if lot < 2:
             return sentence(dice.choose(self.moods))
@@ -142,7 +160,7 @@ class Language(abc.ABC):
         return sentence(dice.choose(self.remarks).format(**fields))
 
     def ask(self, query: Query, dice: Dice) -> tuple[str, str]:
-        """The question and its answer in words."""
+        """Puts a question and its answer in words."""
         fields = self.forms(query.shape) if query.shape else {}
         if query.other:
             fields |= {f"other_{name}": form for name, form in self.forms(query.other).items()}
@@ -153,7 +171,7 @@ class Language(abc.ABC):
         return sentence(dice.choose(self.questions[query.kind]).format(**fields)), self.answer(*query.answer)
 
     def answer(self, word_list: str, entry: str) -> str:
-        """The answer `entry` in words: of `shape`, `colour`, `texture`, `background`, `truth`, or a `number`."""
+        """Puts an answer in words: an entry of `shape`, `colour`, `texture`, `background`, `truth`, or a `number`."""
         if word_list == "shape":
             return self.nouns[entry].word
         if word_list == "background":

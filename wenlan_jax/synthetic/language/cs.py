@@ -20,11 +20,13 @@ class Czech(Language):
     """Czech; `phrase` stands in the nominative singular, `many` is the genitive plural."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase; adjectives agree with the noun's gender."""
         noun = self.nouns[shape]
         stems = [_SIZES.get(size, ""), _STEMS[colour], _TEXTURES.get(texture, "")]
         return " ".join([*(stem + _ENDINGS[noun.gender] for stem in stems if stem), noun.word])
 
     def relate(self, thing: Thing, previous: Thing) -> str:
+        """Describes `thing` relative to `previous`, whose pronoun agrees with its gender."""
         gender = self.nouns[previous.shape].gender
         pattern = self.relations[relation(thing, previous)]
         return pattern.format(thing=self.thing(thing), from_it=_FROM[gender], over_it=_OVER[gender])

@@ -16,6 +16,7 @@ class German(Language):
     """German; `phrase` stands in the nominative."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase; article and adjectives agree with the noun's gender."""
         noun = self.nouns[shape]
         stems = [
             _SIZES.get(size, ""),
@@ -26,6 +27,7 @@ class German(Language):
         return " ".join([_INDEFINITE[noun.gender], *adjectives, noun.word])
 
     def forms(self, shape: str) -> dict[str, str]:
+        """Adds the noun with its articles."""
         noun = self.nouns[shape]
         articles = {
             "the": f"{_DEFINITE[noun.gender]} {noun.word}",

@@ -13,10 +13,12 @@ class English(Language):
     """English noun phrases have no agreement but the form of the article."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase with "a" or "an"."""
         words = (size, colour, "" if texture == "solid" else texture, self.nouns[shape].word)
         return _article(" ".join(word for word in words if word))
 
     def forms(self, shape: str) -> dict[str, str]:
+        """Adds the noun with its articles."""
         noun = self.nouns[shape].word
         return super().forms(shape) | {"the": f"the {noun}", "a": _article(noun)}
 

@@ -29,6 +29,7 @@ class French(Language):
     """French; colours follow the noun in its gender, sizes come before it."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase; article and adjectives agree with the noun's gender."""
         noun = self.nouns[shape]
         feminine = noun.gender == "f"
         before = [_SIZES[size][feminine]] if size else []
@@ -36,6 +37,7 @@ class French(Language):
         return " ".join(words) + _SUFFIXES[texture]
 
     def forms(self, shape: str) -> dict[str, str]:
+        """Adds the noun with its articles."""
         noun = self.nouns[shape]
         feminine = noun.gender == "f"
         the = _elide("la" if feminine else "le", "l'", noun.word)

@@ -16,6 +16,7 @@ class Japanese(Language):
     """Japanese; noun phrases need no article and no agreement."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase."""
         return f"{_TEXTURES[texture]}{_SIZES[size]}{_COLOURS[colour]}{self.nouns[shape].word}"
 
 

@@ -17,7 +17,7 @@ _FIRST_SYLLABLE, _FINALS = (
 
 
 def ends_in_consonant(word: str) -> bool:
-    """Whether the last Hangul syllable of `word` is closed."""
+    """Says whether the last Hangul syllable of `word` is closed."""
     return (ord(word[-1]) - _FIRST_SYLLABLE) % _FINALS != 0
 
 
@@ -25,11 +25,13 @@ class Korean(Language):
     """Korean; `forms` gives the noun's particles as `i`, `eun`, `eul` and `gwa`."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase."""
         pattern = "" if texture == "solid" else self.textures[texture]
         words = (_SIZES.get(size, ""), _COLOURS[colour], pattern, self.nouns[shape].word)
         return " ".join(word for word in words if word)
 
     def forms(self, shape: str) -> dict[str, str]:
+        """Adds the particles that follow the noun."""
         closed = ends_in_consonant(self.nouns[shape].word)
         particles = {name: pair[0] if closed else pair[1] for name, pair in _PARTICLES.items()}
         return super().forms(shape) | particles

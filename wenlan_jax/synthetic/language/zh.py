@@ -12,11 +12,13 @@ class Chinese(Language):
     """Chinese; `phrase` counts with the noun's measure word."""
 
     def phrase(self, shape: str, colour: str, size: str = "", texture: str = "solid") -> str:
+        """Builds the noun phrase with the noun's measure word."""
         noun = self.nouns[shape]
         size_or_link = _SIZES[size] or "的"
         return f"一{noun.measure}{_TEXTURES[texture]}{self.colours[colour]}{size_or_link}{noun.word}"
 
     def forms(self, shape: str) -> dict[str, str]:
+        """Adds the noun's measure word."""
         return super().forms(shape) | {"measure": self.nouns[shape].measure}
 
 

@@ -17,9 +17,17 @@ from wenlan_jax.util import atomic_files, json_files
 
 
 def prepare(config: experiment.Config, workdir: Path) -> experiment.Config:
-    """The configuration with its list of answers, which the first process counts where none is given.
+    """Settles the list of answers of a run; the first process counts them where none is given.
 
-    Raises ConfigError for a list that is not the one the run began with.
+    Args:
+        config: the configuration.
+        workdir: the run's work directory, which keeps the list.
+
+    Returns:
+        The configuration with its list of answers.
+
+    Raises:
+        ConfigError: for a list that is not the one the run began with.
     """
     place = workdir / ANSWERS
     if jax.process_index() == 0 and not _is_whole(place):
@@ -39,7 +47,18 @@ def _is_whole(place: Path) -> bool:
 
 
 def settled(config: experiment.Config, workdir: Path) -> experiment.Config:
-    """The configuration with the list of answers that a run has left in `workdir`, if it has one."""
+    """Takes the list of answers that a run has left in its work directory.
+
+    Args:
+        config: the configuration.
+        workdir: the run's work directory.
+
+    Returns:
+        The configuration with that list; as it is if there is none.
+
+    Raises:
+        ConfigError: if the list is not the one that the model was trained with.
+    """
     place = workdir / ANSWERS
     if not place.exists():
         return config

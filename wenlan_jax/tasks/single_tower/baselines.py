@@ -24,16 +24,20 @@ class Constant(Protocol):
         ...
 
     def loss(self) -> float:
-        """The mean loss of the guess, that of a region summed over its numbers or classes."""
+        """Computes the mean loss of the guess; that of a region is summed over its numbers or classes."""
         ...
 
     def accuracy(self) -> float | None:
-        """Its accuracy, where there is one."""
+        """Computes its accuracy; None where there is none."""
         ...
 
 
 class Frequencies:
-    """Of classes or words: their empirical frequencies."""
+    """Guesses classes or words by their empirical frequencies.
+
+    Args:
+        labels: takes the labels of a batch, from 0.
+    """
 
     def __init__(self, labels: Callable[[Batch], np.ndarray]) -> None:
         self._labels = labels
@@ -46,16 +50,16 @@ class Frequencies:
         self._counts = fresh
 
     def loss(self) -> float:
-        """The entropy of the labels, nats."""
+        """Computes the entropy of the labels, in nats."""
         return float(_entropy(self._counts / self._counts.sum()))
 
     def accuracy(self) -> float | None:
-        """The share of the commonest label."""
+        """Computes the share of the commonest label."""
         return float(self._counts.max() / self._counts.sum())
 
 
 class Mean:
-    """Of features: their mean; the loss is their variance around it, summed over the numbers of a feature."""
+    """Guesses features by their mean; the loss is their variance, summed over the numbers of a feature."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._squares = 0, np.float64(0), np.float64(0)
@@ -78,7 +82,7 @@ class Mean:
 
 
 class Distribution:
-    """Of distributions over classes: their mean; the loss is the KL divergence from it, summed over classes."""
+    """Guesses distributions over classes by their mean; the loss is the KL divergence from it, summed over classes."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._entropies = 0, np.float64(0), 0.0
@@ -98,12 +102,19 @@ class Distribution:
         return float(_entropy(mean) - self._entropies / self._count)
 
     def accuracy(self) -> float | None:
-        """The share of the commonest class but the background."""
+        """Computes the share of the commonest class but the background."""
         return self._best.accuracy()
 
 
 def of(objective: str) -> Constant | None:
-    """The baseline of an objective; None where a batch does not hold what it would need."""
+    """Makes the baseline of an objective.
+
+    Args:
+        objective: such as `itm`.
+
+    Returns:
+        A baseline that has seen no batch yet; None where a batch does not hold what it would need.
+    """
     match objective:
         case "itm":
             return Frequencies(lambda batch: batch["match"][batch["valid"]])

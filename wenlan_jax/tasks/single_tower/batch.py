@@ -35,19 +35,44 @@ FIRST_ID = 5
 
 
 def of_batch(found: Mapping[str, Any]) -> str:
-    """The objective that a batch is for."""
+    """Says which objective a batch is for.
+
+    Args:
+        found: the batch, or its spec, by field.
+
+    Returns:
+        The name of the objective.
+    """
     return next(name for name, field in FIELDS.items() if field in found)
 
 
 def trained(config: experiment.Config) -> dict[str, float]:
-    """The objectives of a configuration's task with their weights: a task of fine-tuning has the one of its name."""
+    """Lists the objectives of a configuration's task with their weights.
+
+    A task of fine-tuning has the one of its name.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        The weight of each objective by its name.
+    """
     if config.task in FIELDS:
         return {config.task: 1.0}
     return dict(zip(config.pretrain.objectives, config.pretrain.weights, strict=True))
 
 
 def batch_spec(config: experiment.Config) -> BatchSpec:
-    """The training batch of the largest bucket, and of the objective that needs most: words, where they are trained."""
+    """Declares the training batch of the largest bucket.
+
+    It is of the objective that needs most memory: words, where they are trained.
+
+    Args:
+        config: the configuration; its vocabulary size must be known.
+
+    Returns:
+        The fields by name.
+    """
     names = list(trained(config))
     objective = "mlm" if "mlm" in names else names[0]
     pretrain = config.pretrain
@@ -56,7 +81,18 @@ def batch_spec(config: experiment.Config) -> BatchSpec:
 
 
 def objective_spec(config: experiment.Config, objective: str, size: int, tokens: int, regions: int) -> BatchSpec:
-    """A batch of an objective: `size` examples in the bucket of so many tokens and regions."""
+    """Declares the batch of an objective.
+
+    Args:
+        config: the configuration; its vocabulary size must be known.
+        objective: such as `itm`.
+        size: the number of examples.
+        tokens: of each text, padding included.
+        regions: of each image, padding included.
+
+    Returns:
+        The fields by name.
+    """
     shared = {
         "id": Field((size,), np.int32, "of the image; equal ids, same image", batch.numbered),
         **_text_fields(config, (size,), tokens),

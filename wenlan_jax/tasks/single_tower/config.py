@@ -7,7 +7,14 @@ from wenlan_jax.tasks.single_tower.schema import OBJECTIVES
 
 
 def clashes(c: Config) -> list[str]:
-    """Faults of the fields that the tasks of the single tower read."""
+    """Lists the faults of the fields that the tasks of the single tower read.
+
+    Args:
+        c: a configuration whose fields are valid one by one.
+
+    Returns:
+        One message a fault, the name of the field first; empty if there is none.
+    """
     faults: list[str] = []
 
     def check(ok: bool, message: str) -> None:
@@ -55,7 +62,14 @@ def clashes(c: Config) -> list[str]:
 
 
 def pretraining_clashes(c: Config) -> list[str]:
-    """The same, and faults of the fields that pretraining alone reads."""
+    """Lists the faults of `clashes`, and those of the fields that pretraining alone reads.
+
+    Args:
+        c: a configuration whose fields are valid one by one.
+
+    Returns:
+        One message a fault, the name of the field first; empty if there is none.
+    """
     faults, names = clashes(c), c.pretrain.objectives
     if c.eval.zero_shot and "itm" not in names:
         faults.append("eval.zero_shot: pairs are ranked by what 'itm' teaches, which is not among pretrain.objectives")

@@ -1,4 +1,7 @@
-"""What the single tower trains on and is evaluated on, by its configuration; `training_data.py` is that of BriVL."""
+"""What the single tower trains on and is evaluated on, by its configuration.
+
+`tasks/shared_data.py` is the same for two towers.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ CACHE = "wenlan_lengths"
 
 
 def regions(config: Config) -> Regions:
-    """How the regions of a record become arrays."""
+    """Says how the regions of a record become arrays, by the section `single.regions`."""
     c = config.single.regions
     return Regions(
         features=c.features,
@@ -47,7 +50,18 @@ def regions(config: Config) -> Regions:
 
 
 def recipe(config: Config, tokenizer: text.Tokenizer) -> examples.Recipe:
-    """How records become examples."""
+    """Says how records become examples.
+
+    Args:
+        config: the configuration.
+        tokenizer: for texts and masked words.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        MaskingError: if words are masked and the tokenizer has no `[MASK]`.
+    """
     pretrain = config.pretrain
     words = None
     if "mlm" in trained(config):
@@ -65,7 +79,19 @@ def recipe(config: Config, tokenizer: text.Tokenizer) -> examples.Recipe:
 
 
 def batches(config: Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> loader.TrainMaker:
-    """The places `share` of every training batch. Measures the lengths of the data first, which are kept."""
+    """Makes the training batches of the single tower. Measures the lengths of the data first, which are kept.
+
+    Args:
+        config: the configuration.
+        tokenizer: for the texts.
+        share: the places of each global batch that this process makes.
+
+    Returns:
+        A maker of batches by step.
+
+    Raises:
+        ScheduleError: for data that cannot be trained on with these objectives and buckets.
+    """
     pretrain = config.pretrain
     weights = trained(config)
     # Parts name objectives of pretraining; a task of fine-tuning trains its own on all of them.
@@ -88,7 +114,17 @@ def batches(config: Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -
 
 
 def measured(config: Config, tokenizer: text.Tokenizer, source: Source, wanted: Wanted) -> lengths.Lengths:
-    """Lengths of the texts and numbers of regions of a source."""
+    """Measures the lengths of the texts and the numbers of regions of a source, or reads them from the cache.
+
+    Args:
+        config: the configuration.
+        tokenizer: counts the tokens.
+        source: the records.
+        wanted: which of their texts.
+
+    Returns:
+        The table of lengths.
+    """
     cache = Path(config.data.dir).expanduser() / CACHE
     measure = lengths.Measure(source, wanted, tokenizer, config.data.text_length, regions(config))
     return lengths.load(measure, cache, config.data.workers)
@@ -101,7 +137,18 @@ def held_out(
     languages: Sequence[str],
     share: tuple[int, ...],
 ) -> dict[tuple[str, str], FixedBatches]:
-    """The batches of every objective and language on held-out records, padded to the largest bucket."""
+    """Makes the batches of an evaluation on held-out records, padded to the largest bucket.
+
+    Args:
+        config: the configuration.
+        tokenizer: for the texts.
+        source: the records of a split.
+        languages: of the texts; empty for all.
+        share: the places of each global batch that this process makes.
+
+    Returns:
+        A maker of batches by objective and language.
+    """
     wanted = Wanted(config.eval.kinds, tuple(languages))
     choice = TextChoice(wanted, "any", (), 1.0)
     part, table = Part(source, choice, 0.0), measured(config, tokenizer, source, wanted)
@@ -116,12 +163,22 @@ def held_out(
 
 
 def largest(config: Config) -> Shape:
-    """The largest bucket."""
+    """Returns the largest bucket."""
     return Shape(config.pretrain.text_buckets[-1], config.pretrain.region_buckets[-1])
 
 
 def answers(config: Config) -> vqa.Answers:
-    """The answers that can be given. Raises ConfigError for a file that holds no list that fits."""
+    """Reads the answers that can be given, from `vqa.answers_file`.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        The answers in the order of the columns of the head.
+
+    Raises:
+        ConfigError: for a file that holds no list of answers, or one of more than the head has columns.
+    """
     place = Path(config.vqa.answers_file).expanduser()
     try:
         found = vqa.Answers.from_json(json_files.read_bytes(place).decode("utf-8"))
@@ -133,20 +190,45 @@ def answers(config: Config) -> vqa.Answers:
 
 
 def count_answers(config: Config) -> vqa.Answers:
-    """The most frequent answers of the training questions, the consensus of each counted once."""
+    """Counts the most frequent answers of the training questions; the consensus of each question counts once.
+
+    Args:
+        config: `vqa.answers` and `vqa.smallest_count` say how many are kept.
+
+    Returns:
+        The answers, the most frequent first.
+    """
     asked = open_questions(config, config.data.train_split, config.vqa.languages)
     consensus = (vqa.consensus(question.answers, question.language) for question in asked)
     return vqa.Answers.most_frequent(consensus, config.vqa.answers, config.vqa.smallest_count)
 
 
 def open_questions(config: Config, split: str, languages: tuple[str, ...]) -> Questions:
-    """The questions of a split."""
+    """Lists the questions of a split.
+
+    Args:
+        config: names the data set.
+        split: the name of a split.
+        languages: of the questions; empty for all.
+
+    Returns:
+        The questions.
+    """
     source = sources.open_source(config.data.source, split, Path(config.data.dir).expanduser())
     return list_questions(source, languages)
 
 
 def training_questions(config: Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -> QuestionBatches:
-    """The places `share` of every training batch of questions."""
+    """Makes the training batches of questions.
+
+    Args:
+        config: the configuration.
+        tokenizer: for the questions.
+        share: the places of each global batch that this process makes.
+
+    Returns:
+        A maker of batches by step.
+    """
     return QuestionBatches(
         questions=open_questions(config, config.data.train_split, config.vqa.languages),
         bad_records=config.data.bad_records,
@@ -157,7 +239,17 @@ def training_questions(config: Config, tokenizer: text.Tokenizer, share: tuple[i
 def held_out_questions(
     config: Config, tokenizer: text.Tokenizer, questions: Questions, share: tuple[int, ...]
 ) -> FixedQuestionBatches:
-    """All questions of a split, once."""
+    """Makes the batches of an evaluation: all questions of a split, once.
+
+    Args:
+        config: the configuration.
+        tokenizer: for the questions.
+        questions: of the split.
+        share: the places of each global batch that this process makes.
+
+    Returns:
+        A maker of batches by number.
+    """
     options = _question_options(config, tokenizer, config.eval.batch_size, share)
     return FixedQuestionBatches(questions=questions, **options)
 

@@ -32,14 +32,24 @@ ALL = "all"
 
 
 class Measured(NamedTuple):
-    """An objective in one language: sums of its metrics and the weight they are divided by."""
+    """An objective in one language.
+
+    Attributes:
+        sums: of its metrics by name.
+        weight: what the sums are divided by.
+    """
 
     sums: dict[str, float]
     weight: float
 
 
 class Pretraining:
-    """Loss and accuracy of each objective and language, beside the best constant guess of the same batches."""
+    """Measures loss and accuracy of each objective and language, beside the best constant guess of the same batches.
+
+    Args:
+        run: the run.
+        tokenizer: its tokenizer.
+    """
 
     what = "the objectives"
 
@@ -49,9 +59,17 @@ class Pretraining:
         self._jitted = jax.jit(self._sums, out_shardings=meshes.replicated(run.mesh))
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
-        """`pretrain/<split>/<objective>/<metric>`, and with the language before the metric where there are several.
+        """Measures a split.
 
-        `mismatched_loss` is that with the other side of another pair, see `objectives.mismatched`.
+        Args:
+            params: the parameters of the tower.
+            batch_stats: the running statistics of an image backbone, if there is one.
+            split: the name of a split.
+
+        Returns:
+            `pretrain/<split>/<objective>/<metric>`, and with the language before the metric where there are several.
+            `mismatched_loss` is the loss with the other side of another pair, see `objectives.mismatched`. There are no
+            pages.
         """
         config, mesh = self._run.config, self._run.mesh
         source = sources.open_source(config.data.source, split, data_dir(config))
@@ -100,7 +118,7 @@ class Pretraining:
         return found
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
-        """Loss and accuracy of each objective."""
+        """Writes loss and accuracy of each objective."""
         parts = []
         for name in _objectives_in(scores, split):
             at = f"pretrain/{split}/{name}"
@@ -109,7 +127,7 @@ class Pretraining:
         return f"{split}: " + "; ".join(parts)
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """Each objective's loss, beside those of a constant guess and with another pair's other side; its accuracy."""
+        """Writes each objective's loss and accuracy, beside those of a constant guess and of mismatched pairs."""
         lines = []
         for split in splits:
             lines.append(f"{split:<12}{'loss':>10}{'constant':>10}{'mismatch':>10}{'accuracy':>10}{'constant':>10}")
@@ -122,7 +140,7 @@ class Pretraining:
         return "\n".join(lines)
 
     def write_pages(self, out: Path, found: Sequence[None]) -> None:
-        """Figures say it all; `wenlan attention` draws what the tower looks at."""
+        """Writes nothing: `wenlan attention` draws what the tower looks at."""
 
 
 def _objectives_in(scores: Mapping[str, float], split: str) -> list[str]:
@@ -147,7 +165,15 @@ def _of_constant(place: str, constant: baselines.Constant | None, scale: float) 
 
 
 class Ranking:
-    """Retrieval by scores of every pair of a split's texts and pictures, or of its first `eval.rank_images`."""
+    """Measures retrieval by scores of every pair of a split's texts and images, or of its first `eval.rank_images`.
+
+    Args:
+        run: the run.
+        tokenizer: its tokenizer.
+
+    Raises:
+        RetrievalError: if `eval.folds` does not fit a split of `eval.final_splits`.
+    """
 
     what = "retrieval, pair by pair,"
 
@@ -167,9 +193,19 @@ class Ranking:
         return source, images
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
-        """Names as those of two towers, and `<language>/average_recall`, the papers' mean of six recalls.
+        """Measures a split.
 
-        Also `folds/<name>`, the means over `eval.folds`, of scores that the whole has anyway.
+        Args:
+            params: the parameters of the tower.
+            batch_stats: the running statistics of an image backbone, if there is one.
+            split: the name of a split.
+
+        Returns:
+            Metrics named as those of two towers, and `<language>/average_recall`, the papers' mean of six recalls; with
+            `eval.folds` also `folds/<name>`, the means over folds of the same scores. There are no pages.
+
+        Raises:
+            RetrievalError: if the images cannot be divided into `eval.folds`.
         """
         config = self._run.config
         source, images = self._open(split)
@@ -203,11 +239,11 @@ class Ranking:
         return self._scorer.matrix(params, batch_stats, fields, self._scorer.pictures(source, range(images)))
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
-        """See `report.one_line`."""
+        """See `retrieval_report.one_line`."""
         return retrieval_report.one_line(scores, split)
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """Recall beside chance, then that of each language, then the papers' row of averages."""
+        """Writes recall beside chance, then that of each language, then the papers' row of averages."""
         config = self._run.config
         blocks = [retrieval_report.table(scores, splits, config.eval.ks)]
         for split in splits:
@@ -220,7 +256,7 @@ class Ranking:
         return "\n".join(blocks)
 
     def write_pages(self, out: Path, found: Sequence[None]) -> None:
-        """Figures say it all; `wenlan rerank` writes a gallery."""
+        """Writes nothing: `wenlan rerank` writes a gallery."""
 
 
 def _trained_on(config: experiment.Config) -> str:
@@ -230,7 +266,12 @@ def _trained_on(config: experiment.Config) -> str:
 
 
 class Answering:
-    """Accuracy of answers by language, beside the commonest answer and the commonest of each kind of question."""
+    """Measures the accuracy of answers by language, beside the commonest answer and that of each kind of question.
+
+    Args:
+        run: the run.
+        tokenizer: its tokenizer.
+    """
 
     what = "answers"
 
@@ -242,9 +283,16 @@ class Answering:
         self._majority: vqa.Majority | None = None
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], None]:
-        """`vqa/<split>/<language>/<name>`; the language `all` is all of them.
+        """Measures a split.
 
-        `accuracy` is the mean soft score of the answers given; of questions with one answer, the share met exactly.
+        Args:
+            params: the parameters of the tower.
+            batch_stats: the running statistics of an image backbone, if there is one.
+            split: the name of a split.
+
+        Returns:
+            `vqa/<split>/<language>/<name>`; the language `all` is all of them. `accuracy` is the mean soft score of the
+            answers given; of questions with one answer, the share met exactly. There are no pages.
         """
         config, mesh = self._run.config, self._run.mesh
         questions = data.open_questions(config, split, config.eval.languages)
@@ -300,7 +348,7 @@ class Answering:
         return logits
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
-        """Accuracy over all questions, and of the commonest answer."""
+        """Writes the accuracy over all questions, and that of the commonest answer."""
         at = f"vqa/{split}/{ALL}"
         return f"{split}: accuracy {scores[f'{at}/accuracy']:.1%}, commonest answer {scores[f'{at}/majority']:.1%}"
 
@@ -315,4 +363,4 @@ class Answering:
         return "\n".join(blocks)
 
     def write_pages(self, out: Path, found: Sequence[None]) -> None:
-        """Figures say it all."""
+        """Writes nothing."""

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
 
 class Given(NamedTuple):
-    """What an objective works on; `rng` is None without dropout."""
+    """What an objective works on.
+
+    Attributes:
+        config: the configuration.
+        tower: the model.
+        params: its parameters.
+        batch_stats: the running statistics of an image backbone, if there is one.
+        batch: the rows.
+        rng: the key of dropout; None for no dropout.
+    """
 
     config: experiment.Config
     tower: Tower
@@ -38,22 +47,44 @@ class Given(NamedTuple):
     rng: Array | None
 
     def features(self) -> Float[Array, "rows regions width"]:
-        """Those of the batch's regions."""
+        """Computes the features of the batch's regions."""
         return self.tower.features(self.params, self.batch_stats, self.batch)
 
     def encode(self, features: Array, hide_regions: bool = False) -> Any:
-        """The tower's hidden states; regions that are to be guessed stay hidden if asked for."""
+        """Computes the tower's hidden states.
+
+        Args:
+            features: of the batch's regions.
+            hide_regions: whether regions that are to be guessed stay hidden.
+
+        Returns:
+            The hidden states of words and regions, and the pooled ones.
+        """
         hidden = self.batch["region_masked"] if hide_regions else None
         return self.tower.encode(self.params, self.batch, features, self.rng, hidden)
 
     def head(self, method: str, *inputs: Array) -> Array:
-        """What a head says."""
+        """Runs a head of the tower.
+
+        Args:
+            method: the head's method of `SingleTower`.
+            *inputs: what it takes.
+
+        Returns:
+            Its predictions.
+        """
         said: Array = self.tower.call(self.params, method, *inputs)
         return said
 
 
 class Sums(NamedTuple):
-    """Over some rows: of losses, of an uninformed guess's, and of other metrics that are averaged alike."""
+    """Sums over some rows.
+
+    Attributes:
+        loss: of the losses.
+        reference: of the losses of a guess that saw neither words nor regions.
+        metrics: of other metrics that are averaged alike.
+    """
 
     loss: Float[Array, ""]
     reference: Float[Array, ""]
@@ -61,7 +92,12 @@ class Sums(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """`weights`: of every row in the mean. `sums`: over the rows."""
+    """An objective.
+
+    Attributes:
+        weights: computes the weight of every row in the mean.
+        sums: computes the sums over the rows.
+    """
 
     weights: Callable[[experiment.Config, Batch], Float[Array, " rows"]]
     sums: Callable[[Given], Sums]
@@ -131,7 +167,15 @@ def _mrc(given: Given) -> Sums:
 
 
 def elements(config: experiment.Config, objective: str) -> int:
-    """Numbers that the loss of a region is the mean of, 1 where it is their sum."""
+    """Counts the numbers that the loss of a region is the mean of.
+
+    Args:
+        config: the configuration.
+        objective: such as `mrfr`.
+
+    Returns:
+        Their number; 1 where the loss is their sum.
+    """
     pretrain, regions = config.pretrain, config.single.regions
     if objective == "mrfr" and pretrain.mrfr_reduction == "elementwise":
         return regions.width
@@ -167,9 +211,16 @@ OTHER_SIDE = {"mlm": PICTURE, "mrc": TEXT, "mrfr": TEXT}
 
 
 def mismatched(name: str, batch: Batch) -> Batch:
-    """A batch of an objective in which what `OTHER_SIDE` names is that of the row before.
+    """Gives every row of a batch the other side of the row before it.
 
     An objective that loses nothing by it has not learnt to look there, and guesses words by words, regions by regions.
+
+    Args:
+        name: of the objective; `OTHER_SIDE` says which side it must look at.
+        batch: its batch.
+
+    Returns:
+        The changed batch.
     """
     return {**batch, **{field: jnp.roll(batch[field], 1, axis=0) for field in OTHER_SIDE[name] if field in batch}}
 

@@ -20,9 +20,15 @@ from wenlan_jax.tasks.single_tower.task import Tower
 
 
 class PairScorer:
-    """Scores pairs of the texts and pictures it is given, compiled once for batches of `batch_size` pairs.
+    """Scores pairs of the texts and images it is given.
 
-    With a rank head its score, else the logit of "these belong together": UNITER's ranking without fine-tuning.
+    The score is that of the rank head if there is one, else the logit of "these belong together": UNITER's ranking
+    without fine-tuning.
+
+    Args:
+        run: the run.
+        tokenizer: its tokenizer.
+        batch_size: pairs that are scored at once, rounded up to a multiple of the devices. It is compiled once.
     """
 
     def __init__(self, run: Run, tokenizer: Tokenizer, batch_size: int) -> None:
@@ -35,11 +41,29 @@ class PairScorer:
         self._jitted = jax.jit(self._score, out_shardings=meshes.batch_sharding(run.mesh))
 
     def texts(self, texts: Sequence[str]) -> Batch:
-        """The fields of texts, one a row."""
+        """Encodes texts.
+
+        Args:
+            texts: any number of texts.
+
+        Returns:
+            The fields of texts, one a row.
+        """
         return self._recipe.encode(texts, self._shape.tokens)
 
     def pictures(self, source: Source, rows: Sequence[int]) -> Batch:
-        """The fields of the pictures in `rows` of a source, one a row. Raises BadRecord."""
+        """Reads images and their regions.
+
+        Args:
+            source: the records.
+            rows: which of them.
+
+        Returns:
+            The fields of images, one a row.
+
+        Raises:
+            BadRecord: if a record lacks what is needed, or its image is damaged.
+        """
         found = self._recipe.regions.empty(len(rows), self._shape.regions, with_classes=False)
         for place, row in enumerate(rows):
             self._recipe.regions.write(source, row, source[row], found, place)
@@ -54,7 +78,19 @@ class PairScorer:
         text_of_pair: Int[np.ndarray, " pairs"],
         picture_of_pair: Int[np.ndarray, " pairs"],
     ) -> Float32[np.ndarray, " pairs"]:
-        """The scores of pairs, given as rows of `texts` and `pictures`; on every process."""
+        """Scores pairs. All processes call it alike, and each gets all scores.
+
+        Args:
+            params: the parameters of the tower.
+            batch_stats: the running statistics of an image backbone, if there is one.
+            texts: fields of texts.
+            pictures: fields of images.
+            text_of_pair: the row of each pair's text.
+            picture_of_pair: the row of each pair's image.
+
+        Returns:
+            One score a pair; higher fits better.
+        """
         found = np.empty(len(text_of_pair), np.float32)
         for start in range(0, len(found), self.batch_size):
             chosen = np.arange(start, min(start + self.batch_size, len(found)))
@@ -68,7 +104,17 @@ class PairScorer:
     def matrix(
         self, params: PyTree, batch_stats: PyTree, texts: Batch, pictures: Batch
     ) -> Float32[np.ndarray, "texts pictures"]:
-        """The scores of all pairs."""
+        """Scores all pairs of some texts and images.
+
+        Args:
+            params: the parameters of the tower.
+            batch_stats: the running statistics of an image backbone, if there is one.
+            texts: fields of texts.
+            pictures: fields of images.
+
+        Returns:
+            The scores, texts along the first axis.
+        """
         shape = (len(_any(texts)), len(_any(pictures)))
         text_of_pair, picture_of_pair = (places.reshape(-1) for places in np.indices(shape))
         scores = self.scores(params, batch_stats, texts, pictures, text_of_pair, picture_of_pair)

@@ -8,7 +8,11 @@ from wenlan_jax.synthetic.world import SHAPES
 
 
 def make_single(c: config_dict.ConfigDict) -> None:
-    """Turns the default into MLMM's: its task, nothing of BriVL's recipe, UNITER's optimiser [U]."""
+    """Turns the default into MLMM's configuration: its task, nothing of BriVL's recipe, UNITER's optimiser [U].
+
+    Args:
+        c: a configuration; changed in place.
+    """
     c.task = "mlmm"
     c.model.freeze = ()
     c.optimizer.name, c.optimizer.b1, c.optimizer.b2, c.optimizer.eps = "adamw", 0.9, 0.98, 1e-6
@@ -19,20 +23,33 @@ def make_single(c: config_dict.ConfigDict) -> None:
 
 
 def make_uniter(c: config_dict.ConfigDict) -> None:
-    """Turns MLMM's tower into UNITER's: English, BERT's vocabulary with its positions from 0 [U]."""
+    """Turns MLMM's tower into UNITER's: English, BERT's vocabulary with its positions from 0 [U].
+
+    Args:
+        c: a configuration; changed in place.
+    """
     single = c.single
     single.vocab_size, single.positions, single.position_offset, single.text_eps = 28996, 512, 0, 1e-12
     c.tokenizer.lower_case = False
 
 
 def make_fine_tuning(c: config_dict.ConfigDict, task: str) -> None:
-    """Turns a configuration of pretraining into one of `rank` or `vqa`; heads of pretraining are kept as they are."""
+    """Turns a configuration of pretraining into one of fine-tuning; heads of pretraining are kept as they are.
+
+    Args:
+        c: a configuration; changed in place.
+        task: `rank` or `vqa`.
+    """
     c.task = task
     c.model.freeze = (*c.model.freeze, "single/(word_head|feature_head|class_head|itm_head)/")
 
 
 def make_scenes(c: config_dict.ConfigDict) -> None:
-    """Makes the single tower small, on the boxes of drawn scenes, whose pixels stand for a detector's features."""
+    """Makes the single tower small, on the boxes of drawn scenes, whose pixels stand for a detector's features.
+
+    Args:
+        c: a configuration; changed in place.
+    """
     c.data.source = "wenlan_scenes/close64"
     c.data.kinds = c.eval.kinds = ("descriptive",)
     c.data.image_size, c.data.text_length = 64, 36

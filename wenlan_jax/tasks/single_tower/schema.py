@@ -1,6 +1,7 @@
 """The fields of the single tower (MLMM, UNITER, UC2), of its pretraining and of its fine-tuning.
 
-Values of UNITER [U] and UC2 [UC2] stand where the description of MLMM says nothing; `schema.SOURCES` explains all tags.
+Values of UNITER [U] and UC2 [UC2] stand where the description of MLMM says nothing; `SOURCES` in
+`config/sections.py` explains all tags.
 """
 
 from __future__ import annotations

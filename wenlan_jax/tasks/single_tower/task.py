@@ -37,7 +37,14 @@ WEIGHT = "weight"
 
 
 def single_tower(config: experiment.Config) -> SingleTower:
-    """The tower of a configuration whose vocabulary size is known, with the heads that its task trains."""
+    """Builds the tower of a configuration, with the heads that its task trains.
+
+    Args:
+        config: the configuration; its vocabulary size must be known.
+
+    Returns:
+        The module.
+    """
     single, objectives_trained = config.single, trained(config)
     return SingleTower(
         vocab_size=single.vocab_size,
@@ -61,7 +68,17 @@ def single_tower(config: experiment.Config) -> SingleTower:
 
 
 class Tower:
-    """The tower as a function of a state's parameters and a batch, for the devices of `mesh`, or for a default one."""
+    """The tower as a function of a state's parameters and a batch.
+
+    Args:
+        config: the configuration.
+        mesh: the devices it runs on; None for one default device.
+
+    Attributes:
+        module: the tower.
+        backbone: the image backbone whose map regions are pooled on; None where features come with the data.
+        places: how arrays lie on the mesh; None without one.
+    """
 
     def __init__(self, config: experiment.Config, mesh: Mesh | None = None) -> None:
         self.config = config
@@ -80,7 +97,14 @@ class Tower:
             )
 
     def init(self, rng: Array) -> tuple[Params, PyTree]:
-        """Fresh parameters and batch statistics."""
+        """Initialises parameters and batch statistics.
+
+        Args:
+            rng: a key of jax.random.
+
+        Returns:
+            The parameters, and the running statistics of an image backbone, if there is one.
+        """
         batch = zeros(objective_spec(self.config, "itm", 1, self.config.pretrain.text_buckets[0], 1))
         single_rng, image_rng = jax.random.split(rng)
         features = jnp.zeros((1, 1, self.config.single.regions.width))
@@ -94,12 +118,21 @@ class Tower:
         return {**params, "image": {"backbone": variables["params"]}}, stats
 
     def normalised(self, batch: Batch) -> Float[Array, "rows height width 3"]:
-        """Pictures as the backbone takes them."""
+        """Normalises the images of a batch, as the backbone takes them."""
         images = augment.unit_range(augment.whole(batch))
         return augment.normalise(images, self.config.augment.mean, self.config.augment.std)
 
     def features(self, params: Params, batch_stats: PyTree, batch: Batch) -> Float[Array, "rows regions width"]:
-        """The features of a batch's regions, without gradient."""
+        """Computes the features of a batch's regions, without gradient.
+
+        Args:
+            params: parameters by tower.
+            batch_stats: running statistics by tower.
+            batch: the batch.
+
+        Returns:
+            Those of the data, or those pooled on the backbone's map.
+        """
         if self.backbone is None:
             return batch["region_features"]
         variables = {"params": params["image"]["backbone"], "batch_stats": batch_stats["image"]["backbone"]}
@@ -116,12 +149,34 @@ class Tower:
         rng: Array | None,
         region_masked: Bool[Array, "rows regions"] | None = None,
     ) -> Hidden:
-        """What the tower makes of the rows of a batch; with dropout if `rng` is given."""
+        """Computes the hidden states of the rows of a batch.
+
+        Args:
+            params: parameters by tower.
+            batch: the batch.
+            features: of its regions.
+            rng: the key of dropout; None for inference.
+            region_masked: regions whose features stay hidden; None for none.
+
+        Returns:
+            The hidden states of words and regions, and the pooled ones.
+        """
         inputs = (batch["token_ids"], batch["token_mask"], features, batch["region_boxes"], batch["region_mask"])
         return self.call(params, "encode", *inputs, region_masked, train=rng is not None, rng=rng)
 
     def call(self, params: Params, method: str, *inputs: Any, rng: Array | None = None, **options: Any) -> Any:
-        """A method of the module, such as a head."""
+        """Calls a method of the module, such as a head.
+
+        Args:
+            params: parameters by tower.
+            method: the name of the method.
+            *inputs: its arguments.
+            rng: the key of dropout; None for none.
+            **options: its keyword arguments.
+
+        Returns:
+            What the method returns.
+        """
         rngs = {} if rng is None else {"dropout": rng}
         with placing(self.places):
             return self.module.apply({"params": params[TOWER]}, *inputs, method=method, rngs=rngs, **options)
@@ -143,23 +198,28 @@ def _scaled(params: Params, single: schema.SingleTower) -> Params:
 
 
 class Single:
-    """The tasks `mlmm`, `rank` and `vqa`."""
+    """The tasks `mlmm`, `rank` and `vqa` (configs/PAPERS.md, MLMM, UNITER and UC2).
+
+    Args:
+        config: the configuration.
+        mesh: the devices that the task runs on.
+    """
 
     def __init__(self, config: experiment.Config, mesh: Mesh) -> None:
         self.config = config
         self.tower = Tower(config, mesh)
 
     def kind_of(self, batch: Mapping[str, Any]) -> str:
-        """Objective and lengths of a batch."""
+        """Says objective and lengths of a batch."""
         tokens, regions = batch["token_ids"].shape[1], batch["region_boxes"].shape[1]
         return f"{of_batch(batch)}, {tokens} tokens and {regions} regions"
 
     def fresh(self, rng: Array) -> Fresh:
-        """The tower alone."""
+        """Initialises the tower; there are no key encoders and no banks."""
         return Fresh(*self.tower.init(rng), None, {})
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
-        """A rank head that was not taken scores by the logit of a match, as UNITER's fine-tuning starts."""
+        """Makes a rank head that was not taken score by the logit of a match, as UNITER's fine-tuning starts."""
         prefix = f"params/{TOWER}/"
         if "rank_head" not in params[TOWER] or any(name.startswith(prefix + "rank_head/") for name in taken):
             return params
@@ -168,22 +228,22 @@ class Single:
         return {**params, TOWER: rank_from_itm(params[TOWER])}
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
-        """Pictures are not jittered: the features of a detector are not, either."""
+        """Returns the pairs as they are: images are not jittered, as a detector's features are not, either."""
         return micro
 
     def advance(self, state: TrainState) -> Momentum | None:
-        """There are no momentum towers."""
+        """Returns None: there are no key encoders."""
         return None
 
     def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
-        """Ids, and the weight of every pair, which the whole batch is divided by."""
+        """Computes the weight of every pair, which the whole batch is divided by; the ids come along."""
         weights = objectives.OBJECTIVES[of_batch(micro)].weights(self.config, micro)
         return {"id": micro["id"], WEIGHT: weights}, {}
 
     def micro_loss(
         self, params: Params, state: TrainState, micro: Batch, own: Own, rows: Rows, rng: Array
     ) -> MicroLoss:
-        """The share of the mean over the weights of the whole batch."""
+        """Computes the share of these pairs in the mean over the weights of the whole batch."""
         name = of_batch(micro)
         given = objectives.Given(self.config, self.tower, params, state.batch_stats, micro, rng)
         sums = objectives.OBJECTIVES[name].sums(given)
@@ -194,9 +254,9 @@ class Single:
         return MicroLoss(loss, metrics, state.batch_stats)
 
     def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
-        """There are no banks."""
+        """Returns `banks` as they are: there are none."""
         return banks
 
     def describe(self, state: TrainState) -> Metrics:
-        """Nothing more than the objective tells."""
+        """Returns nothing: the objective has told it all."""
         return {}

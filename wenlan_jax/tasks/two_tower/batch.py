@@ -9,7 +9,15 @@ from wenlan_jax.tasks.batch import BatchSpec, Field
 
 
 def image_fields(config: experiment.Config, size: int) -> dict[str, Field]:
-    """The images of a batch of `size` examples, as `data.loader.Pictures` writes them."""
+    """Declares the images of a batch, as `data.loader.Pictures` writes them.
+
+    Args:
+        config: the configuration.
+        size: the number of examples.
+
+    Returns:
+        `image`, and `image_sides` where images are enlarged on the accelerator.
+    """
     side = config.data.image_size
     fields = {"image": Field((size, side, side, 3), np.uint8, "RGB, 0 to 255", batch.below(256))}
     if config.data.enlarge == "accelerator":
@@ -19,7 +27,15 @@ def image_fields(config: experiment.Config, size: int) -> dict[str, Field]:
 
 
 def batch_spec(config: experiment.Config, size: int | None = None) -> BatchSpec:
-    """The fields of a batch; `size` examples, by default those of a training batch."""
+    """Declares the fields of a batch of two towers.
+
+    Args:
+        config: the configuration; its vocabulary size must be known.
+        size: the number of examples; None for those of a training batch.
+
+    Returns:
+        The fields by name: image, caption, id of the image, and boxes where the image tower reads them.
+    """
     size = config.train.batch_size if size is None else size
     length, regions = config.data.text_length, config.model.image.regions
     fields = {

@@ -24,12 +24,18 @@ KEYS, QUERIES = 0, 1
 
 
 class BriVL:
-    """The task `brivl`.
+    """The task `brivl`: contrast of the two towers with key encoders and banks of negatives.
+
+    Source: configs/PAPERS.md, key encoders, queues, loss.
 
     Each query is contrasted with the key of its own pair and the keys of the other modality in the bank; the two
-    directions are averaged over the batch and summed. Keys come from the momentum towers in training mode, as in
+    directions are averaged over the batch and summed. Keys come from the key encoders in training mode, as in
     the released code; the batch is not shuffled for them: queries of one modality meet keys of the other, and only
     the image tower has batch statistics, so there is nothing to leak.
+
+    Args:
+        config: the configuration.
+        mesh: the devices that the task runs on.
     """
 
     def __init__(self, config: experiment.Config, mesh: Mesh) -> None:
@@ -39,11 +45,11 @@ class BriVL:
         self.towers = Towers(config, mesh)
 
     def kind_of(self, batch: Mapping[str, Any]) -> str:
-        """There is one kind of batch."""
+        """Returns an empty text: there is one kind of batch."""
         return ""
 
     def fresh(self, rng: Array) -> Fresh:
-        """Towers, their momentum copies and two banks."""
+        """Initialises the towers, their key encoders as copies, and two banks."""
         tower_rng, *bank_rngs = jax.random.split(rng, 3)
         variables = self.towers.init(tower_rng)
         random = self.contrast.bank_start == "random"
@@ -61,21 +67,21 @@ class BriVL:
         return Fresh(params, variables["batch_stats"], Momentum(copy["params"], copy["batch_stats"]), banks)
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
-        """What was not taken stays as it was drawn."""
+        """Leaves the parameters that were not taken as they were drawn."""
         return params
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
-        """Jittered, normalised pictures; the same for query and key [C]."""
+        """Jitters and normalises the images; they are the same for query and key [C]."""
         return self.towers.prepare(micro, rng, positions)
 
     def advance(self, state: TrainState) -> Momentum | None:
-        """The momentum update at the start of the step."""
+        """Moves the key encoders at the start of the step."""
         assert state.momentum is not None
         towers = {name: state.params[name] for name in OTHER}
         return state.momentum.replace(params=momentum.update(state.momentum.params, towers, self.contrast.momentum))
 
     def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
-        """Keys of both modalities and ids."""
+        """Computes the keys of both modalities; the ids come along."""
         assert state.momentum is not None
         keys, stats = self.towers.embed(
             state.momentum.params, state.momentum.batch_stats, micro, jax.random.fold_in(rng, KEYS)
@@ -91,7 +97,7 @@ class BriVL:
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:
-        """Both directions, over the size of the whole batch: shares of a mean add up."""
+        """Computes both directions of the loss, divided by the size of the whole batch: shares of a mean add up."""
         queries, stats = self.towers.embed(params, state.batch_stats, micro, jax.random.fold_in(rng, QUERIES))
         scale = read_scale(params, self.contrast)
         banks = self.counted_banks(state)
@@ -127,16 +133,16 @@ class BriVL:
         return MicroLoss(metrics["loss"], metrics, stats)
 
     def counted_banks(self, state: TrainState) -> Banks:
-        """The banks as the loss sees them: without an entry before `bank_from_step`."""
+        """Returns the banks as the loss sees them: without an entry before `bank_from_step`."""
         counts = state.step >= self.contrast.bank_from_step
         return {name: b.replace(fill=jnp.where(counts, b.fill, 0)) for name, b in state.banks.items()}
 
     def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
-        """The keys of the batch become the newest negatives."""
+        """Pushes the keys of the batch into the banks, as the newest negatives."""
         return {name: bank.push(banks[name], rows[name], rows["id"], step) for name in OTHER}
 
     def describe(self, state: TrainState) -> Metrics:
-        """Temperature, and fill and age of the banks; `loss_reference` is that of a model that knows nothing."""
+        """Computes temperature, fill and age of the banks, and the loss of a model that knows nothing."""
         fill = self.counted_banks(state)["image"].fill.astype(jnp.float32)
         others = self.config.train.batch_size - 1 if self.contrast.in_batch_negatives else 0
         return {

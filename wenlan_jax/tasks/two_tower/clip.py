@@ -20,12 +20,18 @@ from wenlan_jax.tasks.two_tower.towers import Towers
 
 
 class Clip:
-    """The task `clip`. The two directions are summed, as in BriVL (CLIP halves the sum; Adam does not see a factor).
+    """The task `clip`: contrast within the batch (Radford et al. 2021).
+
+    The two directions are summed, as in BriVL (CLIP halves the sum; Adam does not see a factor).
 
     Both sides of every logit carry gradient, so micro-batches are not independent. With accumulation the towers run
     once without gradient for all embeddings; each micro-batch then puts its own rows back with gradient, and the
     gradients add up to that of the whole batch (the idea of Gao et al. 2021, gradient cache). Both runs of a
     micro-batch draw the same dropout.
+
+    Args:
+        config: the configuration.
+        mesh: the devices that the task runs on.
     """
 
     def __init__(self, config: experiment.Config, mesh: Mesh) -> None:
@@ -34,29 +40,29 @@ class Clip:
         self.towers = Towers(config, mesh)
 
     def kind_of(self, batch: Mapping[str, Any]) -> str:
-        """There is one kind of batch."""
+        """Returns an empty text: there is one kind of batch."""
         return ""
 
     def fresh(self, rng: Array) -> Fresh:
-        """Towers alone."""
+        """Initialises the towers; there are no key encoders and no banks."""
         variables = self.towers.init(rng)
         params = {**variables["params"], **fresh_scale(self.contrast)}
         return Fresh(params, variables["batch_stats"], None, {})
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
-        """What was not taken stays as it was drawn."""
+        """Leaves the parameters that were not taken as they were drawn."""
         return params
 
     def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
-        """Jittered, normalised pictures."""
+        """Jitters and normalises the images."""
         return self.towers.prepare(micro, rng, positions)
 
     def advance(self, state: TrainState) -> Momentum | None:
-        """There are no momentum towers."""
+        """Returns None: there are no key encoders."""
         return None
 
     def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
-        """Ids, and with accumulation the embeddings of all rows."""
+        """Returns the ids, and with accumulation the embeddings of all pairs."""
         if self.config.train.accumulation == 1:
             return {"id": micro["id"]}, {}
         embeddings, _ = self.towers.embed(state.params, state.batch_stats, micro, rng)
@@ -71,7 +77,7 @@ class Clip:
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:
-        """The loss of the whole batch, with gradient through the rows of this micro-batch only."""
+        """Computes the loss of the whole batch, with gradient through the rows of this micro-batch only."""
         live, stats = self.towers.embed(params, state.batch_stats, micro, rng)
         parts = self.config.train.accumulation
         ids, batch = rows["id"], rows["id"].shape[0]
@@ -96,11 +102,11 @@ class Clip:
         return MicroLoss(metrics["loss"], jax.tree.map(lambda x: x / parts, metrics), stats)
 
     def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
-        """There are no banks."""
+        """Returns `banks` as they are: there are none."""
         return banks
 
     def describe(self, state: TrainState) -> Metrics:
-        """Temperature, and the loss of a model that knows nothing."""
+        """Computes temperature, and the loss of a model that knows nothing."""
         return {
             "temperature": 1.0 / read_scale(state.params, self.contrast),
             "loss_reference": jnp.asarray(2 * jnp.log(float(self.config.train.batch_size))),

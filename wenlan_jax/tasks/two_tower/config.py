@@ -6,7 +6,14 @@ from wenlan_jax.tasks.experiment import Config
 
 
 def clashes(c: Config) -> list[str]:
-    """Faults of the fields that BriVL and CLIP read."""
+    """Lists the faults of the fields that BriVL and CLIP read.
+
+    Args:
+        c: a configuration whose fields are valid one by one.
+
+    Returns:
+        One message a fault, the name of the field first; empty if there is none.
+    """
     faults: list[str] = []
 
     def check(ok: bool, message: str) -> None:
@@ -58,7 +65,14 @@ def clashes(c: Config) -> list[str]:
 
 
 def clip_clashes(c: Config) -> list[str]:
-    """Faults of the fields that CLIP reads."""
+    """Lists the faults of the fields that CLIP reads.
+
+    Args:
+        c: a configuration whose fields are valid one by one.
+
+    Returns:
+        One message a fault, the name of the field first; empty if there is none.
+    """
     faults = clashes(c)
     if c.contrast.multi_label_top_k:
         faults.append("contrast.multi_label_top_k: the task 'clip' has no bank")

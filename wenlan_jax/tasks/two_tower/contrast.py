@@ -16,21 +16,44 @@ OTHER = {"image": "text", "text": "image"}
 
 
 def fresh_scale(config: two_towers.Contrast) -> dict[str, Array]:
-    """The parameter of a learnable temperature, log(1 / tau), or nothing."""
+    """Initialises the parameter of a learnable temperature.
+
+    Args:
+        config: the section `contrast` of the configuration.
+
+    Returns:
+        `logit_scale`, log(1 / tau); nothing if the temperature is fixed.
+    """
     if not config.learnable_temperature:
         return {}
     return {"logit_scale": -jnp.log(jnp.asarray(config.temperature, jnp.float32))}
 
 
 def read_scale(params: Params, config: two_towers.Contrast) -> Float[Array, ""]:
-    """1 / tau; a learnable one is kept at or below 100, as in CLIP (Radford et al. 2021, section 2.5)."""
+    """Reads 1 / tau from the parameters or, if it is fixed, from the configuration.
+
+    Args:
+        params: the parameters of the state.
+        config: the section `contrast` of the configuration.
+
+    Returns:
+        The scale of the logits. A learnable one is kept at or below 100, as in CLIP (Radford et al. 2021, section 2.5).
+    """
     if not config.learnable_temperature:
         return jnp.asarray(1.0 / config.temperature, jnp.float32)
     return jnp.minimum(jnp.exp(params["logit_scale"]), 100.0)
 
 
 def direction_metrics(directions: dict[str, contrastive.InfoNCE], batch: int) -> Metrics:
-    """Losses and accuracies per pair of the whole batch; `masked_negatives` is per query and direction."""
+    """Computes losses and accuracies per pair of the whole batch.
+
+    Args:
+        directions: the sums of each direction by name, over a micro-batch or the whole batch.
+        batch: the number of pairs in the whole batch.
+
+    Returns:
+        `loss`, loss and accuracy of each direction, and `masked_negatives` per query and direction.
+    """
     losses = {f"loss_{name}": direction.loss / batch for name, direction in directions.items()}
     accuracies = {f"accuracy_{name}": direction.correct / batch for name, direction in directions.items()}
     masked = sum(direction.masked for direction in directions.values()) / (len(directions) * batch)

@@ -25,7 +25,14 @@ from wenlan_jax.tasks.two_tower.towers import Towers
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """A split in the common space. `texts[m]` belongs to the pictures of rows `texts[m].rows`."""
+    """A split in the common space.
+
+    Attributes:
+        source: the records of the split.
+        texts: the captions; caption m belongs to the images of the records `texts[m].rows`.
+        image_embeddings: unit vectors, one a record.
+        text_embeddings: unit vectors, one a caption.
+    """
 
     source: sources.Source
     texts: Sequence[loader.RecordText]
@@ -34,13 +41,19 @@ class Embedded:
 
     @functools.cached_property
     def links(self) -> true_pairs.Links:
-        """Which texts and pictures belong together."""
+        """Which captions and images belong together."""
         return true_pairs.of_texts(self.texts, len(self.image_embeddings))
 
     def metrics(self, ks: Sequence[int], prefix: str, folds: int = 1) -> tuple[dict[str, float], query_ranks.Ranks]:
-        """Recall both ways over all texts and within each language, under `prefix`, and the rank of every query.
+        """Computes recall both ways, over all captions and within each language.
 
-        folds: where more than one, also `folds/<name>`, see `retrieval.over_folds`.
+        Args:
+            ks: the ranks up to which a hit counts.
+            prefix: what the names of the metrics begin with.
+            folds: where more than one, recall within each fold is averaged as well, see `retrieval.over_folds`.
+
+        Returns:
+            The metrics by name (means over folds under `folds/<name>`), and the rank of every query.
         """
         languages = [text.text.language for text in self.texts]
         image_ranks, text_ranks = retrieval.truth_ranks(self.image_embeddings, self.text_embeddings, self.links)
@@ -69,7 +82,13 @@ class Embedded:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A split with the rank of each of its queries."""
+    """A split with the rank of each of its queries.
+
+    Attributes:
+        split: the name of the split.
+        embedded: its embeddings.
+        ranks: the rank of each query.
+    """
 
     split: str
     embedded: Embedded
@@ -78,7 +97,12 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """`rows` embeddings, as consecutive parts, each an array (part, dim)."""
+    """Embeddings as consecutive parts, made when they are iterated over.
+
+    Attributes:
+        rows: the number of embeddings in all parts.
+        make: starts an iteration; each part is an array (part, dim).
+    """
 
     rows: int
     make: Callable[[], Iterator[Float32[np.ndarray, "part dim"]]]
@@ -88,7 +112,15 @@ class Parts:
 
 
 class Evaluator:
-    """Embeds and scores splits; compiles each tower once."""
+    """Embeds and scores splits; each tower is compiled once.
+
+    Args:
+        run: the run.
+        tokenizer: its tokenizer.
+
+    Raises:
+        RetrievalError: if `eval.folds` does not fit a split of `eval.final_splits`.
+    """
 
     def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
         self.run = run
@@ -103,14 +135,32 @@ class Evaluator:
                 retrieval.check_folds(len(self._open(split)[0]), run.config.eval.folds)
 
     def embed(self, params: PyTree, batch_stats: PyTree, split: str) -> Embedded:
-        """All pictures and all wanted texts of `split`, see `wanted_texts`."""
+        """Embeds all images and all wanted captions of a split, see `wanted_texts`.
+
+        Args:
+            params: the parameters of the towers.
+            batch_stats: their running statistics.
+            split: the name of a split.
+
+        Returns:
+            The embeddings, in memory.
+        """
         source, texts = self._open(split)
         parts = self._parts(params, batch_stats, source, texts)
         arrays = {name: np.concatenate(list(of)) for name, of in parts.items()}
         return Embedded(source, texts, arrays["pictures"], arrays["texts"])
 
     def parts(self, params: PyTree, batch_stats: PyTree, split: str) -> dict[str, Parts]:
-        """The embeddings of all `pictures` and of `texts`, those of each record, part by part, made when asked for."""
+        """Embeds all images, and the captions of each record, part by part, for splits that do not fit in memory.
+
+        Args:
+            params: the parameters of the towers.
+            batch_stats: their running statistics.
+            split: the name of a split.
+
+        Returns:
+            `pictures` and `texts`; each part is made when it is asked for.
+        """
         source = self._source(split)
         return self._parts(params, batch_stats, source, each_text(self.run.config, source))
 
@@ -128,7 +178,16 @@ class Evaluator:
         }
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Scored]:
-        """Metrics of `split`, named `retrieval/<split>/...`, and what they were computed from."""
+        """Measures a split by retrieval.
+
+        Args:
+            params: the parameters of the towers.
+            batch_stats: their running statistics.
+            split: the name of a split.
+
+        Returns:
+            The metrics, named `retrieval/<split>/...`, and what they were computed from.
+        """
         config, embedded = self.run.config.eval, self.embed(params, batch_stats, split)
         metrics, of_queries = embedded.metrics(config.ks, f"retrieval/{split}", config.folds)
         return metrics, Scored(split, embedded, of_queries)
@@ -156,13 +215,29 @@ class Evaluator:
 
 
 def wanted_texts(config: experiment.Config, source: sources.Source) -> list[loader.RecordText]:
-    """The texts of a split that are queries and candidates under `eval`, equal ones once, with all their rows."""
+    """Lists the captions of a split that are queries and candidates under `eval`.
+
+    Args:
+        config: the configuration.
+        source: the records of the split.
+
+    Returns:
+        The captions; equal ones come once, with all their rows.
+    """
     texts = each_text(config, source)
     return true_pairs.distinct(_taking_turns(texts) if config.eval.one_text_per_image else texts, texts)
 
 
 def each_text(config: experiment.Config, source: sources.Source) -> list[loader.RecordText]:
-    """Every text of every record of a split, of the kinds and languages of `eval`."""
+    """Lists every caption of every record of a split, of the kinds and languages of `eval`.
+
+    Args:
+        config: the configuration.
+        source: the records of the split.
+
+    Returns:
+        The captions, equal ones as often as they come.
+    """
     return loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
 
 

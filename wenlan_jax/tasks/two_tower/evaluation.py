@@ -14,7 +14,12 @@ from wenlan_jax.tasks.two_tower import embedding, gallery_queries
 
 
 class Retrieval:
-    """Retrieval by two towers, both ways."""
+    """Measures two towers by retrieval, both ways.
+
+    Args:
+        run: the run.
+        tokenizer: its tokenizer.
+    """
 
     what = "retrieval"
 
@@ -27,15 +32,15 @@ class Retrieval:
         return self._evaluator.score(params, batch_stats, split)
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
-        """See `report.one_line`."""
+        """See `retrieval_report.one_line`."""
         return retrieval_report.one_line(scores, split)
 
     def table(self, scores: Mapping[str, float], splits: Sequence[str]) -> str:
-        """See `report.table`."""
+        """See `retrieval_report.table`."""
         return retrieval_report.table(scores, splits, self._config.eval.ks)
 
     def write_pages(self, out: Path, found: Sequence[embedding.Scored]) -> None:
-        """The ranks of all queries of each split, and the gallery of the first one."""
+        """Writes the ranks of all queries of each split, and the gallery of the first one."""
         for one in found:
             query_ranks.write(out, one.split, one.ranks)
         gallery_queries.write_gallery(out, self._config, [one.embedded for one in found])

@@ -16,7 +16,13 @@ GALLERY_TOP = 5
 
 
 def write_gallery(out: Path, config: experiment.Config, embedded: Sequence[Embedded]) -> None:
-    """Writes `gallery.html` of the first evaluated split into `out`, if the configuration wants one."""
+    """Writes `gallery.html` of the first evaluated split, if the configuration wants one.
+
+    Args:
+        out: the folder for the page.
+        config: `eval.gallery` says how many captions are shown.
+        embedded: the evaluated splits.
+    """
     count = config.eval.gallery
     if not embedded or not count:
         return
@@ -33,7 +39,15 @@ def _spread(total: int, count: int) -> list[int]:
 
 
 def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
-    """`count` texts, languages in turn, with their best pictures."""
+    """Chooses captions, languages in turn, and finds their best images.
+
+    Args:
+        embedded: a split.
+        count: how many captions.
+
+    Returns:
+        The captions with their best images and the rank of the best true one.
+    """
     by_language: dict[str, list[int]] = {}
     for number, text in enumerate(embedded.texts):
         by_language.setdefault(text.text.language, []).append(number)
@@ -54,7 +68,15 @@ def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
 
 
 def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery]:
-    """`count` pictures with their best texts."""
+    """Chooses images and finds their best captions.
+
+    Args:
+        embedded: a split.
+        count: how many images.
+
+    Returns:
+        The images with their best captions and the rank of the best true one.
+    """
     chosen = _spread(len(embedded.image_embeddings), count)
     links = embedded.links
     rows, scores = retrieval.top_k(embedded.image_embeddings[chosen], embedded.text_embeddings, GALLERY_TOP)

@@ -6,7 +6,11 @@ from ml_collections import config_dict
 
 
 def make_large(c: config_dict.ConfigDict) -> None:
-    """Turns the towers of `c` into EfficientNet-B7 and RoBERTa large with embeddings of 2,560 numbers [C]."""
+    """Turns the towers of `c` into EfficientNet-B7 and RoBERTa large with embeddings of 2,560 numbers [C].
+
+    Args:
+        c: a configuration; changed in place.
+    """
     c.model.embedding = 2560
     c.model.image.backbone.width_multiplier = 2.0
     c.model.image.backbone.depth_multiplier = 3.1
@@ -16,9 +20,13 @@ def make_large(c: config_dict.ConfigDict) -> None:
 
 
 def make_small(c: config_dict.ConfigDict, stage_width: int) -> None:
-    """Turns the towers of `c` into some of about a million numbers, in float32, all trained, for minutes on a CPU.
+    """Turns the towers of `c` into some of about a million parameters, in float32, all trained, for minutes on a CPU.
 
-    The image backbone has three stages of one block, `stage_width` wide and doubling, and a total stride of 16.
+    The image backbone has three stages of one block and a total stride of 16.
+
+    Args:
+        c: a configuration; changed in place.
+        stage_width: channels of the first stage; they double with each stage.
     """
     c.tokenizer.algorithm, c.tokenizer.split_han = "bpe", True
     c.model.dtype, c.model.embedding, c.model.freeze = "float32", 128, ()
@@ -41,7 +49,9 @@ def make_small(c: config_dict.ConfigDict, stage_width: int) -> None:
 def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
     """Has equal layers and blocks compiled once and looped over; they are then stored together, as fewer leaves.
 
-    The first `frozen_layers` of the text backbone are not trained and stay apart from the others.
+    Args:
+        c: a configuration; changed in place.
+        frozen_layers: the first layers of the text backbone, which are not trained and stay apart from the others.
     """
     c.model.image.backbone.scan = c.model.image.encoder.scan = c.model.text.encoder.scan = True
     bert = c.model.text.bert

@@ -1,4 +1,4 @@
-"""The fields of two towers and of their contrast; `schema.SOURCES` explains the tags at the end of their texts."""
+"""The fields of two towers and of their contrast; `SOURCES` in `config/sections.py` explains the tags."""
 
 from __future__ import annotations
 

@@ -31,7 +31,15 @@ Variables = dict[str, PyTree]
 
 
 def image_backbone(config: two_towers.Model, platform: str | None = None) -> EfficientNet:
-    """The EfficientNet of a configuration, as it runs best on `platform` (jax's name; default: the one in use)."""
+    """Builds the EfficientNet of a configuration.
+
+    Args:
+        config: the section `model`.
+        platform: what it runs on, in jax's name; it chooses the depthwise convolution. None for the default backend.
+
+    Returns:
+        The module.
+    """
     net = config.image.backbone
     stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
     return EfficientNet(
@@ -45,7 +53,15 @@ def image_backbone(config: two_towers.Model, platform: str | None = None) -> Eff
 
 
 def image_tower(config: two_towers.Model, platform: str | None = None) -> ImageTower:
-    """The image tower of a configuration, as it runs best on `platform`, see `image_backbone`."""
+    """Builds the image tower of a configuration.
+
+    Args:
+        config: the section `model`.
+        platform: see `image_backbone`.
+
+    Returns:
+        The module.
+    """
     image, dtype = config.image, jnp.dtype(config.dtype)
     regions = RegionPooling(
         grid=image.regions.grid if image.regions.kind == "grid" else (),
@@ -61,7 +77,14 @@ def image_tower(config: two_towers.Model, platform: str | None = None) -> ImageT
 
 
 def text_tower(config: two_towers.Model) -> TextTower:
-    """The text tower of a configuration whose vocabulary size is known."""
+    """Builds the text tower of a configuration.
+
+    Args:
+        config: the section `model`; its vocabulary size must be known.
+
+    Returns:
+        The module.
+    """
     bert, dtype = config.text.bert, jnp.dtype(config.dtype)
     backbone = BertEncoder(
         vocab_size=bert.vocab_size,
@@ -114,7 +137,17 @@ def _depthwise(implementation: str, platform: str) -> Any:
 
 
 class Towers:
-    """Both towers as pure functions of their variables, for the devices of `mesh`, or for one of the default ones."""
+    """Both towers as pure functions of their variables.
+
+    Args:
+        config: the configuration.
+        mesh: the devices they run on; None for one default device.
+
+    Attributes:
+        image: the image tower.
+        text: the text tower.
+        places: how arrays lie on the mesh; None without one.
+    """
 
     def __init__(self, config: experiment.Config, mesh: Mesh | None = None) -> None:
         self.config = config
@@ -123,7 +156,14 @@ class Towers:
         self.text = text_tower(config.model)
 
     def init(self, rng: Array) -> Variables:
-        """Fresh variables of both towers."""
+        """Initialises the variables of both towers.
+
+        Args:
+            rng: a key of jax.random.
+
+        Returns:
+            `params` and `batch_stats`, each by tower.
+        """
         batch = zeros(batch_spec(self.config, size=1))
         batch["image"] = jnp.zeros(batch["image"].shape)  # as it is once prepared
         image_rng, text_rng = jax.random.split(rng)
@@ -135,9 +175,15 @@ class Towers:
         }
 
     def prepare(self, batch: Batch, rng: Array | None, positions: Int[Array, " n"] | None = None) -> Batch:
-        """Pictures as normalised floats, jittered if `rng` is given.
+        """Makes images normalised floats, jittered if a key is given.
 
-        positions: of the rows in the whole batch, which the jitter depends on; by default the rows are all of it.
+        Args:
+            batch: a batch as the loader gives it.
+            rng: the key of the jitter; None for no jitter.
+            positions: of the examples in the whole batch, which the jitter depends on; None if they are all of it.
+
+        Returns:
+            The batch with prepared images.
         """
         a = self.config.augment
         images = augment.unit_range(augment.whole(batch))
@@ -150,7 +196,17 @@ class Towers:
     def embed_images(
         self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array | None
     ) -> tuple[TowerOutput, PyTree]:
-        """Images of a prepared batch, and the statistics after it; training mode if `rng` is given."""
+        """Embeds the images of a batch.
+
+        Args:
+            params: parameters by tower.
+            batch_stats: running statistics by tower.
+            batch: a prepared batch.
+            rng: the key of dropout, which also turns on training mode; None for inference.
+
+        Returns:
+            What the image tower gives, and the running statistics after the batch.
+        """
         variables = {"params": params["image"], "batch_stats": batch_stats["image"]}
         inputs = (batch["image"], batch.get("boxes"), batch.get("box_mask"))
         with placing(self.places):
@@ -162,7 +218,16 @@ class Towers:
         return output, {"image": changed.get("batch_stats", {})}
 
     def embed_texts(self, params: PyTree, batch: Batch, rng: Array | None) -> TowerOutput:
-        """Texts of a batch; with dropout if `rng` is given."""
+        """Embeds the captions of a batch.
+
+        Args:
+            params: parameters by tower.
+            batch: the batch.
+            rng: the key of dropout; None for inference.
+
+        Returns:
+            What the text tower gives.
+        """
         rngs = {} if rng is None else {"dropout": rng}
         inputs = (batch["token_ids"], batch["token_mask"])
         variables = {"params": params["text"]}
@@ -190,7 +255,17 @@ class Towers:
     def embed(
         self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array
     ) -> tuple[dict[str, Float[Array, "n d"]], PyTree]:
-        """Unit embeddings of both sides in training mode, by tower, and the statistics after the batch."""
+        """Embeds both sides of a batch in training mode.
+
+        Args:
+            params: parameters by tower.
+            batch_stats: running statistics by tower.
+            batch: a prepared batch.
+            rng: the key of dropout.
+
+        Returns:
+            Unit embeddings by tower, float32, and the running statistics after the batch.
+        """
         image_rng, text_rng = jax.random.split(rng)
         images, stats = self.embed_images(params, batch_stats, batch, image_rng)
         texts = self.embed_texts(params, batch, text_rng)

@@ -19,11 +19,19 @@ from wenlan_jax.tasks.single_tower.input.schedule import Cell, Schedule, in_lang
 
 @dataclasses.dataclass(frozen=True)
 class SingleBatches:
-    """Makes the training batch of a step: the pairs at the places `share` of the global batch.
+    """Makes the training batch of a step.
 
-    What the step is about, `mixture` says; its fields are those of the objective (see `examples`). A bad record is
-    reported (`raise`) or gives its place to the next good row of its bucket (`replace`).
-    Raises ExampleError or RegionError when some cell of the schedule cannot be made.
+    The fields of a batch are those of the step's objective (see `examples`).
+
+    Attributes:
+        mixture: says which objective, language and bucket a step trains.
+        recipe: how records become examples.
+        share: the places of each global batch that this process makes.
+        bad_records: `raise` reports a bad record, `replace` gives its place to the next good row of its bucket.
+
+    Raises:
+        ExampleError: if the examples of some cell of the schedule cannot be made.
+        RegionError: if the regions that an objective needs cannot be had.
     """
 
     mixture: Schedule
@@ -47,7 +55,19 @@ class SingleBatches:
 
 
 def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
-    """All usable rows of a part in one language. Raises ExampleError when there is none."""
+    """Takes all usable rows of a part in one language.
+
+    Args:
+        part: a source with its rule for texts.
+        lengths: of its records.
+        language: of the texts.
+
+    Returns:
+        The rows, for pairs and for negatives.
+
+    Raises:
+        ExampleError: if there is none.
+    """
     rows = lengths.usable(language).astype(np.int32)
     if not len(rows):
         raise ExampleError(f"{part.source.name}: no record has both a wanted text in {language!r} and a region")
@@ -56,11 +76,19 @@ def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
 
 @dataclasses.dataclass(frozen=True)
 class FixedBatches:
-    """Makes batch `number` of one objective for an evaluation: the rows of `pool` in their order, each once.
+    """Makes the batches of one objective for an evaluation: the rows of `pool` in their order, each once.
 
     The last batch is filled up with rows that hold the empty text and no region; `valid` is False there and `id` -1.
     Masks, negatives and the choice of the text depend on the seed and the row alone, so they are the same at every
     evaluation. Bad records are reported.
+
+    Attributes:
+        recipe: how records become examples.
+        pool: the rows.
+        objective: such as `itm`.
+        shape: what texts and regions are padded to.
+        batch_size: of the global batch.
+        share: the places of each global batch that this process makes.
     """
 
     recipe: Recipe

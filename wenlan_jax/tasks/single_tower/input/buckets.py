@@ -18,14 +18,24 @@ AnyRows = Int32[np.ndarray, " _rows"]
 
 
 class Shape(NamedTuple):
-    """What the pairs of a bucket are padded to: tokens of a text, regions of a picture."""
+    """What the pairs of a bucket are padded to.
+
+    Attributes:
+        tokens: of a text.
+        regions: of an image.
+    """
 
     tokens: int
     regions: int
 
 
 class Bucket(NamedTuple):
-    """Rows of a source, ascending, whose texts in a language and whose regions fit a shape."""
+    """Rows of a source whose texts in a language and whose regions fit a shape.
+
+    Attributes:
+        shape: what they are padded to.
+        rows: ascending.
+    """
 
     shape: Shape
     rows: Rows
@@ -34,10 +44,21 @@ class Bucket(NamedTuple):
 def divide(
     lengths: Lengths, language: str, text_buckets: Sequence[int], region_buckets: Sequence[int], least: int
 ) -> list[Bucket]:
-    """The usable rows of a language, each in the smallest bucket it fits, or in the largest, where it is cut later.
+    """Divides the usable rows of a language into buckets.
 
-    A bucket of fewer than `least` rows joins the next larger one: of more regions, or else of longer texts. The largest
-    is filled up from the one before it. Only a language of fewer rows in all has a smaller bucket.
+    Each row goes into the smallest bucket it fits, or into the largest, where it is cut later. A bucket of fewer than
+    `least` rows joins the next larger one: of more regions, or else of longer texts. The largest is filled up from the
+    one before it. Only a language of fewer rows in all has a smaller bucket.
+
+    Args:
+        lengths: of the records.
+        language: of the texts.
+        text_buckets: numbers of tokens, ascending.
+        region_buckets: numbers of regions, ascending.
+        least: the fewest rows of a bucket.
+
+    Returns:
+        The buckets; none if no row is usable.
     """
     rows = lengths.usable(language).astype(np.int32)  # half the memory, in every data worker
     if not len(rows):
@@ -55,7 +76,14 @@ def divide(
 
 
 def by_regions(found: Sequence[Bucket]) -> dict[int, AnyRows]:
-    """The rows of all buckets of a number of regions, ascending, by that number."""
+    """Joins the buckets of equal numbers of regions.
+
+    Args:
+        found: buckets of one language.
+
+    Returns:
+        Their rows, ascending, by the number of regions.
+    """
     sizes = {bucket.shape.regions for bucket in found}
     return {size: np.sort(np.concatenate([rows for shape, rows in found if shape.regions == size])) for size in sizes}
 

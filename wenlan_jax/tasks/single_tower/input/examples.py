@@ -48,11 +48,15 @@ class ExampleError(WenlanError, ValueError):
 class Recipe:
     """How records become examples.
 
-    text_length: tokens of a text at most, also where a bucket has room for more.
-    words: how words are hidden; None where 'mlm' is no objective.
-    region_probability: of a region to be hidden. match_probability: of a pair of 'itm' to belong together.
-    negatives: of each side of an example of 'rank'.
-    seed: of all that is drawn.
+    Attributes:
+        tokenizer: for the texts.
+        text_length: tokens of a text at most, also where a bucket has room for more.
+        regions: how the regions of a record become arrays.
+        words: how words are hidden; None where 'mlm' is no objective.
+        region_probability: of a region to be hidden.
+        match_probability: of a pair of 'itm' to belong together.
+        negatives: of each side of an example of 'rank'.
+        seed: of all that is drawn.
     """
 
     tokenizer: Tokenizer
@@ -65,7 +69,16 @@ class Recipe:
     seed: int
 
     def require(self, objective: str, pool: Pool) -> None:
-        """Raises ExampleError or RegionError unless examples of `objective` can be made from `pool`."""
+        """Checks that examples of an objective can be made.
+
+        Args:
+            objective: such as `itm`.
+            pool: the rows they are made of.
+
+        Raises:
+            ExampleError: for an unknown objective, too few records, or no way to mask words.
+            RegionError: if 'mrc' has no classes.
+        """
         if objective not in OBJECTIVES:
             raise ExampleError(f"objective {objective!r}: must be one of {', '.join(OBJECTIVES)}")
         if objective == "mlm" and self.words is None:
@@ -84,7 +97,15 @@ class Recipe:
             )
 
     def encode(self, texts: Sequence[str], length: int) -> Batch:
-        """`token_ids` and `token_mask` of the texts, padded to `length`."""
+        """Encodes texts.
+
+        Args:
+            texts: one a row.
+            length: tokens that they are padded to.
+
+        Returns:
+            `token_ids` int32 and `token_mask` bool, (texts, length).
+        """
         ids, mask = self.tokenizer.encode(texts, min(self.text_length, length))
         padding = ((0, 0), (0, length - ids.shape[1]))
         padded = np.pad(ids, padding, constant_values=self.tokenizer.pad_id)
@@ -95,10 +116,13 @@ class Recipe:
 class Pool:
     """Rows of a source, ascending, of which pairs in one language are made.
 
-    rows: of the pairs; texts of negatives are drawn from them. pictures: pictures of negatives are drawn from these,
-        all that have regions for the shape: where they were those of texts of the same length alone, a negative would
-        be about as many things as its text.
-    first_id: the number of row 0; see `Mixture.id`.
+    Attributes:
+        source: the records.
+        texts: the rule for their texts.
+        rows: of the pairs; texts of negatives are drawn from them.
+        pictures: images of negatives are drawn from these, all that have regions for the shape: where they were those
+            of texts of the same length alone, a negative would be about as many things as its text.
+        first_id: the number of row 0; see `Mixture.id`.
     """
 
     source: Source
@@ -108,7 +132,20 @@ class Pool:
     first_id: int
 
     def text(self, row: int, record: records.Record, seed: int, position: int) -> str:
-        """The text of the example at `position`. Raises BadRecord where the record has no wanted one."""
+        """Chooses the text of an example.
+
+        Args:
+            row: of the record.
+            record: the record.
+            seed: of the choice.
+            position: of the example in the run.
+
+        Returns:
+            The text.
+
+        Raises:
+            BadRecord: if the record has no wanted text.
+        """
         text = self.texts.draw(record, seed, position)
         if text is None:
             missing = self.texts.wanted.missing(record)
@@ -119,7 +156,14 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Makes examples of rows of `pool`, padded to `shape`; bad records are reported, or replaced by others of it."""
+    """Makes examples of rows.
+
+    Attributes:
+        recipe: how records become examples.
+        pool: the rows.
+        shape: what texts and regions are padded to.
+        bad_records: `raise` reports a bad record, `replace` takes another row of the pool.
+    """
 
     recipe: Recipe
     pool: Pool
@@ -127,7 +171,18 @@ class Examples:
     bad_records: Literal["raise", "replace"]
 
     def batch(self, objective: str, wanted: Sequence[Row]) -> Batch:
-        """The batch of the wanted rows, with `loader.REPLACED`."""
+        """Makes a batch.
+
+        Args:
+            objective: such as `itm`.
+            wanted: the rows.
+
+        Returns:
+            The fields of the objective, with `loader.REPLACED`.
+
+        Raises:
+            BadRecord: for a bad record that is not replaced.
+        """
         count = len(wanted)
         batch = self.recipe.regions.empty(count, self.shape.regions, objective == "mrc")
         batch |= {"id": np.zeros(count, np.int32), loader.REPLACED: np.zeros(count, bool)}

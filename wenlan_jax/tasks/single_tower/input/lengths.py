@@ -37,12 +37,13 @@ class LengthsError(WenlanError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """A table of a source.
+    """The lengths of a source's records.
 
-    languages: of the wanted texts, sorted; the columns of `tokens`.
-    texts: wanted texts in each language.
-    tokens: of the longest wanted text of a row in a language, at most the asked length; 0 where there is none.
-    regions: of a row, at most as many as asked for; 0 where it has none that can be used.
+    Attributes:
+        languages: of the wanted texts, sorted; the columns of `tokens`.
+        texts: wanted texts in each language.
+        tokens: of the longest wanted text of a row in a language, at most the asked length; 0 where there is none.
+        regions: of a row, at most as many as asked for; 0 where it has none that can be used.
     """
 
     languages: tuple[str, ...]
@@ -51,17 +52,17 @@ class Lengths:
     regions: UInt16[np.ndarray, " rows"]
 
     def counts(self) -> dict[str, int]:
-        """Wanted texts by language."""
+        """Counts the wanted texts by language."""
         return dict(zip(self.languages, self.texts.tolist(), strict=True))
 
     def of(self, language: str) -> UInt16[np.ndarray, " rows"]:
-        """The tokens of every row in `language`."""
+        """Returns the tokens of every row in a language."""
         column = self.languages.index(language)
         tokens: UInt16[np.ndarray, " rows"] = self.tokens[:, column]
         return tokens
 
     def usable(self, language: str) -> Int64[np.ndarray, " usable"]:
-        """The rows with regions and a text in `language`; none for a language that no text is in."""
+        """Lists the rows with regions and a text in a language; none for a language that no text is in."""
         if language not in self.languages:
             return np.zeros(0, np.int64)
         return np.flatnonzero((self.of(language) > 0) & (self.regions > 0))
@@ -69,7 +70,18 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What is measured: the wanted texts of a source under a tokenizer, cut to `text_length`, and its regions."""
+    """What is measured.
+
+    Attributes:
+        source: the records.
+        wanted: which of their texts.
+        tokenizer: counts the tokens.
+        text_length: tokens of a text at most.
+        regions: which of their regions.
+
+    Raises:
+        LengthsError: for lengths that the table cannot hold.
+    """
 
     source: Source
     wanted: Wanted
@@ -85,7 +97,7 @@ class Measure:
             )
 
     def identity(self) -> dict[str, Any]:
-        """What the table depends on. The content of a source is known by its length and some of its records."""
+        """Lists what the table depends on; the content of a source is known by its length and some of its records."""
         rows = np.unique(np.linspace(0, len(self.source) - 1, SAMPLED_ROWS).astype(int)).tolist()
         sample = [self.source[row] for row in rows]
         content = [(record.id, record.texts, record.regions, record.width, record.height) for record in sample]
@@ -100,7 +112,14 @@ class Measure:
         }
 
     def of(self, rows: range) -> Lengths:
-        """The table of some rows."""
+        """Measures some rows.
+
+        Args:
+            rows: of the source.
+
+        Returns:
+            Their table.
+        """
         found: list[tuple[int, str, str]] = []
         regions = np.zeros(len(rows), np.uint16)
         for place, row in enumerate(rows):
@@ -116,10 +135,18 @@ class Measure:
 
 
 def load(measure: Measure, cache: Path, workers: int) -> Lengths:
-    """The table of `measure`, from below `cache` or made there by so many processes (0: this one).
+    """Reads the table of lengths from a cache, or makes it there.
 
     Work that was cut off is continued, and a table that another process is making is waited for. A damaged one is made
     anew, which a line on stderr says.
+
+    Args:
+        measure: what is measured.
+        cache: the folder of the tables.
+        workers: processes that measure; 0 for this one.
+
+    Returns:
+        The table.
     """
     identity = measure.identity()
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False)

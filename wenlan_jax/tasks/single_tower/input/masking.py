@@ -20,7 +20,14 @@ class MaskingError(WenlanError, ValueError):
 
 
 class MaskedWords(NamedTuple):
-    """A text with words masked, and what was there: the first `valid` of `places` hold `ids`, the rest is padding."""
+    """A text with words masked, and what was there.
+
+    Attributes:
+        token_ids: the text with masked words.
+        places: indices of the words to guess, then padding.
+        ids: the original ids at `places`, then padding.
+        valid: True for the first of `places`, False for padding.
+    """
 
     token_ids: Int32[np.ndarray, " length"]
     places: Int32[np.ndarray, " masked"]
@@ -32,10 +39,16 @@ class MaskedWords(NamedTuple):
 class WordMasking:
     """How words are chosen to be guessed, and hidden.
 
-    probability: of every piece between the first and the last token to be chosen; where none is, the first is and
-        becomes `[MASK]` (UNITER).
-    limit: chosen pieces that are kept at most; those beyond, drawn evenly, stay as they are and are not guessed.
-    mask_id: of `[MASK]`. low, high: a random piece has an id in [low, high).
+    Attributes:
+        probability: of every piece between the first and the last token to be chosen; where none is, the first is and
+            becomes `[MASK]` (UNITER).
+        limit: chosen pieces that are kept at most; those beyond, drawn evenly, stay as they are and are not guessed.
+        mask_id: of `[MASK]`.
+        low: the lowest id of a random piece.
+        high: random pieces have ids below it.
+
+    Raises:
+        MaskingError: for numbers that make no sense.
     """
 
     probability: float
@@ -57,7 +70,16 @@ class WordMasking:
         token_mask: Bool[np.ndarray, " length"],
         random: np.random.Generator,
     ) -> MaskedWords:
-        """Masks words of one text, left-aligned as a tokenizer encodes it; a text without any is left as it is."""
+        """Masks words of one text; a text without any is left as it is.
+
+        Args:
+            token_ids: left-aligned, as a tokenizer encodes it.
+            token_mask: which tokens are real.
+            random: what is drawn from.
+
+        Returns:
+            The masked text, and what was there.
+        """
         words = np.arange(1, token_mask.sum() - 1)
         drawn, hidden = random.random((2, len(words)))
         chosen = np.flatnonzero(drawn < self.probability)
@@ -79,7 +101,19 @@ class WordMasking:
 
 
 def word_masking(tokenizer: Tokenizer, probability: float, limit: int) -> WordMasking:
-    """Masking with the ids of `tokenizer`. Raises MaskingError when it has no `[MASK]`."""
+    """Makes masking with the ids of a tokenizer.
+
+    Args:
+        tokenizer: the tokenizer.
+        probability: see `WordMasking`.
+        limit: see `WordMasking`.
+
+    Returns:
+        The masking.
+
+    Raises:
+        MaskingError: if the tokenizer has no `[MASK]` or no ordinary pieces.
+    """
     if tokenizer.mask_id is None:
         raise MaskingError(
             "the tokenizer has no [MASK]; train one with `wenlan vocab`, or leave objective 'mlm' out of "
@@ -89,11 +123,19 @@ def word_masking(tokenizer: Tokenizer, probability: float, limit: int) -> WordMa
 
 
 def ordinary_pieces(tokenizer: Tokenizer) -> tuple[int, int]:
-    """The range [low, high) of ids that random pieces are drawn from.
+    """Finds the range of ids that random pieces are drawn from.
 
     Of word pieces those from `!` on, as in UNITER: before it BERT's vocabularies have special and unused pieces. Else
-    those between the special pieces at the start of the vocabulary and a `[MASK]` at its end: [4, 250001) for XLM-R.
-    Raises MaskingError when nothing is left.
+    those between the special pieces at the start of the vocabulary and a `[MASK]` at its end.
+
+    Args:
+        tokenizer: the tokenizer.
+
+    Returns:
+        The lowest id, and the id after the highest: (4, 250001) for XLM-R.
+
+    Raises:
+        MaskingError: if nothing is left.
     """
     last = tokenizer.size - 1
     begin, end = tokenizer.encode([""], 2)[0][0].tolist()
@@ -118,7 +160,16 @@ def _unknown(tokenizer: Tokenizer) -> int | None:
 def hide_regions(
     region_mask: Bool[np.ndarray, " regions"], probability: float, random: np.random.Generator
 ) -> Bool[np.ndarray, " regions"]:
-    """Regions to hide: each there is with the given probability, and one of them at least, drawn evenly."""
+    """Chooses the regions to hide, one at least.
+
+    Args:
+        region_mask: which regions are there.
+        probability: of each region to be hidden; where none is, one is drawn evenly.
+        random: what is drawn from.
+
+    Returns:
+        True for hidden regions.
+    """
     hidden: Bool[np.ndarray, " regions"] = region_mask & (random.random(len(region_mask)) < probability)
     if not hidden.any() and region_mask.any():
         hidden[random.choice(np.flatnonzero(region_mask))] = True

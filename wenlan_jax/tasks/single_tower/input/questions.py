@@ -24,7 +24,13 @@ Soften = Callable[[Sequence[str], str], Mapping[str, float]]
 
 
 class Asked(NamedTuple):
-    """A question about a picture with the answers of its annotators, in their order."""
+    """A question about an image.
+
+    Attributes:
+        language: of the question.
+        question: its text.
+        answers: of its annotators, in their order.
+    """
 
     language: str
     question: str
@@ -32,7 +38,15 @@ class Asked(NamedTuple):
 
 
 def asked(record: records.Record, languages: tuple[str, ...]) -> list[Asked]:
-    """The questions of `record` in these languages (empty: all), each once, in the order in which they come first."""
+    """Lists the questions of a record, each once, in the order in which they come first.
+
+    Args:
+        record: the record.
+        languages: of the questions; empty for all.
+
+    Returns:
+        The questions with all their answers.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for item in record.questions:
         if not languages or item.language in languages:
@@ -42,7 +56,13 @@ def asked(record: records.Record, languages: tuple[str, ...]) -> list[Asked]:
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """The questions of a source in some languages: row of the record, and number among those `asked` of it."""
+    """The questions of a source in some languages.
+
+    Attributes:
+        source: the records.
+        languages: of the questions; empty for all.
+        places: the row of each question's record, and its number among those `asked` of it.
+    """
 
     source: Source
     languages: tuple[str, ...]
@@ -50,7 +70,7 @@ class Questions:
 
     @property
     def name(self) -> str:
-        """Of the source."""
+        """The name of the source."""
         return self.source.name
 
     def __len__(self) -> int:
@@ -68,14 +88,22 @@ class Questions:
         return itertools.chain.from_iterable(asked(self.source[row], self.languages) for row in rows)
 
     def progress(self, pairs: int) -> dict[str, float]:
-        """How many epochs the first `pairs` questions are."""
+        """Says how many epochs the first `pairs` questions are."""
         return {f"{self.name}/pairs": float(pairs), f"{self.name}/epochs": pairs / len(self)}
 
 
 def list_questions(source: Source, languages: tuple[str, ...]) -> Questions:
-    """The questions of `source` in these languages (empty: all). Reads the whole source.
+    """Lists the questions of a source, which it reads as a whole.
 
-    Raises ExampleError when there is none.
+    Args:
+        source: the records.
+        languages: of the questions; empty for all.
+
+    Returns:
+        The questions.
+
+    Raises:
+        ExampleError: if there is none.
     """
     places = [(row, place) for row in range(len(source)) for place in range(len(asked(source[row], languages)))]
     if not places:
@@ -121,7 +149,10 @@ class _Targets:
 class QuestionBatches(_Targets):
     """Makes the training batch of a step: `answers` float32 (B, A) beside texts and regions; `id` is the record's row.
 
-    Every epoch covers the questions exactly once. A bad record is reported, or gives its place to the next question.
+    Every epoch covers the questions exactly once.
+
+    Attributes:
+        bad_records: `raise` reports a bad record, `replace` gives its place to the next question.
     """
 
     bad_records: Literal["raise", "replace"]

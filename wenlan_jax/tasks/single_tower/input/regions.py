@@ -35,14 +35,26 @@ class RegionError(WenlanError, ValueError):
 
 
 class Kept(NamedTuple):
-    """The regions of a record that are used: their boxes in units of its sides, and which of its regions they are."""
+    """The regions of a record that are used.
+
+    Attributes:
+        boxes: in units of the image's sides.
+        numbers: which of the record's regions they are.
+    """
 
     boxes: Boxes
     numbers: Int64[np.ndarray, " regions"]
 
 
 def grid_boxes(cells: int) -> Boxes:
-    """`cells` by `cells` equal boxes, x outside and y inside, then the whole picture, in BriVL's order; without jax."""
+    """Makes the boxes of a grid in BriVL's order, x outside and y inside, then the whole image; without jax.
+
+    Args:
+        cells: per side.
+
+    Returns:
+        cells * cells + 1 boxes (x1, y1, x2, y2) in units of the image's sides.
+    """
     low, high = np.arange(cells) / cells, (np.arange(cells) + 1) / cells
     boxes = [(low[x], low[y], high[x], high[y]) for x in range(cells) for y in range(cells)]
     return np.array([*boxes, WHOLE_PICTURE], np.float32)
@@ -52,15 +64,22 @@ def grid_boxes(cells: int) -> Boxes:
 class Regions:
     """How the regions of a record become arrays.
 
-    features: `stored` takes what a detector left in the record; `pixels` shrinks what is in the box to `crop` by `crop`
-        pixels, RGB from -1 to 1; `map` leaves it to the accelerator and gives it the picture.
-    boxes: the first `limit` with an area of those in the record, which are best first, or a `grid` of grid * grid cells
-        and the whole picture.
-    width: numbers of a feature. classes: columns of `region_classes`, 0 where there are none.
-    labels: names of the classes but the background, for records with labels instead of distributions; a region without
-        a label is background.
-    pictures: how a picture becomes an array where features are a `map`, else None.
-    Raises RegionError for options that do not fit together.
+    Attributes:
+        features: `stored` takes what a detector left in the record; `pixels` shrinks what is in the box to `crop` by
+            `crop` pixels, RGB from -1 to 1; `map` leaves it to the accelerator and gives it the image.
+        boxes: `stored` takes the first `limit` with an area of those in the record, which are best first; `grid` takes
+            grid * grid cells and the whole image.
+        grid: cells per side.
+        limit: regions of an image at most, where they are stored.
+        width: numbers of a feature.
+        crop: side of the pixels of a region.
+        classes: columns of `region_classes`, 0 where there are none.
+        labels: names of the classes but the background, for records with labels instead of distributions; a region
+            without a label is background.
+        pictures: how an image becomes an array where features are a `map`, else None.
+
+    Raises:
+        RegionError: for options that do not fit together.
     """
 
     features: Literal["stored", "pixels", "map"]
@@ -85,21 +104,37 @@ class Regions:
 
     @property
     def largest(self) -> int:
-        """Regions of a picture at most."""
+        """Regions of an image at most."""
         return self.grid**2 + 1 if self.boxes == "grid" else self.limit
 
     def count(self, record: records.Record) -> int:
-        """Regions of `record`; 0 for one that cannot be used."""
+        """Counts the regions of a record; 0 for one that cannot be used."""
         lacking = self.features == "stored" and record.region_features is None
         return 0 if lacking else len(self._kept(record, self.largest).boxes)
 
     def require_classes(self) -> None:
-        """Raises RegionError where no record can have `region_classes`."""
+        """Checks that records can have `region_classes`.
+
+        Raises:
+            RegionError: if none can.
+        """
         if not self.classes or self.boxes == "grid":
             raise RegionError("regions: objective 'mrc' needs `classes` and stored boxes; leave it out otherwise")
 
     def empty(self, rows: int, length: int, with_classes: bool) -> loader.Batch:
-        """The fields of a batch for `rows` records of at most `length` regions, all padding so far."""
+        """Makes the fields of a batch, all padding so far.
+
+        Args:
+            rows: the number of records.
+            length: regions of each at most.
+            with_classes: whether `region_classes` are needed.
+
+        Returns:
+            The arrays; the module says their shapes and dtypes.
+
+        Raises:
+            RegionError: if classes are needed and no record can have them.
+        """
         batch: loader.Batch = {
             "region_boxes": np.zeros((rows, length, 4), np.float32),
             "region_mask": np.zeros((rows, length), bool),
@@ -115,10 +150,17 @@ class Regions:
         return batch
 
     def write(self, source: Source, row: int, record: records.Record, batch: loader.Batch, place: int) -> None:
-        """Puts the regions of `record`, which is in `row` of `source`, at `place` of a batch made by `empty`.
+        """Writes the regions of a record into a batch. Regions beyond the batch's length are left out.
 
-        Regions beyond the batch's length are left out. Raises BadRecord when the record lacks what is needed, or its
-        picture is damaged.
+        Args:
+            source: the source of the record, for messages and to read the image.
+            row: of the record in the source.
+            record: the record.
+            batch: made by `empty`; changed in place.
+            place: the row of the batch to write.
+
+        Raises:
+            BadRecord: if the record lacks what is needed, or its image is damaged.
         """
         kept = self._kept(record, batch["region_mask"].shape[1])
         try:
@@ -185,9 +227,15 @@ class Regions:
 def crops(
     picture: np.ndarray, boxes: Float[np.ndarray, "regions 4"], side: int
 ) -> Float16[np.ndarray, "regions width"]:
-    """What is in each box, its edges rounded outwards to whole pixels, averaged to `side` by `side`; RGB, -1 to 1.
+    """Averages what is in each box to a square of pixels; the edges of boxes are rounded outwards to whole pixels.
 
-    picture: uint8 (height, width, 3). The result has 3 * side * side numbers a row: rows of the crop, columns, colours.
+    Args:
+        picture: uint8 (height, width, 3).
+        boxes: (x1, y1, x2, y2) in units of the image's sides.
+        side: of the square.
+
+    Returns:
+        3 * side * side numbers from -1 to 1 for each box: rows of the square, columns, RGB.
     """
     height, width = picture.shape[:2]
     scaled = boxes.astype(np.float64) * (width, height, width, height)

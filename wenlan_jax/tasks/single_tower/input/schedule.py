@@ -35,7 +35,13 @@ class ScheduleError(WenlanError, ValueError):
 
 
 class ScheduledPart(NamedTuple):
-    """A part of the training data with the lengths of its records, and the objectives that it may train; () is all."""
+    """A part of the training data.
+
+    Attributes:
+        part: its source and its rule for texts.
+        lengths: of its records.
+        objectives: those it may train; empty for all.
+    """
 
     part: Part
     lengths: Lengths
@@ -44,7 +50,14 @@ class ScheduledPart(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a step trains: the objective, on which part, in which language, padded to which shape."""
+    """What a step trains.
+
+    Attributes:
+        part: the number of the part of the data.
+        objective: such as `itm`.
+        language: of the texts.
+        shape: what texts and regions are padded to.
+    """
 
     part: int
     objective: str
@@ -64,9 +77,22 @@ class Schedule:
     in it. A language's share goes by the number of its texts to the power of `language_alpha`. Within a block the order
     is random. Every epoch of a cell covers its rows exactly once, in an order of its own.
 
-    objectives: their weights. A part trains those it names, or all of them.
-    text_buckets, region_buckets: ascending sizes; see `buckets.divide`.
-    Raises ScheduleError for data that cannot be trained on so, and MixtureError as `Mixture` does.
+    Args:
+        parts: the parts of the training data.
+        objectives: the weight of each objective. A part trains those it names, or all of them.
+        batch_size: of the global batch.
+        text_buckets: numbers of tokens, ascending; see `buckets.divide`.
+        region_buckets: numbers of regions, ascending.
+        language_alpha: see above; 1 for shares by the number of texts, 0 for equal shares.
+        seed: of the order.
+
+    Attributes:
+        cells: all that steps train.
+        parts: the parts of the mixture.
+
+    Raises:
+        ScheduleError: for data that cannot be trained on so.
+        MixtureError: as `Mixture` does.
     """
 
     def __init__(
@@ -106,11 +132,19 @@ class Schedule:
         return self._pairs.name
 
     def cell(self, step: int) -> Cell:
-        """What step `step` trains."""
+        """Says what a step trains."""
         return self.cells[self._use(step)[0]]
 
     def rows(self, step: int, share: Sequence[int]) -> list[Row]:
-        """The rows at the places `share` of the global batch `step`."""
+        """Says which rows a step trains.
+
+        Args:
+            step: the step.
+            share: places of the global batch.
+
+        Returns:
+            The rows at those places.
+        """
         number, use = self._use(step)
         cell, places = self.cells[number], np.asarray(share, np.int64)
         rows = cell.rows[self._orders[number].at(use * self.batch_size + places)]
@@ -118,22 +152,36 @@ class Schedule:
         return [Row(cell.part, *row) for row in zip(rows.tolist(), positions.tolist(), strict=True)]
 
     def texts(self, cell: Cell) -> TextChoice:
-        """The rule for the texts of a cell: that of its part, in its language alone."""
+        """Returns the rule for the texts of a cell: that of its part, in its language alone."""
         return in_language(self.parts[cell.part].texts, cell.language)
 
     def require(self, cell: Cell) -> None:
-        """Raises ScheduleError for a cell whose objective its part must not train."""
+        """Checks that the part of a cell may train its objective.
+
+        Args:
+            cell: the cell.
+
+        Raises:
+            ScheduleError: if it must not.
+        """
         allowed = self._objectives[cell.part]
         if cell.objective not in allowed:
             name = self._pairs.names[cell.part]
             raise ScheduleError(f"{name}: its objectives are {', '.join(allowed)}, and {cell.objective!r} is none")
 
     def id(self, part: int, row: int) -> int:
-        """A number for the record in `row` of `part`; parts that read the same source agree on it."""
+        """Numbers the record in `row` of `part`; parts that read the same source agree on it."""
         return self._pairs.id(part, row)
 
     def progress(self, pairs: int) -> dict[str, float]:
-        """Of the first `pairs` pairs: how many were of each part, objective and language, and epochs of the parts."""
+        """Says how far training has come.
+
+        Args:
+            pairs: how many pairs were trained.
+
+        Returns:
+            How many of them were of each part, objective and language (`<name>/pairs`), and `<part>/epochs`.
+        """
         names = self._pairs.names
         found: Counter[str] = Counter({f"{name}/pairs": 0 for name in names})
         for cell, steps in zip(self.cells, self._counts(pairs // self.batch_size), strict=True):
@@ -185,7 +233,15 @@ class Schedule:
 
 
 def in_language(choice: TextChoice, language: str) -> TextChoice:
-    """The rule `choice` for texts in one language alone."""
+    """Narrows a rule for texts to one language.
+
+    Args:
+        choice: the rule.
+        language: the language.
+
+    Returns:
+        The narrowed rule.
+    """
     return dataclasses.replace(choice, wanted=dataclasses.replace(choice.wanted, languages=(language,)))
 
 
