@@ -23,7 +23,7 @@ from wenlan_jax.parallel.console import say
 from wenlan_jax.util.errors import WenlanError
 
 Judged = Mapping[str, Mapping[str, int]]
-"""Of each text, see `links.words`: the grade of each picture that was judged for it, by the id of its record."""
+"""Of each text, see `true_pairs.words`: the grade of each picture that was judged for it, by the id of its record."""
 
 Numbered = Mapping[int, Mapping[int, int]]
 """The same by the numbers of texts and the rows of pictures in a split."""

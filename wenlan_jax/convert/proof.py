@@ -13,7 +13,7 @@ from wenlan_jax.convert import parity
 from wenlan_jax.tasks import experiment
 
 ReadTower = Callable[[str], dict[str, Any]]
-"""Reads the variables of a tower by its name, see `exporting.Model.tower`."""
+"""Reads the variables of a tower by its name, see `model.Model.tower`."""
 
 
 class Findings(NamedTuple):

@@ -12,7 +12,7 @@ from wenlan_jax.core.state import Momentum, Params, TrainState
 from wenlan_jax.models.arrays import Array, Tree
 
 Batch = dict[str, Array]
-"""Arrays by name, one row a pair; `data/loader.py` lists the names."""
+"""Arrays by name, one row a pair; `TaskSpec.batch_spec` declares them."""
 
 Rows = dict[str, Array]
 """What the losses need to know of every pair of the batch: keys and ids, one row a pair."""
