@@ -230,7 +230,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Evaluate retrieval of a checkpoint on the splits of its own configuration, or on other data: fields of the\n"
+        "Run the evaluations of a checkpoint's task on the splits of its configuration, or on other data: fields of the\n"
         "sections data, eval and mesh may be set, e.g. --config.eval.final_splits=\"('validation',)\".\n"
         "Prints a table and writes result.json and gallery.html into --out."
     )

@@ -142,7 +142,7 @@ def _encoder(state: weights.State, prefix: str, description: Mapping[str, Any]) 
 
 
 def _bert(state: weights.State, prefix: str, description: Mapping[str, Any]) -> Fields:
-    """The fields of `schema.Bert`."""
+    """The fields of `two_tower.schema.Bert`."""
     known = {**bert.DEFAULTS, **(description or bert.implied_description(state, prefix))}
     found = _encoder(state, prefix, description)
     return {
@@ -195,7 +195,7 @@ def _brivl(state: weights.State) -> Fields:
 
 
 def _single(form: str, state: weights.State, description: Mapping[str, Any]) -> Fields:
-    """The fields of `schema.SingleTower`."""
+    """The fields of `single_tower.schema.SingleTower`."""
     beginnings = (f"{name}." for name in ("uniter", "roberta", "bert"))
     prefix = next((name for name in beginnings if any(key.startswith(name) for key in state)), "")
     of_roberta = form in ("uc2", "xlm_roberta")

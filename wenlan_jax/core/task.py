@@ -94,7 +94,7 @@ class Task(Protocol):
         ...
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
-        """Fills in the parameters of a run that starts from other weights (`warm_start`).
+        """Fills in the parameters of a run that starts from other weights (`init_from`).
 
         Args:
             params: the parameters of the run.

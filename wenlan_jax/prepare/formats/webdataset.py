@@ -3,7 +3,7 @@
 Layout: a sample is all members with one key, the name up to its last dot. The image is any of the usual suffixes. The
 caption is `KEY.txt`, or else the caption field of `KEY.json`; the JSON also tells what other fields are asked for
 (`--text-field`). `KEY.title.txt` is a text of kind `title`, `KEY.zh.txt` one in Chinese: a suffix has two parts where
-the first is a language or a known kind (`readers.KINDS`, and those of `--text-field`).
+the first is a language or a known kind (`raw_items.KINDS`, and those of `--text-field`).
 
 Traps: truncated and damaged archives (each loss is one fault that names the byte); downloads that failed leave JSON
 with a `status` and no image; width and height in the JSON are those before img2dataset resized, so they are not used;
