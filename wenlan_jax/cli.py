@@ -230,8 +230,8 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run the evaluations of a checkpoint's task on the splits of its configuration, or on other data: fields of the\n"
-        "sections data, eval and mesh may be set, e.g. --config.eval.final_splits=\"('validation',)\".\n"
+        "Run the evaluations of a checkpoint's task on the splits of its configuration, or on other data: fields of\n"
+        "the sections data, eval and mesh may be set, e.g. --config.eval.final_splits=\"('validation',)\".\n"
         "Prints a table and writes result.json and gallery.html into --out."
     )
     parser.epilog = "example:\n  wenlan eval --workdir=runs/quickstart --config.eval.languages=\"('zh',)\""

@@ -28,7 +28,7 @@ class Layout:
         prefix: of its encoder's keys.
         position_offset: where positions start.
         padding: the padding id.
-        text_eps: of the LayerNorms of the text side, which its code has as a constant; see `single_tower.schema.SingleTower`.
+        text_eps: of the LayerNorms of the text side, which its code has as a constant; `single.text_eps`.
         eps: of the other LayerNorms.
     """
 
