@@ -290,11 +290,11 @@ def test_models_in_each_others_place_are_named(root: Path, pair: tuple[Path, Pat
         rerank_job.run(_request(root, (two, two), "refused"))
 
 
-def test_a_model_without_a_tokenizer_is_named(root: Path, pair: tuple[Path, Path]) -> None:
+def test_a_model_without_its_tokenizer_is_named(root: Path, pair: tuple[Path, Path]) -> None:
     bare = root / "bare"
     shutil.copytree(pair[1], bare)
     (bare / "tokenizer.model").unlink()
-    with pytest.raises(CheckpointError, match=r"--single: .*bare was imported without a tokenizer"):
+    with pytest.raises(CheckpointError, match=r"bare: the file of the tokenizer .* is gone"):
         rerank_job.run(_request(root, (pair[0], bare), "refused"))
 
 
