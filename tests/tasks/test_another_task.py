@@ -6,6 +6,7 @@ The task learns how many tokens a caption has from the mean colour of its image,
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -218,6 +219,8 @@ def test_it_trains_and_resumes_to_the_same_bits(place: Path) -> None:
 
     message = wenlan(place, "embed", "--workdir=whole", "--out=vectors", fails=True)
     assert "is a linear map of task 'lengths', and two towers are needed" in message, message
+    if importlib.util.find_spec("torch") is None:
+        return  # which an export asks for before it looks at the model
     message = wenlan(place, "export", "--workdir=whole", "--format=torch", "--out=exported", fails=True)
     assert "--format=torch is for two towers, and this is a linear map of task 'lengths'" in message, message
 

@@ -56,11 +56,11 @@ PARTS = {TWO_TOWERS: measure.parts, SINGLE_TOWER: single.parts}
 
 def _torch_side(config: experiment.Config) -> TorchSide:
     """The other side of a comparison. Raises TorchError where there is none for the task or the configuration."""
-    torch_side.require()
     if config.task not in TORCH:
         raise TorchError(
             f"--against=torch: there is a PyTorch reference for task {' and '.join(TORCH)}, not {config.task}"
         )
+    torch_side.require()
     TORCH[config.task].check(config)
     return TORCH[config.task]
 
