@@ -255,7 +255,8 @@ def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
 def describe() -> str:
     """Writes the reference of all fields: what the tags mean, then name, default and meaning of each field."""
     tags = "\n".join(f"  [{tag}]".ljust(8) + meaning for tag, meaning in sections.SOURCES.items())
-    return f"Where values come from:\n{tags}\n\nFields:\n{FORM.describe()}"
+    tasks = "\n".join(f"  {name:8}{registry.named(name).meaning}" for name in registry.names())
+    return f"Where values come from:\n{tags}\n\nTasks:\n{tasks}\n\nFields:\n{FORM.describe()}"
 
 
 def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
