@@ -22,7 +22,7 @@ What to look at: $workdir/gallery.html and curves.png. What to type next:
 
   cd $(printf %q "$repository") && source $(printf %q "$VENV/bin/activate")
   wenlan report $(printf %q "$workdir")               # the run as one page
-  wenlan pack FOLDER --out data/mine --language zh --split validation=0.01,test=0.01    # your own pictures and captions
+  wenlan pack FOLDER --out data/mine --language zh --split validation=0.01,test=0.01    # your own images and captions
   wenlan train --config=configs/quickstart.py --workdir=runs/mine --config.data.source=data/mine  # small towers, on a CPU
   wenlan eval --workdir=runs/mine                     # recall on the split kept apart, and a gallery of it
 

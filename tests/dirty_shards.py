@@ -1,4 +1,4 @@
-"""Dirty WebDataset shards of drawn pictures, planted so that what must come of each is known."""
+"""Dirty WebDataset shards of drawn images, planted so that what must come of each is known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WORDS = (
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """A picture, its caption in Chinese, and whether it is to evaluate with."""
+    """An image, its caption in Chinese, and whether it is to evaluate with."""
 
     pixels: np.ndarray
     caption: str
@@ -70,7 +70,7 @@ class Planted:
 
 
 def _pairs() -> Iterator[_Pair]:
-    """Without end, no two alike in picture or caption by measures that the package does not use."""
+    """Without end, no two alike in image or caption by measures that the package does not use."""
     rng, words = np.random.default_rng(0), _WORDS.split()
     thumbs: list[np.ndarray] = []
     said: list[set[str]] = []
@@ -113,18 +113,18 @@ def _bomb() -> bytes:
 
 
 def _sample(of: _Pair, text: str | None = None, encoding: str = "utf-8", **changes: Any) -> Sample:
-    """A sample with the picture of `of` and its caption, or another text."""
+    """A sample with the image of `of` and its caption, or another text."""
     said = of.caption if text is None else text
     return Sample(**{"image": _jpeg(of.pixels), "text": said.encode(encoding), **changes})
 
 
 def plant() -> Planted:
-    """All samples, in six shards: four of everything mixed, one of repeated pictures, one that is cut off."""
+    """All samples, in six shards: four of everything mixed, one of repeated images, one that is cut off."""
     pool = list(itertools.islice(_pairs(), 300))
     test = [one for one in pool if one.test][:TEST]
     fresh = iter([one for one in pool if not one.test])
     clean = list(itertools.islice(fresh, CLEAN))
-    kept, again = _repeated_pictures(clean[:-LAST], test, fresh)
+    kept, again = _repeated_images(clean[:-LAST], test, fresh)
     kept += [_sample(one, stays=(one.caption,), split="test") for one in test]
     mixed = kept + _bad_samples(fresh) + _bad_texts(fresh, test)
     order = np.random.default_rng(1).permutation(len(mixed))
@@ -138,21 +138,21 @@ def plant() -> Planted:
             caption_too_long=1, damaged_shard=1,
         ),
         records_dropped=Counter(
-            equal_picture=4, near_picture=4, leakage_picture=3, small_picture=2, no_text_left=4 + 2 + 8 + 2
+            equal_image=4, near_image=4, leakage_image=3, small_image=2, no_text_left=4 + 2 + 8 + 2
         ),
         texts_dropped=Counter(
             {
-                "record: near_picture": 4, "record: leakage_picture": 3, "record: small_picture": 2,
+                "record: near_image": 4, "record: leakage_image": 3, "record: small_image": 2,
                 "advertising_text": 4, "empty_text": 2, "repeated_text": 8, "leakage_text": 2,
             }
         ),
     )  # fmt: skip
 
 
-def _repeated_pictures(
+def _repeated_images(
     clean: Sequence[_Pair], test: Sequence[_Pair], fresh: Iterator[_Pair]
 ) -> tuple[list[Sample], list[Sample]]:
-    """Samples of `clean`, and samples with the pictures of some of them, or of `test`, under texts of their own."""
+    """Samples of `clean`, and samples with the images of some of them, or of `test`, under texts of their own."""
     kept, again = [], []
     for number, one in enumerate(clean):
         said = next(fresh).caption if number < 8 else ""
@@ -165,7 +165,7 @@ def _repeated_pictures(
 
 
 def _bad_samples(fresh: Iterator[_Pair]) -> list[Sample]:
-    """Samples that no pack takes, and pictures that are too small."""
+    """Samples that no pack takes, and images that are too small."""
     cut = [_jpeg(next(fresh).pixels)[:-400] for _ in range(3)]
     return [
         *(_sample(one, encoding="gb18030") for one in itertools.islice(fresh, 4)),

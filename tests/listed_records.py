@@ -14,5 +14,5 @@ class Listed(list[records.Record]):
 
 
 def with_ids(ids: Iterable[str]) -> Listed:
-    """Records without a picture in their bytes."""
+    """Records without an image in their bytes."""
     return Listed(records.Record(name, b"", 1, 1) for name in ids)

@@ -17,7 +17,7 @@ from wenlan_jax.evaluation import gallery, query_ranks, retrieval
 from wenlan_jax.monitoring import time_ledger
 from wenlan_jax.tasks import experiment
 
-STEPS, PICTURES = 6, 400
+STEPS, IMAGES = 6, 400
 BEGAN = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 
 
@@ -64,16 +64,16 @@ class Page(HTMLParser):
 
 
 def ranks_of(seed: int, languages: Sequence[str] = ("zh", "en")) -> query_ranks.Ranks:
-    """Ranks of one text for each picture, about half of them the best."""
+    """Ranks of one text for each image, about half of them the best."""
     rng = np.random.default_rng(seed)
-    both = [np.where(rng.random(PICTURES) < 0.5, 1, rng.integers(2, 30, PICTURES)) for _ in range(2)]
-    said = [languages[number % len(languages)] for number in range(PICTURES)]
-    return query_ranks.of_queries(both[0], both[1], np.arange(PICTURES), said, [f"text {i}" for i in range(PICTURES)])
+    both = [np.where(rng.random(IMAGES) < 0.5, 1, rng.integers(2, 30, IMAGES)) for _ in range(2)]
+    said = [languages[number % len(languages)] for number in range(IMAGES)]
+    return query_ranks.of_queries(both[0], both[1], np.arange(IMAGES), said, [f"text {i}" for i in range(IMAGES)])
 
 
 def figures_of(of: query_ranks.Ranks, split: str = "test") -> dict[str, float]:
     """What an evaluation with these ranks tells."""
-    found = retrieval.of_ranks(of.image_to_text, of.text_to_image, of.picture)
+    found = retrieval.of_ranks(of.image_to_text, of.text_to_image, of.image)
     for language in sorted(set(of.language.tolist())):
         hits = of.text_to_image[of.language == language] <= 1
         found[f"{language}/text_to_image/recall_at_1"] = float(hits.mean())

@@ -61,7 +61,7 @@ def test_equal_to_the_command(model: api.Model, workdir: Path, source: sources.S
     assert cli.main(["embed", f"--workdir={workdir}", f"--out={tmp_path}", "--splits", SPLIT]) == 0
     images = model.encode_images([source[row].image for row in range(len(source))])
     texts = model.encode_texts([text.text for row in range(len(source)) for text in source[row].texts])
-    np.testing.assert_allclose(images, np.load(tmp_path / f"{SPLIT}.pictures.npy"), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(images, np.load(tmp_path / f"{SPLIT}.images.npy"), rtol=0, atol=2e-6)
     np.testing.assert_allclose(texts, np.load(tmp_path / f"{SPLIT}.texts.npy"), rtol=0, atol=2e-6)
     assert images.dtype == texts.dtype == np.float32 and images.shape[1] == model.dim
     scores = model.similarity(texts[:3], images)

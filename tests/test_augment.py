@@ -21,7 +21,7 @@ _jitter = jax.jit(augment.jitter_and_grayscale, static_argnums=(2, 3, 4))
 
 
 def _images(batch: int = 4, side: int = 6) -> np.ndarray:
-    """Pictures in [0, 1], the same in every test."""
+    """Images in [0, 1], the same in every test."""
     return np.random.default_rng(0).random((batch, side, side, 3), dtype=np.float32)
 
 
@@ -43,7 +43,7 @@ def test_brightness() -> None:
     assert np.allclose(augment.adjust_brightness(jnp.asarray(_images()), factors), expected, atol=1e-6)
 
 
-def test_contrast_is_about_the_mean_grey_of_each_picture() -> None:
+def test_contrast_is_about_the_mean_grey_of_each_image() -> None:
     factors = jnp.array([0.0, 0.6, 1.0, 1.4])
     found = np.asarray(augment.adjust_contrast(jnp.asarray(_images()), factors))
     for image, factor, changed in zip(_images(), factors, found, strict=True):
@@ -94,7 +94,7 @@ def test_neutral_factors_change_nothing() -> None:
     assert np.allclose(augment.adjust_hue(jnp.asarray(_images()), zero), _images(), atol=1e-6)
 
 
-def test_results_stay_in_range_and_differ_between_pictures() -> None:
+def test_results_stay_in_range_and_differ_between_images() -> None:
     same = np.repeat(_images(1), 16, axis=0)
     found = np.asarray(_jitter(same, jax.random.key(0), STRENGTHS, 1.0, 0.0))
     assert found.dtype == np.float32
@@ -103,7 +103,7 @@ def test_results_stay_in_range_and_differ_between_pictures() -> None:
     assert len(np.unique(found.reshape(16, -1).round(5), axis=0)) == 16
 
 
-def test_a_picture_depends_on_its_index_and_not_on_its_neighbours() -> None:
+def test_a_image_depends_on_its_index_and_not_on_its_neighbours() -> None:
     images, key = _images(8), jax.random.key(1)
     whole = _jitter(images, key, STRENGTHS, 0.8, 0.2)
     half = _jitter(images[:4], key, STRENGTHS, 0.8, 0.2)
@@ -193,16 +193,16 @@ def test_the_order_of_the_adjustments_varies_with_the_key() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 16), (7, 3), (16, 16), (15, 11)])
-def test_pictures_grow_as_where_they_are_decoded(height: int, width: int) -> None:
-    """Bilinear with half-pixel centres, to the next whole number; what is beside the picture does not count."""
+def test_images_grow_as_where_they_are_decoded(height: int, width: int) -> None:
+    """Bilinear with half-pixel centres, to the next whole number; what is beside the image does not count."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    picture = np.ascontiguousarray(image[:height, :width])
+    part = np.ascontiguousarray(image[:height, :width])
     grown = np.asarray(augment.enlarged(jnp.asarray(image[None]), jnp.asarray([[height, width]])))[0]
-    exact = cv2.resize(picture.astype(np.float64), (16, 16), interpolation=cv2.INTER_LINEAR)
+    exact = cv2.resize(part.astype(np.float64), (16, 16), interpolation=cv2.INTER_LINEAR)
     assert np.abs(grown - exact).max() <= 0.5 + 1e-3
     assert np.array_equal(grown, np.round(grown))
-    assert np.abs(grown - images.resize(picture, 16, antialias=True)).max() <= 1
+    assert np.abs(grown - images.resize(part, 16, antialias=True)).max() <= 1
     whole = augment.whole({"image": jnp.asarray(image[None])})
     assert whole.dtype == jnp.uint8
     assert np.array_equal(np.asarray(whole)[0], image)

@@ -204,7 +204,7 @@ def recalls(workdir: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(place: Place) -> None:
-    """The same batches, losses to rounding, and the same recall: 16 pictures do not tie."""
+    """The same batches, losses to rounding, and the same recall: 16 images do not tie."""
     one, two = one_process(place), two_processes(place)
     assert len(losses(one)) == STEPS
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6, atol=1e-6)

@@ -79,8 +79,8 @@ def test_its_files_for_cleaning_are_read(tmp_path: Path) -> None:
         "from wenlan_jax.data.clean import options\n\n\n"
         "def get_config():\n"
         "    c = options.default()\n"
-        "    c.picture.min_side = 77\n"
+        "    c.image.min_side = 77\n"
         "    return c\n"
     )
-    assert options.load(file, []).picture.min_side == 77
+    assert options.load(file, []).image.min_side == 77
     assert cli.main(["clean", "nowhere", f"--config={file}", f"--out={tmp_path / 'out'}"]) == 1

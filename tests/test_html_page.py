@@ -12,8 +12,8 @@ from wenlan_jax.util import html_page
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 QUERIES = [
-    gallery.TextQuery('红色 <圆> & "a"', "zh", [gallery.PictureHit(PNG, 0.5, True)], 1),
-    gallery.PictureQuery(PNG, [gallery.TextHit("a <b>circle</b>", "en", 0.25, False)], None, "BriVL"),
+    gallery.TextQuery('红色 <圆> & "a"', "zh", [gallery.ImageHit(PNG, 0.5, True)], 1),
+    gallery.ImageQuery(PNG, [gallery.TextHit("a <b>circle</b>", "en", 0.25, False)], None, "BriVL"),
 ]
 
 

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("WENLAN_KILLS", "2"))
 THRESHOLDS = Path(__file__).resolve().parents[1] / "configs" / "clean" / "web_zh.py"
-UNITS, PICTURES = 5, 40
-"""Files that are packed, and the pictures of each."""
+UNITS, IMAGES = 5, 40
+"""Files that are packed, and the images of each."""
 
 MEASURED = ("seconds", "goodput", "_gib", "per_second", "data_wait_share", "mfu")
 """Parts of names of figures that a clock or the system gives."""
@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for unit in range(UNITS):
         lines = ["image,caption,id"]
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             name = f"{unit}-{number}.png"
             cv2.imwrite(str(folder / name), rng.integers(0, 256, (80, 80, 3), np.uint8))
             lines.append(f"{name},第{unit}张图{number}里有一只猫和两只狗,{unit}-{number}")
@@ -139,7 +139,7 @@ COMMANDS = {
     "clean": Command(
         lambda place, out: [
             "clean", str(made("pack", place)), f"--out={out}", "--workers=2", f"--config={THRESHOLDS}",
-            "--config.repeats.max_template_pictures=0", "--config.duplicates.texts=off",
+            "--config.repeats.max_template_images=0", "--config.duplicates.texts=off",
         ],
         _files,
     ),

@@ -35,7 +35,7 @@ FIELDS = (
 @pytest.mark.slow
 @pytest.mark.real_configuration
 def test_the_released_configuration_trains(tmp_path: Path) -> None:
-    """271 million parameters, small pictures and batches: what a version of JAX changes about loops shows here."""
+    """271 million parameters, small images and batches: what a version of JAX changes about loops shows here."""
     fields = [f"--config.{field}" for field in (*FIELDS, f"data.dir={tmp_path / 'data'}")]
     command = [sys.executable, "-m", "wenlan_jax.cli", "train", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(

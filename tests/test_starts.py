@@ -356,7 +356,7 @@ def test_embeddings_of_something_else_are_not_kept(
     command = ["embed", f"--workdir={workdir}", f"--out={out}", "--splits", "test"]
     assert cli.main(command) == 0
     first = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert np.load(out / "test.pictures.npy").shape == (16, 16)
+    assert np.load(out / "test.images.npy").shape == (16, 16)
     np.testing.assert_allclose(np.linalg.norm(np.load(out / "test.texts.npy"), axis=1), 1, atol=1e-5)
     assert cli.main(command) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first

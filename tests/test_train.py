@@ -225,15 +225,15 @@ def test_embeddings_are_written_for_every_text_and_can_be_scored(place: Place) -
     done = place.call(*embed)
     assert done.returncode == 0, done.stderr
     source = sources.open_source("wenlan_scenes/tiny", "test", data)
-    pictures, texts = (np.load(out / f"test.{name}.npy") for name in ("pictures", "texts"))
-    assert pictures.shape == (16, 16) and texts.shape == (sum(len(record.texts) for record in source), 16)
-    for rows in (pictures, texts):
+    images, texts = (np.load(out / f"test.{name}.npy") for name in ("images", "texts"))
+    assert images.shape == (16, 16) and texts.shape == (sum(len(record.texts) for record in source), 16)
+    for rows in (images, texts):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, rtol=1e-5)
     # Evaluation takes one text of each record, in turn: its figure follows from these arrays.
     trained = json.loads((workdir / "result.json").read_text())
     counts = np.array([len(record.texts) for record in source])
     queries = np.cumsum(counts) - counts + np.arange(16) % counts
-    found = np.argmax(texts[queries] @ pictures.T, axis=1) == np.arange(16)
+    found = np.argmax(texts[queries] @ images.T, axis=1) == np.arange(16)
     np.testing.assert_allclose(found.mean(), trained["retrieval/test/text_to_image/recall_at_1"])
     other = place.call(*embed, "--step=4")
     assert other.returncode == 1

@@ -15,7 +15,7 @@ from ml_collections import config_dict
 
 from wenlan_jax.applications import api_inputs
 from wenlan_jax.applications.api_inputs import Image, ModelError
-from wenlan_jax.data import images as pictures
+from wenlan_jax.data import images as image_files
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.parallel import mesh as meshes
@@ -216,13 +216,13 @@ class Model:
         self, images: Sequence[Image], boxes: Sequence[Float64[np.ndarray, "boxes 4"]], first: int
     ) -> Batch:
         """`preprocess` of images of which the first has the number `first`."""
-        how = shared_data.pictures(self.config)
+        how = shared_data.image_reader(self.config)
         batch = how.empty(len(images))
         for row, image in enumerate(images):
             what = f"image {first + row}"
             try:
                 how.write_image(api_inputs.content(image, what), boxes[row], batch, row)
-            except (OSError, pictures.CorruptImage) as error:
+            except (OSError, image_files.CorruptImage) as error:
                 raise ModelError(f"{what}: {error}") from error
         return batch
 

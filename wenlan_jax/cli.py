@@ -249,7 +249,7 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Write the embeddings of all pictures and texts of a data set, SPLIT.pictures.npy and SPLIT.texts.npy,\n"
+        "Write the embeddings of all images and texts of a data set, SPLIT.images.npy and SPLIT.texts.npy,\n"
         "float32 unit rows, for `wenlan score` or for your own search. Fields data.*, eval.* and mesh.* may be set."
     )
     parser.epilog = (
@@ -373,7 +373,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", action="store_true", help="instead: records a CPU-second of the data loader, beside decoding alone"
     )
     parser.add_argument(
-        "--data-records", type=whole(1), default=96, metavar="N", help="pictures made for --data (default: %(default)s)"
+        "--data-records", type=whole(1), default=96, metavar="N", help="images made for --data (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 

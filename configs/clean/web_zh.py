@@ -11,6 +11,6 @@ from wenlan_jax.prepare.clean import options
 def get_config() -> config_dict.ConfigDict:
     """The defaults, for a corpus in Chinese with some English."""
     c = options.default()
-    c.picture.min_side = 64
+    c.image.min_side = 64
     c.language.languages = ("zh", "en", "ja", "ko")
     return c

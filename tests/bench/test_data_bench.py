@@ -1,4 +1,4 @@
-"""`wenlan bench --data`: its pictures, its sides, and that the figures are those of processes and their children."""
+"""`wenlan bench --data`: its images, its sides, and that the figures are those of processes and their children."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wenlan_jax.bench import data, data_pictures, data_sides, torch_loader
+from wenlan_jax.bench import data, data_images, data_sides, torch_loader
 from wenlan_jax.data import images, sources, text
 from wenlan_jax.tasks import experiment
 
@@ -22,12 +22,12 @@ from wenlan_jax.tasks import experiment
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> data_sides.Job:
     folder = tmp_path_factory.mktemp("bench")
-    data_pictures.write(folder / "small", 6, 60, 48, 0)
-    data_pictures.write_vocabulary(folder / "vocab.txt")
+    data_images.write(folder / "small", 6, 60, 48, 0)
+    data_images.write_vocabulary(folder / "vocab.txt")
     return data_sides.Job("ours", folder / "small", folder / "vocab.txt", 32, 4, 0, 2, 16, True, "fast", 0)
 
 
-def test_both_forms_hold_the_same_pictures_and_captions(job: data_sides.Job) -> None:
+def test_both_forms_hold_the_same_images_and_captions(job: data_sides.Job) -> None:
     source = sources.open_source(str(job.folder / "records"), "train", job.folder)
     files = torch_loader.Files(job.folder / "files", 32, augment=False)
     assert len(source) == len(files) == 6
@@ -41,20 +41,20 @@ def test_the_other_loader_does_the_same_work(job: data_sides.Job) -> None:
     pytest.importorskip("torch")
     files = torch_loader.Files(job.folder / "files", 32, augment=False)
     words = text.load_tokenizer(job.vocabulary)
-    pictures, ids = torch_loader.collate([files[row] for row in range(6)], words, 16)
-    assert pictures.shape == (6, 3, 32, 32)
+    collated, ids = torch_loader.collate([files[row] for row in range(6)], words, 16)
+    assert collated.shape == (6, 3, 32, 32)
     for row in range(6):
         data = (job.folder / "files" / f"{row:06}.jpg").read_bytes()
         ours = images.resize(images.decode(data), 32, True)
-        assert np.abs(pictures[row].permute(1, 2, 0).numpy().astype(int) - ours).mean() < 4  # another filter
+        assert np.abs(collated[row].permute(1, 2, 0).numpy().astype(int) - ours).mean() < 4  # another filter
     assert np.array_equal(ids.numpy(), words.encode(files.captions, 16)[0])
     assert not (ids == 1).any()  # no unknown character
 
 
-def test_a_picture_costs_a_decoder_as_much_as_a_photograph() -> None:
+def test_a_image_costs_a_decoder_as_much_as_a_photograph() -> None:
     """Bits a pixel of photographs at this quality lie between 1.5 and 4."""
-    pixels = data_pictures.picture(468, 401, np.random.default_rng(0))
-    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, data_pictures.QUALITY])[1]
+    pixels = data_images.image(468, 401, np.random.default_rng(0))
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, data_images.QUALITY])[1]
     assert 1.5 < 8 * data.nbytes / (468 * 401) < 4
 
 
@@ -69,8 +69,8 @@ def test_hue_turns_as_a_circle() -> None:
 
 def test_usual_transforms_give_normalised_floats(job: data_sides.Job) -> None:
     pytest.importorskip("torch")
-    picture, _ = torch_loader.Files(job.folder / "files", 20, augment=True)[0]
-    assert (picture.dtype.is_floating_point, tuple(picture.shape)) == (True, (3, 20, 20))
+    image, _ = torch_loader.Files(job.folder / "files", 20, augment=True)[0]
+    assert (image.dtype.is_floating_point, tuple(image.shape)) == (True, (3, 20, 20))
     grey = torch_loader.normalise(np.full((1, 1, 3), 124, np.uint8))
     assert np.allclose(grey, (124 / 255 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], atol=1e-6)
 

@@ -88,14 +88,14 @@ def hugging_face_config(**changes: Any) -> EfficientNetConfig:
     return EfficientNetConfig(**{**options, **changes})
 
 
-def pictures() -> np.ndarray:
+def images() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype(np.float32)
 
 
 def assert_maps_equal(net: EfficientNet, result: Imported, theirs: torch.Tensor) -> None:
     tree = unflatten(result.leaves)["image"]
     variables = {collection: values["backbone"] for collection, values in tree.items()}
-    ours = jax.jit(lambda v, x: net.apply(v, x, False))(variables, pictures())
+    ours = jax.jit(lambda v, x: net.apply(v, x, False))(variables, images())
     expected = theirs.permute(0, 2, 3, 1).numpy()
     assert ours.shape == expected.shape == (2, SIDE // 8, SIDE // 8, HEAD)
     np.testing.assert_allclose(ours, expected, atol=2e-5 * np.abs(expected).max())
@@ -120,7 +120,7 @@ def test_timm_layout_gives_the_same_map_and_returns_unchanged():
     result = imported(state, net)
     assert {"classifier.weight", "classifier.bias", "bn1.num_batches_tracked"} <= set(result.ignored)
     with torch.no_grad():
-        assert_maps_equal(net, result, model(torch.tensor(pictures()).permute(0, 3, 1, 2)))
+        assert_maps_equal(net, result, model(torch.tensor(images()).permute(0, 3, 1, 2)))
     assert_returns(state, result, TIMM)
 
 
@@ -131,7 +131,7 @@ def test_hugging_face_model_gives_the_same_map_and_returns_unchanged():
     result = imported(state, net)
     with torch.no_grad():
         # The pooled output does not exist for maps smaller than `hidden_dim`'s window; the map itself does.
-        features = model.encoder(model.embeddings(torch.tensor(pictures()).permute(0, 3, 1, 2)))
+        features = model.encoder(model.embeddings(torch.tensor(images()).permute(0, 3, 1, 2)))
     assert_maps_equal(net, result, features.last_hidden_state)
     assert_returns(state, result, HUGGING_FACE)
 

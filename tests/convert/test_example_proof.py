@@ -1,4 +1,4 @@
-"""Exports from picture files and raw texts: the shipped example reads both as the training does, or is refused."""
+"""Exports from image files and raw texts: the shipped example reads both as the training does, or is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from vocabularies import tokenizer  # noqa: E402
 
-from wenlan_jax.convert import example, export_torch, exporting, picture_modules, sample, text_modules, torch_modules
+from wenlan_jax.convert import example, export_torch, exporting, image_modules, sample, text_modules, torch_modules
 from wenlan_jax.core import rngs
 from wenlan_jax.data import images
 from wenlan_jax.prepare import raw_images
@@ -65,7 +65,7 @@ def test_an_export_begins_with_files_and_raw_texts(model: Any, tmp_path: Path, k
     assert report["example"]["largest_level_difference"] <= 2.01
 
 
-CLEAR = "    clear = picture.mode.upper() in"
+CLEAR = "    clear = image.mode.upper() in"
 FAULTS = {
     "another_id": (
         "wenlan_text.py",
@@ -79,7 +79,7 @@ FAULTS = {
     "turned": (
         "wenlan_torch.py",
         CLEAR,
-        f"    picture = __import__('PIL.ImageOps').ImageOps.exif_transpose(picture)\n{CLEAR}",
+        f"    image = __import__('PIL.ImageOps').ImageOps.exif_transpose(image)\n{CLEAR}",
         "unlike the training: turned.jpg",
     ),
     "depth": ("wenlan_torch.py", "+ 128) // 257", "+ 128) // 300", "unlike the training: deep_grey.png"),
@@ -111,7 +111,7 @@ def test_an_example_that_disagrees_leaves_nothing_behind(model: Any, tmp_path: P
 
 
 def drawn(height: int, width: int) -> np.ndarray:
-    """A smooth picture with an edge."""
+    """A smooth image with an edge."""
     coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
     pixels[: height // 3, : width // 3] = (250, 20, 90)
@@ -147,8 +147,8 @@ def saved(folder: Path, height: int, width: int) -> list[Path]:
         "plain.bmp": (base, {}),
         "cmyk.tiff": (base.convert("CMYK"), {}),
     }
-    for name, (picture, options) in files.items():
-        picture.save(folder / name, **options)
+    for name, (image, options) in files.items():
+        image.save(folder / name, **options)
     return [folder / name for name in files]
 
 
@@ -160,12 +160,12 @@ def test_files_are_read_as_packed_and_trained(
     side = 24
     settings = {"size": {"height": side, "width": side}, "antialias": antialias, "averaging": averaging}
     for file in saved(tmp_path, *shape):
-        stored = raw_images.checked(file.read_bytes(), raw_images.PictureOptions(), Counter())
+        stored = raw_images.checked(file.read_bytes(), raw_images.ImageOptions(), Counter())
         ours = np.empty((side, side, 3), np.uint8)
         images.read_square(stored.data, antialias, averaging == "exact", ours)
         readers = {
             "torch": torch_modules.read_square(file, side, antialias, averaging).numpy(),
-            "onnx": picture_modules.Pictures(settings).square(file.read_bytes()),
+            "onnx": image_modules.Images(settings).square(file.read_bytes()),
         }
         for name, theirs in readers.items():
             apart = np.abs(theirs.astype(int) - ours.astype(int))
@@ -174,28 +174,28 @@ def test_files_are_read_as_packed_and_trained(
             assert apart.mean() <= (1.5 if file.name.startswith("cmyk") else 0.5), (file.name, name)
 
 
-def test_open_pictures_are_averaged_over_areas(tmp_path: Path) -> None:
+def test_open_images_are_averaged_over_areas(tmp_path: Path) -> None:
     for file in saved(tmp_path, 61, 45):
-        stored = raw_images.checked(file.read_bytes(), raw_images.PictureOptions(), Counter())
+        stored = raw_images.checked(file.read_bytes(), raw_images.ImageOptions(), Counter())
         ours = images.resize(images.decode(stored.data), 24, antialias=True)
-        with Image.open(file) as picture:
-            theirs = torch_modules.resize(torch_modules.pixels_of(picture), 24, True).numpy()
+        with Image.open(file) as image:
+            theirs = torch_modules.resize(torch_modules.pixels_of(image), 24, True).numpy()
         assert np.abs(theirs - ours.astype(int)).max() <= (6 if file.name.startswith("cmyk") else 2), file.name
 
 
 @pytest.mark.parametrize("mode", ["I", "F", "LAB", "HSV"])
 def test_modes_without_a_known_range_are_refused_by_name(mode: str) -> None:
     base = Image.fromarray(drawn(9, 9))
-    picture = base.convert("L").convert(mode) if mode in ("I", "F") else base.convert("RGB").convert(mode)
+    image = base.convert("L").convert(mode) if mode in ("I", "F") else base.convert("RGB").convert(mode)
     with pytest.raises(ValueError, match=f"mode '{mode}'"):
-        torch_modules.pixels_of(picture)
+        torch_modules.pixels_of(image)
 
 
-def test_grey_pictures_of_sixteen_bits_as_older_pillow_opens_them(tmp_path: Path) -> None:
+def test_grey_images_of_sixteen_bits_as_older_pillow_opens_them(tmp_path: Path) -> None:
     deep = np.array([[0, 128, 129, 65535]], np.int32)
-    picture = Image.fromarray(deep)
-    picture.format = "PNG"
-    assert torch_modules.pixels_of(picture)[0, :, 1].tolist() == [0, 0, 1, 255]
+    image = Image.fromarray(deep)
+    image.format = "PNG"
+    assert torch_modules.pixels_of(image)[0, :, 1].tolist() == [0, 0, 1, 255]
 
 
 NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless"}
@@ -236,7 +236,7 @@ def test_requirements_are_what_is_imported(model: Any, tmp_path: Path, kind: str
 def test_an_export_in_half_precision_has_an_example_that_runs(model: Any, tmp_path: Path) -> None:
     given = dataclasses.replace(model("lower"), dtype="float16")
     exporting.export(given, "torch", export_torch.write, tmp_path / "out", 1e-2)
-    Image.fromarray(drawn(40, 30)).save(tmp_path / "out" / "picture.jpg")
+    Image.fromarray(drawn(40, 30)).save(tmp_path / "out" / "image.jpg")
     command = [sys.executable, "example.py"]
     done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True, check=True)
     assert -1 <= float(done.stdout.split("similarity")[1]) <= 1

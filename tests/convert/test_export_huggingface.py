@@ -186,12 +186,12 @@ def test_pixels_are_those_of_training_up_to_one_level(
 ) -> None:
     _, processor = load(exported.folder, tmp_path / "link")
     config = exported.model.config
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    ours = images.resize(picture, config.data.image_size, config.data.antialias)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    ours = images.resize(image, config.data.image_size, config.data.antialias)
     expected = np.asarray(augment.normalise(jnp.asarray(ours)[None], config.augment.mean, config.augment.std))
     expected = expected.transpose(0, 3, 1, 2)
     levels = 255 * np.array(config.augment.std)[:, None, None]
-    for form in (Image.fromarray(picture), picture, torch.tensor(picture).permute(2, 0, 1)):
+    for form in (Image.fromarray(image), image, torch.tensor(image).permute(2, 0, 1)):
         got = processor(images=form)["pixel_values"].numpy()
         assert got.shape == expected.shape
         difference = np.abs(got - expected) * levels
@@ -200,7 +200,7 @@ def test_pixels_are_those_of_training_up_to_one_level(
         assert np.mean(difference > 0.5) < 0.2  # of noise, where every rounding matters
 
 
-def test_pictures_of_other_modes_and_types(exported: Exported, tmp_path: Path) -> None:
+def test_images_of_other_modes_and_types(exported: Exported, tmp_path: Path) -> None:
     _, processor = load(exported.folder, tmp_path / "link")
     grey = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
     same = processor(images=np.repeat(grey[..., None], 3, 2))["pixel_values"]
@@ -212,14 +212,14 @@ def test_pictures_of_other_modes_and_types(exported: Exported, tmp_path: Path) -
         processor()
 
 
-def test_pictures_and_texts_are_embedded_as_in_jax(exported: Exported, tmp_path: Path) -> None:
+def test_images_and_texts_are_embedded_as_in_jax(exported: Exported, tmp_path: Path) -> None:
     model, processor = load(exported.folder, tmp_path / "link")
     given, config = exported.model, exported.model.config
     batch = parity.fixed_batch(config, len(TEXTS))
     ids, mask = given.words.encode(TEXTS, config.data.text_length)
     batch = batch._replace(token_ids=ids, token_mask=mask)
     ours = parity.jax_embeddings(config, given.tower, batch)
-    inputs = dict(processor(images=[Image.fromarray(picture) for picture in batch.image], text=TEXTS))
+    inputs = dict(processor(images=[Image.fromarray(image) for image in batch.image], text=TEXTS))
     if batch.boxes is not None:
         inputs |= {"boxes": torch.tensor(batch.boxes), "box_mask": torch.tensor(batch.box_mask)}
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_the_example_of_the_card_runs(exported: Exported, tmp_path: Path) -> Non
     shown = card.split("```python\n")[1].split("```")[0]
     assert shown == (exported.folder / "example.py").read_text("utf-8")
     shutil.copytree(exported.folder, tmp_path / "wenlan")
-    Image.new("RGB", (40, 30), "red").save(tmp_path / "wenlan" / "picture.jpg")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "wenlan" / "image.jpg")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "example.py"]
     done = subprocess.run(command, cwd=tmp_path / "wenlan", env=environment, capture_output=True, text=True, check=True)
@@ -250,11 +250,11 @@ def test_saving_and_loading_keeps_everything(exported: Exported, tmp_path: Path)
     processor.save_pretrained(tmp_path / "saved")
     again, same = load(tmp_path / "saved", tmp_path / "second")
     batch = parity.fixed_batch(exported.model.config)
-    pictures = list(batch.image)
-    pixels = processor(images=pictures)["pixel_values"]
+    images = list(batch.image)
+    pixels = processor(images=images)["pixel_values"]
     for first, second in zip(embeddings(model, batch, pixels), embeddings(again, batch, pixels), strict=True):
         np.testing.assert_array_equal(first, second)
-    torch.testing.assert_close(same(images=pictures)["pixel_values"], pixels, rtol=0, atol=0)
+    torch.testing.assert_close(same(images=images)["pixel_values"], pixels, rtol=0, atol=0)
     assert same(text=TEXTS)["input_ids"].tolist() == processor(text=TEXTS)["input_ids"].tolist()
 
 

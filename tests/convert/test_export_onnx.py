@@ -140,7 +140,7 @@ def test_texts_have_the_length_of_the_training_where_padding_matters(exported: C
 
 
 @pytest.mark.slow
-def test_pictures_have_any_number_of_boxes(exported: Callable[[str], Exported]):
+def test_images_have_any_number_of_boxes(exported: Callable[[str], Exported]):
     model, folder, _ = exported("boxes")
     graph = export_onnx.graphs(model.config)[0]
     feeds = export_onnx.feeds_of(parity.fixed_batch(model.config, 2), graph, model.config)
@@ -155,13 +155,13 @@ def test_the_example_prints_the_similarity_of_the_jax_towers(exported: Callable[
     model, folder, _ = exported(kind)
     side, length = model.config.data.image_size, model.config.data.text_length
     noise = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8), (50, 41))
-    cv2.imwrite(str(folder / "picture.jpg"), noise)
+    cv2.imwrite(str(folder / "image.jpg"), noise)
     done = subprocess.run([sys.executable, "example.py"], cwd=folder, capture_output=True, text=True, check=True)
-    data, picture = model.config.data, np.empty((side, side, 3), np.uint8)
-    images.read_square((folder / "picture.jpg").read_bytes(), data.antialias, data.averaging == "exact", picture)
+    data, pixels = model.config.data, np.empty((side, side, 3), np.uint8)
+    images.read_square((folder / "image.jpg").read_bytes(), data.antialias, data.averaging == "exact", pixels)
     ids, mask = model.words.encode(["一只猫"], length)
     boxes = (np.array([[[0.1, 0.2, 0.6, 0.9]]], np.float32), np.ones((1, 1), bool)) if kind == "boxes" else (None, None)
-    batch = parity.FixedBatch(picture[None], ids, mask, *boxes)
+    batch = parity.FixedBatch(pixels[None], ids, mask, *boxes)
     image, text = parity.jax_embeddings(model.config, model.tower, batch)
     assert float(done.stdout.split()[-1]) == pytest.approx((image @ text.T).item(), abs=1e-4)
 

@@ -94,7 +94,7 @@ def official_start(current: Run) -> TrainState:
 
 
 def official_batch() -> dict[str, np.ndarray]:
-    """The fixture's inputs as the loader gives them, but with pictures that are normalised already."""
+    """The fixture's inputs as the loader gives them, but with images that are normalised already."""
     data = arrays("training")
     return {
         "image": data["images"].transpose(0, 2, 3, 1) * np.float32(255),

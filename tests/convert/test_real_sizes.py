@@ -2,7 +2,7 @@
 
 Random networks of this depth bring all inputs nearly to one point, where errors hide, unless signals keep their size:
 kernels are scaled by their fan-in, residual branches are small, and the running statistics of the batch normalisations
-are those of the pictures that are compared. That inputs then differ, and that single faults would be seen, is tested.
+are those of the images that are compared. That inputs then differ, and that single faults would be seen, is tested.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SMALLER = {
 """What differs from the configurations' files; all widths and depths are theirs."""
 
 COMPARED, CALIBRATING = 3, 8
-"""Pictures that are compared, and those, the same among them, that the running statistics are taken from."""
+"""Images that are compared, and those, the same among them, that the running statistics are taken from."""
 
 TOWERS = {"image": torch_modules.ImageTower, "text": torch_modules.TextTower}
 PREFIX = {name: prefix for prefix, name in QUERY_TOWERS.items()}
@@ -100,8 +100,8 @@ def random_state(shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(draw(key, tuple(leaf.shape))) for key, leaf in shapes.items()}
 
 
-def pictures(config: experiment.Config) -> torch.Tensor:
-    """Normalised pictures, channels first, with structure at all scales: their own colours, patches and noise."""
+def images_of(config: experiment.Config) -> torch.Tensor:
+    """Normalised images, channels first, with structure at all scales: their own colours, patches and noise."""
     rng, side = np.random.default_rng(1), config.data.image_size
     images = torch.zeros(CALIBRATING, 3, side, side)
     for size, contrast in ((1, 1.0), (4, 1.0), (side, 0.3)):
@@ -130,7 +130,7 @@ def make_pair(name: str, kind: str) -> Pair:
         module = TOWERS[kind](architecture_of(config))
     module.load_state_dict(random_state(module.state_dict()), strict=True, assign=True)
     if kind == "image":
-        calibrate(module.backbone, pictures(config))
+        calibrate(module.backbone, images_of(config))
     state = {f"{PREFIX[kind]}.{key}": value.numpy() for key, value in module.eval().state_dict().items()}
     shapes = jax.eval_shape(Towers(config).init, jax.random.key(0))
     template = {kind: {collection: trees[kind] for collection, trees in shapes.items() if kind in trees}}
@@ -154,13 +154,13 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 
 def inputs_of(pair: Pair) -> tuple[np.ndarray, ...]:
-    """Texts with and without padding; or pictures, channels first, and boxes where there are any: none up to all."""
+    """Texts with and without padding; or images, channels first, and boxes where there are any: none up to all."""
     rng, config = np.random.default_rng(2), pair.config
     if pair.kind == "text":
         mask = np.arange(config.data.text_length) < np.array([[config.data.text_length], [9], [3]])
         ids = rng.integers(1, config.model.text.bert.vocab_size, mask.shape)
         return np.where(mask, ids, 0).astype(np.int32), mask
-    images, regions = pictures(config)[:COMPARED].numpy(), config.model.image.regions
+    images, regions = images_of(config)[:COMPARED].numpy(), config.model.image.regions
     if regions.kind == "grid":
         return (images,)
     corners = np.sort(rng.random((COMPARED, regions.boxes, 2, 2), np.float32), axis=2)

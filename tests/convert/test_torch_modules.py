@@ -1,4 +1,4 @@
-"""The PyTorch modules of exports: parity with JAX and the official numbers, files, pictures, torch.export."""
+"""The PyTorch modules of exports: parity with JAX and the official numbers, files, images, torch.export."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wenlan_jax.convert import torch_modules
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
-from wenlan_jax.data import images as pictures
+from wenlan_jax.data import images as images
 from wenlan_jax.models.efficientnet import BASE_STAGES, efficientnet_sizes
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import Towers
@@ -94,10 +94,10 @@ def both_text_towers(config: experiment.Config) -> tuple[Callable[..., np.ndarra
 
 
 def image_inputs(config: experiment.Config, batch: int = 3) -> list[np.ndarray]:
-    """Channel-first images and, for boxes, some boxes of which every picture has another number."""
+    """Channel-first images and, for boxes, some boxes of which every image has another number."""
     rng, regions = np.random.default_rng(1), config.model.image.regions
     side = config.data.image_size
-    # Colours that differ: random networks bring pictures of noise alone together.
+    # Colours that differ: random networks bring images of noise alone together.
     colours = 3 * rng.standard_normal((batch, 3, 1, 1), np.float32)
     inputs = [colours + rng.standard_normal((batch, 3, side, side), np.float32)]
     if regions.kind == "boxes":
@@ -168,7 +168,7 @@ def test_padding_changes_an_embedding_only_without_attention_mask(tiny: Callable
         assert same == attention_mask
 
 
-def test_a_text_without_tokens_and_a_picture_without_boxes_stay_finite(tiny: Callable[..., experiment.Config]):
+def test_a_text_without_tokens_and_a_image_without_boxes_stay_finite(tiny: Callable[..., experiment.Config]):
     regions = {"model__image__regions__kind": "boxes", "model__image__regions__whole_image": False}
     config = tiny(**BACKBONE, **regions)
     ours, theirs = both_image_towers(config)
@@ -306,16 +306,16 @@ def test_the_model_exports_with_a_dynamic_batch(kind: str, tiny: Callable[..., e
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("shape", [(100, 140), (31, 17), (90, 20), (48, 48), (32, 32)], ids=str)
-def test_pictures_are_resized_as_in_training(shape: tuple[int, int], antialias: bool):
+def test_images_are_resized_as_in_training(shape: tuple[int, int], antialias: bool):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     resized = torch_modules.resize(torch.from_numpy(pixels), 32, antialias).numpy()
-    difference = np.abs(resized - pictures.resize(pixels, 32, antialias))
+    difference = np.abs(resized - images.resize(pixels, 32, antialias))
     averaged = antialias and min(shape) >= 32
     assert difference.max() <= (0 if averaged else 1)
     assert (difference == 0).mean() > 0.85
 
 
-def test_pictures_are_normalised_as_in_training(tiny: Callable[..., experiment.Config]):
+def test_images_are_normalised_as_in_training(tiny: Callable[..., experiment.Config]):
     config = tiny(**BACKBONE)
     model = torch_modules.WenLan(architecture_of(config))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 30, 30, 3)).astype(np.uint8)
@@ -326,11 +326,11 @@ def test_pictures_are_normalised_as_in_training(tiny: Callable[..., experiment.C
     assert torch.equal(model.preprocess(torch.from_numpy(pixels[1])), normalised[1:])
 
 
-def test_transparent_pictures_are_laid_on_white(tiny: Callable[..., experiment.Config], tmp_path: Path):
+def test_transparent_images_are_laid_on_white(tiny: Callable[..., experiment.Config], tmp_path: Path):
     model = torch_modules.WenLan(architecture_of(tiny(**BACKBONE)))
     pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 4)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    opaque = torch.from_numpy(pictures.decode((tmp_path / "a.png").read_bytes()))
+    opaque = torch.from_numpy(images.decode((tmp_path / "a.png").read_bytes()))
     assert torch.equal(model.preprocess(Image.open(tmp_path / "a.png")), model.normalise(opaque[None]))
 
 
@@ -351,9 +351,9 @@ sys.path.insert(0, str(pathlib.Path(source).parent))
 import torch
 import wenlan_torch
 model = wenlan_torch.load(folder)
-picture = model.preprocess(torch.zeros(40, 50, 3, dtype=torch.uint8))
+image = model.preprocess(torch.zeros(40, 50, 3, dtype=torch.uint8))
 with torch.no_grad():
-    images, texts = model(picture, torch.ones(1, 5, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool))
+    images, texts = model(image, torch.ones(1, 5, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool))
 print((images @ texts.T).shape)
 """
 

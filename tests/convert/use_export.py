@@ -1,4 +1,4 @@
-"""Uses an exported folder as users of transformers do: `python use_export.py FOLDER PICTURE` prints what it gives.
+"""Uses an exported folder as users of transformers do: `python use_export.py FOLDER IMAGE` prints what it gives.
 
 A program of its own, so that it can run with other versions of transformers than the tests; it needs nothing of ours.
 """
@@ -16,15 +16,15 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification, Aut
 LABELS = ["一只猫", "a red dog", "zelený strom"]
 
 
-def main(folder: str, picture: str) -> None:
+def main(folder: str, file: str) -> None:
     """Prints the figures as JSON, the last line."""
     classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
-    scores = classify(picture, candidate_labels=LABELS, hypothesis_template="{}")
+    scores = classify(file, candidate_labels=LABELS, hypothesis_template="{}")
     embed = pipeline("image-feature-extraction", model=folder, trust_remote_code=True)
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     same = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    with Image.open(picture) as opened:
+    with Image.open(file) as opened:
         images = processor(images=opened)
     texts = processor(text=LABELS)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def main(folder: str, picture: str) -> None:
         "labels": LABELS,
         "logits": both.logits_per_image.tolist(),
         "transposed": both.logits_per_text.tolist(),
-        "embedded": embed(picture),
+        "embedded": embed(image),
         "image": image.image_embeds.tolist(),
         "text": text.text_embeds.tolist(),
         "features": [value.tolist() for value in features],

@@ -30,20 +30,20 @@ DOCUMENTED = (pack.PackError, raw_items.ReadError)
 PER_KIND = 170
 
 
-def _picture(kind: str, animated: bool = False, **options: Any) -> bytes:
+def _image(kind: str, animated: bool = False, **options: Any) -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    picture = Image.fromarray(cv2.GaussianBlur(noise, (0, 0), 3))
+    image = Image.fromarray(cv2.GaussianBlur(noise, (0, 0), 3))
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
-    more = {"save_all": True, "append_images": [picture.rotate(180)]} if animated else {"exif": exif}
-    picture.save(buffer, kind, **({} if kind == "BMP" else more), **options)
+    more = {"save_all": True, "append_images": [image.rotate(180)]} if animated else {"exif": exif}
+    image.save(buffer, kind, **({} if kind == "BMP" else more), **options)
     return buffer.getvalue()
 
 
 def _members(k: int) -> dict[str, bytes]:
     texts = {"txt": "一只猫".encode(), "zh.txt": "猫".encode(), "json": b'{"caption": "cat", "width": 3}'}
-    return {"jpg": _picture("JPEG"), **texts}
+    return {"jpg": _image("JPEG"), **texts}
 
 
 def _archive(members: list[tuple[str, bytes]]) -> bytes:
@@ -61,7 +61,7 @@ def _tar() -> bytes:
 
 
 def _unsorted_tar() -> bytes:
-    """Names with dots, what macOS adds, and the pictures before all texts."""
+    """Names with dots, what macOS adds, and the images before all texts."""
     members = [(f"d/site.example.{k}.{end}", data) for k in range(3) for end, data in _members(k).items()]
     members += [("d/._0.jpg", b"\0\5\x16\7" + bytes(60))]
     return _archive(sorted(members, key=lambda member: not member[0].endswith("jpg")))
@@ -71,7 +71,7 @@ def _parquet() -> bytes:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    rows = [{"bytes": _picture("JPEG"), "path": f"{k}.jpg"} for k in range(3)]
+    rows = [{"bytes": _image("JPEG"), "path": f"{k}.jpg"} for k in range(3)]
     buffer = io.BytesIO()
     table = {"image": rows, "caption": ["一", "two", "three"], "id": [1.0, None, 3.0], "status": ["success"] * 3}
     parquet.write_table(pa.table(table), buffer)
@@ -79,7 +79,7 @@ def _parquet() -> bytes:
 
 
 def _muge_images() -> bytes:
-    coded = base64.urlsafe_b64encode(_picture("JPEG")).rstrip(b"=")
+    coded = base64.urlsafe_b64encode(_image("JPEG")).rstrip(b"=")
     return b"".join(b"%d\t%s\n" % (k, coded) for k in range(3))
 
 
@@ -143,16 +143,16 @@ CONTAINERS: dict[str, Container] = {
         },
     ),
 }
-PICTURES = {
-    "jpg": lambda: _picture("JPEG"),
-    "png": lambda: _picture("PNG"),
-    "webp": lambda: _picture("WEBP"),
-    "lossless.webp": lambda: _picture("WEBP", lossless=True),
-    "gif": lambda: _picture("GIF", animated=True),
-    "apng.png": lambda: _picture("PNG", animated=True),
-    "bmp": lambda: _picture("BMP"),
-    "tiff": lambda: _picture("TIFF"),
-    "avif": lambda: _picture("AVIF"),
+IMAGES = {
+    "jpg": lambda: _image("JPEG"),
+    "png": lambda: _image("PNG"),
+    "webp": lambda: _image("WEBP"),
+    "lossless.webp": lambda: _image("WEBP", lossless=True),
+    "gif": lambda: _image("GIF", animated=True),
+    "apng.png": lambda: _image("PNG", animated=True),
+    "bmp": lambda: _image("BMP"),
+    "tiff": lambda: _image("TIFF"),
+    "avif": lambda: _image("AVIF"),
 }
 
 
@@ -272,7 +272,7 @@ def _write(folder: Path, kind: str) -> list[Path]:
 def test_damaged_files(kind: str, tmp_path: Path) -> None:
     """Each mutant is a shard, between two whole ones that must come through; and each tenth is packed alone."""
     for name in ("a.jpg", "1.jpg", "000000000.jpg", "000000001.jpg"):
-        (tmp_path / name).write_bytes(_picture("JPEG"))
+        (tmp_path / name).write_bytes(_image("JPEG"))
     places, file_format, account = _write(tmp_path, kind), CONTAINERS[kind].file_format, ACCOUNTS[kind]
     report = _pack(tmp_path, places, file_format)
     _check_records(tmp_path, report)
@@ -296,9 +296,9 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
     assert account.accounted == account.inputs
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_damaged_pictures(kind: str, tmp_path: Path) -> None:
-    data, account = PICTURES[kind](), ACCOUNTS[kind]
+@pytest.mark.parametrize("kind", IMAGES)
+def test_damaged_images(kind: str, tmp_path: Path) -> None:
+    data, account = IMAGES[kind](), ACCOUNTS[kind]
     lines = []
     for index, content in enumerate([data, *_mutants(data, len(kind), MUTATIONS)]):
         (tmp_path / f"{index:04d}.{kind}").write_bytes(content)
@@ -376,10 +376,10 @@ PIECES = (
 
 
 def test_names_that_are_made_up(tmp_path: Path) -> None:
-    """Names of random pieces lead to the pictures below the folder or nowhere."""
+    """Names of random pieces lead to the images below the folder or nowhere."""
     rng, account, root = np.random.default_rng(0), ACCOUNTS["names"], tmp_path / "images"
     root.mkdir()
-    good, secret = _picture("JPEG"), _picture("PNG")
+    good, secret = _image("JPEG"), _image("PNG")
     for place, data in ((root / "a.jpg", good), (root / "é", good), (tmp_path / "secret.jpg", secret)):
         place.write_bytes(data)
     (root / "up").symlink_to("..")
@@ -402,7 +402,7 @@ def test_names_that_are_made_up(tmp_path: Path) -> None:
 
 
 def test_the_table_of_all() -> None:
-    kinds = (*CONTAINERS, *PICTURES, "names")
+    kinds = (*CONTAINERS, *IMAGES, "names")
     if set(ACCOUNTS) != set(kinds):
         pytest.skip("the table is of a run of all kinds in one process")
     print(f"\n{'kind':16}{'inputs':>8}{'items':>8}{'packed':>8}{'rejected':>10}{'refused':>9}{'accounted':>14}")

@@ -52,7 +52,7 @@ def test_jpeg_agrees_with_pil(name: str) -> None:
     assert np.abs(images.decode(JPEGS[name]) - expected).max() <= 4
 
 
-def test_palette_and_two_level_pictures() -> None:
+def test_palette_and_two_level_images() -> None:
     palette = _encoded(_photo(), "PNG", "P")
     assert np.array_equal(images.decode(palette), np.asarray(Image.open(io.BytesIO(palette)).convert("RGB")))
     assert set(np.unique(images.decode(_encoded(_photo(), "PNG", "1")))) == {0, 255}
@@ -114,7 +114,7 @@ def test_a_flipped_bit_in_a_png_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(images.CorruptImage):
         images.decode(data)
 
@@ -142,7 +142,7 @@ def test_antialiasing_averages_only_the_side_that_shrinks() -> None:
     assert np.array_equal(grown, images.resize(ramp, 16, antialias=False)[:, 0, 0])
 
 
-def test_a_picture_of_the_right_size_is_left_alone() -> None:
+def test_a_image_of_the_right_size_is_left_alone() -> None:
     square = _photo(32, 32)
     assert np.array_equal(images.resize(square, 32, True), square)
     assert np.array_equal(images.resize(square, 32, False), square)
@@ -177,7 +177,7 @@ def test_an_exact_square_is_decoding_then_resizing(size: int, antialias: bool, e
 def test_sides_that_are_not_enlarged_stay_and_the_others_shrink(
     height: int, width: int, antialias: bool, exact: bool
 ) -> None:
-    """Grown afterwards, the picture is the one that grew where it was decoded, up to a second rounding."""
+    """Grown afterwards, the image is the one that grew where it was decoded, up to a second rounding."""
     data, size = _encoded(_scene(height, width), "JPEG", quality=90), 64
     out = np.full((size, size, 3), 7, np.uint8)
     assert images.read_square(data, antialias, exact, out, enlarge=False) == (height, width)
@@ -203,7 +203,7 @@ def test_a_fast_square_is_within_a_level_of_the_exact_one(height: int, width: in
         assert abs(difference.mean()) < 0.2
 
 
-def test_a_reduced_picture_is_not_stretched() -> None:
+def test_a_reduced_image_is_not_stretched() -> None:
     """1365 / 4 is 341.25 and libjpeg gives 342 columns: taken for the whole width, an edge would move."""
     pixels = np.zeros((1023, 1365, 3), np.uint8)
     pixels[:, 1100:] = 255
@@ -243,7 +243,7 @@ def test_no_boxes() -> None:
     assert not mask.any()
 
 
-def test_boxes_follow_the_resized_picture() -> None:
+def test_boxes_follow_the_resized_image() -> None:
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[10:30, 20:60] = 255
     box, _ = images.normalise_boxes(np.array([[20, 10, 60, 30]]), 80, 40, 1)

@@ -20,7 +20,7 @@ from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.prepare import command, contact_sheet, inspect, raw_items, tfds_files
 
 
-def _picture(seed: int, suffix: str = ".jpg", width: int = 40, height: int = 20) -> bytes:
+def _image(seed: int, suffix: str = ".jpg", width: int = 40, height: int = 20) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
@@ -28,7 +28,7 @@ def _picture(seed: int, suffix: str = ".jpg", width: int = 40, height: int = 20)
 def _record(index: int) -> Record:
     return Record(
         id=f"r{index}",
-        image=_picture(index, ".png" if index % 2 else ".jpg"),
+        image=_image(index, ".png" if index % 2 else ".jpg"),
         width=40,
         height=20,
         source="web" if index < 15 else "news",
@@ -43,9 +43,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("inspect")
     records = [_record(index) for index in range(20)]
     broken = [
-        Record("short", _picture(0)[:60], 40, 20),
-        Record("cut", _picture(0)[:-40], 40, 20),
-        Record("other", _picture(0), 50, 20),
+        Record("short", _image(0)[:60], 40, 20),
+        Record("cut", _image(0)[:-40], 40, 20),
+        Record("other", _image(0), 50, 20),
     ]
     tfds_files.write(root / "toy", {"train": records[:16], "test": [*records[16:], *broken]}, "test")
     return root / "toy"
@@ -64,8 +64,8 @@ def test_a_packed_directory(packed: Path, tmp_path: Path) -> None:
     assert found.formats == {"jpeg": 11, "png": 10}  # that which is cut short has a sound header
     assert found.labels == {"cat": sum(index % 3 for index in range(20))}
     assert found.broken == {"corrupt_image": 1, "bad_value": 1}
-    assert "50 x 20 pixels, the picture 40 x 20" in found.samples["bad_value"][0]
-    assert len(cards) == 20  # of those whose picture can be shown
+    assert "50 x 20 pixels, the image 40 x 20" in found.samples["bad_value"][0]
+    assert len(cards) == 20  # of those whose image can be shown
     measured = found.quantiles()
     assert measured["caption characters, zh"]["0"] == 1 and measured["caption characters, zh"]["1"] == 20
     assert measured["caption characters, zh"]["0.5"] == np.median(np.arange(1, 21))
@@ -123,7 +123,7 @@ def test_a_sheet_of_packed_or_counted_data_has_all_its_cards(packed: Path, tmp_p
         assert len(_look(packed, tmp_path, cards=cards)[1]) == cards
     rows = ["image\tcaption"]
     for seed in range(30):
-        (tmp_path / f"{seed}.jpg").write_bytes(_picture(seed))
+        (tmp_path / f"{seed}.jpg").write_bytes(_image(seed))
         rows.append(f"{seed}.jpg\tx")
     (tmp_path / "many.tsv").write_text("\n".join(rows))
     assert len(_look(tmp_path / "many.tsv", tmp_path, cards=13, limit=20)[1]) == 13
@@ -132,8 +132,8 @@ def test_a_sheet_of_packed_or_counted_data_has_all_its_cards(packed: Path, tmp_p
 
 def _table(root: Path) -> Path:
     for seed, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
-        (root / name).write_bytes(_picture(seed))
-    (root / "d.jpg").write_bytes(b"no picture")
+        (root / name).write_bytes(_image(seed))
+    (root / "d.jpg").write_bytes(b"no image")
     rows = ["image\tcaption\tlanguage", "a.jpg\tone\ten", "a.jpg\ttwo\tde", "b.jpg\tthree\ten", "c.jpg\t\ten"]
     (root / "pairs.tsv").write_text("\n".join([*rows, "d.jpg\tfour\ten", "e.jpg\tfive\ten"]), "utf-8")
     return root / "pairs.tsv"
@@ -154,7 +154,7 @@ def test_shards_and_one_that_is_cut_short(tmp_path: Path) -> None:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             for key in range(first, first + 3):
-                for name, data in ((f"{key}.jpg", _picture(key)), (f"{key}.txt", b"a cat")):
+                for name, data in ((f"{key}.jpg", _image(key)), (f"{key}.txt", b"a cat")):
                     info = tarfile.TarInfo(name)
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
@@ -207,8 +207,8 @@ def test_thumbnails_are_fitted_and_boxes_drawn_where_they_are() -> None:
 
 def test_the_contact_sheet_shows_every_card(packed: Path, tmp_path: Path) -> None:
     _, cards = _look(packed, tmp_path)
-    picture, page = contact_sheet.write(tmp_path / "sheet", cards, "toy <&>", "note")
-    pixels = cv2.imread(str(picture))
+    image, page = contact_sheet.write(tmp_path / "sheet", cards, "toy <&>", "note")
+    pixels = cv2.imread(str(image))
     assert pixels.shape[0] > 3 * contact_sheet.SIDE and pixels.shape[1] > 8 * contact_sheet.SIDE
     text = page.read_text("utf-8")
     assert text.count("<img ") == 20 and '<span lang="zh" dir="auto">\u732b\u732b</span>' in text

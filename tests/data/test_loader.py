@@ -29,7 +29,7 @@ def _png(row: int) -> bytes:
 
 
 class Rows:
-    """A source of small pictures. Row r has r boxes (at most 3) and a text of each kind in two languages."""
+    """A source of small images. Row r has r boxes (at most 3) and a text of each kind in two languages."""
 
     def __init__(self, name: str = "rows", corrupt: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> None:
         self.name, self.corrupt, self.silent = name, corrupt, silent
@@ -88,8 +88,8 @@ class BackendSpy(Letters):
         return ids, ids >= 0
 
 
-def _pictures(size: int = SIZE, box_limit: int = 2) -> loader.Pictures:
-    return loader.Pictures(size, True, "exact", box_limit, True)
+def _images(size: int = SIZE, box_limit: int = 2) -> loader.ImageReader:
+    return loader.ImageReader(size, True, "exact", box_limit, True)
 
 
 ALL = Wanted((), ())
@@ -102,7 +102,7 @@ def _maker(source: Rows | None = None, wanted: Wanted = ALL, **changes: object) 
         "tokenizer": Letters(),
         "batch_size": BATCH,
         "share": tuple(range(BATCH)),
-        "pictures": _pictures(),
+        "images": _images(),
         "text_length": 24,
         "bad_records": "raise",
     }
@@ -139,7 +139,7 @@ def test_a_batch_has_the_documented_fields() -> None:
     }
 
 
-def test_picture_text_boxes_and_id_belong_together() -> None:
+def test_image_text_boxes_and_id_belong_together() -> None:
     maker = _maker()
     for step in range(5):
         batch = maker(step)
@@ -197,7 +197,7 @@ def test_another_epoch_draws_another_text() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_is_named(workers: int) -> None:
+def test_a_corrupt_image_is_named(workers: int) -> None:
     maker = _maker(source=Rows("shop/train", corrupt=(7,)))
     with pytest.raises(loader.BadRecord, match=r"shop/train row 7 \(id 'id7'\): truncated PNG.*wenlan pack"):
         _take(maker, 0, 2, workers)
@@ -228,8 +228,8 @@ def test_replacing_ends_when_nothing_is_good() -> None:
 
 
 @pytest.mark.parametrize("box_limit", [0, 2])
-def test_pictures_are_evaluated_once_each_in_order(box_limit: int) -> None:
-    maker = loader.ImageBatches(Rows(), 4, tuple(range(4)), _pictures(box_limit=box_limit))
+def test_images_are_evaluated_once_each_in_order(box_limit: int) -> None:
+    maker = loader.ImageBatches(Rows(), 4, tuple(range(4)), _images(box_limit=box_limit))
     with loader.eval_batches(maker, workers=0, prefetch=2) as batches:
         made = [batch for _, batch in batches]
     assert len(made) == 3
@@ -247,7 +247,7 @@ def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
 
     def maker(*share: int) -> loader.ImageBatches | loader.TextBatches:
         if kind == "images":
-            return loader.ImageBatches(Rows(), 8, share, _pictures())
+            return loader.ImageBatches(Rows(), 8, share, _images())
         return loader.TextBatches(texts, Letters(), 8, share, 24)
 
     for number in range(len(maker(0))):
@@ -309,11 +309,11 @@ def test_closing_ends_threads_and_processes(workers: int) -> None:
 
 
 def test_arrays_outlive_the_workers() -> None:
-    with loader.train_batches(_maker(pictures=_pictures(128, 0)), 0, 1, prefetch=2) as batches:
+    with loader.train_batches(_maker(images=_images(128, 0)), 0, 1, prefetch=2) as batches:
         kept = [next(batches)[1]["image"] for _ in range(3)]
     gc.collect()
     for step, image in enumerate(kept):
-        assert np.array_equal(image, _maker(pictures=_pictures(128, 0))(step)["image"])
+        assert np.array_equal(image, _maker(images=_images(128, 0))(step)["image"])
 
 
 def test_workers_start_no_jax_backend() -> None:
@@ -381,7 +381,7 @@ if __name__ == "__main__":
     maker = loader.TrainBatches(
         Mixture([Part(source, TextChoice(Wanted((), ()), "any", (), 1.0), 0.0)], 0),
         text.load_tokenizer(folder / "vocab.txt"), 100, tuple(range(100)),
-        loader.Pictures(16, True, "fast", 0, True), 8, "raise",
+        loader.ImageReader(16, True, "fast", 0, True), 8, "raise",
     )
     used = []
     with loader.train_batches(maker, 0, workers, 4) as batches:

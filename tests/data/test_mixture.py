@@ -24,7 +24,7 @@ JPEG = cv2.imencode(".jpg", np.full((9, 12, 3), 90, np.uint8))[1].tobytes()
 
 
 class Rows:
-    """A source of `length` records of one picture; the text says source and row."""
+    """A source of `length` records of one image; the text says source and row."""
 
     def __init__(self, name: str, length: int) -> None:
         self.name, self.length = name, length
@@ -151,7 +151,7 @@ def test_progress_counts_what_was_drawn() -> None:
         assert progress[f"{name}/epochs"] == drawn[part] / length
 
 
-def test_ids_tell_pictures_apart_and_shared_sources_agree() -> None:
+def test_ids_tell_images_apart_and_shared_sources_agree() -> None:
     shared = Rows("a", 10)
     mixture = Mixture([Part(shared, ANY, 1), Part(Rows("b", 4), ANY, 1), Part(shared, ANY, 2)], 0)
     mixture = pickle.loads(pickle.dumps(mixture))
@@ -164,7 +164,7 @@ def test_ids_tell_pictures_apart_and_shared_sources_agree() -> None:
 def test_batches_of_a_mixture_hold_the_texts_of_their_rows(workers: int) -> None:
     mixture = _mixture((12, 7), (1, 2))
     maker = loader.TrainBatches(
-        mixture, Count(), 6, tuple(range(6)), loader.Pictures(8, True, "fast", 0, True), 2, "raise"  # type: ignore[arg-type]
+        mixture, Count(), 6, tuple(range(6)), loader.ImageReader(8, True, "fast", 0, True), 2, "raise"  # type: ignore[arg-type]
     )  # fmt: skip
     with loader.train_batches(maker, 2, workers, 2) as batches:
         for step, batch in (next(batches) for _ in range(3)):

@@ -30,7 +30,7 @@ from wenlan_jax.util import atomic_files
 from wenlan_jax.util.languages import LANGUAGES
 
 
-def _picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> bytes:
+def _image(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     data = cv2.imencode(path.suffix, pixels)[1].tobytes()
     path.write_bytes(data)
@@ -40,7 +40,7 @@ def _picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> by
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(("a.jpg", "b.png", "c.webp", "d.bmp")):
-        _picture(tmp_path / name, seed=seed)
+        _image(tmp_path / name, seed=seed)
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def _pack_inputs(folder: Path, inputs: list[Path], **options: Any) -> pack.PackR
             inputs=tuple(map(str, inputs)),
             out=folder / "out",
             read=raw_items.ReadOptions(**read),
-            pictures=raw_images.PictureOptions(**shown),
+            image_options=raw_images.ImageOptions(**shown),
             **options,
         )
     )
@@ -114,7 +114,7 @@ def test_a_header_is_needed(folder: Path, header: str) -> None:
 
 def test_texts_may_be_strings_lists_or_by_language(folder: Path) -> None:
     row = {
-        "picture": "a.jpg",
+        "image": "a.jpg",
         "name": {"zh": "猫", "en": ["cat", "kitty"]},
         "tags": ["x", " ", "x"],
         "title": "plain",
@@ -122,7 +122,7 @@ def test_texts_may_be_strings_lists_or_by_language(folder: Path) -> None:
         "number": 7,
     }
     fields = raw_items.Fields(
-        image="picture",
+        image="image",
         texts={"name": "descriptive", "tags": "weak", "title": "title", "none": "weak"},
         id="number",
     )
@@ -231,8 +231,8 @@ def test_brivl_lines(folder: Path) -> None:
 
 
 def test_shrinking_scales_boxes_and_keeps_small_images(folder: Path) -> None:
-    original = _picture(folder / "large.jpg", 400, 200)
-    _picture(folder / "large.png", 200, 400)
+    original = _image(folder / "large.jpg", 400, 200)
+    _image(folder / "large.png", 200, 400)
     rows = [
         {"image": name, "caption": "x", "boxes": [[10, 20, 40, 30]]} for name in ("large.jpg", "large.png", "a.jpg")
     ]
@@ -471,7 +471,7 @@ def test_the_command_refuses_malformed_options(wrong: list[str], capsys: pytest.
     assert "is not" in capsys.readouterr().err
 
 
-# The name of a picture in every language, and the words that it brings to mind.
+# The name of an image in every language, and the words that it brings to mind.
 SIGNS = {
     "#": {
         "zh": ("井号", "编号"), "en": ("hash sign", "number"), "de": ("Doppelkreuz", "Raute"),
@@ -489,8 +489,8 @@ SIGNS = {
 }  # fmt: skip
 
 
-def test_pictures_with_names_and_keywords_in_seven_languages(tmp_path: Path) -> None:
-    """Pictures with transparency, ids that are no letters, texts by language, keywords in lists."""
+def test_images_with_names_and_keywords_in_seven_languages(tmp_path: Path) -> None:
+    """Images with transparency, ids that are no letters, texts by language, keywords in lists."""
     rows = []
     for number, ((sign, said), split) in enumerate(zip(SIGNS.items(), ("validation", "train", "test"), strict=True)):
         pixels = np.random.default_rng(number).integers(0, 256, (128, 128, 4), dtype=np.uint8)
@@ -592,7 +592,7 @@ def test_a_document_with_a_number_that_python_does_not_take_is_refused_by_it(tmp
     assert "set_int" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_pictures_of_no_bytes_are_empty_however_they_come(tmp_path: Path) -> None:
+def test_images_of_no_bytes_are_empty_however_they_come(tmp_path: Path) -> None:
     good = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     images = [{"bytes": good, "path": "a.jpg"}, {"bytes": b"", "path": "b.jpg"}]

@@ -17,16 +17,16 @@ from wenlan_jax.prepare import command as command_of_data
 from wenlan_jax.prepare import inspect, pack, pack_command, raw_images, raw_items, roots
 from wenlan_jax.prepare.raw_items import ReadError, Rejected
 
-PICTURE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
+IMAGE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
 NFC, NFD = (unicodedata.normalize(form, "café 가.jpg") for form in ("NFC", "NFD"))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder `images` with a picture and links, and a secret beside it."""
+    """A folder `images` with an image and links, and a secret beside it."""
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
-    (images / "in.jpg").write_bytes(PICTURE)
+    (images / "in.jpg").write_bytes(IMAGE)
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     for name, target in {
         "sub/within.jpg": "../in.jpg",
@@ -92,7 +92,7 @@ def test_names_below_are_read_however_they_are_spelled(place: Path) -> None:
     for base in (place, place / ".." / "images", f"file://{place}"):
         root = roots.Root(str(base))
         for name in ("in.jpg", "./in.jpg", "sub/../in.jpg", "sub/within.jpg", str(place / "in.jpg")):
-            assert root.read(name, 1000) == PICTURE
+            assert root.read(name, 1000) == IMAGE
 
 
 @pytest.mark.parametrize("name", ["pipe.jpg", "sub", "loop.jpg", "none.jpg", "in.jpg/x", "n" * 5000])
@@ -186,7 +186,7 @@ def test_a_pack_follows_no_name_that_leads_elsewhere(place: Path) -> None:
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "coco", "brivl"])
 def test_no_format_follows_dots_behind_blanks(place: Path, form: str) -> None:
-    (place.parent / "secret.jpg").write_bytes(PICTURE)
+    (place.parent / "secret.jpg").write_bytes(IMAGE)
     names = ["in.jpg", "..\u2028/secret.jpg", "sub/..\u00a0/\u3000../secret.jpg"]
     captions = place.parent / f"c.{'json' if form == 'coco' else 'jsonl' if form == 'brivl' else form}"
     if form == "coco":
@@ -215,7 +215,7 @@ def test_a_pipe_that_the_user_names_is_refused(place: Path) -> None:
 
 def test_the_options_of_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "out.jpg").unlink()
-    (place.parent / "secret.jpg").write_bytes(PICTURE)
+    (place.parent / "secret.jpg").write_bytes(IMAGE)
     (place / "out.jpg").symlink_to("../secret.jpg")
     captions, out = place.parent / "c.csv", place.parent / "out"
     captions.write_text("image,caption\nin.jpg,x\nout.jpg,y\nhttp://127.0.0.1:9/a.jpg,z\n")
@@ -245,7 +245,7 @@ def test_a_list_of_addresses_is_fetched_only_if_that_is_allowed(place: Path) -> 
 
 
 def _names_of_one(place: Path) -> list[str]:
-    """Of the picture `in.jpg`, by paths, blanks, and links within the folder."""
+    """Of the image `in.jpg`, by paths, blanks, and links within the folder."""
     return [
         *("in.jpg", "./in.jpg", "sub/../in.jpg", "../images/in.jpg", str(place / "in.jpg"), f"/{place}/in.jpg"),
         *(f"{place}/../images//in.jpg", " in.jpg", "in.jpg\u3000", "sub/within.jpg", "again/in.jpg"),
@@ -253,11 +253,11 @@ def _names_of_one(place: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("links", [False, True])
-def test_a_picture_of_many_names_is_one_record(place: Path, links: bool) -> None:
+def test_a_image_of_many_names_is_one_record(place: Path, links: bool) -> None:
     (place / "again").symlink_to(".")
     captions = place.parent / "c.jsonl"
     names = [*_names_of_one(place), "café.jpg", unicodedata.normalize("NFD", "café.jpg")]
-    (place / names[-1]).write_bytes(PICTURE)
+    (place / names[-1]).write_bytes(IMAGE)
     captions.write_text("".join(json.dumps({"image": n, "caption": f"{k}"}) + "\n" for k, n in enumerate(names)))
     report = _pack(captions, images=str(place), allow_links=links, split_shares={"a": 0.5, "b": 0.5})
     assert (report.read, report.packed, sum(report.records.values())) == (len(names), len(names), 2)
@@ -267,7 +267,7 @@ def test_a_picture_of_many_names_is_one_record(place: Path, links: bool) -> None
     assert [text.text for text in found["café.jpg"].texts] == [str(k) for k in range(len(names) - 2, len(names))]
 
 
-def test_shards_agree_on_the_split_of_a_picture_of_many_names(place: Path) -> None:
+def test_shards_agree_on_the_split_of_a_image_of_many_names(place: Path) -> None:
     (place / "again").symlink_to(".")
     for number, name in enumerate(_names_of_one(place)):
         (place.parent / f"{number}.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))
@@ -275,9 +275,9 @@ def test_shards_agree_on_the_split_of_a_picture_of_many_names(place: Path) -> No
     assert sum(report.records.values()) == len(_names_of_one(place)) and len(report.records) == 1
 
 
-def test_pictures_of_like_names_stay_apart(place: Path) -> None:
+def test_images_of_like_names_stay_apart(place: Path) -> None:
     for name in (NFC, NFD, "in.jpg ", "sub/in.jpg"):
-        (place / name).write_bytes(PICTURE)
+        (place / name).write_bytes(IMAGE)
     names = [NFC, NFD, "in.jpg", "in.jpg ", "sub/in.jpg"]
     captions = place.parent / "c.jsonl"
     captions.write_text(
@@ -292,22 +292,22 @@ STRANGE = ["[1]", "a*b", "q?", "h#h", "p%20", "bl ank", "new\nline", "back\\slas
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_any_characters_in_paths(name: str, tmp_path: Path) -> None:
-    """Of the folder, the captions file, the picture and the output."""
+    """Of the folder, the captions file, the image and the output."""
     folder = tmp_path / name
     folder.mkdir()
-    (folder / f"{name}.jpg").write_bytes(PICTURE)
+    (folder / f"{name}.jpg").write_bytes(IMAGE)
     captions = folder / f"{name}.jsonl"
     captions.write_text(json.dumps({"image": f"{name}.jpg", "caption": "x"}))
     out = tmp_path / f"out {name}"
     report = pack.pack(pack.PackOptions((str(captions),), out, workers=0, threads=1))
     assert report.packed == 1
-    assert sources.open_source(str(out), "train", tmp_path)[0].image == PICTURE
+    assert sources.open_source(str(out), "train", tmp_path)[0].image == IMAGE
 
 
 def test_bytes_in_paths_that_are_no_text(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     folder.mkdir()
-    (folder / "a.jpg").write_bytes(PICTURE)
+    (folder / "a.jpg").write_bytes(IMAGE)
     for name in ("1.csv", os.fsdecode(b"2\xff.csv")):
         (folder / name).write_text("image,caption\na.jpg,x\n")
     inputs = tuple(map(str, sorted(folder.glob("*.csv"))))
@@ -317,7 +317,7 @@ def test_bytes_in_paths_that_are_no_text(tmp_path: Path) -> None:
         pack.pack(pack.PackOptions(inputs, folder / "out", workers=0, threads=1))
 
 
-def test_a_list_of_sets_to_keep_apart_names_pictures_beside_it(place: Path) -> None:
+def test_a_list_of_sets_to_keep_apart_names_images_beside_it(place: Path) -> None:
     from wenlan_jax.prepare.clean import shards
 
     listed = place / "list.jsonl"
@@ -326,7 +326,7 @@ def test_a_list_of_sets_to_keep_apart_names_pictures_beside_it(place: Path) -> N
         shard = shards.Shard(str(listed), "", 0, 1, 0)
         if good:
             (record,) = shard.read()
-            assert record.image == PICTURE and record.texts[0].language == "zh"
+            assert record.image == IMAGE and record.texts[0].language == "zh"
         else:
             with pytest.raises(shards.CleanError, match="list.jsonl: line 1.*correct the list"):
                 list(shard.read())

@@ -160,11 +160,11 @@ def test_image_decodes_to_the_drawn_pixels():
 def test_boxes_are_tight_around_what_a_thing_changes(scenes, size):
     """The pixels that differ when a thing is left out fill its box to within one pixel and never leave it."""
     for scene in scenes[:40]:
-        picture, boxes = render(scene, size)
+        image, boxes = render(scene, size)
         for number, (x1, y1, x2, y2) in enumerate(boxes):
             others = scene.things[:number] + scene.things[number + 1 :]
             without, _ = render(dataclasses.replace(scene, things=others), size)
-            rows, columns = np.nonzero((picture != without).any(-1))
+            rows, columns = np.nonzero((image != without).any(-1))
             assert x1 <= columns.min() <= x1 + 1
             assert y1 <= rows.min() <= y1 + 1
             assert x2 - 1 <= columns.max() + 1 <= x2
@@ -199,8 +199,8 @@ def test_solid_thing_has_its_colour_and_shapes_differ():
     masks = {}
     for shape in SHAPES:
         thing = Thing(shape, "red", "large", "solid", 4, (0.5, 0.5), SIZES["large"], 0.0, False, (0, 0, 0))
-        picture = render(Scene("test", 0, "white", (thing,), (0.5,) * 8), 64)[0]
-        masks[shape] = (picture == COLOURS["red"]).all(-1)
+        image = render(Scene("test", 0, "white", (thing,), (0.5,) * 8), 64)[0]
+        masks[shape] = (image == COLOURS["red"]).all(-1)
         assert masks[shape].sum() > 60, shape
     for first in SHAPES:
         for second in SHAPES:

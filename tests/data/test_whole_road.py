@@ -1,6 +1,6 @@
 """The whole road, by commands: dirty WebDataset shards, pack, inspect, clean, train, embed, score, clean by scores.
 
-The shards are made of drawn pictures, with dirt planted so that every count at every stage is known beforehand. Each
+The shards are made of drawn images, with dirt planted so that every count at every stage is known beforehand. Each
 stage runs once; the tests look at what it left.
 """
 
@@ -32,7 +32,7 @@ from wenlan_jax.tasks import experiment
 pytestmark = pytest.mark.slow
 
 THRESHOLDS = Path(__file__).resolve().parents[2] / "configs" / "clean" / "web_zh.py"
-MAX_PICTURES = 5
+MAX_IMAGES = 5
 STEPS, BATCH = 3, 8
 KILLED_AT = 70
 """Records written when the pack is killed."""
@@ -122,7 +122,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     look = ("data", "inspect", "--decode", "--json")
     made.printed["raw"] = wenlan(*look, made.raw, "--language", "zh")
     made.printed["packed"] = wenlan(*look, made.packed, "--out", root / "sheet")
-    made.printed["clean"] = made.clean(made.packed, made.cleaned, f"--config.repeats.max_pictures={MAX_PICTURES}")
+    made.printed["clean"] = made.clean(made.packed, made.cleaned, f"--config.repeats.max_images={MAX_IMAGES}")
     return made
 
 
@@ -219,9 +219,9 @@ def test_scores_are_of_all_pairs(road: Road, place: Place) -> None:
     report = json.loads((out / scores.REPORT_NAME).read_text("utf-8"))
     rows = read_all(road.cleaned)
     for split, of in rows.items():
-        pictures, texts = (np.load(arrays / f"{split}.{name}.npy") for name in ("pictures", "texts"))
-        assert (len(pictures), len(texts)) == (len(of), sum(len(one.texts) for one in of))
-        np.testing.assert_allclose(np.linalg.norm(np.concatenate([pictures, texts]), axis=1), 1.0, atol=1e-5)
+        seen, texts = (np.load(arrays / f"{split}.{name}.npy") for name in ("images", "texts"))
+        assert (len(seen), len(texts)) == (len(of), sum(len(one.texts) for one in of))
+        np.testing.assert_allclose(np.linalg.norm(np.concatenate([seen, texts]), axis=1), 1.0, atol=1e-5)
     pairs = Counter(one.source for of in rows.values() for one in of for _ in one.texts)
     assert {name: of["pairs"] for name, of in report["sources"].items()} == pairs
     for of in report["sources"].values():
@@ -239,8 +239,8 @@ def test_cleaning_by_scores_drops_what_scores_low(road: Road, place: Place) -> N
     road.clean(road.cleaned, road.root / "scored", *fields)
     wanted: dict[str, tuple[str, ...]] = {}
     for split, of in read_all(road.cleaned).items():
-        pictures, texts = (np.load(arrays / f"{split}.{name}.npy") for name in ("pictures", "texts"))
-        cosines = iter(np.sum(np.repeat(pictures, [len(one.texts) for one in of], axis=0) * texts, axis=1))
+        seen, texts = (np.load(arrays / f"{split}.{name}.npy") for name in ("images", "texts"))
+        cosines = iter(np.sum(np.repeat(images, [len(one.texts) for one in of], axis=0) * texts, axis=1))
         for one in of:
             scores_of = [next(cosines) for _ in one.texts]
             kept = [split == "test" or score > limits[one.source] for score in scores_of]  # that split is protected

@@ -47,10 +47,10 @@ def single(root: Path, tiny: Callable[..., experiment.Config]) -> Path:
 
 
 def _record() -> records.Record:
-    """A picture of three boxes with a feature each, and a text in three languages."""
+    """An image of three boxes with a feature each, and a text in three languages."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
     return records.Record(
-        id="picture",
+        id="image",
         image=cv2.imencode(".png", pixels)[1].tobytes(),
         width=20,
         height=16,

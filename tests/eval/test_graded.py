@@ -1,4 +1,4 @@
-"""Graded judgements of the cascade: the file and its faults, whose texts and pictures they are of, and the figures."""
+"""Graded judgements of the cascade: the file and its faults, whose texts and images they are of, and the figures."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_judgements_are_read_by_text_and_picture(tmp_path: Path) -> None:
+def test_judgements_are_read_by_text_and_image(tmp_path: Path) -> None:
     file = _write(
         tmp_path / "judged",
-        {"text": "a dog", "picture": "p0", "grade": 6, "annotator": "all"},
-        {"text": "a tree", "picture": "p0", "grade": 0},
-        {"text": "a dog", "picture": "p3", "grade": 2},
-        {"text": "a dog", "picture": "p3", "grade": 2},
+        {"text": "a dog", "image": "p0", "grade": 6, "annotator": "all"},
+        {"text": "a tree", "image": "p0", "grade": 0},
+        {"text": "a dog", "image": "p3", "grade": 2},
+        {"text": "a dog", "image": "p3", "grade": 2},
     )
     assert graded.read(file) == {"a dog": {"p0": 6, "p3": 2}, "a tree": {"p0": 0}}
 
@@ -43,12 +43,12 @@ def test_judgements_are_read_by_text_and_picture(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([], "has no judgement"),
-        ([{"text": "t", "picture": "p", "grade": -1}], "line 1: grades begin at 0, got -1"),
-        ([{"text": "t", "picture": "p", "grade": 1.5}], "line 1: 'grade' must be a whole number"),
-        ([{"text": "t", "picture": "p", "grade": True}], "line 1: 'grade' must be a whole number"),
-        ([{"text": "t", "picture": 7, "grade": 1}], "line 1: 'picture' must be a text"),
-        ([{"picture": "p", "grade": 1}], "line 1: 'text' must be a text"),
-        ([{"text": "t", "picture": "p", "grade": g} for g in (1, 2)], "line 2: picture 'p' has grade 1 for this text"),
+        ([{"text": "t", "image": "p", "grade": -1}], "line 1: grades begin at 0, got -1"),
+        ([{"text": "t", "image": "p", "grade": 1.5}], "line 1: 'grade' must be a whole number"),
+        ([{"text": "t", "image": "p", "grade": True}], "line 1: 'grade' must be a whole number"),
+        ([{"text": "t", "image": 7, "grade": 1}], "line 1: 'image' must be a text"),
+        ([{"image": "p", "grade": 1}], "line 1: 'text' must be a text"),
+        ([{"text": "t", "image": "p", "grade": g} for g in (1, 2)], "line 2: image 'p' has grade 1 for this text"),
     ],
 )
 def test_a_faulty_file_is_named_with_its_line(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
@@ -67,26 +67,26 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
         graded.read(tmp_path / "judged")
 
 
-def test_judgements_belong_to_the_first_text_and_the_row_of_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_judgements_belong_to_the_first_text_and_the_row_of_the_image(capsys: pytest.CaptureFixture[str]) -> None:
     judged = {"a dog": {"p0": 6, "p3": 2}, "a tree": {"p4": 1}, "a house": {"p9": 3}}
     assert graded.of_split(judged, TEXTS, with_ids(IDS)) == {0: {0: 6, 3: 2}, 3: {4: 1}}
     assert "1 of 3 judged texts are none of things/test; left out" in capsys.readouterr().out
     assert graded.of_split({"a house": {"p9": 3}}, TEXTS, with_ids(IDS)) == {}
 
 
-@pytest.mark.parametrize(("picture", "times"), [("p9", 0), ("p1", 2)])
-def test_a_judged_picture_must_be_one_record(picture: str, times: int) -> None:
-    with pytest.raises(graded.JudgementsError, match=f"{times} records have the id '{picture}', which was judged"):
-        graded.of_split({"a dog": {picture: 3}}, TEXTS, with_ids(IDS))
+@pytest.mark.parametrize(("image", "times"), [("p9", 0), ("p1", 2)])
+def test_a_judged_image_must_be_one_record(image: str, times: int) -> None:
+    with pytest.raises(graded.JudgementsError, match=f"{times} records have the id '{image}', which was judged"):
+        graded.of_split({"a dog": {image: 3}}, TEXTS, with_ids(IDS))
 
 
 def _measured() -> cascade.Measured:
-    """Two towers that rank pictures by row for every text, and a single tower that turns the best four around."""
+    """Two towers that rank images by row for every text, and a single tower that turns the best four around."""
     texts = [loader.RecordText(row, records.Text("descriptive", "en", said)) for row, said in enumerate(TEXTS)]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
     embedded = embedding.Embedded(with_ids(IDS), texts, images, np.ones((4, 1), np.float32))
     way = dataclasses.replace(cascade.ways(embedded, 6)[0], orders=np.tile(np.arange(6), (4, 1)))
-    return cascade.measure(way, [2, 4], (1,), lambda _, pictures: pictures.astype(np.float32), 8, lambda: 0.0)
+    return cascade.measure(way, [2, 4], (1,), lambda _, rows: rows.astype(np.float32), 8, lambda: 0.0)
 
 
 def test_figures_are_those_of_each_depth_by_hand() -> None:
@@ -101,7 +101,7 @@ def test_figures_are_those_of_each_depth_by_hand() -> None:
         at = f"graded/top_{depth}"
         assert found[f"{at}/ndcg"] == pytest.approx((first[depth] / ideal[0] + second[depth] / ideal[1]) / 2)
         assert found[f"{at}/queries"] == 2
-    # Relevant from 3: one picture of the first text, two of the second, of which the first three hold one.
+    # Relevant from 3: one image of the first text, two of the second, of which the first three hold one.
     assert [found[f"graded/top_{depth}/map"] for depth in (0, 2, 4)] == pytest.approx(
         [(0 + 1 / 6) / 2, (0 + 1 / 6) / 2, (1 + 1 / 4) / 2]
     )

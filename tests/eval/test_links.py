@@ -1,4 +1,4 @@
-"""Texts of several pictures are one query with several truths, in every protocol of retrieval."""
+"""Texts of several images are one query with several truths, in every protocol of retrieval."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def each(*said: Said) -> list[loader.RecordText]:
 def split(
     texts: list[loader.RecordText], images: np.ndarray, words: np.ndarray, chosen: list[loader.RecordText] | None = None
 ) -> embedding.Embedded:
-    """A split of equal pictures in bytes, with these embeddings."""
+    """A split of equal images in bytes, with these embeddings."""
     source = with_ids(f"p{row}" for row in range(len(images)))
     return embedding.Embedded(source, true_pairs.distinct(chosen or texts, texts), images, words)
 
 
 def shop() -> tuple[list[loader.RecordText], np.ndarray, np.ndarray]:
-    """Four titles, each of three pictures that are near it and nearer it than any other."""
+    """Four titles, each of three images that are near it and nearer it than any other."""
     noise = 0.01 * np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
     eye = np.eye(4, dtype=np.float32)
     return each(*((row, "zh", f"title {row // 3}") for row in range(12))), np.repeat(eye, 3, axis=0) + noise, eye
@@ -65,7 +65,7 @@ def test_blocks_equal_the_definition_with_several_truths_both_ways(chunk: int, s
     assert expected[0][19:] == [0, 0]
 
 
-def test_a_perfect_model_has_every_title_of_several_pictures_right() -> None:
+def test_a_perfect_model_has_every_title_of_several_images_right() -> None:
     texts, images, words = shop()
     metrics, _ = split(texts, images, words).metrics((1, 5), "retrieval/test", folds=2)
     for at in ("retrieval/test", "retrieval/test/folds"):
@@ -80,7 +80,7 @@ def test_a_perfect_model_has_every_title_of_several_pictures_right() -> None:
 def test_a_collapsed_model_has_the_worst_rank_with_several_truths() -> None:
     texts, images, words = shop()
     _, found = split(texts, np.ones_like(images), np.ones_like(words)).metrics((1,), "retrieval/test")
-    assert set(found.text_to_image.tolist()) == {10}  # behind its 9 false pictures
+    assert set(found.text_to_image.tolist()) == {10}  # behind its 9 false images
     assert set(found.image_to_text.tolist()) == {4}
 
 
@@ -100,14 +100,14 @@ def test_equal_words_of_a_language_are_one_text(said: list[Said], rows: list[tup
     assert [text.rows for text in true_pairs.distinct(texts, texts)] == rows
 
 
-def test_a_chosen_text_is_true_of_every_picture_that_has_it() -> None:
+def test_a_chosen_text_is_true_of_every_image_that_has_it() -> None:
     texts = each((0, "en", "a"), (0, "en", "b"), (1, "en", "b"), (1, "en", "a"), (2, "en", "c"))
     one_each = [texts[0], texts[2], texts[4]]
     found = true_pairs.distinct(one_each, texts)
     assert [(text.text.text, text.rows) for text in found] == [("a", (0, 1)), ("b", (1, 0)), ("c", (2,))]
 
 
-def test_texts_with_a_picture_each_give_the_figures_of_plain_rows() -> None:
+def test_texts_with_a_image_each_give_the_figures_of_plain_rows() -> None:
     rng = np.random.default_rng(5)
     images, words, rows = rng.standard_normal((30, 4)), rng.standard_normal((70, 4)), rng.integers(0, 28, 70)
     languages = ["zh", "en"] * 35
@@ -118,7 +118,7 @@ def test_texts_with_a_picture_each_give_the_figures_of_plain_rows() -> None:
     assert np.array_equal(known.groups, np.arange(30))
 
 
-def test_a_text_is_a_query_of_every_fold_that_has_one_of_its_pictures() -> None:
+def test_a_text_is_a_query_of_every_fold_that_has_one_of_its_images() -> None:
     known = true_pairs.of_rows([[0, 2], [1], [3, 2]], 4)
     seen = []
 
@@ -132,7 +132,7 @@ def test_a_text_is_a_query_of_every_fold_that_has_one_of_its_pictures() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "images", "message"),
-    [([[0], []], 2, "text 1 has no picture"), ([[0], [2]], 2, r"\[0, 2\)"), ([[-1]], 2, r"\[0, 2\)")],
+    [([[0], []], 2, "text 1 has no image"), ([[0], [2]], 2, r"\[0, 2\)"), ([[-1]], 2, r"\[0, 2\)")],
 )
 def test_faulty_links_are_named(rows: list[list[int]], images: int, message: str) -> None:
     with pytest.raises(true_pairs.RetrievalError, match=message):
@@ -141,13 +141,13 @@ def test_faulty_links_are_named(rows: list[list[int]], images: int, message: str
 
 def test_links_of_other_embeddings_are_refused() -> None:
     x = np.eye(4, dtype=np.float32)
-    with pytest.raises(true_pairs.RetrievalError, match="of 2 texts and 4 pictures, but there are 4 and 4"):
+    with pytest.raises(true_pairs.RetrievalError, match="of 2 texts and 4 images, but there are 4 and 4"):
         retrieval.truth_ranks(x, x, true_pairs.of_rows([[0], [1, 2]], 4))
-    with pytest.raises(true_pairs.RetrievalError, match="several pictures"):
+    with pytest.raises(true_pairs.RetrievalError, match="several images"):
         np.asarray(true_pairs.of_rows([[0], [1, 2]], 4))
 
 
-def test_the_cascade_and_its_page_take_every_picture_of_a_text_for_true() -> None:
+def test_the_cascade_and_its_page_take_every_image_of_a_text_for_true() -> None:
     texts, images, words = shop()
     embedded = split(texts, images, words)
     image_ranks, text_ranks = retrieval.truth_ranks(images, words, embedded.links)
@@ -168,10 +168,10 @@ def test_the_gallery_frames_every_truth_and_tells_the_rank_of_the_best() -> None
     found = gallery_queries.text_queries(embedded, 4)
     assert [query.rank for query in found] == text_ranks.tolist()
     assert [sum(hit.is_true for hit in query.hits) for query in found][2:] == [3, 3]
-    assert [query.rank for query in gallery_queries.picture_queries(embedded, 12)] == image_ranks.tolist()
+    assert [query.rank for query in gallery_queries.image_queries(embedded, 12)] == image_ranks.tolist()
 
 
-def test_intervals_draw_pictures_that_share_a_text_together(tmp_path: Path) -> None:
+def test_intervals_draw_images_that_share_a_text_together(tmp_path: Path) -> None:
     texts, images, words = shop()
     noise = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)
     metrics, found = split(texts, images, words + noise).metrics((1, 5), "retrieval/test")
@@ -183,7 +183,7 @@ def test_intervals_draw_pictures_that_share_a_text_together(tmp_path: Path) -> N
         assert hits is not None and len(hits.hits) == 4
         assert hits.value() == pytest.approx(metrics[f"retrieval/test/{name}"], abs=1e-12)
     assert "not of the evaluation" not in "".join(results.parts(metrics, {"test": again}))
-    one_each = dataclasses.replace(again, of_text=np.arange(4), picture=np.arange(0, 12, 3))
+    one_each = dataclasses.replace(again, of_text=np.arange(4), image=np.arange(0, 12, 3))
     assert not again.same_queries(one_each)
 
 

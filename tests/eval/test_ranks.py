@@ -16,15 +16,15 @@ from wenlan_jax.tasks.two_tower import embedding
 
 
 def embedded(rows: list[int]) -> embedding.Embedded:
-    """Seven pictures, and texts of the pictures `rows` in two languages."""
+    """Seven images, and texts of the images `rows` in two languages."""
     rng = np.random.default_rng(0)
     texts = [
         loader.RecordText(row, records.Text("descriptive", "zh" if number % 2 else "en", f"text {number}"))
         for number, row in enumerate(rows)
     ]
-    pictures, words = rng.standard_normal((7, 5)), rng.standard_normal((len(rows), 5))
+    images, words = rng.standard_normal((7, 5)), rng.standard_normal((len(rows), 5))
     source = with_ids(f"p{row}" for row in range(7))
-    return embedding.Embedded(source, texts, pictures.astype(np.float32), words.astype(np.float32))
+    return embedding.Embedded(source, texts, images.astype(np.float32), words.astype(np.float32))
 
 
 ROWS = [0, 0, 1, 2, 3, 5, 5, 5]
@@ -39,7 +39,7 @@ def test_ranks_come_with_the_metrics_and_agree_with_them() -> None:
     assert metrics["retrieval/test/text_to_image/recall_at_5"] == np.mean(found.text_to_image <= 5)
     of_zh = found.language == "zh"
     assert metrics["retrieval/test/zh/text_to_image/recall_at_5"] == np.mean(found.text_to_image[of_zh] <= 5)
-    assert found.picture.tolist() == ROWS and found.image_to_text[[4, 6]].tolist() == [0, 0]
+    assert found.image.tolist() == ROWS and found.image_to_text[[4, 6]].tolist() == [0, 0]
 
 
 def test_what_is_written_is_read_back_whole(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_file_that_is_missing_or_cut_off_is_named(tmp_path: Path) -> None:
             query_ranks.read(tmp_path, "test")
 
 
-def test_ranks_of_an_earlier_version_are_of_texts_with_a_picture_each(tmp_path: Path) -> None:
+def test_ranks_of_an_earlier_version_are_of_texts_with_a_image_each(tmp_path: Path) -> None:
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
     old = {name: value for name, value in vars(found).items() if name not in ("of_text", "links")}
     np.savez_compressed(query_ranks.path(tmp_path, "test"), **old)
@@ -86,9 +86,9 @@ def test_ranks_of_an_earlier_version_are_of_texts_with_a_picture_each(tmp_path: 
 @pytest.mark.parametrize(
     "other",
     [
-        {"picture": np.array([0, 0, 1, 2, 3, 5, 5, 7])},
-        {"picture": np.array(ROWS[:-1])},
-        {"picture": np.array(ROWS, float)},
+        {"image": np.array([0, 0, 1, 2, 3, 5, 5, 7])},
+        {"image": np.array(ROWS[:-1])},
+        {"image": np.array(ROWS, float)},
         {"of_text": np.zeros(8, np.int64)},
         {"text": np.zeros(7, np.uint32)},
         {"language": np.arange(8)},

@@ -66,7 +66,7 @@ def test_the_command_line_says_what_is_asked_for(
     parser = argparse.ArgumentParser()
     rerank_command.add_arguments(parser)
     places = [f"--workdir={pair[0]}", f"--single={pair[1]}", f"--out={root / 'out'}"]
-    given = parser.parse_args([*places, "--top-k", "3", "10", "--speed-pictures=2"])
+    given = parser.parse_args([*places, "--top-k", "3", "10", "--speed-images=2"])
     assert rerank_command.run(given, FIELDS) == 0
     assert asked == [_request(root, pair, "out")]
     rerank_command.run(parser.parse_args([*places, "--step=4", "--single-step=7", "--judgements=judged"]), [])
@@ -119,7 +119,7 @@ def test_times_are_measured_and_pairs_are_counted(root: Path, pair: tuple[Path, 
             assert found[f"{way}/top_{depth}/pairs_per_query"] == depth
         assert found[f"latency/top_{depth}/seconds"] > 0
     assert found["latency/top_0/seconds"] > 0
-    assert found["speed/pairs"] == found["speed/pictures"] * found["speed/texts"] == 2 * 8
+    assert found["speed/pairs"] == found["speed/images"] * found["speed/texts"] == 2 * 8
     seconds = found["speed/single_tower_seconds"], found["speed/two_towers_seconds"]
     np.testing.assert_allclose(found["speed/times"], seconds[0] / seconds[1])
     np.testing.assert_allclose(found["speed/pairs_per_second"] * seconds[0], found["speed/pairs"])
@@ -128,17 +128,17 @@ def test_times_are_measured_and_pairs_are_counted(root: Path, pair: tuple[Path, 
 def test_judgements_of_the_true_pairs_give_the_ndcg_of_the_cascade(
     root: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Grade 1 for the picture of each text is what recall and NDCG count without judgements."""
+    """Grade 1 for the image of each text is what recall and NDCG count without judgements."""
     source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
     described = [(text, row.id) for row in source for text in row.texts if text.kind == "descriptive"]
     said = [(text, id_) for text, id_ in described if text.language == "zh"]
-    lines = {text.text: json.dumps({"text": text.text, "picture": id_, "grade": 1}) for text, id_ in said}
+    lines = {text.text: json.dumps({"text": text.text, "image": id_, "grade": 1}) for text, id_ in said}
     assert len(lines) == len(said), "texts are told apart by their words"
     file = root / "judged.jsonl"
-    file.write_text("\n".join(lines.values()) + '\n{"text": "of another split", "picture": "?", "grade": 3}\n')
+    file.write_text("\n".join(lines.values()) + '\n{"text": "of another split", "image": "?", "grade": 3}\n')
     fields = [f"--config.eval.graded.{field}" for field in ("k=10", "gain=linear", "relevant_from=1")]
     fields = [*FIELDS, "--config.eval.kinds=('descriptive',)", *fields]
-    found = rerank_job.run(_request(root, pair, "judged", judgements=file, fields=tuple(fields), speed_pictures=0))
+    found = rerank_job.run(_request(root, pair, "judged", judgements=file, fields=tuple(fields), speed_images=0))
     for depth in (0, *DEPTHS):
         at = f"rerank/test/graded/top_{depth}"
         expected = found[f"rerank/test/zh/text_to_image/top_{depth}/ndcg_at_10"]
@@ -155,7 +155,7 @@ def test_two_processes_give_the_figures_of_one(root: Path, pair: tuple[Path, Pat
     """But for times; process 0 alone writes."""
     expected = _reranked(root, pair)
     command = [sys.executable, "-m", "wenlan_jax.cli", "rerank", f"--workdir={pair[0]}", f"--single={pair[1]}"]
-    options = [f"--out={root / 'by two'}", "--top-k", *map(str, DEPTHS), "--speed-pictures=2", *FIELDS]
+    options = [f"--out={root / 'by two'}", "--top-k", *map(str, DEPTHS), "--speed-images=2", *FIELDS]
     job = launch(root / "logs", *command, *options, environment=without_devices())
     assert job.status == 0, job.logs
     found = json.loads((root / "by two" / "rerank.json").read_text())
@@ -173,7 +173,7 @@ def test_the_file_holds_the_figures_and_the_page_the_queries(root: Path, pair: t
     source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
     texts = [text.text for record in source for text in record.texts if text.language in ("en", "zh")]
     assert html.escape(texts[0]) in page and html.escape(texts[-1]) in page
-    # Three texts before and after, with five pictures each; one picture before and after, with five texts.
+    # Three texts before and after, with five images each; one image before and after, with five texts.
     assert page.count("two towers: rank of the truth") == page.count("best 10 re-ranked: rank of the truth") == 3 + 1
     assert page.count("<figure") == 6 * 5
 
@@ -181,19 +181,19 @@ def test_the_file_holds_the_figures_and_the_page_the_queries(root: Path, pair: t
 def test_a_single_tower_that_knows_the_truth_lifts_recall_to_its_bound(
     root: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each text meets the pictures it is asked about, both ways: rows of texts and pictures are not confused."""
+    """Each text meets the images it is asked about, both ways: rows of texts and images are not confused."""
     source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
     each = loader.list_texts(source, mixture.Wanted((), ("en", "zh")))
     links = [text.rows for text in true_pairs.distinct(each, each)]
-    assert len(links) < len(each), "a text of several pictures occurs"
+    assert len(links) < len(each), "a text of several images occurs"
 
     def scores(*given: Any) -> np.ndarray:
-        text_of_pair, picture_of_pair = given[-2:]
-        pairs = zip(text_of_pair.tolist(), picture_of_pair.tolist(), strict=True)
-        return np.array([picture in links[text] for text, picture in pairs], np.float32)
+        text_of_pair, image_of_pair = given[-2:]
+        pairs = zip(text_of_pair.tolist(), image_of_pair.tolist(), strict=True)
+        return np.array([image in links[text] for text, image in pairs], np.float32)
 
     monkeypatch.setattr(pair_scorer.PairScorer, "scores", scores)
-    found = rerank_job.run(_request(root, pair, "oracle", speed_pictures=0))
+    found = rerank_job.run(_request(root, pair, "oracle", speed_images=0))
     for way in WAYS:
         for depth in DEPTHS:
             at = f"rerank/test/{way}/top_{depth}"
@@ -208,14 +208,14 @@ def test_a_truth_below_the_depth_keeps_its_rank_and_others_go_by_score() -> None
     image_ranks, text_ranks = retrieval.truth_ranks(embedded.image_embeddings, embedded.text_embeddings, links)
     kept: set[bool] = set()
     for way, ranks in zip(cascade.ways(embedded, 5), (text_ranks, image_ranks[image_ranks > 0]), strict=True):
-        measured = cascade.measure(way, [2, 4], (1, 3), lambda texts, pictures: scores[texts, pictures], 5, _clock())
+        measured = cascade.measure(way, [2, 4], (1, 3), lambda texts, images: scores[texts, images], 5, _clock())
         for query, line in enumerate(way.orders):
-            texts, pictures = way.sides(np.full(4, query), line[:4])
-            np.testing.assert_allclose(measured.scores[query], scores[texts, pictures], atol=1e-5)
+            texts, images = way.sides(np.full(4, query), line[:4])
+            np.testing.assert_allclose(measured.scores[query], scores[texts, images], atol=1e-5)
             before, after = rerank_page.before_and_after(embedded, measured, query)
             assert before.rank == ranks[query]
             shown = [hit.score for hit in after.hits]
-            np.testing.assert_allclose(shown, np.sort(scores[texts, pictures])[::-1], atol=1e-5)
+            np.testing.assert_allclose(shown, np.sort(scores[texts, images])[::-1], atol=1e-5)
             truths = [place for place, hit in enumerate(after.hits, start=1) if hit.is_true]
             assert after.rank == (truths[0] if truths else before.rank)
             kept.add(not truths)
@@ -223,7 +223,7 @@ def test_a_truth_below_the_depth_keeps_its_rank_and_others_go_by_score() -> None
 
 
 def _embedded() -> embedding.Embedded:
-    """Nine pictures, of which the last has no text, and twelve texts, of which two are alike."""
+    """Nine images, of which the last has no text, and twelve texts, of which two are alike."""
     rng = np.random.default_rng(0)
     images, texts = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 12))
     texts[3] = texts[7]

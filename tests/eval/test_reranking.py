@@ -138,7 +138,7 @@ def test_all_candidates_rescored_equal_retrieval_from_the_scores() -> None:
     assert [row.recall[k] for k in (1, 5, 10)] == [expected[f"text_to_image/recall_at_{k}"] for k in (1, 5, 10)]
 
 
-def test_pictures_hit_with_any_of_their_texts() -> None:
+def test_images_hit_with_any_of_their_texts() -> None:
     links = np.array([0, 0, 1, 0])
     judged = reranking.image_judgements(links, 3)
     assert judged == [{0: 1, 1: 1, 3: 1}, {2: 1}, {}]

@@ -41,7 +41,7 @@ def _slow_ranks(images: np.ndarray, texts: np.ndarray, links: np.ndarray) -> tup
 @pytest.mark.parametrize("seed", [0, 1])
 def test_blocks_equal_the_definition_with_ties_and_many_captions(chunk: int, seed: int) -> None:
     images, texts = _grid(23, seed=seed), _grid(61, seed=seed + 10)
-    links = np.random.default_rng(seed).integers(0, 20, 61)  # pictures 20 to 22 have no text
+    links = np.random.default_rng(seed).integers(0, 20, 61)  # images 20 to 22 have no text
     image_ranks, text_ranks = retrieval.truth_ranks(images, texts, links, chunk)
     expected_images, expected_texts = _slow_ranks(images, texts, links)
     assert image_ranks.tolist() == expected_images
@@ -53,7 +53,7 @@ def test_hand_computed_case() -> None:
     images = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
     texts = np.array([[1, 0], [0, 1], [0.8, 0.6], [0, 1]], np.float32)
     metrics = retrieval.retrieval_metrics(images, texts, np.array([0, 1, 2, 0]), ks=(1, 2))
-    # Texts: 1, 1, 1 (scores .8, .6, .96), 3. Pictures: 1; 2 (text 3 ties); 1 (.96 against .6, .8, .8).
+    # Texts: 1, 1, 1 (scores .8, .6, .96), 3. Images: 1; 2 (text 3 ties); 1 (.96 against .6, .8, .8).
     assert metrics["text_to_image/recall_at_1"] == 0.75
     assert metrics["text_to_image/recall_at_2"] == 0.75
     assert metrics["text_to_image/mean_rank"] == 1.5
@@ -81,7 +81,7 @@ def test_a_collapsed_model_gets_the_worst_rank() -> None:
 def test_equal_candidates_tie_in_whatever_block_they_are(chunk: int) -> None:
     images = _unit(300, 2048)
     texts = images[:150] + 0.05 * _unit(150, 2048, seed=1)
-    images[150:] = images[:150]  # every picture has a copy 150 rows further on
+    images[150:] = images[:150]  # every image has a copy 150 rows further on
     ranks = retrieval.truth_ranks(images, texts, np.arange(150), chunk)[1]
     assert (ranks == 2).all()
 
@@ -214,7 +214,7 @@ def _slow_score_ranks(scores: np.ndarray, links: np.ndarray) -> tuple[list[int],
 def test_scores_of_pairs_equal_the_definition_with_ties_and_many_captions(chunk: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 9, (61, 23)).astype(np.float32)  # few values: most queries have ties
-    links = rng.integers(0, 20, 61)  # between none and many texts a picture
+    links = rng.integers(0, 20, 61)  # between none and many texts an image
     image_ranks, text_ranks = retrieval.score_ranks(scores, links, chunk)
     expected_images, expected_texts = _slow_score_ranks(scores, links)
     assert image_ranks.tolist() == expected_images
@@ -231,11 +231,11 @@ def test_scores_of_embeddings_give_the_figures_of_the_embeddings() -> None:
     assert by_scores == retrieval.by_language(images, texts, links, languages)
 
 
-def test_any_text_of_a_picture_is_a_hit_and_not_a_fraction_of_them() -> None:
+def test_any_text_of_a_image_is_a_hit_and_not_a_fraction_of_them() -> None:
     scores = np.zeros((5, 2), np.float32)
     scores[:, 0] = [0.1, 0.2, 0.9, 0.3, 0.4]
     links = np.array([0, 1, 0, 0, 0])
-    assert retrieval.from_scores(scores, links, (1,))["image_to_text/recall_at_1"] == 0.5  # picture 1 ties with all
+    assert retrieval.from_scores(scores, links, (1,))["image_to_text/recall_at_1"] == 0.5  # image 1 ties with all
     scores[1, 1] = 1
     assert retrieval.from_scores(scores, links, (1,))["image_to_text/recall_at_1"] == 1.0
 
@@ -246,7 +246,7 @@ def test_a_collapsed_scorer_gets_the_worst_rank() -> None:
     assert found["text_to_image/recall_at_30"] == 1
 
 
-def test_pictures_that_stand_twice_tie_even_a_rounding_apart() -> None:
+def test_images_that_stand_twice_tie_even_a_rounding_apart() -> None:
     scores = np.random.default_rng(0).standard_normal((20, 20)).astype(np.float32)
     scores[np.arange(20), np.arange(20)] = 5
     doubled = np.concatenate([scores, scores * np.float32(1 - 1e-7)], axis=1)
@@ -287,7 +287,7 @@ def test_the_average_recall_is_the_mean_of_six_figures() -> None:
     assert retrieval.average_recall(found) == found["mean_recall"]
 
 
-def test_folds_are_runs_of_pictures_that_are_searched_alone() -> None:
+def test_folds_are_runs_of_images_that_are_searched_alone() -> None:
     rng = np.random.default_rng(0)
     links = rng.permutation(np.concatenate([np.arange(40), rng.integers(0, 40, 50)]))
     scores = rng.standard_normal((90, 40)).astype(np.float32)
@@ -357,5 +357,5 @@ def test_faulty_scores_are_named() -> None:
         retrieval.from_scores(good, links[:2])
     with pytest.raises(retrieval.RetrievalError, match="ks"):
         retrieval.from_scores(good, links, ())
-    with pytest.raises(retrieval.RetrievalError, match="7 pictures cannot be split into 2"):
+    with pytest.raises(retrieval.RetrievalError, match="7 images cannot be split into 2"):
         retrieval.over_folds(lambda *rows: {}, np.array([0]), 7, 2)

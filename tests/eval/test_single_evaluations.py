@@ -70,7 +70,7 @@ def test_folds_are_ranked_alone_and_told_beside_the_whole(
     scorer = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
     texts = embedding.wanted_texts(current.config, scorer)
     pairs, languages = true_pairs.of_texts(texts, 16), np.array([text.text.language for text in texts])
-    assert len(pairs.text) > pairs.texts, "a text of several pictures occurs"
+    assert len(pairs.text) > pairs.texts, "a text of several images occurs"
     scores = evaluation._matrix(None, None, scorer, texts, 16)
     for name, chosen in (("", languages != ""), ("en/", languages == "en"), ("zh/", languages == "zh")):
         of = np.flatnonzero(chosen)
@@ -106,20 +106,20 @@ def test_without_folds_there_is_the_whole_alone(
     assert "trained on all" in shown and "folds" not in shown
 
 
-def test_pictures_that_do_not_divide_are_refused_before_a_training(
+def test_images_that_do_not_divide_are_refused_before_a_training(
     set_up: Callable[..., tuple[Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a split that is evaluated while training, before any of its pairs is scored."""
-    with pytest.raises(retrieval.RetrievalError, match="16 pictures cannot be split into 3 equal folds"):
+    with pytest.raises(retrieval.RetrievalError, match="16 images cannot be split into 3 equal folds"):
         single.Ranking(*set_up(**_ranking(eval__folds=3)))
     evaluation = single.Ranking(*set_up(**_ranking(eval__folds=3, eval__final_splits=("test[:9]",))))
     monkeypatch.setattr(single.Ranking, "_matrix", None)
-    with pytest.raises(retrieval.RetrievalError, match="16 pictures cannot be split into 3 equal folds"):
+    with pytest.raises(retrieval.RetrievalError, match="16 images cannot be split into 3 equal folds"):
         evaluation.score(None, None, "test")
 
 
 def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., tuple[Run, Any]]) -> None:
-    """Without fine-tuning, beside its objectives; all pairs of the first four pictures with one text each."""
+    """Without fine-tuning, beside its objectives; all pairs of the first four images with one text each."""
     changes = {"eval__zero_shot": True, "eval__rank_images": 4, "eval__kinds": ("descriptive",), "eval__batches": 1}
     current, tokenizer = set_up(**changes, eval__languages=("en",))
     evaluation, state = evaluations.create(current, tokenizer), setup.fresh_state(current)
@@ -127,10 +127,10 @@ def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., 
     source = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
     texts = [text.text.text for text in embedding.wanted_texts(current.config, source) if text.row < 4]
     scorer, logits = pair_scorer.PairScorer(current, tokenizer, 4), np.empty((4, 4), np.float32)
-    for text, picture in np.ndindex(4, 4):
-        batch = {**scorer.texts([texts[text]]), **scorer.pictures(source, [picture])}
+    for text, image in np.ndindex(4, 4):
+        batch = {**scorer.texts([texts[text]]), **scorer.images(source, [image])}
         hidden = Tower(current.config).encode(state.params, batch, batch["region_features"], None)
-        logits[text, picture] = Tower(current.config).call(state.params, "itm_logits", hidden.pooled)[0, 1]
+        logits[text, image] = Tower(current.config).call(state.params, "itm_logits", hidden.pooled)[0, 1]
     for name, value in retrieval.from_scores(logits, np.arange(4)).items():
         assert found[f"retrieval/test/{name}"] == pytest.approx(value)
     assert {"pretrain/test/itm/loss", "pretrain/test/mlm/loss", "retrieval/test/en/average_recall"} <= found.keys()
@@ -169,8 +169,8 @@ class _Questions:
         asked = [records.Question(*said, answer) for said, answers in ANNOTATED.items() for answer in answers]
         pixels = np.zeros((8, 8, 3), np.uint8)
         box = records.Region((0.0, 0.0, 8.0, 8.0), "", score=1.0)
-        picture = cv2.imencode(".png", pixels)[1].tobytes()
-        return records.Record("one", picture, 8, 8, texts=(), regions=(box,), questions=tuple(asked))
+        image = cv2.imencode(".png", pixels)[1].tobytes()
+        return records.Record("one", image, 8, 8, texts=(), regions=(box,), questions=tuple(asked))
 
 
 def test_answers_have_the_official_accuracy_where_several_annotators_answered_in_english(

@@ -75,7 +75,7 @@ def test_an_empty_bank_gives_no_loss_and_finite_gradients() -> None:
 def test_in_batch_keys_join_the_denominator_once() -> None:
     rng = np.random.default_rng(2)
     queries, keys, bank = unit(rng, N), unit(rng, N), filled_bank(rng)
-    ids = np.array([50, 51, 50, 52, 53, 54], np.int32)  # rows 0 and 2 show the same picture
+    ids = np.array([50, 51, 50, 52, 53, 54], np.int32)  # rows 0 and 2 show the same image
     found = contrastive.info_nce(
         queries, keys, ids, jnp.float32(SCALE), bank=bank, batch_keys=keys, batch_ids=ids,
         own_rows=jnp.arange(N), mask_false_negatives=True,

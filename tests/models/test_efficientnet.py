@@ -45,7 +45,7 @@ def converted(net: EfficientNet, theirs: torch_brivl.EfficientNet, side: int) ->
     return {collection: values["backbone"] for collection, values in tree.items()}
 
 
-def pictures(batch: int, side: int) -> np.ndarray:
+def images(batch: int, side: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(batch, side, side, 3)).astype(np.float32)
 
 
@@ -69,7 +69,7 @@ LONGER = (Stage(3, 1, 1, 8, 3), Stage(5, 2, 6, 16, 4))
 def test_training_equals_torch_with_gradients_and_statistics(make_backbone: Callable, changes: dict[str, Any]):
     net, side = make_backbone(**changes), 33 if "remat" in changes else 30
     theirs = reference(net, side)
-    variables, x = converted(net, theirs, side), pictures(4, side)
+    variables, x = converted(net, theirs, side), images(4, side)
     expected = theirs.train()(channels_first(x))
     weight = np.random.default_rng(1).normal(size=expected.permute(0, 2, 3, 1).shape).astype(np.float32)
     (expected * channels_first(weight)).sum().backward()
@@ -95,7 +95,7 @@ def test_training_equals_torch_with_gradients_and_statistics(make_backbone: Call
 def test_b0_equals_torch_in_evaluation(make_backbone: Callable):
     net = make_backbone(**efficientnet_sizes(*COMPOUND_COEFFICIENTS["b0"])._asdict())
     theirs = reference(net, 40).eval()
-    x = pictures(2, 40)
+    x = images(2, 40)
     with torch.no_grad():
         expected = theirs(channels_first(x)).permute(0, 2, 3, 1).numpy()
     y = jax.jit(lambda v, x: net.apply(v, x, False))(converted(net, theirs, 40), x)
@@ -121,7 +121,7 @@ def test_scaled_sizes_are_the_published_ones(name: str, stem: int, widths: tuple
 def test_frozen_paths_choose_layers_by_name(make_backbone: Callable, randomize: Callable):
     default = make_backbone().batch_norm
     frozen = type(default)(**{**vars(default), "frozen_paths": (r"^blocks_0_", r"^bn2/")})
-    net, x = make_backbone(batch_norm=frozen), pictures(2, 16)
+    net, x = make_backbone(batch_norm=frozen), images(2, 16)
     variables = randomize(jax.eval_shape(lambda: net.init(jax.random.key(0), x, False)), 0)
     _, updated = jax.jit(lambda v: net.apply(v, x, True, mutable=["batch_stats"]))(variables)
     same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), variables["batch_stats"], updated["batch_stats"])
@@ -131,7 +131,7 @@ def test_frozen_paths_choose_layers_by_name(make_backbone: Callable, randomize: 
 
 
 def test_bfloat16_keeps_float32_parameters_and_statistics(make_backbone: Callable):
-    net, x = make_backbone(dtype=jnp.bfloat16), pictures(2, 16)
+    net, x = make_backbone(dtype=jnp.bfloat16), images(2, 16)
     shapes = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), x, True, mutable=True))
     assert shapes[0].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes[1])} == {jnp.dtype("float32")}

@@ -89,8 +89,8 @@ def test_a_pair_does_not_depend_on_its_padding_nor_on_its_batch(uc2: Sides):
         words, regions = int(TOKEN_MASK[row].sum()), int(REGION_MASK[row].sum())
         ids, token_mask, features, boxes, region_mask, masked = (x[row : row + 1] for x in uc2.batch)
         texts = (ids[:, :words], token_mask[:, :words])
-        pictures = (x[:, :regions] for x in (features, boxes, region_mask, masked))
-        alone = encoder(uc2.net)(uc2.params, *texts, *pictures)
+        images = (x[:, :regions] for x in (features, boxes, region_mask, masked))
+        alone = encoder(uc2.net)(uc2.params, *texts, *images)
         np.testing.assert_allclose(alone.text[0], together.text[row, :words], atol=2e-6)
         np.testing.assert_allclose(alone.regions[0], together.regions[row, :regions], atol=2e-6)
         np.testing.assert_allclose(alone.pooled[0], together.pooled[row], atol=2e-6)
@@ -112,8 +112,8 @@ def test_what_stands_in_padding_changes_nothing(uc2: Sides):
 
 
 def test_more_room_for_regions_changes_nothing(uc2: Sides):
-    ids, token_mask, *pictures = uc2.batch
-    wider = [np.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)) for x in pictures]
+    ids, token_mask, *images = uc2.batch
+    wider = [np.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)) for x in images]
     first, second = (encoder(uc2.net)(uc2.params, *batch) for batch in (uc2.batch, (ids, token_mask, *wider)))
     np.testing.assert_allclose(first.regions[REGION_MASK], second.regions[:, :REGIONS][REGION_MASK], atol=2e-6)
     np.testing.assert_allclose(first.text[TOKEN_MASK], second.text[TOKEN_MASK], atol=2e-6)
@@ -121,9 +121,9 @@ def test_more_room_for_regions_changes_nothing(uc2: Sides):
 
 def test_regions_have_no_order(uc2: Sides):
     order = np.random.default_rng(2).permutation(REGIONS)
-    ids, token_mask, *pictures = uc2.batch
+    ids, token_mask, *images = uc2.batch
     first = encoder(uc2.net)(uc2.params, *uc2.batch)
-    second = encoder(uc2.net)(uc2.params, ids, token_mask, *(x[:, order] for x in pictures))
+    second = encoder(uc2.net)(uc2.params, ids, token_mask, *(x[:, order] for x in images))
     np.testing.assert_allclose(
         first.regions[:, order][REGION_MASK[:, order]], second.regions[REGION_MASK[:, order]], atol=2e-6
     )

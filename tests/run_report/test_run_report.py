@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import report_runs
 from conftest import tiny_dict
-from report_runs import PICTURES, STEPS, Page
+from report_runs import IMAGES, STEPS, Page
 
 from wenlan_jax.evaluation import query_ranks, statistics
 from wenlan_jax.report import command, evidence, page, results
@@ -74,18 +74,18 @@ def test_every_figure_of_the_result_is_on_the_page(finished: Path, shown: Page) 
     for way, name in (("text to image", "text_to_image"), ("image to text", "image_to_text")):
         at = f"retrieval/test/{name}"
         counts, shares = recall[way][:2], [cell.split()[0] for cell in recall[way][2:5]]
-        assert counts == [str(PICTURES)] * 2
+        assert counts == [str(IMAGES)] * 2
         assert shares == [f"{figures[f'{at}/recall_at_{k}']:.1%}" for k in (1, 5, 10)]
 
 
 def test_an_interval_is_that_of_a_mean_of_independent_hits(finished: Path) -> None:
-    """With one text a picture the hits are independent: the normal interval of a share, of 400 pictures."""
+    """With one text an image the hits are independent: the normal interval of a share, of 400 images."""
     of = query_ranks.read(finished, "test")
     figures = report_runs.figures_of(of)
     table = shown_results(figures, {"test": of}).table("", "queries", "of", "recall@1")
     for way, name in (("text to image", "text_to_image"), ("image to text", "image_to_text")):
         share = figures[f"retrieval/test/{name}/recall_at_1"]
-        half = 1.96 * math.sqrt(share * (1 - share) / PICTURES)
+        half = 1.96 * math.sqrt(share * (1 - share) / IMAGES)
         low, high = (float(bound) / 100 for bound in table[way][2].split(" ", 1)[1].strip("[]").split(", "))
         assert low == pytest.approx(share - half, abs=0.006)
         assert high == pytest.approx(share + half, abs=0.006)
@@ -93,14 +93,14 @@ def test_an_interval_is_that_of_a_mean_of_independent_hits(finished: Path) -> No
 
 
 def test_texts_of_one_language_have_a_wider_interval(shown: Page, finished: Path) -> None:
-    """There are half as many; what pictures find among them is another ranking and has none."""
+    """There are half as many; what images find among them is another ranking and has none."""
     by_language = shown.table("", "text to image @1")
     assert sorted(by_language) == ["en", "zh"]
     whole = shown.table("", "queries", "of", "recall@1")["text to image"][2]
     assert width(by_language["en"][0]) == pytest.approx(width(whole) * math.sqrt(2), rel=0.1)
     given = {"retrieval/test/en/image_to_text/recall_at_1": 0.5}
-    of_pictures = shown_results(given, {"test": query_ranks.read(finished, "test")}).table("", "image to text @1")
-    assert of_pictures["en"] == ["50.0%"]
+    of_images = shown_results(given, {"test": query_ranks.read(finished, "test")}).table("", "image to text @1")
+    assert of_images["en"] == ["50.0%"]
 
 
 def width(cell: str) -> float:
@@ -265,9 +265,9 @@ def test_a_gallery_with_scripts_is_left_out(run: Path) -> None:
     assert "alert(3)" not in page.render(found)
 
 
-def test_ranks_of_pictures_without_a_text_do_not_count() -> None:
+def test_ranks_of_images_without_a_text_do_not_count() -> None:
     of = report_runs.ranks_of(3)
-    fewer = query_ranks.Ranks(np.append(of.image_to_text, 0), of.text_to_image, of.picture, of.language, of.text)
+    fewer = query_ranks.Ranks(np.append(of.image_to_text, 0), of.text_to_image, of.image, of.language, of.text)
     cells = [
         shown_results(report_runs.figures_of(one), {"test": one}).table("", "queries")["image to text"][2]
         for one in (of, fewer)

@@ -40,7 +40,7 @@ def get_table():
 
 ROWS = 'Row("K = 20"), Row("K = 8", {"contrast.bank_size": 8})'
 
-# Steps of a fiftieth of a second; 40 held-out pictures with two texts each, found sooner with the larger bank.
+# Steps of a fiftieth of a second; 40 held-out images with two texts each, found sooner with the larger bank.
 TRAINER = """
 import json, os, signal, sys, time
 from pathlib import Path

@@ -40,7 +40,7 @@ def test_a_sweep_runs_every_row_with_every_seed_and_writes_the_table(sweeps: Any
     assert float(rows["K = 8"]["pairs per second"]) == 48 / 4.0
     assert float(rows["K = 8"]["accelerator hours"]) > 0
     page = (sweeps.out / "queue.md").read_text()
-    assert "A bank of K keys is better than none [R]." in page and "over the 40 held-out pictures" in page
+    assert "A bank of K keys is better than none [R]." in page and "over the 40 held-out images" in page
     assert (sweeps.out / "queue.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -15,19 +15,19 @@ from wenlan_jax.evaluation import statistics as stats
 def made(seed: int = 0, images: int = 60, texts: int = 150) -> tuple[query_ranks.Ranks, dict[str, float]]:
     """Ranks of random embeddings, and the metrics of the same under the names of result.json."""
     rng = np.random.default_rng(seed)
-    links = np.sort(rng.integers(0, images - 3, texts))  # the last three pictures have no text
+    links = np.sort(rng.integers(0, images - 3, texts))  # the last three images have no text
     noise = rng.standard_normal((texts, 8)).astype(np.float32)
-    pictures = rng.standard_normal((images, 8)).astype(np.float32)
-    words = pictures[links] + 1.5 * noise
+    seen = rng.standard_normal((images, 8)).astype(np.float32)
+    words = seen[links] + 1.5 * noise
     languages = ["zh" if number % 3 else "en" for number in range(texts)]
-    one, two = retrieval.truth_ranks(pictures, words, links)
-    metrics = retrieval.of_ranks(one, two, links) | retrieval.by_language(pictures, words, links, languages)
+    one, two = retrieval.truth_ranks(seen, words, links)
+    metrics = retrieval.of_ranks(one, two, links) | retrieval.by_language(seen, words, links, languages)
     found = query_ranks.of_queries(one, two, links, languages, [str(number) for number in range(texts)])
     return found, {f"retrieval/test/{name}": value for name, value in metrics.items()}
 
 
 def hits(values: np.ndarray) -> stats.Hits:
-    """One query a picture."""
+    """One query an image."""
     return stats.Hits(values[:, None].astype(float), np.ones((len(values), 1)))
 
 
@@ -35,7 +35,7 @@ def hits(values: np.ndarray) -> stats.Hits:
     "name",
     ["text_to_image/recall_at_1", "image_to_text/recall_at_5", "mean_recall", "zh/text_to_image/recall_at_10"],
 )
-def test_hits_by_picture_give_the_metric_of_the_evaluation(name: str) -> None:
+def test_hits_by_image_give_the_metric_of_the_evaluation(name: str) -> None:
     found, metrics = made()
     of = stats.hits(found, f"retrieval/test/{name}", (1, 5, 10))
     assert of is not None
@@ -89,8 +89,8 @@ def test_pairing_narrows_the_interval() -> None:
     assert interval.high - interval.low < 0.3 * 2 * 1.96 * math.sqrt(2 * 0.25 / 1000)
 
 
-def test_texts_of_one_picture_are_not_independent() -> None:
-    """Five texts a picture that are all found or all missed tell as much as one."""
+def test_texts_of_one_image_are_not_independent() -> None:
+    """Five texts an image that are all found or all missed tell as much as one."""
     values = np.arange(400) % 5 < 2
     one = stats.compare([hits(values)], [hits(np.zeros(400))])
     five = stats.Hits(5.0 * values[:, None], np.full((400, 1), 5.0))
@@ -126,7 +126,7 @@ def test_a_ratio_with_unequal_numbers_of_texts_agrees_with_scipys() -> None:
 
 
 def test_it_covers_the_true_difference_as_often_as_it_says() -> None:
-    """400 draws of 200 pictures of two correlated rows; 95% give or take three standard errors of the share."""
+    """400 draws of 200 images of two correlated rows; 95% give or take three standard errors of the share."""
     rng, covered = np.random.default_rng(2), 0
     for _ in range(400):
         hard = rng.random(200)

@@ -19,7 +19,7 @@ from wenlan_jax.tasks.single_tower.task import Single, Tower
 from wenlan_jax.training import setup as runs
 
 ROWS, CANDIDATES, HARD = 8, 6, 2
-TEXT, PICTURE = ("token_ids", "token_mask"), ("region_features", "region_boxes", "region_mask")
+TEXT, IMAGE = ("token_ids", "token_mask"), ("region_features", "region_boxes", "region_mask")
 
 
 def given(dropout: float, rng: jax.Array | None) -> objectives.Given:
@@ -37,7 +37,7 @@ def given(dropout: float, rng: jax.Array | None) -> objectives.Given:
 
 def scores(one: objectives.Given, number: int | None, fields: tuple[str, ...]) -> np.ndarray:
     """Of every row without dropout, with candidate `number` in place of its own `fields`."""
-    batch = {name: one.batch[name] for name in (*TEXT, *PICTURE)}
+    batch = {name: one.batch[name] for name in (*TEXT, *IMAGE)}
     if number is not None:
         batch |= {name: one.batch[f"negative_{name}"][:, number] for name in fields}
     return np.asarray(jitted(one.tower)(one.params, batch))
@@ -62,7 +62,7 @@ def still() -> objectives.Given:
 def by_hand(one: objectives.Given, settings: schema.Rank) -> float:
     """The mean hinge against the best candidates of either side."""
     own, violations = scores(one, None, ()), []
-    for fields in (PICTURE, TEXT):
+    for fields in (IMAGE, TEXT):
         every = np.stack([scores(one, number, fields) for number in range(CANDIDATES)], axis=1)
         best = np.sort(every, axis=1)[:, -HARD:]
         assert (np.diff(np.sort(every, axis=1)) > 1e-6).all(), "no two candidates tie"
@@ -112,7 +112,7 @@ def test_candidates_are_scored_without_dropout_and_trained_on_with_it(
     found = jax.jit(chosen)(still.batch)
     every, few = (ROWS * CANDIDATES, False), (ROWS * HARD, True)
     assert calls == [(ROWS, True), every, few, every, few]
-    for values, fields in zip(found, (PICTURE, TEXT), strict=True):
+    for values, fields in zip(found, (IMAGE, TEXT), strict=True):
         expected = np.stack([scores(still, number, fields) for number in range(CANDIDATES)], axis=1)
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
@@ -125,7 +125,7 @@ def test_no_gradient_flows_through_candidates_that_were_not_chosen(still: object
 
     found = jax.jit(jax.grad(loss))(still.batch[name].astype(jnp.float32))
     touched = np.abs(np.asarray(found)).max(axis=(2, 3)) > 0
-    every = np.stack([scores(still, number, PICTURE) for number in range(CANDIDATES)], axis=1)
+    every = np.stack([scores(still, number, IMAGE) for number in range(CANDIDATES)], axis=1)
     best = np.argsort(-every, axis=1)[:, :HARD]
     for row in range(ROWS):
         assert set(np.flatnonzero(touched[row])) <= set(best[row].tolist())

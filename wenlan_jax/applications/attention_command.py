@@ -10,10 +10,10 @@ from wenlan_jax.util import languages
 from wenlan_jax.util.arguments import whole
 
 DESCRIPTION = """\
-Draw where the words of a text look in a picture: the attention of a single tower's last layer from each word to
-the regions, mean of all heads. Writes one page a picture, SPLIT.ROW.html, with a line of panels for each language.
+Draw where the words of a text look in an image: the attention of a single tower's last layer from each word to
+the regions, mean of all heads. Writes one page an image, SPLIT.ROW.html, with a line of panels for each language.
 
-The texts are the picture's own, the first of eval.kinds in each language. Fields of the sections data, eval and
+The texts are the image's own, the first of eval.kinds in each language. Fields of the sections data, eval and
 mesh may be set."""
 
 EXAMPLE = """\

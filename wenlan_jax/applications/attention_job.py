@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax.applications import attention_picture
+from wenlan_jax.applications import attention_page
 from wenlan_jax.applications.trained import Model, Place, find, read
 from wenlan_jax.config import sections
 from wenlan_jax.data import images, sources
@@ -94,9 +94,9 @@ def run(request: Request) -> list[Path]:
         texts = one_a_language(source, row, wanted)
         view = viewer.look(source, row, texts, request.renormalise)
         if jax.process_index() == 0:
-            picture = images.decode(source[row].image)
+            image = images.decode(source[row].image)
             title = f"Where words look: {source.name}, row {row}"
-            attention_picture.write(pages[-1], picture, view.boxes, view.readings, request.renormalise, title)
+            attention_page.write(pages[-1], image, view.boxes, view.readings, request.renormalise, title)
         say(f"{pages[-1]}: {', '.join(text.language for text in texts)}")
     return pages
 
@@ -139,7 +139,7 @@ class View:
     """
 
     boxes: Float32[np.ndarray, "regions 4"]
-    readings: list[attention_picture.Reading]
+    readings: list[attention_page.Reading]
 
 
 class Viewer:
@@ -178,9 +178,9 @@ class Viewer:
         readings = []
         for text, ids, mask, heads in zip(texts, fields["token_ids"], fields["token_mask"], weights, strict=True):
             words = words_of(self._model.tokenizer, ids[mask].tolist())
-            rows = attention_picture.text_to_regions(heads, len(ids), seen, renormalise)
-            of_words = attention_picture.of_words(rows, words)
-            readings.append(attention_picture.Reading(text.text, text.language, words, of_words))
+            rows = attention_page.text_to_regions(heads, len(ids), seen, renormalise)
+            of_words = attention_page.of_words(rows, words)
+            readings.append(attention_page.Reading(text.text, text.language, words, of_words))
         return View(regions["region_boxes"][0][seen], readings)
 
     def _weights(self, texts: Batch, regions: Batch, count: int) -> Float32[np.ndarray, "texts heads length length"]:
@@ -200,10 +200,10 @@ class Viewer:
         return attention(self._tower.module, params[TOWER], *inputs)[-1]
 
 
-def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[attention_picture.Word]:
+def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[attention_page.Word]:
     """Puts together the words of a row of real tokens, which begins and ends with a special one."""
     pieces = tokenizer.pieces(ids)
     special = {pieces[0], pieces[-1]}
     if isinstance(tokenizer, WordPiece):
-        return attention_picture.merge_word_pieces(pieces, special)
-    return attention_picture.merge_sentence_pieces(pieces, special)
+        return attention_page.merge_word_pieces(pieces, special)
+    return attention_page.merge_sentence_pieces(pieces, special)

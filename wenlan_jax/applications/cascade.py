@@ -27,7 +27,7 @@ BLOCK = 2**24
 """Scores of two towers that are held at once."""
 
 PairScores = Callable[[Pairs, Pairs], Float32[np.ndarray, " pairs"]]
-"""(row of each pair's text, row of its picture) -> scores, on the host."""
+"""(row of each pair's text, row of its image) -> scores, on the host."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
     """
     links = embedded.links
     of_texts, of_images = reranking.text_judgements(links), reranking.image_judgements(links, links.images)
-    with_text = np.flatnonzero(links.texts_of_picture)
+    with_text = np.flatnonzero(links.texts_of_image)
     asked = [of_images[row] for row in with_text]
     return (
         Way(

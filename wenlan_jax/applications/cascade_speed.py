@@ -28,7 +28,7 @@ QUERIES = 20
 """Texts that are served alone, one after the other, for their latency; the median counts."""
 
 ROUNDS = 3
-"""Times that both models rank the same pictures in turn; the medians count."""
+"""Times that both models rank the same images in turn; the medians count."""
 
 
 class _TextQuery:
@@ -49,17 +49,17 @@ class _TextQuery:
         return meshes.to_host(self._jitted(model.params, batch))[0]
 
 
-def latency(two: Model, single: Model, embedded: Embedded, pictures: Batch, depths: Sequence[int]) -> dict[str, float]:
+def latency(two: Model, single: Model, embedded: Embedded, images: Batch, depths: Sequence[int]) -> dict[str, float]:
     """Times a text query that is served alone.
 
     From the text to its ranking of all images of the split: embedding, product with those of the images, order,
-    then the scores of k pairs in one batch. Embeddings and `pictures` are in memory.
+    then the scores of k pairs in one batch. Embeddings and `images` are in memory.
 
     Args:
         two: the two towers.
         single: the single tower.
         embedded: the split, embedded by the two towers.
-        pictures: the single tower's fields of all images.
+        images: the single tower's fields of all images.
         depths: how many candidates are re-ranked.
 
     Returns:
@@ -79,7 +79,7 @@ def latency(two: Model, single: Model, embedded: Embedded, pictures: Batch, dept
         def both(text: str, depth: int = depth, scorer: PairScorer = scorer) -> np.ndarray:
             rows = first(text)[:depth]
             fields, zeros = scorer.texts([text]), np.zeros(len(rows), np.int64)
-            scores = scorer.scores(single.params, single.batch_stats, fields, pictures, zeros, rows)
+            scores = scorer.scores(single.params, single.batch_stats, fields, images, zeros, rows)
             return rows[np.argsort(-scores, kind="stable")]
 
         found[f"latency/top_{depth}/seconds"] = _median(both, texts)
@@ -97,14 +97,14 @@ def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - began
 
 
-def gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float]:
+def gap(two: Model, single: Model, split: str, images: int) -> dict[str, float]:
     """Times both models at the same task: to rank the first images of a split for each of their texts.
 
     Args:
         two: the two towers.
         single: the single tower.
         split: the name of the split.
-        pictures: how many images.
+        images: how many images.
 
     Returns:
         `speed/<name>`: `two_towers_seconds` for reading, embedding each image and text once, the product, the order;
@@ -112,8 +112,8 @@ def gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float
         the number of images; and how many items and pairs there are and were done a second.
     """
     config = two.run.config
-    part = f"{split}[:{pictures}]"
-    size = dataclasses.replace(config.eval, batch_size=min(config.eval.batch_size, pictures))
+    part = f"{split}[:{images}]"
+    size = dataclasses.replace(config.eval, batch_size=min(config.eval.batch_size, images))
     evaluator = embedding.Evaluator(
         dataclasses.replace(two.run, config=dataclasses.replace(config, eval=size)), two.tokenizer
     )
@@ -126,15 +126,15 @@ def gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float
         return np.argsort(-(embedded.text_embeddings @ embedded.image_embeddings.T), axis=1)
 
     def by_one() -> np.ndarray:
-        fields = scorer.pictures(source, range(pictures))
+        fields = scorer.images(source, range(images))
         return np.argsort(-scorer.matrix(single.params, single.batch_stats, scorer.texts(texts), fields), axis=1)
 
     by_two()
     by_one()
     seconds = np.median([(_seconds(by_two), _seconds(by_one)) for _ in range(ROUNDS)], axis=0)
-    items, pairs = pictures + len(texts), pictures * len(texts)
+    items, pairs = images + len(texts), images * len(texts)
     return {
-        "speed/pictures": float(pictures),
+        "speed/images": float(images),
         "speed/texts": float(len(texts)),
         "speed/pairs": float(pairs),
         "speed/two_towers_seconds": float(seconds[0]),
@@ -159,9 +159,9 @@ def table(figures: dict[str, float], depths: Sequence[int]) -> str:
     lines = [f"a text query served alone: none {1e3 * figures['latency/top_0/seconds']:.1f} ms, {alone}"]
     if "speed/times" in figures:
         lines.append(
-            f"{figures['speed/pictures']:.0f} pictures ranked for each of {figures['speed/texts']:.0f} texts: "
+            f"{figures['speed/images']:.0f} images ranked for each of {figures['speed/texts']:.0f} texts: "
             f"two towers {figures['speed/two_towers_seconds']:.3f} s ({figures['speed/items_per_second']:.0f} "
-            f"pictures and texts/s), single tower {figures['speed/single_tower_seconds']:.3f} s "
+            f"images and texts/s), single tower {figures['speed/single_tower_seconds']:.3f} s "
             f"({figures['speed/pairs_per_second']:.0f} pairs/s): {figures['speed/times']:.1f} times as long"
         )
     return "\n".join(lines)

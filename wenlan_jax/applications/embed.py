@@ -1,4 +1,4 @@
-"""`wenlan embed`: the embeddings of all pictures and texts of a data set, as arrays on disk."""
+"""`wenlan embed`: the embeddings of all images and texts of a data set, as arrays on disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EmbedError(WenlanError, ValueError):
 def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str], overrides: Sequence[str]) -> None:
     """Embeds all images and texts of a data set.
 
-    Writes SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim), float32 unit vectors in the order of the
+    Writes SPLIT.images.npy (records, dim) and SPLIT.texts.npy (texts, dim), float32 unit vectors in the order of the
     records and of the texts within them, as `wenlan score` reads them. Every text counts, whatever `eval.kinds` and
     `eval.languages` say. Arrays are written batch by batch and get their names when they are complete; those that are
     there already are left, so that the same command goes on after a stop.
@@ -108,7 +108,7 @@ OF_DATA = ("source", "image_size", "antialias", "averaging", "enlarge", "text_le
 def _claim(out: Path, made_by: dict[str, object]) -> None:
     """Notes what the arrays in `out` are made by. Raises EmbedError if others are there."""
     file = out / NOTE
-    unknown = [] if file.exists() else [*out.glob("*.pictures.npy"), *out.glob("*.texts.npy")]
+    unknown = [] if file.exists() else [*out.glob("*.images.npy"), *out.glob("*.texts.npy")]
     if unknown:
         raise EmbedError(
             f"{unknown[0]}: is there without {NOTE}, so of unknown origin; choose another --out, or remove it"

@@ -1,6 +1,6 @@
-"""Graded human judgements of the cascade: which pictures people found how good for which text, and what follows.
+"""Graded human judgements of the cascade: which images people found how good for which text, and what follows.
 
-The file has a JSON object a line, `{"text": ..., "picture": ..., "grade": ...}`: a text of the split word for word, the
+The file has a JSON object a line, `{"text": ..., "image": ..., "grade": ...}`: a text of the split word for word, the
 id of a record, and a whole number from 0, such as the sum over three annotators who each give 0, 1 or 2, which makes
 the papers' 7 levels. Judge what every compared system shows: what nobody judged counts as grade 0.
 """
@@ -23,10 +23,10 @@ from wenlan_jax.parallel.console import say
 from wenlan_jax.util.errors import WenlanError
 
 Judged = Mapping[str, Mapping[str, int]]
-"""Of each text, see `true_pairs.words`: the grade of each picture that was judged for it, by the id of its record."""
+"""Of each text, see `true_pairs.words`: the grade of each image that was judged for it, by the id of its record."""
 
 Numbered = Mapping[int, Mapping[int, int]]
-"""The same by the numbers of texts and the rows of pictures in a split."""
+"""The same by the numbers of texts and the rows of images in a split."""
 
 
 class JudgementsError(WenlanError, ValueError):
@@ -64,11 +64,11 @@ def read(path: Path) -> Judged:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        text, picture, grade = _line(line, f"{path}, line {number}")
+        text, image, grade = _line(line, f"{path}, line {number}")
         known = found.setdefault(true_pairs.words(text), {})
-        if known.setdefault(picture, grade) != grade:
+        if known.setdefault(image, grade) != grade:
             raise JudgementsError(
-                f"{path}, line {number}: picture {picture!r} has grade {known[picture]} for this text already; sum up "
+                f"{path}, line {number}: image {image!r} has grade {known[image]} for this text already; sum up "
                 "the annotators before"
             )
     if not found:
@@ -82,14 +82,14 @@ def _line(line: str, place: str) -> tuple[str, str, int]:
     except ValueError as error:
         raise JudgementsError(f"{place}: {error}") from error
     fields: list[Any] = []
-    for name, kind, what in (("text", str, "a text"), ("picture", str, "a text"), ("grade", int, "a whole number")):
+    for name, kind, what in (("text", str, "a text"), ("image", str, "a text"), ("grade", int, "a whole number")):
         fields.append(row.get(name) if isinstance(row, dict) else None)
         if not isinstance(fields[-1], kind) or isinstance(fields[-1], bool):
             raise JudgementsError(f"{place}: {name!r} must be {what}")
-    text, picture, grade = fields
+    text, image, grade = fields
     if grade < 0:
         raise JudgementsError(f"{place}: grades begin at 0, got {grade}")
-    return text, picture, grade
+    return text, image, grade
 
 
 def of_split(judged: Judged, texts: Sequence[str], source: Source) -> Numbered:
@@ -109,17 +109,15 @@ def of_split(judged: Judged, texts: Sequence[str], source: Source) -> Numbered:
         JudgementsError: for a judged image that the split lacks or has twice.
     """
     numbers = {true_pairs.words(text): number for number, text in reversed(list(enumerate(texts)))}
-    here = {text: pictures for text, pictures in judged.items() if text in numbers}
+    here = {text: images for text, images in judged.items() if text in numbers}
     if len(here) < len(judged):
         say(f"{len(judged) - len(here)} of {len(judged)} judged texts are none of {source.name}; left out")
     ids = [source[row].id for row in range(len(source))] if here else []
     rows, times = {name: row for row, name in enumerate(ids)}, Counter(ids)
-    for picture in dict.fromkeys(picture for pictures in here.values() for picture in pictures):
-        if times[picture] != 1:
-            raise JudgementsError(f"{source.name}: {times[picture]} records have the id {picture!r}, which was judged")
-    return {
-        numbers[text]: {rows[picture]: grade for picture, grade in pictures.items()} for text, pictures in here.items()
-    }
+    for image in dict.fromkeys(image for images in here.values() for image in images):
+        if times[image] != 1:
+            raise JudgementsError(f"{source.name}: {times[image]} records have the id {image!r}, which was judged")
+    return {numbers[text]: {rows[image]: grade for image, grade in images.items()} for text, images in here.items()}
 
 
 def check(judged: Numbered, how: graded_ranking.Protocol) -> None:

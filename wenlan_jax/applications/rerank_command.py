@@ -9,12 +9,12 @@ from pathlib import Path
 from wenlan_jax.util.arguments import whole
 
 DESCRIPTION = """\
-Put the best candidates of two towers in order by a single tower, which sees text and picture together.
+Put the best candidates of two towers in order by a single tower, which sees text and image together.
 
 The two towers of --workdir rank every candidate of the splits in eval.final_splits, both ways; the single tower
 of --single, pretrained (task mlmm) or fine-tuned (task rank), scores the first k of each query. Prints recall and
 NDCG against k, the time of a query, and what it would cost to rank with the single tower alone, measured on some
-pictures with all their texts. Writes rerank.json, and rerank.html with queries before and after, into --out.
+images with all their texts. Writes rerank.json, and rerank.html with queries before and after, into --out.
 
 Queries and candidates are those of the two towers' configuration. Fields of the sections data, eval and mesh may
 be set; they hold for both models, which must read the same data.source."""
@@ -42,18 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=whole(0), help="checkpoint of the two towers (default: the newest)")
     parser.add_argument("--single-step", type=whole(0), help="checkpoint of the single tower (default: the newest)")
     parser.add_argument(
-        "--speed-pictures",
+        "--speed-images",
         type=whole(0),
         default=32,
         metavar="N",
-        help="pictures that both models rank to compare their speed, with all their texts; 0: no comparison "
+        help="images that both models rank to compare their speed, with all their texts; 0: no comparison "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--judgements",
         type=Path,
         metavar="FILE",
-        help='what people judged, a line each: {"text": TEXT, "picture": ID OF THE RECORD, "grade": NUMBER FROM 0}; '
+        help='what people judged, a line each: {"text": TEXT, "image": ID OF THE RECORD, "grade": NUMBER FROM 0}; '
         "adds NDCG and MAP of these texts, counted as config.eval.graded says",
     )
 
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
             depths=tuple(arguments.top_k),
             step=arguments.step,
             single_step=arguments.single_step,
-            speed_pictures=arguments.speed_pictures,
+            speed_images=arguments.speed_images,
             judgements=arguments.judgements,
             fields=tuple(fields),
         )

@@ -32,7 +32,7 @@ SCORES = ("rank", "itm")
 """Objectives of the single tower that train a score of pairs."""
 
 READ_AT_ONCE = 256
-"""Pictures between two looks at the clock."""
+"""Images between two looks at the clock."""
 
 
 class CascadeError(WenlanError, ValueError):
@@ -50,7 +50,7 @@ class Request:
         depths: how many candidates of a query are re-ranked.
         step: the checkpoint of the two towers; None for the newest.
         single_step: the checkpoint of the single tower; None for the newest.
-        speed_pictures: images that both models rank to compare their speed; 0 for no comparison.
+        speed_images: images that both models rank to compare their speed; 0 for no comparison.
         judgements: a file of graded judgements; None for none.
         fields: `--config.field=value` each, for both models.
     """
@@ -61,7 +61,7 @@ class Request:
     depths: tuple[int, ...]
     step: int | None
     single_step: int | None
-    speed_pictures: int
+    speed_images: int
     judgements: Path | None
     fields: tuple[str, ...]
 
@@ -83,8 +83,8 @@ def run(request: Request) -> dict[str, float]:
     """
     if not request.depths or min(request.depths) < 1:
         raise CascadeError(f"--top-k: numbers from 1 on are needed, got {list(request.depths)}")
-    if request.speed_pictures < 0:
-        raise CascadeError(f"--speed-pictures: a number from 0 on is needed, got {request.speed_pictures}")
+    if request.speed_images < 0:
+        raise CascadeError(f"--speed-images: a number from 0 on is needed, got {request.speed_images}")
     judged = None if request.judgements is None else graded.read(request.judgements)
     same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
     distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
@@ -140,10 +140,10 @@ def _split(
     grades = {} if judged is None else _grades(judged, embedded, how)
     scorer = PairScorer(single.run, single.tokenizer, single.run.config.eval.batch_size)
     texts = scorer.texts([text.text.text for text in embedded.texts])
-    pictures = _read_pictures(scorer, embedded.source)
+    images = _read_images(scorer, embedded.source)
 
-    def score(text_of_pair: Pairs, picture_of_pair: Pairs) -> Float32[np.ndarray, " pairs"]:
-        return scorer.scores(single.params, single.batch_stats, texts, pictures, text_of_pair, picture_of_pair)
+    def score(text_of_pair: Pairs, image_of_pair: Pairs) -> Float32[np.ndarray, " pairs"]:
+        return scorer.scores(single.params, single.batch_stats, texts, images, text_of_pair, image_of_pair)
 
     score(np.zeros(1, np.int64), np.zeros(1, np.int64))  # compiled before anything is timed
     measured: list[cascade.Measured] = []
@@ -156,8 +156,8 @@ def _split(
         found = graded.figures(measured[0], grades, how)
         say(f"{split}: {graded.table(found, depths, how)}")
         figures |= found
-    figures |= cascade_speed.latency(two, single, embedded, pictures, depths)
-    figures |= _gap(two, single, split, min(request.speed_pictures, len(embedded.source)))
+    figures |= cascade_speed.latency(two, single, embedded, images, depths)
+    figures |= _gap(two, single, split, min(request.speed_images, len(embedded.source)))
     say(cascade_speed.table(figures, depths))
     return figures, measured
 
@@ -170,21 +170,21 @@ def _grades(judged: graded.Judged, embedded: embedding.Embedded, how: graded_ran
     return grades
 
 
-def _gap(two: Model, single: Model, split: str, pictures: int) -> dict[str, float]:
-    if not pictures:
+def _gap(two: Model, single: Model, split: str, images: int) -> dict[str, float]:
+    if not images:
         return {}
     if not split.isidentifier():
-        say(f"{split} is not a whole split, of which the speed would be compared on the first pictures; left out")
+        say(f"{split} is not a whole split, of which the speed would be compared on the first images; left out")
         return {}
-    say(f"both models rank the first {pictures} pictures, for their speed ...")
-    return cascade_speed.gap(two, single, split, pictures)
+    say(f"both models rank the first {images} images, for their speed ...")
+    return cascade_speed.gap(two, single, split, images)
 
 
-def _read_pictures(scorer: PairScorer, source: Source) -> Batch:
-    """The single tower's fields of all pictures."""
+def _read_images(scorer: PairScorer, source: Source) -> Batch:
+    """The single tower's fields of all images."""
     pulse, parts = Pulse(), []
     for start in range(0, len(source), READ_AT_ONCE):
-        parts.append(scorer.pictures(source, range(start, min(start + READ_AT_ONCE, len(source)))))
+        parts.append(scorer.images(source, range(start, min(start + READ_AT_ONCE, len(source)))))
         if pulse.due():
-            say(f"reading regions: {start} of {len(source)} pictures, {start / pulse.seconds:.0f}/s")
+            say(f"reading regions: {start} of {len(source)} images, {start / pulse.seconds:.0f}/s")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

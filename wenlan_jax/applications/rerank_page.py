@@ -34,7 +34,7 @@ def write(path: Path, embedded: Embedded, measured: Sequence[Measured], count: i
         numbers = np.unique(np.linspace(0, len(found.way.orders) - 1, wanted).astype(int))
         for number in numbers.tolist():
             queries += before_and_after(embedded, found, number)
-    note = f"{embedded.source.name}: {len(embedded.source)} pictures, {len(embedded.texts)} texts"
+    note = f"{embedded.source.name}: {len(embedded.source)} images, {len(embedded.texts)} texts"
     gallery.write_gallery(path, queries, TITLE, note)
 
 
@@ -53,8 +53,8 @@ def before_and_after(embedded: Embedded, found: Measured, number: int) -> list[g
     before = _whole_order(embedded, way, number)
     after = reranking.reorder(before, found.scores[number : number + 1])
     shown = before[0, : min(BEST, depth)]
-    texts, pictures = way.sides(np.full(len(shown), number), shown)
-    cosines = np.einsum("nd,nd->n", embedded.text_embeddings[texts], embedded.image_embeddings[pictures])
+    texts, images = way.sides(np.full(len(shown), number), shown)
+    cosines = np.einsum("nd,nd->n", embedded.text_embeddings[texts], embedded.image_embeddings[images])
     best = np.sort(found.scores[number])[::-1]
     return [
         _row(embedded, way, number, before[0], cosines, "two towers"),
@@ -80,9 +80,9 @@ def _row(
     rank = next(place for place, row in enumerate(order.tolist(), start=1) if row in truths)
     best = list(zip(order.tolist(), scores.tolist(), strict=False))
     if way.name == TEXT_TO_IMAGE:
-        hits = [gallery.PictureHit(embedded.source[row].image, score, row in truths) for row, score in best]
+        hits = [gallery.ImageHit(embedded.source[row].image, score, row in truths) for row, score in best]
         text = embedded.texts[query].text
         return gallery.TextQuery(text.text, text.language, hits, rank, found_by)
     said = [(embedded.texts[row].text, score, row in truths) for row, score in best]
     lines = [gallery.TextHit(text.text, text.language, score, is_true) for text, score, is_true in said]
-    return gallery.PictureQuery(embedded.source[query].image, lines, rank, found_by)
+    return gallery.ImageQuery(embedded.source[query].image, lines, rank, found_by)

@@ -1,6 +1,6 @@
 """`wenlan bench --data`: records a CPU-second of the loader, beside decoding alone and a PyTorch DataLoader.
 
-The sides take turns, round by round, on pictures made here. Every side counts the user and system seconds of its
+The sides take turns, round by round, on images made here. Every side counts the user and system seconds of its
 process and workers, so that the number of cores and the other load of the machine matter little. Nothing of jax runs.
 """
 
@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from wenlan_jax.bench import data_pictures
+from wenlan_jax.bench import data_images
 from wenlan_jax.bench.data_sides import Job, Kind, Side, SideError
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.experiment import ConfigError
@@ -23,7 +23,7 @@ SIZES = (224, 384, 600)
 """Sides of the squares that are loaded, in pixels."""
 
 STORED = ((468, 401), (1365, 1024))
-"""Width and height of the stored pictures: as image search delivers them, and larger ones."""
+"""Width and height of the stored images: as image search delivers them, and larger ones."""
 
 BATCH = 32
 ROUNDS = 3
@@ -58,10 +58,10 @@ def run_data(config: experiment.Config, records: int, against: str | None, out: 
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="wenlan_data_") as temporary:
         folder = Path(temporary)
-        data_pictures.write_vocabulary(folder / "vocab.txt")
+        data_images.write_vocabulary(folder / "vocab.txt")
         for width, height in STORED:
             place = folder / f"{width}x{height}"
-            size = data_pictures.write(place, records, width, height, config.seed)
+            size = data_images.write(place, records, width, height, config.seed)
             _say(f"{records} JPEGs of {width} x {height}, {size / records / 1000:.0f} kB each; records a CPU-second:")
             for side in SIZES:
                 _say(f"  to {side} px, {ROUNDS} rounds of each side ...")

@@ -49,7 +49,7 @@ class Job:
 
     Attributes:
         kind: which loader.
-        folder: as `data_pictures.write` leaves it.
+        folder: as `data_images.write` leaves it.
         vocabulary: a vocab.txt.
         size: side of the images of a batch, in pixels.
         batch_size: records of a batch.
@@ -57,7 +57,7 @@ class Job:
         prefetch: batches that are kept ready.
         text_length: tokens of a text.
         antialias: see `images.resize`.
-        averaging: see `loader.Pictures`.
+        averaging: see `loader.ImageReader`.
         seed: of the order.
     """
 
@@ -82,7 +82,7 @@ def _ours(job: Job) -> Iterator[Any]:
         tokenizer=text.load_tokenizer(job.vocabulary),
         batch_size=job.batch_size,
         share=tuple(range(job.batch_size)),
-        pictures=loader.Pictures(job.size, job.antialias, job.averaging, 0, job.kind == "ours"),
+        reader=loader.ImageReader(job.size, job.antialias, job.averaging, 0, job.kind == "ours"),
         text_length=job.text_length,
         bad_records="raise",
     )
@@ -92,7 +92,7 @@ def _ours(job: Job) -> Iterator[Any]:
 def _decoding(job: Job) -> Iterator[Any]:
     """libjpeg-turbo alone: the files decoded whole, from memory, nothing else done.
 
-    A picture's memory is mapped afresh by malloc and cleared by the kernel, unless it is kept as our loader does.
+    An image's memory is mapped afresh by malloc and cleared by the kernel, unless it is kept as our loader does.
     """
     cv2.setNumThreads(1)
     if job.kind.endswith("kept"):

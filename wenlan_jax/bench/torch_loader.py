@@ -46,42 +46,42 @@ class Files:
         from PIL import Image
 
         with Image.open(self.folder / f"{index:06}.jpg") as opened:
-            picture = opened.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
+            image = opened.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
         if self.augment:
             random = np.random.default_rng()
-            pixels: Any = normalise(np.asarray(grey(jitter(picture, random), random)))
+            pixels: Any = normalise(np.asarray(grey(jitter(image, random), random)))
         else:
-            pixels = np.array(picture)
+            pixels = np.array(image)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self.captions[index]
 
 
-def jitter(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+def jitter(image: Image.Image, random: np.random.Generator) -> Image.Image:
     """Jitters brightness, contrast, saturation and hue in a random order, on 4 of 5 images."""
     from PIL import ImageEnhance
 
     if random.random() >= 0.8:
-        return picture
+        return image
     for change in random.permutation(4):
         if change == 3:
-            picture = turn_hue(picture, random.uniform(-HUE, HUE))
+            image = turn_hue(image, random.uniform(-HUE, HUE))
             continue
         enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[change]
-        picture = enhance(picture).enhance(random.uniform(1 - STRENGTH, 1 + STRENGTH))
-    return picture
+        image = enhance(image).enhance(random.uniform(1 - STRENGTH, 1 + STRENGTH))
+    return image
 
 
-def turn_hue(picture: Image.Image, turn: float) -> Image.Image:
+def turn_hue(image: Image.Image, turn: float) -> Image.Image:
     """Turns the hue by a part of the circle."""
     from PIL import Image
 
-    hue, saturation, value = picture.convert("HSV").split()
+    hue, saturation, value = image.convert("HSV").split()
     turned = np.asarray(hue) + np.uint8(round(turn * 255) % 256)
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
 
 
-def grey(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Makes one of 5 pictures grey."""
-    return picture.convert("L").convert("RGB") if random.random() < 0.2 else picture
+def grey(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Makes one of 5 images grey."""
+    return image.convert("L").convert("RGB") if random.random() < 0.2 else image
 
 
 def normalise(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
@@ -110,7 +110,7 @@ def collate(pairs: list[tuple[Any, str]], tokenizer: Tokenizer, length: int) -> 
     import torch
 
     ids, _ = tokenizer.encode([text for _, text in pairs], length)
-    return torch.stack([picture for picture, _ in pairs]), torch.from_numpy(ids)
+    return torch.stack([image for image, _ in pairs]), torch.from_numpy(ids)
 
 
 def batches(

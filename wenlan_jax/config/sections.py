@@ -83,7 +83,7 @@ class Part:
     weight: float = field(0.0, "share of the pairs, relative to the other parts; 0 in all: their numbers of records",
                            low=0)  # fmt: skip
     kinds: tuple[str, ...] = field(
-        (), "as data.kinds; the released code reads ('sur_text',) of web search, the text around the picture [C]"
+        (), "as data.kinds; the released code reads ('sur_text',) of web search, the text around the image [C]"
     )
     kind_choice: Literal["any", "first", "weighted"] = field("any", "as data.kind_choice")
     kind_weights: tuple[float, ...] = field((), "as data.kind_weights")
@@ -126,7 +126,7 @@ class Data:
         low=0,
         high=1,
     )
-    image_size: int = field(456, "side S of the square input picture, pixels [C]", low=8)
+    image_size: int = field(456, "side S of the square input image, pixels [C]", low=8)
     antialias: bool = field(True, "average when shrinking; the released code does not [C]")
     averaging: Literal["fast", "exact"] = field(
         "fast",
@@ -135,8 +135,8 @@ class Data:
     )
     enlarge: Literal["host", "accelerator"] = field(
         "host",
-        "where smaller pictures grow to image_size: where they are decoded, or on the accelerator; bilinear, equal "
-        "but for rounding; most of what a processor spends on such a picture besides decoding it is this [W]",
+        "where smaller images grow to image_size: where they are decoded, or on the accelerator; bilinear, equal "
+        "but for rounding; most of what a processor spends on such an image besides decoding it is this [W]",
     )
     text_length: int = field(80, "word pieces a text is cut or padded to, with [CLS] and [SEP] [C]", low=3)
     workers: int = field(0, "data processes; 0: threads of this process", low=0, free=True)
@@ -144,7 +144,7 @@ class Data:
     remembered: int = field(
         0,
         "records of each source that a data process keeps in memory once it has read them, some 15 KB each besides the "
-        "file of its picture; for data that fit",
+        "file of its image; for data that fit",
         low=0,
         free=True,
     )
@@ -156,14 +156,14 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What happens to a training picture on the accelerator; no crop and no flip, so that boxes stay valid [C]."""
+    """What happens to a training image on the accelerator; no crop and no flip, so that boxes stay valid [C]."""
 
     brightness: float = field(0.4, "factor drawn from 1 +- this [C]", low=0, high=1)
     contrast: float = field(0.4, "factor drawn from 1 +- this [C]", low=0, high=1)
     saturation: float = field(0.4, "factor drawn from 1 +- this [C]", low=0, high=1)
     hue: float = field(0.1, "turn drawn from +- this, in circles [C]", low=0, high=0.5)
-    jitter_probability: float = field(0.8, "share of pictures jittered [C]", low=0, high=1)
-    grayscale_probability: float = field(0.2, "share of pictures made grey [C]", low=0, high=1)
+    jitter_probability: float = field(0.8, "share of images jittered [C]", low=0, high=1)
+    grayscale_probability: float = field(0.2, "share of images made grey [C]", low=0, high=1)
     mean: tuple[float, ...] = field((0.485, 0.456, 0.406), "channel means, ImageNet [C]")
     std: tuple[float, ...] = field((0.229, 0.224, 0.225), "channel deviations, ImageNet [C]")
 
@@ -264,22 +264,22 @@ class Eval:
     )
     zero_shot: bool = field(
         False,
-        "the single tower's pretraining ranks pictures and texts, too, by the logit of a match, as UNITER does without "
+        "the single tower's pretraining ranks images and texts, too, by the logit of a match, as UNITER does without "
         "fine-tuning [U]",
         free=True,
     )
     rank_images: int = field(
-        0, "pictures of a split that the single tower ranks, with all their texts; it sees every pair. 0: all", low=0,
+        0, "images of a split that the single tower ranks, with all their texts; it sees every pair. 0: all", low=0,
         free=True,
     )  # fmt: skip
     folds: int = field(
         1,
-        "equal runs of consecutive pictures, each searched alone, whose mean recall is told beside that of the whole; "
+        "equal runs of consecutive images, each searched alone, whose mean recall is told beside that of the whole; "
         "5 of MSCOCO's 5,000 make the papers' 1K test; 1: the whole only",
         low=1,
         free=True,
     )
-    gallery: int = field(21, "queries shown in the gallery picture page; 0: no page", low=0, free=True)
+    gallery: int = field(21, "queries shown in the gallery image page; 0: no page", low=0, free=True)
     graded: Graded = section(Graded, free=True)
 
 

@@ -37,7 +37,7 @@ def architecture_of(config: experiment.Config) -> torch_modules.Architecture:
     }
 
 
-def picture_settings(config: experiment.Config) -> dict[str, Any]:
+def image_settings(config: experiment.Config) -> dict[str, Any]:
     """Says how images are prepared, under the names of transformers' preprocessor_config.json."""
     return {
         "size": {"height": config.data.image_size, "width": config.data.image_size},

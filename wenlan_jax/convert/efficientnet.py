@@ -30,7 +30,7 @@ Normalisation = tuple[Sequence[float], Sequence[float]]
 """Mean and deviation by channel."""
 
 UNCHECKED = (
-    "padding, BN epsilon and normalisation of pictures: neither config.json, metadata nor a name says which "
+    "padding, BN epsilon and normalisation of images: neither config.json, metadata nor a name says which "
     "EfficientNet this is; taken for timm's tf_efficientnet"
 )
 
@@ -158,7 +158,7 @@ def _of_timm(name: str, description: Mapping[str, Any], normalisation: Normalisa
         ]
     inner = description.get("pretrained_cfg")
     return [
-        f"config.json says that pictures are normalised by {field}={tuple(inner[field])}; set augment.{field} so, "
+        f"config.json says that images are normalised by {field}={tuple(inner[field])}; set augment.{field} so, "
         f"which is {tuple(ours)}"
         for field, ours in (("mean", normalisation[0]), ("std", normalisation[1]))
         if isinstance(inner, Mapping) and isinstance(inner.get(field), list) and inner[field] != list(ours)

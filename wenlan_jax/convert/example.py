@@ -1,4 +1,4 @@
-"""The example that an export carries, from picture files and raw texts to similarities, and what it needs installed.
+"""The example that an export carries, from image files and raw texts to similarities, and what it needs installed.
 
 Every example has the same two functions, `inputs` and `embed`, which `example_proof.py` runs before the export appears.
 """
@@ -23,9 +23,9 @@ model = wenlan_torch.load(".").float()  # this folder; in float32 whatever its f
 words = wenlan_text.load(".")
 
 
-def inputs(pictures, texts):
+def inputs(images, texts):
     ids, mask = words.encode(texts)
-    pixels = torch.cat([model.read(picture) for picture in pictures])
+    pixels = torch.cat([model.read(image) for image in images])
     return {{"pixel_values": pixels, "input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}}
 
 
@@ -35,8 +35,8 @@ def embed(pixel_values, input_ids, attention_mask{parameters}):
 
 
 if __name__ == "__main__":
-    picture, text = sys.argv[1:] or ("picture.jpg", "{text}")  # python example.py PICTURE TEXT
-    images, texts = embed(**inputs([picture], [text]){boxes})
+    image, text = sys.argv[1:] or ("image.jpg", "{text}")  # python example.py IMAGE TEXT
+    images, texts = embed(**inputs([image], [text]){boxes})
     print("similarity", (images @ texts.T).item())
 """
 
@@ -52,8 +52,8 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).float().eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 
 
-def inputs(pictures, texts):
-    return dict(processor(images=list(pictures), text=list(texts)))
+def inputs(images, texts):
+    return dict(processor(images=list(images), text=list(texts)))
 
 
 def embed(pixel_values, input_ids, attention_mask{parameters}):
@@ -63,8 +63,8 @@ def embed(pixel_values, input_ids, attention_mask{parameters}):
 
 
 if __name__ == "__main__":
-    picture, text = sys.argv[1:] or ("picture.jpg", "{text}")  # python example.py PICTURE TEXT
-    images, texts = embed(**inputs([picture], [text]){boxes})
+    image, text = sys.argv[1:] or ("image.jpg", "{text}")  # python example.py IMAGE TEXT
+    images, texts = embed(**inputs([image], [text]){boxes})
     print("similarity", (images @ texts.T).item())
 """
 
@@ -73,17 +73,17 @@ import sys
 
 import numpy as np
 import onnxruntime
-import wenlan_pictures
+import wenlan_images
 import wenlan_text
 
-pictures, words = wenlan_pictures.load("."), wenlan_text.load(".")
+images, words = wenlan_images.load("."), wenlan_text.load(".")
 image_tower = onnxruntime.InferenceSession("image_tower.onnx")
 text_tower = onnxruntime.InferenceSession("text_tower.onnx")
 
 
 def inputs(files, texts):
     ids, mask = (np.array(rows, np.int64) for rows in words.encode(texts))
-    return {{"pixel_values": pictures.read(files), "input_ids": ids, "attention_mask": mask}}
+    return {{"pixel_values": images.read(files), "input_ids": ids, "attention_mask": mask}}
 
 
 def embed(pixel_values, input_ids, attention_mask{parameters}):
@@ -92,14 +92,14 @@ def embed(pixel_values, input_ids, attention_mask{parameters}):
 
 
 if __name__ == "__main__":
-    picture, text = sys.argv[1:] or ("picture.jpg", "{text}")  # python example.py PICTURE TEXT
-    images, texts = embed(**inputs([picture], [text]){boxes})
+    image, text = sys.argv[1:] or ("image.jpg", "{text}")  # python example.py IMAGE TEXT
+    images, texts = embed(**inputs([image], [text]){boxes})
     print("similarity", (images @ texts.T).item())
 """
 
 _TEMPLATES = {"torch": _TORCH, "huggingface": _HUGGINGFACE, "onnx": _ONNX}
 
-# x1, y1, x2, y2 of each picture's boxes as fractions of its sides, those of a detector; box_mask: which are no filling.
+# x1, y1, x2, y2 of each image's boxes as fractions of its sides, those of a detector; box_mask: which are no filling.
 _BOXES = {
     "torch": ", boxes=torch.tensor([[[0.1, 0.2, 0.6, 0.9]]]), box_mask=torch.ones(1, 1)",
     "onnx": ", boxes=np.array([[[0.1, 0.2, 0.6, 0.9]]], np.float32), box_mask=np.ones((1, 1), np.int64)",

@@ -1,4 +1,4 @@
-"""The example of an export, run as its users run it: on picture files and raw texts, in a process without our package.
+"""The example of an export, run as its users run it: on image files and raw texts, in a process without our package.
 
 What it makes of them is held against what the training makes of them, and its embeddings of the fixed batch against
 those that the artefact has been proven with.
@@ -22,7 +22,7 @@ from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.tasks import experiment
 
 MEAN_LEVELS, MOST_LEVELS = 0.5, 4.0
-"""Of 255: how far pictures may be from the training's on average and at most. Two decoders, and two resizings in whole
+"""Of 255: how far images may be from the training's on average and at most. Two decoders, and two resizings in whole
 numbers, round apart; another orientation, cut, scale or order of channels is far beyond."""
 
 PROGRAM = Path(__file__).with_name("run_example.py")
@@ -44,12 +44,12 @@ def check(model: Model, folder: Path, batch: parity.FixedBatch, proven: parity.E
         ExportError: if it cannot be run, or if ids, images or embeddings are not those of the training.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        files = sample.write_pictures(Path(scratch), model.config.data.image_size)
+        files = sample.write_images(Path(scratch), model.config.data.image_size)
         found = _run(folder, Path(scratch), files, _inputs_of(batch, model.config))
         wanted = sample.prepared(model.config, model.words, files)
     _check_texts(found, wanted)
     apart = np.abs(sample.levels(found["pixel_values"], model.config) - wanted.square)
-    _check_pictures(apart, [file.name for file in files])
+    _check_images(apart, [file.name for file in files])
     _check_embeddings(found, proven)
     return {"files": len(files), "texts": len(wanted.ids), "largest_level_difference": float(apart.max())}
 
@@ -98,12 +98,12 @@ def _check_texts(found: Mapping[str, np.ndarray], wanted: sample.Prepared) -> No
             )
 
 
-def _check_pictures(apart: np.ndarray, names: list[str]) -> None:
+def _check_images(apart: np.ndarray, names: list[str]) -> None:
     for name, differences in zip(names, apart, strict=True):
         mean, most = float(differences.mean()), float(differences.max())
         if not (mean <= MEAN_LEVELS and most <= MOST_LEVELS):  # written so that NaN fails
             raise ExportError(
-                f"{example.FILE} reads pictures unlike the training: {name} differs by {mean:.2f} of 255 levels on "
+                f"{example.FILE} reads images unlike the training: {name} differs by {mean:.2f} of 255 levels on "
                 f"average and {most:.0f} at most; {MEAN_LEVELS} and {MOST_LEVELS:.0f} are allowed"
             )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert import example, model_card, parity, torch_modules, weights
-from wenlan_jax.convert.architecture import architecture_of, picture_settings
+from wenlan_jax.convert.architecture import architecture_of, image_settings
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.export_torch import ARCHITECTURE, MODULES, WEIGHTS, query_state
 from wenlan_jax.convert.exporting import Runner
@@ -37,15 +37,15 @@ _CARD = """\
 {example}```
 
 `trust_remote_code` lets transformers run the Python files of this folder. `get_image_features` and `get_text_features`
-give unit embeddings, and the model called with pictures, texts or both has them as `image_embeds` and `text_embeds`;
+give unit embeddings, and the model called with images, texts or both has them as `image_embeds` and `text_embeds`;
 `similarity_per_image` are their products, `logits_per_image` these times {scale:.4g}, as in training. `processor` takes
-paths of files, which it reads as the training did, or open pictures, which it averages over areas.
+paths of files, which it reads as the training did, or open images, which it averages over areas.
 
 ```python
 from transformers import pipeline
 
 classify = pipeline("zero-shot-image-classification", model="wenlan", trust_remote_code=True)  # "wenlan": this folder
-classify("picture.jpg", candidate_labels={labels}, hypothesis_template="{{}}")
+classify("image.jpg", candidate_labels={labels}, hypothesis_template="{{}}")
 embed = pipeline("image-feature-extraction", model="wenlan", trust_remote_code=True)
 ```
 
@@ -129,13 +129,13 @@ def _write_processor(model: Model, folder: Path) -> None:
     """Writes image processor, tokenizer and the processor that holds both."""
     config = model.config
     processor = {"AutoProcessor": _code("processing_wenlan", "WenLanProcessor", folder)}
-    pictures = {
+    images = {
         "auto_map": {**processor, "AutoImageProcessor": _code("processing_wenlan", "WenLanImageProcessor", folder)},
         "image_processor_type": "WenLanImageProcessor",
         "processor_class": "WenLanProcessor",
-        **picture_settings(config),
+        **image_settings(config),
     }
-    _write_json(pictures, folder / "preprocessor_config.json")
+    _write_json(images, folder / "preprocessor_config.json")
     _write_json({"auto_map": processor, "processor_class": "WenLanProcessor"}, folder / "processor_config.json")
     vocabulary = model.words.save(folder)
     if isinstance(model.words, WordPiece):

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wenlan_jax import __version__
-from wenlan_jax.convert import example, model_card, parity, picture_modules
-from wenlan_jax.convert.architecture import picture_settings
+from wenlan_jax.convert import example, image_modules, model_card, parity
+from wenlan_jax.convert.architecture import image_settings
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
 from wenlan_jax.tasks import experiment
@@ -34,7 +34,7 @@ OPSET = 20
 LARGEST_FILE = 2_000_000_000
 """Bytes of weights kept in the graph's own file, which protobuf limits to 2 GiB; more go into a second one."""
 
-PICTURES = "wenlan_pictures.py"
+IMAGES = "wenlan_images.py"
 
 CHECKED_BATCHES = (1, 3)
 """Batch sizes compared with PyTorch, besides that of the parity batch: a graph must not remember the size it was
@@ -46,7 +46,7 @@ TRACED = {"batch": 2, "boxes": 5}
 _CARD = """\
 # WenLan (BriVL) towers for onnxruntime, checkpoint {step}
 
-Two graphs that embed pictures and texts as unit vectors of {embedding} dimensions; their product is the similarity.
+Two graphs that embed images and texts as unit vectors of {embedding} dimensions; their product is the similarity.
 Exported by wenlan_jax {version} (operator set {opset}); `parity.json` says how far these files are from the JAX towers.
 
 | file | input or output | shape | type |
@@ -55,7 +55,7 @@ Exported by wenlan_jax {version} (operator set {opset}); `parity.json` says how 
 
 Axes given by name may have any size{longest}. Keep a `.onnx.data` file, where there is one, beside its graph.
 
-- `pixel_values`: RGB, the whole picture resized to {side} x {side} without cropping, scaled to [0, 1], then
+- `pixel_values`: RGB, the whole image resized to {side} x {side} without cropping, scaled to [0, 1], then
   (x - {mean}) / {std}, by channel
 {regions}- `input_ids`: [CLS], word pieces of `{tokenizer}`, [SEP], padding (id {pad}); {length} in all,
   to which longer texts were cut in training
@@ -66,12 +66,12 @@ Axes given by name may have any size{longest}. Keep a `.onnx.data` file, where t
 ```python
 {example}```
 
-`wenlan_pictures.py` and `wenlan_text.py` read picture files and texts as the training did.
+`wenlan_images.py` and `wenlan_text.py` read image files and texts as the training did.
 
 """
 
 _REGIONS = """\
-- `boxes`: (x1, y1, x2, y2) as fractions of the picture's sides; `box_mask`: 1 for boxes, 0 for padding
+- `boxes`: (x1, y1, x2, y2) as fractions of the image's sides; `box_mask`: 1 for boxes, 0 for padding
 """
 
 _ANY_LENGTH = "Padding does not change an embedding."
@@ -136,9 +136,9 @@ def write_inputs(model: Model, folder: Path) -> None:
     from wenlan_jax.convert import export_torch
 
     export_torch.write_tokenizer(model, folder)
-    shutil.copyfile(picture_modules.__file__, folder / PICTURES)
-    settings = json.dumps(picture_settings(model.config), indent=1)
-    (folder / picture_modules.SETTINGS).write_text(settings + "\n")
+    shutil.copyfile(image_modules.__file__, folder / IMAGES)
+    settings = json.dumps(image_settings(model.config), indent=1)
+    (folder / image_modules.SETTINGS).write_text(settings + "\n")
 
 
 def graphs(config: experiment.Config) -> tuple[Graph, Graph]:
@@ -154,12 +154,12 @@ def graphs(config: experiment.Config) -> tuple[Graph, Graph]:
         Both graphs.
     """
     side, bert, regions = config.data.image_size, config.model.text.bert, config.model.image.regions
-    pictures: dict[str, Shape] = {"pixel_values": ("batch", 3, side, side)}
+    images: dict[str, Shape] = {"pixel_values": ("batch", 3, side, side)}
     if regions.kind == "boxes":
-        pictures |= {"boxes": ("batch", "boxes", 4), "box_mask": ("batch", "boxes")}
+        images |= {"boxes": ("batch", "boxes", 4), "box_mask": ("batch", "boxes")}
     texts: Shape = ("batch", "length" if bert.attention_mask else config.data.text_length)
     return (
-        Graph("image_tower.onnx", "imgencoder", pictures, "image_embeds"),
+        Graph("image_tower.onnx", "imgencoder", images, "image_embeds"),
         Graph("text_tower.onnx", "textencoder", {"input_ids": texts, "attention_mask": texts}, "text_embeds"),
     )
 
@@ -217,7 +217,7 @@ def trace(tower: torch.nn.Module, graph: Graph, model: Model) -> Any:
 
 
 def dtype(name: str) -> str:
-    """Of an input: pictures and boxes are floats; ids and masks are what tokenizers give."""
+    """Of an input: images and boxes are floats; ids and masks are what tokenizers give."""
     return "float32" if name in ("pixel_values", "boxes") else "int64"
 
 

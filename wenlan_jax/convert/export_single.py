@@ -22,7 +22,7 @@ WEIGHTS = "pytorch_model.bin"
 _CARD = """\
 # Single tower in the layout of {code}, checkpoint {step}
 
-One Transformer over the word pieces of a text and the regions of a picture, of task {task}. Exported by wenlan_jax
+One Transformer over the word pieces of a text and the regions of an image, of task {task}. Exported by wenlan_jax
 {version}; `parity.json` says how far `{weights}` is from the JAX tower, head by head, run by an independent PyTorch
 model of this layout.
 
@@ -35,7 +35,7 @@ model of this layout.
 ## Inputs
 
 - texts: at most {length} pieces, the first and the last of them special; positions start at {offset}
-- regions: {features} numbers each ({source}), and (x1, y1, x2, y2, w, h, w * h) in units of the picture's sides
+- regions: {features} numbers each ({source}), and (x1, y1, x2, y2, w, h, w * h) in units of the image's sides
 {notes}
 ## Results
 

@@ -10,7 +10,7 @@ from wenlan_jax.convert.rules import ConversionError, Imported
 from wenlan_jax.tasks import experiment
 from wenlan_jax.util import host_memory
 
-PICTURES = "img_embeddings.img_linear.weight"
+IMAGES = "img_embeddings.img_linear.weight"
 """Ends a key that only towers with regions have."""
 
 _FAMILIES = (*bert.BERT_FAMILY, "uniter", "uc2")
@@ -35,7 +35,7 @@ FIELDS = {
 def is_uniter(keys: Iterable[str]) -> bool:
     """Says whether keys are those of a UNITER."""
     known = set(keys)
-    return _UC2_TYPES not in known and any(key.endswith(PICTURES) for key in known)
+    return _UC2_TYPES not in known and any(key.endswith(IMAGES) for key in known)
 
 
 def is_uc2(keys: Iterable[str]) -> bool:
@@ -58,9 +58,9 @@ def read_uniter(state: weights.State, config: experiment.Config, template: dict[
     Raises:
         ConversionError: for another layout, or sizes that do not fit.
     """
-    prefix = next((name for name in ("uniter.", "bert.") if f"{name}{PICTURES}" in state), "")
+    prefix = next((name for name in ("uniter.", "bert.") if f"{name}{IMAGES}" in state), "")
     if not prefix:
-        raise ConversionError(f"not a UNITER: no key uniter.{PICTURES}")
+        raise ConversionError(f"not a UNITER: no key uniter.{IMAGES}")
     _check(config, source, offset=0)
     return _converted(single_tower.uniter_table(prefix), state, template)
 

@@ -151,7 +151,7 @@ def _target(config: experiment.Config, request: Request, tokenizer: text.Tokeniz
     if tokenizer is not None:
         config = setup.with_vocabulary(config, tokenizer)
     elif rows == 0 and list(wanted) == ["image"]:
-        some = experiment.with_vocabulary(config, config.tokenizer.train_size)  # shapes of pictures do not depend on it
+        some = experiment.with_vocabulary(config, config.tokenizer.train_size)  # shapes of images do not depend on it
         return dataclasses.replace(_target(some, request, None), config=config)
     elif rows == 0:
         raise experiment.ConfigError(

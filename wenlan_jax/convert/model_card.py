@@ -13,7 +13,7 @@ from wenlan_jax.tasks import experiment, registry
 _CARD = """\
 # WenLan (BriVL) towers, checkpoint {step}
 
-Two towers that embed pictures and texts as unit vectors of {embedding} dimensions; their product is the similarity.
+Two towers that embed images and texts as unit vectors of {embedding} dimensions; their product is the similarity.
 Exported by wenlan_jax {version}; `parity.json` says how far these files are from the JAX towers.
 
 ## Use
@@ -25,9 +25,9 @@ Exported by wenlan_jax {version}; `parity.json` says how far these files are fro
 
 `wenlan_torch.py` needs PyTorch, and Pillow to read files; `wenlan_text.py` reads `{tokenizer}` with {library}.
 
-- pictures: RGB, {side} x {side}, resized without cropping (bilinear; sides that shrink are averaged if `antialias`),
+- images: RGB, {side} x {side}, resized without cropping (bilinear; sides that shrink are averaged if `antialias`),
   scaled to [0, 1], then (x - {mean}) / {std}. `model.read` takes a file as the training did
-  (`averaging`: {averaging}); `model.preprocess` takes a picture that is open already, and averages over areas. The
+  (`averaging`: {averaging}); `model.preprocess` takes an image that is open already, and averages over areas. The
   EXIF orientation is ignored, as `wenlan pack` does unless told otherwise
 - texts: at most {length} pieces, [CLS] and [SEP] included
 

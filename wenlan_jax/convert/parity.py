@@ -16,7 +16,7 @@ from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import Towers
 
 ITEMS = 4
-"""Pictures and texts of the fixed batch."""
+"""Images and texts of the fixed batch."""
 
 QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": False}
 """Options of XLA. They change no result by more than rounding."""
@@ -70,7 +70,7 @@ class Agreement:
 
 
 def fixed_batch(config: experiment.Config, items: int = ITEMS) -> FixedBatch:
-    """Pictures of smooth noise, texts of 3 tokens up to the whole length, boxes of all sizes, some of them padding."""
+    """Images of smooth noise, texts of 3 tokens up to the whole length, boxes of all sizes, some of them padding."""
     random = np.random.default_rng(0)
     side, length, vocabulary = config.data.image_size, config.data.text_length, config.model.text.bert.vocab_size
     coarse = random.integers(0, 256, (items, 8, 8, 3)).astype(np.float32)

@@ -24,7 +24,7 @@ FIRST_ID = 5
 """Ids below are special in every vocabulary; XLM-R's padding has no position of its own."""
 
 Said = dict[str, np.ndarray]
-"""Answers by the name of the head, and `pooled`, in the order of the batch; `pairs` are the scores (text, picture)."""
+"""Answers by the name of the head, and `pooled`, in the order of the batch; `pairs` are the scores (text, image)."""
 
 
 class PairBatch(NamedTuple):
@@ -51,10 +51,10 @@ class PairBatch(NamedTuple):
     def crossed(self) -> PairBatch:
         """Pairs every text with every image, nothing masked; a text's pairs follow each other."""
         count = len(self.token_ids)
-        text, picture = (places.reshape(-1) for places in np.indices((count, count)))
-        sides = (self.token_ids[text], self.token_mask[text], self.features[picture], self.boxes[picture])
-        masked = np.zeros_like(self.region_masked)[picture]
-        return PairBatch(*sides, self.region_mask[picture], masked, self.places[text])
+        text, image = (places.reshape(-1) for places in np.indices((count, count)))
+        sides = (self.token_ids[text], self.token_mask[text], self.features[image], self.boxes[image])
+        masked = np.zeros_like(self.region_masked)[image]
+        return PairBatch(*sides, self.region_mask[image], masked, self.places[text])
 
 
 def fixed_batch(config: experiment.Config, items: int = parity.ITEMS) -> PairBatch:
@@ -135,7 +135,7 @@ def jax_answers(config: experiment.Config, variables: dict[str, Any], batch: Pai
 
 
 class SingleProof:
-    """Every head's answers, and the ranking of all pictures for every text by rank head, or else by ITM head."""
+    """Every head's answers, and the ranking of all images for every text by rank head, or else by ITM head."""
 
     def __init__(self, config: experiment.Config, read: ReadTower) -> None:
         self.batch = fixed_batch(config)

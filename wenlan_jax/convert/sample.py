@@ -1,4 +1,4 @@
-"""Picture files and raw texts that an export is tried with, and what the training makes of them.
+"""Image files and raw texts that an export is tried with, and what the training makes of them.
 
 The files are of the kinds that decoders treat differently: JPEGs so large that they are decoded at a fraction, turned
 by EXIF or grey, and PNGs with palettes, transparency, 16 bits or one. The texts are in seven languages and have what
@@ -55,7 +55,7 @@ class Prepared(NamedTuple):
     mask: np.ndarray
 
 
-def write_pictures(folder: Path, side: int) -> list[Path]:
+def write_images(folder: Path, side: int) -> list[Path]:
     """Writes image files to try an export with.
 
     Args:
@@ -66,7 +66,7 @@ def write_pictures(folder: Path, side: int) -> list[Path]:
         Their paths.
     """
     paths = []
-    for name, data in _pictures(side):
+    for name, data in _images(side):
         paths.append(folder / name)
         paths[-1].write_bytes(data)
     return paths
@@ -86,12 +86,12 @@ def prepared(config: experiment.Config, tokenizer: Tokenizer, files: list[Path])
     side, data = config.data.image_size, config.data
     squares = np.empty((len(files), side, side, 3), np.uint8)
     for square, file in zip(squares, files, strict=True):
-        stored = raw_images.checked(file.read_bytes(), raw_images.PictureOptions(), collections.Counter())
+        stored = raw_images.checked(file.read_bytes(), raw_images.ImageOptions(), collections.Counter())
         images.read_square(stored.data, data.antialias, data.averaging == "exact", square)
     return Prepared(squares, *tokenizer.encode(TEXTS, data.text_length))
 
 
-def _pictures(side: int) -> Iterator[tuple[str, bytes]]:
+def _images(side: int) -> Iterator[tuple[str, bytes]]:
     """Names and contents."""
     large, small = _drawn(side * 43 // 10, side * 23 // 10), _drawn(side * 5 // 4, side * 7 // 5)
     yield "large.jpg", _encoded(".jpg", large)

@@ -205,9 +205,9 @@ def _single(form: str, state: weights.State, description: Mapping[str, Any]) -> 
         "text_eps": description.get("layer_norm_eps", 1e-5 if of_roberta else 1e-12),
         "eps": description.get("encoder_layer_norm_eps", 1e-12),
     }
-    pictures = f"{prefix}{import_single.PICTURES}"
-    if pictures in state:
-        fields["regions.width"] = _rows(state, pictures, 1)
+    images = f"{prefix}{import_single.IMAGES}"
+    if images in state:
+        fields["regions.width"] = _rows(state, images, 1)
     if _CLASSES in state:
         fields["regions.classes"] = _rows(state, _CLASSES)
     return {"task": "mlmm"} | {f"single.{name}": value for name, value in fields.items()}

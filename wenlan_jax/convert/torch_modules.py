@@ -3,8 +3,8 @@
     import wenlan_torch  # this file, which an export of wenlan_jax holds under that name
 
     model = wenlan_torch.load("folder")                    # reads config.json and model.safetensors
-    picture = model.read("photo.jpg")                      # or model.preprocess(a picture that is open already)
-    images = model.encode_image(picture)                   # (batch, embedding), rows of length 1
+    image = model.read("photo.jpg")                      # or model.preprocess(an image that is open already)
+    images = model.encode_image(image)                   # (batch, embedding), rows of length 1
     texts = model.encode_text(ids, mask)                   # word piece ids, and which of them are no padding
     similarity = images @ texts.T                          # cosines
 
@@ -45,11 +45,11 @@ WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 class Regions(TypedDict):
-    """Which parts of a picture become tokens."""
+    """Which parts of an image become tokens."""
 
     grid: list[int]  # cells per side of one or more fixed grids; empty: boxes are given with each batch
-    boxes: int  # boxes per picture the model was trained with; 0 with a grid
-    whole_image: bool  # the whole picture is one more region, the last
+    boxes: int  # boxes per image the model was trained with; 0 with a grid
+    whole_image: bool  # the whole image is one more region, the last
     samples: int  # bilinear samples along each side of a region
     project: bool  # a linear layer after pooling
     coordinates: Literal["official", "corrected"]  # official: as the released BriVL weights need
@@ -65,7 +65,7 @@ class Encoder(TypedDict):
 
 
 class Image(TypedDict):
-    """EfficientNet, regions and Transformer block; and how pictures are prepared."""
+    """EfficientNet, regions and Transformer block; and how images are prepared."""
 
     size: int  # side of the square input, pixels
     antialias: bool  # average when shrinking
@@ -433,7 +433,7 @@ class ImageTower(nn.Module):
     def forward(self, images: Tensor, boxes: Tensor | None = None, box_mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, D), rows of length 1.
 
-        images: (B, 3, S, S), normalised. boxes: (B, R, 4), x1, y1, x2, y2 as fractions of the picture's
+        images: (B, 3, S, S), normalised. boxes: (B, R, 4), x1, y1, x2, y2 as fractions of the image's
         sides; box_mask: (B, R), true or 1 for the valid ones. Both or neither, as the architecture has it.
         """
         boxes, mask = self._regions(images, boxes, box_mask)
@@ -490,20 +490,20 @@ class WenLan(nn.Module):
         self.imgencoder, self.textencoder = ImageTower(architecture), TextTower(architecture)
 
     def read(self, file: Any) -> Tensor:
-        """A picture file (its path, or a binary file) as a normalised batch of one image (1, 3, S, S); needs Pillow.
+        """An image file (its path, or a binary file) as a normalised batch of one image (1, 3, S, S); needs Pillow.
 
         Decoded and resized as the training code does, up to rounding: see `read_square`.
         """
         sizes = self.architecture["image"]
         return self.normalise(read_square(file, sizes["size"], sizes["antialias"], sizes["averaging"])[None])
 
-    def preprocess(self, picture: Any) -> Tensor:
-        """A PIL picture, or uint8 RGB pixels (H, W, 3), as a normalised batch of one image (1, 3, S, S).
+    def preprocess(self, image: Any) -> Tensor:
+        """A PIL image, or uint8 RGB pixels (H, W, 3), as a normalised batch of one image (1, 3, S, S).
 
-        Means over areas where the picture shrinks, see `resize`; `read` also follows the training's `averaging`.
+        Means over areas where the image shrinks, see `resize`; `read` also follows the training's `averaging`.
         """
         sizes = self.architecture["image"]
-        return self.normalise(resize(pixels_of(picture), sizes["size"], sizes["antialias"])[None])
+        return self.normalise(resize(pixels_of(image), sizes["size"], sizes["antialias"])[None])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """RGB of 0 to 255 (..., S, S, 3) as normalised images (..., 3, S, S), float32."""
@@ -526,7 +526,7 @@ class WenLan(nn.Module):
         return self.encode_image(images, boxes, box_mask), self.encode_text(ids, mask)
 
 
-# Pictures ------------------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------------------------
 
 
 def resize(pixels: Tensor, size: int, antialias: bool) -> Tensor:
@@ -545,23 +545,23 @@ def resize(pixels: Tensor, size: int, antialias: bool) -> Tensor:
 
 
 def read_square(file: Any, size: int, antialias: bool, averaging: str) -> Tensor:
-    """RGB of 0 to 255 (size, size, 3) of a picture file, decoded and resized as the training code does.
+    """RGB of 0 to 255 (size, size, 3) of an image file, decoded and resized as the training code does.
 
     With `fast` averaging a JPEG that is at least 2, 4 or 8 times as large is decoded at that fraction, and sides that
-    shrink are means of bilinear samples at most `SPACING` pixels apart. `exact` is `resize` of the whole picture.
+    shrink are means of bilinear samples at most `SPACING` pixels apart. `exact` is `resize` of the whole image.
     """
     from PIL import Image
 
-    with Image.open(file) as picture:
+    with Image.open(file) as image:
         if not (antialias and averaging == "fast"):
-            return resize(pixels_of(picture), size, antialias)
-        if picture.mode == "CMYK":
-            picture = stored_rgb(picture)
-        whole_width, whole_height = picture.size
-        if picture.format in JPEG_FORMATS and min(picture.size) >= 2 * size:
-            picture.draft(None, (size, size))
-        factor = 2 ** round(math.log2(whole_width / picture.width))  # sides of a fraction are rounded up
-        return average(pixels_of(picture), whole_height / factor, whole_width / factor, size)
+            return resize(pixels_of(image), size, antialias)
+        if image.mode == "CMYK":
+            image = stored_rgb(image)
+        whole_width, whole_height = image.size
+        if image.format in JPEG_FORMATS and min(image.size) >= 2 * size:
+            image.draft(None, (size, size))
+        factor = 2 ** round(math.log2(whole_width / image.width))  # sides of a fraction are rounded up
+        return average(pixels_of(image), whole_height / factor, whole_width / factor, size)
 
 
 SPACING = 1.5
@@ -593,16 +593,16 @@ EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "C
 """PIL's modes that convert to RGB in one way."""
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-"""PIL's modes of grey pictures with 16 bits."""
+"""PIL's modes of grey images with 16 bits."""
 
 
-def pixels_of(picture: Any) -> Tensor:
-    """Reads the pixels of a PIL picture of 8 or 16 bits a channel; its EXIF orientation is ignored.
+def pixels_of(image: Any) -> Tensor:
+    """Reads the pixels of a PIL image of 8 or 16 bits a channel; its EXIF orientation is ignored.
 
-    Transparent pictures are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it.
+    Transparent images are laid on white; 16 bits become 8; CMYK is what `stored_rgb` makes of it.
 
     Args:
-        picture: a picture that is open already, or its pixels.
+        image: an image that is open already, or its pixels.
 
     Returns:
         The pixels (H, W, 3).
@@ -610,47 +610,45 @@ def pixels_of(picture: Any) -> Tensor:
     Raises:
         ValueError: for modes without a range, such as I and F.
     """
-    if isinstance(picture, Tensor):
-        return picture
+    if isinstance(image, Tensor):
+        return image
     # Before version 11 Pillow opened PNG files of 16 bits as I.
-    if picture.mode in SIXTEEN_BITS or (picture.mode == "I" and getattr(picture, "format", None) == "PNG"):
-        return _eight_bits(picture)
-    if picture.mode not in EIGHT_BITS:
+    if image.mode in SIXTEEN_BITS or (image.mode == "I" and getattr(image, "format", None) == "PNG"):
+        return _eight_bits(image)
+    if image.mode not in EIGHT_BITS:
         raise ValueError(
-            f"a picture of mode {picture.mode!r} cannot be taken as it is: its values have no known range or meaning; "
+            f"an image of mode {image.mode!r} cannot be taken as it is: its values have no known range or meaning; "
             "convert it to 'RGB' or, from 0 to 255, to 'L'"
         )
-    if picture.mode == "CMYK":
-        picture = stored_rgb(picture)
+    if image.mode == "CMYK":
+        image = stored_rgb(image)
     # OpenCV, which the training reads with, does not know a transparent level of grey.
-    clear = picture.mode.upper() in ("RGBA", "LA", "PA") or (
-        picture.mode in ("P", "RGB") and "transparency" in picture.info
-    )
+    clear = image.mode.upper() in ("RGBA", "LA", "PA") or (image.mode in ("P", "RGB") and "transparency" in image.info)
     mode = "RGBA" if clear else "RGB"
-    flat = torch.frombuffer(bytearray(picture.convert(mode).tobytes()), dtype=torch.uint8)
-    pixels = flat.view(picture.height, picture.width, len(mode)).int()
+    flat = torch.frombuffer(bytearray(image.convert(mode).tobytes()), dtype=torch.uint8)
+    pixels = flat.view(image.height, image.width, len(mode)).int()
     if not clear:
         return pixels
     colour, alpha = pixels[..., :3], pixels[..., 3:]
     return (colour * alpha + 255 * (255 - alpha) + 127) // 255
 
 
-def stored_rgb(picture: Any) -> Any:
-    """A CMYK picture of PIL as the training data has it: in RGB and, of a JPEG, once more a JPEG, of quality 95."""
+def stored_rgb(image: Any) -> Any:
+    """A CMYK image of PIL as the training data has it: in RGB and, of a JPEG, once more a JPEG, of quality 95."""
     from PIL import Image
 
-    rgb = picture.convert("RGB")
-    if getattr(picture, "format", None) not in JPEG_FORMATS:
+    rgb = image.convert("RGB")
+    if getattr(image, "format", None) not in JPEG_FORMATS:
         return rgb
     stored = io.BytesIO()
     rgb.save(stored, "JPEG", quality=95, subsampling="4:2:0")
     return Image.open(stored)
 
 
-def _eight_bits(picture: Any) -> Tensor:
-    """A grey PIL picture of 16 bits in three equal channels of 8."""
-    wide = torch.frombuffer(bytearray(picture.convert("I").tobytes()), dtype=torch.int32)
-    grey = (wide.view(picture.height, picture.width, 1) + 128) // 257
+def _eight_bits(image: Any) -> Tensor:
+    """A grey PIL image of 16 bits in three equal channels of 8."""
+    wide = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
+    grey = (wide.view(image.height, image.width, 1) + 128) // 257
     return grey.expand(-1, -1, 3)
 
 

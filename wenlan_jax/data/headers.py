@@ -23,10 +23,10 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_PADDING = re.compile(rb"\xff+")
 JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
 MOST_SCANS = 100
-"""Scans of one JPEG. Encoders write some 10, optimisers up to a few dozen; each costs a pass over the whole picture,
+"""Scans of one JPEG. Encoders write some 10, optimisers up to a few dozen; each costs a pass over the whole image,
 however few its bytes, so that a small file of thousands would keep a decoder busy for minutes."""
 MOST_SCANNED, USUAL_SCANS = 2 * 10**9, 20
-"""Pixels times scans of one JPEG, for the same reason; a picture of any size may have the usual number of scans."""
+"""Pixels times scans of one JPEG, for the same reason; an image of any size may have the usual number of scans."""
 MOST_PACKED, MOST_UNPACKED = 50, 2**24
 """Compressed notes of one PNG, and the bytes that they unpack to together. Programs write a few of some kilobytes."""
 LARGEST_NOTE = 8_000_000
@@ -39,7 +39,7 @@ _PNG_CHANNELS = {0: 1, 2: 3}
 """By the colour type, of what a decoder gives; the others, palettes among them, may have transparency."""
 _EXIF_ORIENTATION = 0x0112
 _AVIF_SIZES = 1000
-"""Sizes in one AVIF: of the picture, of its thumbnail, and one of all tiles or a few more."""
+"""Sizes in one AVIF: of the image, of its thumbnail, and one of all tiles or a few more."""
 
 
 class UnknownSize(WenlanError, ValueError):  # noqa: N818
@@ -146,7 +146,7 @@ def _check_scans(data: bytes) -> None:
     most = min(MOST_SCANS, max(USUAL_SCANS, MOST_SCANNED // max(1, pixels)))
     if sum(marker == _JPEG_SCAN for marker in jpeg_markers(data)) > most:
         raise UnknownSize(
-            f"a JPEG of more than {most} scans, each a pass over the whole picture of {pixels} pixels; save it anew"
+            f"a JPEG of more than {most} scans, each a pass over the whole image of {pixels} pixels; save it anew"
         )
 
 
@@ -321,11 +321,11 @@ def _tiff(data: bytes) -> Header:
 
 
 _AVIF_DEEP = re.compile(rb"av1C..[\x40-\x7f\xc0-\xff]", re.DOTALL)
-"""The settings of an AV1 picture with the flag `high_bitdepth` (AV1-ISOBMFF, 2.3.3)."""
+"""The settings of an AV1 image with the flag `high_bitdepth` (AV1-ISOBMFF, 2.3.3)."""
 
 
 def _avif(data: bytes) -> Header:
-    """The largest of the sizes in `ispe` boxes: that of the picture, or of one of its tiles or of a thumbnail."""
+    """The largest of the sizes in `ispe` boxes: that of the image, or of one of its tiles or of a thumbnail."""
     meta = b"".join(body for kind, body in _boxes(data) if kind == b"meta")
     if meta.count(b"ispe") > _AVIF_SIZES:
         raise KeyError(f"more than {_AVIF_SIZES} ispe boxes")
@@ -357,7 +357,7 @@ def _exif(data: bytes) -> int:
     try:
         return _turn(_tags(data))
     except (struct.error, IndexError, KeyError):
-        return 1  # a damaged note about a picture does not damage the picture
+        return 1  # a damaged note about an image does not damage the image
 
 
 def _turn(tags: dict[int, int]) -> int:

@@ -102,7 +102,7 @@ def _to_eight_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
 
 
 BAND = 2**18
-"""Pixels that are laid on white at once, so that its steps need little memory whatever the size of a picture."""
+"""Pixels that are laid on white at once, so that its steps need little memory whatever the size of an image."""
 
 
 def _on_white(pixels: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -153,7 +153,7 @@ _REDUCED = {
 
 
 def _rgb(data: bytes, factor: int = 1) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture, a JPEG at 1 / `factor` of its sides."""
+    """The image, a JPEG at 1 / `factor` of its sides."""
     is_jpeg = data.startswith(_JPEG_START)
     try:
         pixels = cv2.imdecode(
@@ -288,7 +288,7 @@ def _write_square(
     out: UInt8[np.ndarray, "size size 3"],
     enlarge: bool,
 ) -> None:
-    """Resizes a picture of `height` by `width`, of which `pixels` are decoded at a fraction of 1 / `factor`."""
+    """Resizes an image of `height` by `width`, of which `pixels` are decoded at a fraction of 1 / `factor`."""
     target = out if enlarge else out[:height, :width]
     out[:height, target.shape[1] :] = 0
     out[target.shape[0] :] = 0
@@ -309,7 +309,7 @@ def _average(
     if (rows, columns) == out.shape[:2] and pixels.shape[:2] == (height, width):
         _resize(pixels, False, out)
         return
-    # Scales, not a target size: libjpeg rounds the sides of a reduced picture up, which would stretch it.
+    # Scales, not a target size: libjpeg rounds the sides of a reduced image up, which would stretch it.
     scaled = cv2.resize(pixels, None, fx=columns / width, fy=rows / height, interpolation=cv2.INTER_LINEAR)
     cv2.resize(scaled[:rows, :columns], out.shape[1::-1], dst=out, interpolation=cv2.INTER_AREA)
 

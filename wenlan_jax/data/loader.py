@@ -8,10 +8,10 @@ all with one row per example:
 | field | dtype and shape | |
 |---|---|---|
 | image | uint8 (B, S, S, 3) | RGB |
-| image_sides | int32 (B, 2) | height and width of the picture in the upper left of `image`, where it grows later |
-| boxes, box_mask | float32 (B, R, 4), bool (B, R) | in units of the picture's sides; only when R > 0 |
+| image_sides | int32 (B, 2) | height and width of the image in the upper left of `image`, where it grows later |
+| boxes, box_mask | float32 (B, R, 4), bool (B, R) | in units of the image's sides; only when R > 0 |
 | token_ids, token_mask | int32 (B, T), bool (B, T) | |
-| id | int32 (B,) | number of the picture: equal ids, same picture; the row of the record where there is one source |
+| id | int32 (B,) | number of the image: equal ids, same image; the row of the record where there is one source |
 | valid | bool (B,) | evaluation only: False in the rows that fill up the last batch |
 
 This file is the only importer of Grain. Grain itself imports jax where it can, so it is imported late, and `cli` sees
@@ -110,7 +110,7 @@ class TrainMaker(Maker, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class ImageReader:
     """How images become arrays.
 
     Attributes:
@@ -220,7 +220,7 @@ class TrainBatches:
         tokenizer: for the texts.
         batch_size: of the global batch.
         share: the places of each global batch that this process makes.
-        pictures: how images become arrays.
+        reader: how images become arrays.
         text_length: tokens of a text, padding included.
         bad_records: `raise` reports a bad record, `replace` gives its place to the next good row of its source.
     """
@@ -229,13 +229,13 @@ class TrainBatches:
     tokenizer: Tokenizer
     batch_size: int
     share: tuple[int, ...]
-    pictures: Pictures
+    reader: ImageReader
     text_length: int
     bad_records: Literal["raise", "replace"]
 
     def __call__(self, step: int) -> Batch:
         drawn = self.mixture.draw(step, self.batch_size, self.share)
-        batch = self.pictures.empty(len(drawn))
+        batch = self.reader.empty(len(drawn))
         batch |= {"id": np.zeros(len(drawn), np.int32), REPLACED: np.zeros(len(drawn), bool)}
         texts = [self._write(row, batch, place) for place, row in enumerate(drawn)]
         batch["token_ids"], batch["token_mask"] = self.tokenizer.encode(texts, self.text_length)
@@ -263,7 +263,7 @@ class TrainBatches:
             missing = part.texts.wanted.missing(record)
             remedy = "change data.kinds or data.languages (those of its part in a mixture), or set data.bad_records "
             raise BadRecord(f"{row_name(part.source, wanted.row, record)}: {missing}. Remedy: {remedy}to 'replace'.")
-        write_picture(self.pictures, part.source, wanted.row, record, batch, place)
+        write_record_image(self.reader, part.source, wanted.row, record, batch, place)
         return text.text
 
 
@@ -272,13 +272,13 @@ def row_name(source: Source, row: int, record: records.Record) -> str:
     return f"{source.name} row {row} (id {record.id!r})"
 
 
-def write_picture(
-    pictures: Pictures, source: Source, row: int, record: records.Record, batch: Batch, place: int
+def write_record_image(
+    reader: ImageReader, source: Source, row: int, record: records.Record, batch: Batch, place: int
 ) -> None:
     """Writes the image of a record into a batch.
 
     Args:
-        pictures: how images become arrays.
+        reader: how images become arrays.
         source: the source of the record.
         row: of the record in the source.
         record: the record.
@@ -289,7 +289,7 @@ def write_picture(
         BadRecord: if the image is damaged.
     """
     try:
-        pictures.write(record, batch, place)
+        reader.write(record, batch, place)
     except images.CorruptImage as error:
         remedy = "pack the data again with `wenlan pack`, which leaves such records out and lists them"
         raise BadRecord(f"{row_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
@@ -333,22 +333,22 @@ class ImageBatches:
         source: the records.
         batch_size: of the global batch.
         share: the places of each global batch that this process makes.
-        pictures: how images become arrays.
+        reader: how images become arrays.
     """
 
     source: Source
     batch_size: int
     share: tuple[int, ...]
-    pictures: Pictures
+    reader: ImageReader
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
 
     def __call__(self, number: int) -> Batch:
         rows, missing = eval_rows(number, self.batch_size, len(self.source), self.share)
-        batch = self.pictures.empty(len(rows) + missing)
+        batch = self.reader.empty(len(rows) + missing)
         for place, row in enumerate(rows):
-            write_picture(self.pictures, self.source, row, self.source[row], batch, place)
+            write_record_image(self.reader, self.source, row, self.source[row], batch, place)
         batch["image"][len(rows) :] = 0
         return batch | numbered(rows, missing)
 
@@ -479,7 +479,7 @@ class Batches(Iterator[tuple[int, Batch]]):
 
 
 def _prepare_process() -> None:
-    """Keeps OpenCV to one core, as batches are made side by side, and the memory of a picture for the next one: mapped
+    """Keeps OpenCV to one core, as batches are made side by side, and the memory of an image for the next one: mapped
     afresh, the kernel clears it page by page."""
     cv2.setNumThreads(1)
     host_memory.keep_freed_memory()

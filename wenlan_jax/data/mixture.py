@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
 
 LARGEST_ID = 2**31 - 1
-"""Ids of pictures are int32 on the accelerator."""
+"""Ids of images are int32 on the accelerator."""
 
 
 class MixtureError(WenlanError, ValueError):
@@ -248,5 +248,5 @@ def _first_ids(sources: Sequence[Source]) -> tuple[int, ...]:
             found[id(source)] = end
             end += len(source)
     if end > LARGEST_ID:
-        raise MixtureError(f"data.mixture: {end:,} records; ids of pictures are int32 and tell {LARGEST_ID:,} apart")
+        raise MixtureError(f"data.mixture: {end:,} records; ids of images are int32 and tell {LARGEST_ID:,} apart")
     return tuple(found[id(source)] for source in sources)

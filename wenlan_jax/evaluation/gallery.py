@@ -1,6 +1,6 @@
-"""A page that shows what a model retrieves: one HTML file with its pictures inside, readable offline.
+"""A page that shows what a model retrieves: one HTML file with its images inside, readable offline.
 
-Texts with their best pictures and pictures with their best texts; the truth is framed and its rank given. The
+Texts with their best images and images with their best texts; the truth is framed and its rank given. The
 page has no scripts and loads nothing.
 """
 
@@ -15,7 +15,7 @@ from wenlan_jax.util import atomic_files, html_page
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureHit:
+class ImageHit:
     """An image found for a text.
 
     Attributes:
@@ -60,13 +60,13 @@ class TextQuery:
 
     text: str
     language: str
-    hits: Sequence[PictureHit]
+    hits: Sequence[ImageHit]
     rank: int | None
     found_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureQuery:
+class ImageQuery:
     """An image and the texts found for it.
 
     Attributes:
@@ -82,7 +82,7 @@ class PictureQuery:
     found_by: str = ""
 
 
-GalleryRow = TextQuery | PictureQuery
+GalleryRow = TextQuery | ImageQuery
 
 
 def _note(query: GalleryRow) -> str:
@@ -96,7 +96,7 @@ def _mark(is_true: bool) -> str:
 
 def _text_section(query: TextQuery) -> str:
     figures = "".join(
-        f"<li><figure{_mark(hit.is_true)}>{html_page.image(hit.image, f'picture at rank {place}')}"
+        f"<li><figure{_mark(hit.is_true)}>{html_page.image(hit.image, f'image at rank {place}')}"
         f'<figcaption class="score">{place}. {hit.score:.3f}</figcaption></figure></li>'
         for place, hit in enumerate(query.hits, start=1)
     )
@@ -104,14 +104,14 @@ def _text_section(query: TextQuery) -> str:
     return f'<section>{heading}<p class="note">{_note(query)}</p><ul>{figures}</ul></section>'
 
 
-def _picture_section(query: PictureQuery) -> str:
+def _image_section(query: ImageQuery) -> str:
     lines = "".join(
         f'<li{_mark(hit.is_true)}><span class="score">{hit.score:.3f}</span> '
         f"{html_page.code(hit.language)} {html_page.spoken('span', hit.text, hit.language)}</li>"
         for hit in query.hits
     )
     side = f'<div><p class="note">{_note(query)}</p><ol>{lines}</ol></div>'
-    return f'<section class="picture">{html_page.image(query.image, "query picture")}{side}</section>'
+    return f'<section class="image">{html_page.image(query.image, "query image")}{side}</section>'
 
 
 def render_gallery(queries: Sequence[GalleryRow], title: str, note: str) -> str:
@@ -126,12 +126,12 @@ def render_gallery(queries: Sequence[GalleryRow], title: str, note: str) -> str:
         HTML.
     """
     texts = [_text_section(query) for query in queries if isinstance(query, TextQuery)]
-    pictures = [_picture_section(query) for query in queries if isinstance(query, PictureQuery)]
+    images = [_image_section(query) for query in queries if isinstance(query, ImageQuery)]
     parts = []
     if texts:
-        parts += ["<h2>Text to picture</h2>", *texts]
-    if pictures:
-        parts += ["<h2>Picture to text</h2>", *pictures]
+        parts += ["<h2>Text to image</h2>", *texts]
+    if images:
+        parts += ["<h2>Image to text</h2>", *images]
     return html_page.document(title, note, parts)
 
 

@@ -31,7 +31,7 @@ class Ranks:
     Attributes:
         image_to_text: of the best true text of each image; 0 where it has none and is no query.
         text_to_image: of the best true image of each text.
-        picture: the row of the image of each true pair, sorted by texts.
+        image: the row of the image of each true pair, sorted by texts.
         language: of each text.
         text: CRC-32 of each text, by which two runs are seen to have had the same queries.
         of_text: the row of the text of each true pair; left out where each text has one.
@@ -39,25 +39,25 @@ class Ranks:
 
     image_to_text: Int64[np.ndarray, " images"]
     text_to_image: Int64[np.ndarray, " texts"]
-    picture: Int64[np.ndarray, " pairs"]
+    image: Int64[np.ndarray, " pairs"]
     language: Shaped[np.ndarray, " texts"]
     text: UInt32[np.ndarray, " texts"]
     of_text: Int64[np.ndarray, " pairs"] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if not len(self.of_text):
-            object.__setattr__(self, "of_text", np.arange(len(self.picture)))
+            object.__setattr__(self, "of_text", np.arange(len(self.image)))
 
     @property
     def links(self) -> true_pairs.Links:
         """Which texts and images belong together."""
-        return true_pairs.Links(self.of_text, self.picture, len(self.text_to_image), len(self.image_to_text))
+        return true_pairs.Links(self.of_text, self.image, len(self.text_to_image), len(self.image_to_text))
 
     def same_queries(self, other: Ranks) -> bool:
         """Says whether both are of the same texts about the same images, in the same order."""
         return (
             len(self.image_to_text) == len(other.image_to_text)
-            and np.array_equal(self.picture, other.picture)
+            and np.array_equal(self.image, other.image)
             and np.array_equal(self.of_text, other.of_text)
             and np.array_equal(self.language, other.language)
             and np.array_equal(self.text, other.text)
@@ -127,7 +127,7 @@ def read(folder: Path, split: str) -> Ranks:
         raise RanksError(f"{place}: not a whole file of ranks ({error}); evaluate the run again") from error
 
 
-_KINDS = {"image_to_text": "i", "text_to_image": "i", "picture": "i", "language": "U", "text": "u", "of_text": "i"}
+_KINDS = {"image_to_text": "i", "text_to_image": "i", "image": "i", "language": "U", "text": "u", "of_text": "i"}
 """Of NumPy's types, by the fields of `Ranks`."""
 
 
@@ -140,8 +140,8 @@ def _checked(ranks: Ranks) -> Ranks:
     texts, images = len(ranks.text_to_image), len(ranks.image_to_text)
     if len(ranks.language) != texts or len(ranks.text) != texts:
         raise ValueError(f"{texts} texts have {len(ranks.language)} languages and {len(ranks.text)} checksums")
-    known = true_pairs.of_pairs(ranks.of_text, ranks.picture, texts, images)
-    if not np.array_equal(known.image, ranks.picture) or not np.array_equal(known.text, ranks.of_text):
+    known = true_pairs.of_pairs(ranks.of_text, ranks.image, texts, images)
+    if not np.array_equal(known.image, ranks.image) or not np.array_equal(known.text, ranks.of_text):
         raise ValueError("pairs are not in order")
     if not texts or ranks.text_to_image.min() < 1 or ranks.image_to_text.min() < 0:
         raise ValueError("ranks begin at 1")

@@ -1,6 +1,6 @@
 """The cascade: the best candidates of a fast model, put in order by a slow one.
 
-A two-tower model ranks everything; a model that sees picture and text together scores the first k candidates of
+A two-tower model ranks everything; a model that sees image and text together scores the first k candidates of
 each query alone. They change places among themselves, and what stands below keeps its place. So recall at k and
 beyond is that of the first model.
 """

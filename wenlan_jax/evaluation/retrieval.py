@@ -1,7 +1,7 @@
-"""Retrieval between pictures and texts: recall at k, ranks, chance levels, without the full score matrix.
+"""Retrieval between images and texts: recall at k, ranks, chance levels, without the full score matrix.
 
-The protocol. Scores are dot products. A picture has one or more true texts, of which the best counts (COCO and
-Flickr30k practice), and a text one or more true pictures (MUGE), see `true_pairs.py`. The rank of the truth is 1 plus
+The protocol. Scores are dot products. An image has one or more true texts, of which the best counts (COCO and
+Flickr30k practice), and a text one or more true images (MUGE), see `true_pairs.py`. The rank of the truth is 1 plus
 the number of false candidates that score at least as high: **ties count against the model**, so a collapsed model
 gets the worst rank, not the best. The other truths of a query are never false.
 
@@ -10,11 +10,11 @@ matrix product or were encoded in different batches. A false candidate therefore
 TIE, times the norm of the query and the largest norm of the candidates, below the truth. So equal candidates
 tie whatever the block size.
 
-A model that sees picture and text together has no embeddings: `from_scores` takes its scores of all pairs, where
+A model that sees image and text together has no embeddings: `from_scores` takes its scores of all pairs, where
 a tie is measured against the largest score of the query.
 
-The papers' "average recall" is `mean_recall` at k = 1, 5, 10 (AVERAGED). A picture's texts are taken as they are:
-where a language has one text a picture and another has five, none is repeated to make up the number.
+The papers' "average recall" is `mean_recall` at k = 1, 5, 10 (AVERAGED). An image's texts are taken as they are:
+where a language has one text an image and another has five, none is repeated to make up the number.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _norms(embeddings: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "
 def _best_truths(
     of_pair: Float32[np.ndarray, " pairs"], links: Links
 ) -> tuple[Float32[np.ndarray, " images"], Float32[np.ndarray, " texts"]]:
-    """The score of each picture with its best text (-inf without one), and of each text with its best picture."""
+    """The score of each image with its best text (-inf without one), and of each text with its best image."""
     of_image, of_text = np.full(links.images, -np.inf, np.float32), np.full(links.texts, -np.inf, np.float32)
     np.maximum.at(of_image, links.image, of_pair)
     np.maximum.at(of_text, links.text, of_pair)
@@ -126,7 +126,7 @@ def truth_ranks(
             scores[image_of[inside] - rows.start, text_of[inside]] = -np.inf
             image_ranks[rows] += np.count_nonzero(scores >= image_floor[rows, None], axis=1)
             text_ranks[columns] += np.count_nonzero(scores >= text_floor[columns], axis=0)
-    image_ranks[links.texts_of_picture == 0] = 0
+    image_ranks[links.texts_of_image == 0] = 0
     return image_ranks, text_ranks
 
 
@@ -221,8 +221,8 @@ def of_ranks(
         raise RetrievalError(f"ks: numbers from 1 on are needed, got {tuple(ks)}.")
     links = true_pairs.known(image_of_text, len(text_ranks), len(image_ranks))
     queries = image_ranks > 0
-    metrics = _direction("image_to_text", image_ranks[queries], links.texts, links.texts_of_picture[queries], ks)
-    truths = links.pictures_of_text
+    metrics = _direction("image_to_text", image_ranks[queries], links.texts, links.texts_of_image[queries], ks)
+    truths = links.images_of_text
     alike = truths[:1] if (truths == truths[0]).all() else truths  # the mean of equal numbers, without its rounding
     metrics |= _direction("text_to_image", text_ranks, links.images, alike, ks)
     recalls = [value for name, value in metrics.items() if "/recall_at_" in name]
@@ -300,7 +300,7 @@ def score_ranks(
         false[links.text[pairs] - rows.start, links.image[pairs]] = -np.inf
         text_ranks[rows] += np.count_nonzero(false >= text_floor[rows, None], axis=1)
         image_ranks += np.count_nonzero(false >= image_floor, axis=0)
-    image_ranks[links.texts_of_picture == 0] = 0
+    image_ranks[links.texts_of_image == 0] = 0
     return image_ranks, text_ranks
 
 
@@ -390,7 +390,7 @@ def check_folds(images: int, folds: int) -> None:
         RetrievalError: if they do not.
     """
     if folds < 1 or images % folds:
-        raise RetrievalError(f"{images} pictures cannot be split into {folds} equal folds.")
+        raise RetrievalError(f"{images} images cannot be split into {folds} equal folds.")
 
 
 def average_recall(metrics: Mapping[str, float], prefix: str = "") -> float:

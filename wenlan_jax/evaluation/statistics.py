@@ -1,9 +1,9 @@
 """What a careful reader wants beside a mean: the deviation over seeds, and whether two rows differ.
 
 Two rows answer the same held-out queries, so they are compared query by query. The interval comes from a paired
-bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile interval) over pictures, not over
-texts: the texts of one picture are no independent queries. Pictures that share a text are drawn together. It says how
-far the difference hangs on the choice of the held-out pictures; how far it hangs on the seed is the deviation's to say.
+bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile interval) over images, not over
+texts: the texts of one image are no independent queries. Images that share a text are drawn together. It says how
+far the difference hangs on the choice of the held-out images; how far it hangs on the seed is the deviation's to say.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Hits:
         queries: the number of queries of each image in each term.
     """
 
-    hits: Float64[np.ndarray, "pictures terms"]
-    queries: Float64[np.ndarray, "pictures terms"]
+    hits: Float64[np.ndarray, "images terms"]
+    queries: Float64[np.ndarray, "images terms"]
 
     def value(self) -> float:
         """Computes the metric itself."""
@@ -110,7 +110,7 @@ def hits(ranks: Ranks, metric: str, ks: Sequence[int]) -> Hits | None:
 def _term(
     ranks: Ranks, way: str, language: str | None, k: int
 ) -> tuple[Float64[np.ndarray, " groups"], Float64[np.ndarray, " groups"]]:
-    """Hits and queries of each group of pictures in one direction, within one language if that is given."""
+    """Hits and queries of each group of images in one direction, within one language if that is given."""
     links = ranks.links
     if way == "image_to_text":
         asked, found, group = ranks.image_to_text > 0, ranks.image_to_text <= k, links.groups
@@ -150,14 +150,14 @@ def compare(row: Sequence[Hits], baseline: Sequence[Hits], resamples: int = RESA
     queries = baseline[0].queries
     if any(not np.array_equal(queries, one.queries) for one in [*row, *baseline]):
         raise NotPairedError("the runs were not evaluated on the same queries")
-    # The difference picture by picture before the sum, so that equal rows give exactly 0.
+    # The difference image by image before the sum, so that equal rows give exactly 0.
     differences = np.mean([one.hits for one in row], axis=0) - np.mean([one.hits for one in baseline], axis=0)
     asked = queries.sum(axis=1) > 0
     return bootstrap(differences[asked], queries[asked], resamples)
 
 
 def bootstrap(
-    sums: Float64[np.ndarray, "pictures terms"], queries: Float64[np.ndarray, "pictures terms"], resamples: int
+    sums: Float64[np.ndarray, "images terms"], queries: Float64[np.ndarray, "images terms"], resamples: int
 ) -> Interval:
     """Computes a mean over terms and its percentile interval over resampled images.
 
@@ -173,7 +173,7 @@ def bootstrap(
         NotPairedError: for fewer than two images.
     """
     if len(sums) < 2:
-        raise NotPairedError(f"{len(sums)} pictures, or groups of pictures that share texts, are too few to draw from")
+        raise NotPairedError(f"{len(sums)} images, or groups of images that share texts, are too few to draw from")
     found = scipy.stats.bootstrap(
         (*sums.T, *queries.T),
         _mean_ratio,

@@ -1,7 +1,7 @@
-"""Which texts and pictures of a split belong together, as every protocol of retrieval reads it.
+"""Which texts and images of a split belong together, as every protocol of retrieval reads it.
 
-A picture may have several texts, and a text several pictures: a product's title that a shop shows with each of its
-photographs is one query with several true pictures, of which the best counts, as a picture's texts do. Texts are one
+An image may have several texts, and a text several images: a product's title that a shop shows with each of its
+photographs is one query with several true images, of which the best counts, as an image's texts do. Texts are one
 where they have the same language and the same words, after Unicode's composition (NFC) and with white space collapsed.
 """
 
@@ -44,12 +44,12 @@ class Links:
     images: int
 
     @property
-    def pictures_of_text(self) -> Int64[np.ndarray, " texts"]:
+    def images_of_text(self) -> Int64[np.ndarray, " texts"]:
         """How many true images each text has."""
         return np.bincount(self.text, minlength=self.texts)
 
     @property
-    def texts_of_picture(self) -> Int64[np.ndarray, " images"]:
+    def texts_of_image(self) -> Int64[np.ndarray, " images"]:
         """How many true texts each image has."""
         return np.bincount(self.image, minlength=self.images)
 
@@ -90,14 +90,14 @@ class Links:
         return texts, Links(text, self.image[kept] - images.start, len(texts), images.stop - images.start)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """The picture of each text. Raises RetrievalError where a text has several."""
+        """The image of each text. Raises RetrievalError where a text has several."""
         if len(self.image) != self.texts:
-            raise RetrievalError(f"{len(self.image)} pairs: some of the {self.texts} texts have several pictures.")
+            raise RetrievalError(f"{len(self.image)} pairs: some of the {self.texts} texts have several images.")
         return np.array(self.image, dtype)
 
 
 LinksLike = Links | np.ndarray
-"""Links, or whole numbers (texts,): the row of the one picture of each text."""
+"""Links, or whole numbers (texts,): the row of the one image of each text."""
 
 
 def known(links: LinksLike, texts: int, images: int) -> Links:
@@ -117,7 +117,7 @@ def known(links: LinksLike, texts: int, images: int) -> Links:
     if isinstance(links, Links):
         if (links.texts, links.images) != (texts, images):
             raise RetrievalError(
-                f"links: of {links.texts} texts and {links.images} pictures, but there are {texts} and {images}."
+                f"links: of {links.texts} texts and {links.images} images, but there are {texts} and {images}."
             )
         return links
     rows = np.asarray(links)
@@ -164,7 +164,7 @@ def of_pairs(text: Rows, image: Rows, texts: int, images: int) -> Links:
         if len(text) != len(image) or (len(rows) and not 0 <= rows.min() <= rows.max() < size):
             raise RetrievalError(f"{name}s of pairs: {len(text)} rows in [0, {size}) are needed.")
     if len(missing := np.setdiff1d(np.arange(texts), text)):
-        raise RetrievalError(f"text {missing[0]} has no picture.")
+        raise RetrievalError(f"text {missing[0]} has no image.")
     return _sorted(text, image, texts, images)
 
 

@@ -1,4 +1,4 @@
-"""The picture of a training run, from the lines of its `metrics.jsonl`."""
+"""The image of a training run, from the lines of its `metrics.jsonl`."""
 
 from __future__ import annotations
 

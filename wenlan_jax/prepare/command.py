@@ -21,7 +21,7 @@ yourself, and `wenlan data list NAME` says which. Then `--config.data.source=NAM
 """
 _INSPECT = """\
 Look into a packed directory, a named data set, or anything that `wenlan pack` takes: records by split, sources,
-languages, kinds, formats, lengths of captions, sizes of pictures, boxes, questions, and broken items by reason. --out
+languages, kinds, formats, lengths of captions, sizes of images, boxes, questions, and broken items by reason. --out
 receives a contact sheet as a JPEG, and as a page that has the captions, too.
 """
 
@@ -64,9 +64,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_data_dir(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet into this directory")
     parser.add_argument(
-        "--cards", type=whole(0), default=64, help="pictures of the contact sheet, at most (default: %(default)s)"
+        "--cards", type=whole(0), default=64, help="images of the contact sheet, at most (default: %(default)s)"
     )
-    parser.add_argument("--decode", action="store_true", help="decode every picture instead of reading its header")
+    parser.add_argument("--decode", action="store_true", help="decode every image instead of reading its header")
     parser.add_argument("--limit", type=whole(1), metavar="N", help="look at N records, evenly spaced, instead of all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     usual = raw_items.ReadOptions()

@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures with their boxes, as one JPEG, and as a page that has the captions, too.
+"""A contact sheet: small images with their boxes, as one JPEG, and as a page that has the captions, too.
 
 The page is one HTML file that loads nothing, like the retrieval gallery. Captions stand on the
 page alone: OpenCV draws no Chinese.
@@ -19,12 +19,12 @@ from wenlan_jax.data import images
 from wenlan_jax.data.records import Region, Text
 from wenlan_jax.util import atomic_files, html_page
 
-PICTURE_NAME, PAGE_NAME = "contact_sheet.jpg", "contact_sheet.html"
+IMAGE_NAME, PAGE_NAME = "contact_sheet.jpg", "contact_sheet.html"
 SIDE = 160
-"""Pixels of a cell, which a picture is fitted into."""
+"""Pixels of a cell, which an image is fitted into."""
 
 _COLUMNS, _MARGIN, _LABEL = 8, 6, 16
-_BOXES, _TEXTS = 36, 16  # shown of one picture
+_BOXES, _TEXTS = 36, 16  # shown of one image
 _COLOURS = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189), (23, 190, 207))
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
 
@@ -33,7 +33,7 @@ Thumbnail = UInt8[np.ndarray, "side side 3"]
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One picture of the sheet, with what is said about it."""
+    """One image of the sheet, with what is said about it."""
 
     name: str
     thumbnail: Thumbnail
@@ -69,11 +69,11 @@ def thumbnail(data: bytes, regions: Sequence[Region]) -> Thumbnail:
 
 
 def write(directory: Path, cards: Sequence[Card], title: str, note: str) -> list[Path]:
-    """Writes the picture and the page of `cards` into `directory`; their paths."""
-    picture, page = directory / PICTURE_NAME, directory / PAGE_NAME
-    atomic_files.write(picture, _jpeg(sheet(cards)))
+    """Writes the image and the page of `cards` into `directory`; their paths."""
+    image, page = directory / IMAGE_NAME, directory / PAGE_NAME
+    atomic_files.write(image, _jpeg(sheet(cards)))
     atomic_files.write(page, _page(cards, title, note).encode("utf-8"))
-    return [picture, page]
+    return [image, page]
 
 
 def sheet(cards: Sequence[Card]) -> UInt8[np.ndarray, "height width 3"]:
@@ -101,8 +101,8 @@ def _page(cards: Sequence[Card], title: str, note: str) -> str:
         more = f"<li>and {len(card.texts) - _TEXTS} more</li>" if len(card.texts) > _TEXTS else ""
         boxes = f'<p class="note">boxes: {html.escape(", ".join(card.labels))}</p>' if card.labels else ""
         named = f"<h3>{number}. {html.escape(card.name)}</h3>"
-        picture = html_page.image(_jpeg(card.thumbnail), f"picture {number}")
-        sections.append(f'<section class="picture">{picture}<div>{named}{boxes}<ul>{lines}{more}</ul></div></section>')
+        image = html_page.image(_jpeg(card.thumbnail), f"image {number}")
+        sections.append(f'<section class="image">{image}<div>{named}{boxes}<ul>{lines}{more}</ul></div></section>')
     return html_page.document(title, note, sections)
 
 

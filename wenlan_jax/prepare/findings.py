@@ -23,7 +23,7 @@ SAMPLES = 3
 class Findings:
     """Counts over the records of a data set; `records` by split covers all of them, the rest those looked at.
 
-    usable: records whose picture is sound, as far as it was read. broken: items without a record, and pictures that
+    usable: records whose image is sound, as far as it was read. broken: items without a record, and images that
     cannot be used, by reason; `samples` names some of each.
     """
 
@@ -67,8 +67,8 @@ class Findings:
         self._measured["boxes of an image"].append(len(regions))
         self._measured["questions of an image"].append(len(questions))
 
-    def add_picture(self, header: Header, size: int) -> None:
-        """Measures one encoded picture of `size` bytes."""
+    def add_image(self, header: Header, size: int) -> None:
+        """Measures one encoded image of `size` bytes."""
         flags = {
             "animated": header.animated,
             "CMYK": header.cmyk,
@@ -83,7 +83,7 @@ class Findings:
         self._measured["bytes"].append(size)
 
     def add_broken(self, fault: Fault) -> None:
-        """Counts an item that is no record, or whose picture cannot be used."""
+        """Counts an item that is no record, or whose image cannot be used."""
         reason = str(fault.reason)
         self.broken[reason] += 1
         if len(self.samples[reason]) < SAMPLES:
@@ -120,7 +120,7 @@ class Findings:
         lines = [
             f"{self.name} ({self.layout})",
             _line("records", f"{self.total:,}: {_counts(self.records)}"),
-            _line("looked at", f"{share}; pictures {read}"),
+            _line("looked at", f"{share}; images {read}"),
             _line("usable", f"{self.usable:,} of these {self.looked_at:,}; what follows is of all, usable or not"),
             _line("sources", _counts(self.sources)),
             _line("languages", _counts(self.languages)),

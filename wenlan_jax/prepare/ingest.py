@@ -177,7 +177,7 @@ class Prepared:
     fixes: collections.Counter[str]
 
 
-def prepare(draft: Draft, root: Root, options: raw_images.PictureOptions, stored: Stored | None = None) -> Prepared:
+def prepare(draft: Draft, root: Root, options: raw_images.ImageOptions, stored: Stored | None = None) -> Prepared:
     """Reads and checks the image of a draft, below `root` where the draft does not bring it.
 
     Args:
@@ -196,20 +196,20 @@ def prepare(draft: Draft, root: Root, options: raw_images.PictureOptions, stored
             name, data = raw_images.fetch(root, places_of(draft.image))
         raw_images.check_not_empty(data)
         regions = raw_images.boxes_beside(root, name) if draft.box_file and name else draft.regions
-        picture = raw_images.checked(data, options, fixes)
-        fitted = _stored(draft, picture, stored, fixes) or detections.Fitted(
-            tuple(_clip(regions, picture.stored_width, picture.stored_height, fixes)), None, None
+        image = raw_images.checked(data, options, fixes)
+        fitted = _stored(draft, image, stored, fixes) or detections.Fitted(
+            tuple(_clip(regions, image.stored_width, image.stored_height, fixes)), None, None
         )
     except Rejected as rejected:
         return Prepared(draft, rejected, fixes)
     record = Record(
         id=draft.id,
-        image=picture.data,
-        width=picture.width,
-        height=picture.height,
+        image=image.data,
+        width=image.width,
+        height=image.height,
         source=draft.source,
         texts=tuple(draft.texts),
-        regions=tuple(dataclasses.replace(region, box=picture.box(region.box)) for region in fitted.regions),
+        regions=tuple(dataclasses.replace(region, box=image.box(region.box)) for region in fitted.regions),
         questions=tuple(draft.questions),
         region_features=fitted.features,
         region_classes=fitted.classes,
@@ -218,7 +218,7 @@ def prepare(draft: Draft, root: Root, options: raw_images.PictureOptions, stored
 
 
 def _stored(
-    draft: Draft, picture: raw_images.Picture, stored: Stored | None, fixes: collections.Counter[str]
+    draft: Draft, image: raw_images.Image, stored: Stored | None, fixes: collections.Counter[str]
 ) -> detections.Fitted | None:
     """What is stored of the image of a draft, in the pixels that it came with; None for nothing, which is counted."""
     if stored is None:
@@ -226,7 +226,7 @@ def _stored(
     try:
         found = stored.find(draft.id, draft.image)
         if found is not None:
-            return detections.fit(found, picture.stored_width, picture.stored_height, stored.selection, fixes)
+            return detections.fit(found, image.stored_width, image.stored_height, stored.selection, fixes)
     except detections.DetectionError as error:
         raise Rejected(Reason.BAD_BOX_FILE, f"{stored.place}: {error}") from error
     fixes["regions_missing"] += 1
@@ -245,7 +245,7 @@ def places_of(image: str) -> list[str]:
 
 
 def _clip(regions: Iterable[Region], width: int, height: int, fixes: collections.Counter[str]) -> Iterator[Region]:
-    """The first regions, cut to the picture; those without area in it are dropped."""
+    """The first regions, cut to the image; those without area in it are dropped."""
     kept = 0
     for region in regions:
         x1, y1, x2, y2 = region.box

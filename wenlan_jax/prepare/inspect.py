@@ -1,6 +1,6 @@
 """What is in a data set: counts and measures of a packed directory, or of anything that `wenlan pack` takes.
 
-Every picture is opened, by its header or whole. Nothing is written but the contact sheet, and of raw data no record is
+Every image is opened, by its header or whole. Nothing is written but the contact sheet, and of raw data no record is
 made: items that would be rejected are counted by reason, as `wenlan pack` does.
 """
 
@@ -25,7 +25,7 @@ from wenlan_jax.util.errors import WenlanError
 
 T = TypeVar("T")
 
-_WRONG_SIZE = "its record says {} x {} pixels, the picture {} x {}"
+_WRONG_SIZE = "its record says {} x {} pixels, the image {} x {}"
 
 
 class InspectError(WenlanError, ValueError):
@@ -72,9 +72,9 @@ class InspectOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """One record or draft. `load` gives the bytes of its picture, and raises Rejected where it cannot.
+    """One record or draft. `load` gives the bytes of its image, and raises Rejected where it cannot.
 
-    `size` is what the record says of its picture, `widths` those of the arrays of its regions.
+    `size` is what the record says of its image, `widths` those of the arrays of its regions.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Packed:
         return min(limit or total, total)
 
     def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
-        """The records, `limit` of them evenly spaced; nothing is `broken` before its picture is opened."""
+        """The records, `limit` of them evenly spaced; nothing is `broken` before its image is opened."""
         wanted, before = _evenly(sum(self.records.values()), limit), 0
         for split, source in self._sources:
             for row in wanted(before, before + len(source)):
@@ -202,7 +202,7 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
             found.add_broken(Fault(0, rejected.reason, rejected.detail, seen.name))
             continue
         if cards.next_is_wanted(number):
-            with contextlib.suppress(images.CorruptImage):  # counted where pictures are decoded
+            with contextlib.suppress(images.CorruptImage):  # counted where images are decoded
                 cards.add(_card(seen, content))
     found.records = data.records
     if not found.looked_at and not found.broken:
@@ -220,7 +220,7 @@ def is_packed(place: str) -> bool:
 
 
 def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
-    """The bytes of a picture, after its header and, with `decode`, all of it were found to be sound."""
+    """The bytes of an image, after its header and, with `decode`, all of it were found to be sound."""
     data = seen.load()
     raw_images.check_not_empty(data)
     try:
@@ -229,10 +229,10 @@ def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
         raise Rejected(Reason.CORRUPT_IMAGE, str(error)) from error
     if seen.size is not None and seen.size != (header.width, header.height):
         raise Rejected(Reason.BAD_VALUE, _WRONG_SIZE.format(*seen.size, header.width, header.height))
-    raw_images.check_size(header, raw_images.PictureOptions().max_pixels)
+    raw_images.check_size(header, raw_images.ImageOptions().max_pixels)
     if decode:
         raw_images.decode(data, header)
-    found.add_picture(header, len(data))
+    found.add_image(header, len(data))
     return data
 
 

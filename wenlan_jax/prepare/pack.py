@@ -43,7 +43,7 @@ class PackOptions:
         allow_links: data may name images by links that lead out of that folder.
         file_format: of the inputs; None finds it from the first.
         read: how raw text is understood.
-        pictures: what happens to images.
+        image_options: what happens to images.
         source: of records which name none; "" for the name of `out`.
         split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
         regions: boxes and features of a detector, which take the place of the boxes of the inputs.
@@ -59,7 +59,7 @@ class PackOptions:
     allow_links: bool = False
     file_format: str | None = None
     read: raw_items.ReadOptions = dataclasses.field(default_factory=raw_items.ReadOptions)
-    pictures: raw_images.PictureOptions = dataclasses.field(default_factory=raw_images.PictureOptions)
+    image_options: raw_images.ImageOptions = dataclasses.field(default_factory=raw_images.ImageOptions)
     source: str = ""
     split_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
     regions: Stored | None = None
@@ -179,13 +179,13 @@ def _run(options: PackOptions, shards: Sequence[raw_items.Shard], directory: Pat
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
     root = roots.Root(options.image_root, options.allow_remote, options.allow_links)
-    stored = options.regions and options.regions.knowing(_pictures(shards, root))
+    stored = options.regions and options.regions.knowing(_images(shards, root))
     target = packing.Target(
         directory=directory,
         root=root,
         source=options.source or options.out.resolve().name,
         split_shares=options.split_shares,
-        pictures=options.pictures,
+        image_options=options.image_options,
         threads=max(1, options.threads // max(1, workers)),
         on_bad=options.on_bad,
         sole=len(shards) == 1,
@@ -206,13 +206,13 @@ def _run(options: PackOptions, shards: Sequence[raw_items.Shard], directory: Pat
     return reports
 
 
-def _pictures(shards: Sequence[raw_items.Shard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
-    """Id, name and identity of every picture of a pack: names of two files are two, and so are any that are brought."""
+def _images(shards: Sequence[raw_items.Shard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
+    """Id, name and identity of every image of a pack: names of two files are two, and so are any that are brought."""
     beat = progress_line.Pulse()
     for shard in shards:
         for item in shard.read_up_to_damage(must_begin=False):
             if beat.due():
-                progress_line.say(f"{_JOB}: which pictures take which regions; {shard.name}, line {item.number}")
+                progress_line.say(f"{_JOB}: which images take which regions; {shard.name}, line {item.number}")
             if isinstance(item, raw_items.Item):
                 brought = item.data is not None
                 identity = f"{shard.name}:{item.number}" if brought else root.named(item.image)[1]
@@ -310,8 +310,8 @@ def _check_shares(shares: Mapping[str, float]) -> None:
 
 def _check_choices(options: PackOptions) -> None:
     numbers = {
-        "max side": options.pictures.max_side,
-        "max pixels": options.pictures.max_pixels,
+        "max side": options.image_options.max_side,
+        "max pixels": options.image_options.max_pixels,
         "max caption": options.read.max_caption,
         "threads": options.threads,
     }
@@ -322,7 +322,7 @@ def _check_choices(options: PackOptions) -> None:
         raise PackError(f"workers is {options.workers}; it must not be negative")
     choices = (
         ("--on-bad", options.on_bad, packing.ON_BAD),
-        ("--exif", options.pictures.exif, raw_images.EXIF_CHOICES),
+        ("--exif", options.image_options.exif, raw_images.EXIF_CHOICES),
         ("--format", options.file_format, (None, *registry.FORMATS)),
     )
     for name, value, known in choices:

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=whole(0), default=usual.threads, help="threads for images (default: one per core)"
     )
     add_text_arguments(parser.add_argument_group("texts"), usual.read)
-    _add_picture_arguments(parser.add_argument_group("pictures"), usual.pictures)
+    _add_image_arguments(parser.add_argument_group("images"), usual.image_options)
     add_field_arguments(parser.add_argument_group("which field or column holds what"), usual.read.fields)
     _add_region_arguments(parser.add_argument_group("boxes and features of a detector"))
 
@@ -105,7 +105,7 @@ def add_text_arguments(group: argparse._ArgumentGroup, usual: raw_items.ReadOpti
     )
 
 
-def _add_picture_arguments(group: argparse._ArgumentGroup, usual: raw_images.PictureOptions) -> None:
+def _add_image_arguments(group: argparse._ArgumentGroup, usual: raw_images.ImageOptions) -> None:
     group.add_argument("--max-side", type=whole(1), metavar="PIXELS", help="shrink larger images to this long side")
     group.add_argument(
         "--max-pixels",
@@ -118,7 +118,7 @@ def _add_picture_arguments(group: argparse._ArgumentGroup, usual: raw_images.Pic
         "--exif",
         choices=raw_images.EXIF_CHOICES,
         default=usual.exif,
-        help="whether to turn pictures, and boxes with them, as EXIF says (default: %(default)s)",
+        help="whether to turn images, and boxes with them, as EXIF says (default: %(default)s)",
     )
     add_trust_arguments(group)
     group.add_argument(
@@ -173,7 +173,7 @@ def _add_region_arguments(group: argparse._ArgumentGroup) -> None:
         "--regions-key",
         default="",
         metavar="TEMPLATE",
-        help="name of a picture there, of {id}, {path}, {stem} and {number} (default: by format)",
+        help="name of an image there, of {id}, {path}, {stem} and {number} (default: by format)",
     )
 
 
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
         allow_links=args.allow_links,
         file_format=args.format,
         read=read_options(args),
-        pictures=raw_images.PictureOptions(max_side=args.max_side, max_pixels=args.max_pixels, exif=args.exif),
+        image_options=raw_images.ImageOptions(max_side=args.max_side, max_pixels=args.max_pixels, exif=args.exif),
         source=args.source,
         split_shares=args.split,
         regions=_regions(args),

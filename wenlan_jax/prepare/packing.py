@@ -38,7 +38,7 @@ class Target:
         root: where images are named from.
         source: of records which name none.
         split_shares: see `PackOptions`.
-        pictures: what happens to images.
+        image_options: what happens to images.
         threads: that read and check images.
         on_bad: one of ON_BAD.
         sole: the only shard of a pack: its ids need no prefix, and it must be readable.
@@ -49,7 +49,7 @@ class Target:
     root: Root
     source: str
     split_shares: Mapping[str, float]
-    pictures: raw_images.PictureOptions
+    image_options: raw_images.ImageOptions
     threads: int
     on_bad: str
     sole: bool
@@ -153,7 +153,7 @@ class _ShardJob:
                 if isinstance(entry, Fault):
                     window.append((entry, 0))
                 else:
-                    work = pool.submit(ingest.prepare, entry, target.root, target.pictures, target.regions)
+                    work = pool.submit(ingest.prepare, entry, target.root, target.image_options, target.regions)
                     window.append((work, size))
             while window:
                 yield _result(window.popleft()[0])

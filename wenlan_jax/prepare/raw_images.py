@@ -1,6 +1,6 @@
 """One encoded image on its way into a record: fetched, refused where it is a bomb or broken, changed where it must be.
 
-A picture is stored as the bytes it came as, unless other decoders would show something else: CMYK, 16 bits a channel,
+An image is stored as the bytes it came as, unless other decoders would show something else: CMYK, 16 bits a channel,
 animations and unusual formats become plain 8-bit RGB of the first frame.
 """
 
@@ -34,7 +34,7 @@ _STORED = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureOptions:
+class ImageOptions:
     """What happens to images.
 
     Attributes:
@@ -50,7 +50,7 @@ class PictureOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Image:
     """An image as it goes into a record, and how its pixels lie to those it came with.
 
     Attributes:
@@ -118,7 +118,7 @@ def check_not_empty(data: bytes, where: str = "") -> None:
         Rejected: if it has none.
     """
     if not data:
-        raise Rejected(Reason.EMPTY_IMAGE, f"{where}a picture of 0 bytes")
+        raise Rejected(Reason.EMPTY_IMAGE, f"{where}an image of 0 bytes")
 
 
 def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:
@@ -150,7 +150,7 @@ def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:
     return ()
 
 
-def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str]) -> Picture:
+def checked(data: bytes, options: ImageOptions, fixes: collections.Counter[str]) -> Image:
     """Decodes an image to see that it is whole, and changes what must not be stored so.
 
     Args:
@@ -187,10 +187,10 @@ def checked(data: bytes, options: PictureOptions, fixes: collections.Counter[str
     if scale < 1.0 or any(changes.values()) or header.kind not in _STORED:
         fixes["image_reencoded"] += scale == 1.0
         data = _encode(pixels, lossy=header.kind == "jpeg" or (header.kind == "webp" and scale < 1.0))
-    return Picture(data, pixels.shape[1], pixels.shape[0], width, height, header.orientation if turned else 1)
+    return Image(data, pixels.shape[1], pixels.shape[0], width, height, header.orientation if turned else 1)
 
 
-def _header(data: bytes, options: PictureOptions) -> headers.Header:
+def _header(data: bytes, options: ImageOptions) -> headers.Header:
     if len(data) > MAX_BYTES:
         raise Rejected(Reason.OVERSIZED_IMAGE, f"more than {MAX_BYTES} bytes")
     try:

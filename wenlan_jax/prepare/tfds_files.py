@@ -19,7 +19,7 @@ NAME = "pairs"
 """Of the data set, the first word of its files."""
 
 _PARTS = "parts"
-_LAYOUT = "group_size:1,uncompressed"  # records are read one by one, and pictures do not shrink further
+_LAYOUT = "group_size:1,uncompressed"  # records are read one by one, and images do not shrink further
 
 
 class PartError(WenlanError, ValueError):

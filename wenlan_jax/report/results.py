@@ -22,7 +22,7 @@ _WAYS = {"text_to_image": "text to image", "image_to_text": "image to text"}
 NO_INTERVALS = "No intervals: the rank of every query, ranks_{split}.npz, is not there."
 OTHER_RANKS = "No intervals: ranks_{split}.npz is not of the evaluation that gave these figures."
 INTERVALS = (
-    f"In brackets the interval that holds {statistics.LEVEL:.0%} of what is found when the held-out pictures are drawn "
+    f"In brackets the interval that holds {statistics.LEVEL:.0%} of what is found when the held-out images are drawn "
     f"anew, each with its texts, those that share a text together, {statistics.RESAMPLES:,} times. It says nothing of "
     "other seeds."
 )
@@ -124,7 +124,7 @@ def _ways(found: Sequence[Recall], figures: Mapping[str, float], known: Mapping[
 
 
 def _languages(found: Sequence[Recall], figures: Mapping[str, float], known: Mapping[str, Ranks]) -> str:
-    """Two lines a language. Texts are searched among those of their language, pictures among all."""
+    """Two lines a language. Texts are searched among those of their language, images among all."""
     columns = sorted({(one.way, one.k) for one in found}, reverse=True, key=lambda column: (column[0], -column[1]))
     rows = []
     for part in dict.fromkeys(one.part for one in found):

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.sweep import figure, local, plan, report, slurm, summary, table
 from wenlan_jax.sweep import folder as folders
-from wenlan_jax.sweep import local, picture, plan, report, slurm, summary, table
 from wenlan_jax.util import atomic_files
 from wenlan_jax.util.arguments import LARGEST_SEED, whole
 from wenlan_jax.util.errors import WenlanError
@@ -173,5 +173,5 @@ def _write_tables(planned: plan.Plan, store: folders.Store, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file in planned.files:
         lines = summary.lines(file, planned, store)
-        pages = [*report.write(file, lines, out), picture.draw(file, lines, out)]
+        pages = [*report.write(file, lines, out), figure.draw(file, lines, out)]
         print(f"\n{report.plain(file, lines)}\n{', '.join(path.name for path in pages)} are in {out}")

@@ -114,11 +114,11 @@ def _reading(file: TableFile, lines: Sequence[Line]) -> str:
         "Mean ± sample standard deviation over the seeds that are done; a seed changes initialisation and data order."
     ]
     if found:
-        pictures = " or ".join(f"{number:,}" for number in sorted({one.pictures for one in found}))
+        images = " or ".join(f"{number:,}" for number in sorted({one.images for one in found}))
         notes.append(
             f"Difference: {title_of(file.table.metrics[0])} minus that of the baseline, over the seeds that both have, "
             "with its deviation over seeds; in brackets the interval of a paired bootstrap over the "
-            f"{pictures} held-out pictures, of which those that share a text count as one ({stats.RESAMPLES:,} "
+            f"{images} held-out images, of which those that share a text count as one ({stats.RESAMPLES:,} "
             "resamples), which holds for these trained models: what another seed would change comes on top."
         )
     notes.append("pairs/s: without compilation, evaluation and checkpoints, with whatever ran beside it.")
@@ -157,7 +157,7 @@ def table_csv(file: TableFile, lines: Sequence[Line]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     metrics = [f"{metric}{suffix}" for metric in file.table.metrics for suffix in ("", " deviation")]
-    difference = ["difference", "low", "high", "difference deviation", "seeds compared", "pictures compared"]
+    difference = ["difference", "low", "high", "difference deviation", "seeds compared", "images compared"]
     cost = ["pairs", "steps", "pairs per second", "accelerator hours"]
     writer.writerow(["row", *metrics, *difference, "seeds done", "seeds", *cost, "state"])
     for line in lines:
@@ -180,7 +180,7 @@ def _compared(comparison: Comparison | str | None) -> list[float]:
         interval.high,
         comparison.deviation,
         comparison.seeds,
-        comparison.pictures,
+        comparison.images,
     ]
 
 

@@ -46,13 +46,13 @@ class Comparison:
         interval: of the difference over held-out images.
         deviation: of the difference over seeds; NaN for one.
         seeds: that both rows have.
-        pictures: held-out images that were compared.
+        images: held-out images that were compared.
     """
 
     interval: stats.Interval
     deviation: float
     seeds: int
-    pictures: int
+    images: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +152,8 @@ def _compare(row: Sequence[One], baseline: Sequence[One], metric: str) -> Compar
     except (query_ranks.RanksError, stats.NotPairedError) as error:
         return str(error)
     by_seed = [a.value() - b.value() for a, b in zip(one, two, strict=True)]
-    pictures = int((one[0].queries.sum(axis=1) > 0).sum())
-    return Comparison(interval, stats.mean_and_deviation(by_seed)[1], len(shared), pictures)
+    images = int((one[0].queries.sum(axis=1) > 0).sum())
+    return Comparison(interval, stats.mean_and_deviation(by_seed)[1], len(shared), images)
 
 
 def _ranks(one: One, metric: str) -> query_ranks.Ranks:

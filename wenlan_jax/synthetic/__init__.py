@@ -1,1 +1,1 @@
-"""Procedural pictures with captions, boxes and questions in seven languages, drawn without any download."""
+"""Procedural images with captions, boxes and questions in seven languages, drawn without any download."""

@@ -56,7 +56,7 @@ CONFIGS = {
 
 
 class WenlanScenes(RecordBuilder):
-    """Procedural pictures with descriptive and weak texts, boxes and questions in seven languages."""
+    """Procedural images with descriptive and weak texts, boxes and questions in seven languages."""
 
     name = SOURCE
     VERSION = tfds.core.Version("1.1.0")

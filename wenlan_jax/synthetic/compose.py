@@ -1,4 +1,4 @@
-"""A scene as a record: picture, boxes, texts and questions. Imports neither jax nor tfds, so any worker may use it."""
+"""A scene as a record: image, boxes, texts and questions. Imports neither jax nor tfds, so any worker may use it."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ PATTERNS: dict[str, Callable[[Plane, Plane], Inside]] = {
     "dotted": _dotted,
     "checked": _checked,
 }
-"""Where the second tone goes. Measured in sides of the picture, so a pattern is as fine on large things as on small."""
+"""Where the second tone goes. Measured in sides of the image, so a pattern is as fine on large things as on small."""
 
 
 def _ramp(size: int, samples: int = 1) -> Float[np.ndarray, " points"]:
@@ -187,7 +187,7 @@ def _box_of(coverage: Plane, rows: slice, columns: slice) -> tuple[float, float,
 
 
 def render(scene: Scene, size: int) -> tuple[UInt8[np.ndarray, "size size 3"], list[tuple[float, float, float, float]]]:
-    """The picture of `scene` as RGB, and the tight box `(x1, y1, x2, y2)` in pixels of each of its things."""
+    """The image of `scene` as RGB, and the tight box `(x1, y1, x2, y2)` in pixels of each of its things."""
     canvas = paint_background(scene, size)
     boxes = []
     for thing in scene.things:

@@ -25,7 +25,7 @@ SHAPES = (
     "house", "fish", "tree", "flower", "boat", "mushroom", "arrow", "cup",
 )  # fmt: skip
 SIZES = {"small": 0.1, "large": 0.15}
-"""Half the side of a thing's frame in a wide framing, as a share of the picture's side."""
+"""Half the side of a thing's frame in a wide framing, as a share of the image's side."""
 
 TEXTURES = ("solid", "striped", "dotted", "checked")
 

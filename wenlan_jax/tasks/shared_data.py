@@ -98,7 +98,7 @@ def _choice(part: sections.Part, language_alpha: float) -> TextChoice:
     )
 
 
-def pictures(config: experiment.Config, boxes: int | None = None) -> loader.Pictures:
+def image_reader(config: experiment.Config, boxes: int | None = None) -> loader.ImageReader:
     """Says how images become arrays.
 
     Args:
@@ -111,7 +111,7 @@ def pictures(config: experiment.Config, boxes: int | None = None) -> loader.Pict
     data, regions = config.data, config.model.image.regions
     if boxes is None:
         boxes = regions.boxes if regions.kind == "boxes" else 0
-    return loader.Pictures(
+    return loader.ImageReader(
         size=data.image_size,
         antialias=data.antialias,
         averaging=data.averaging,
@@ -136,7 +136,7 @@ def batches(config: experiment.Config, tokenizer: text.Tokenizer, share: tuple[i
         tokenizer=tokenizer,
         batch_size=config.train.batch_size,
         share=share,
-        pictures=pictures(config),
+        reader=image_reader(config),
         text_length=config.data.text_length,
         bad_records=config.data.bad_records,
     )

@@ -8,7 +8,7 @@ Order of operations of `train`:
  3. the data from that step on, and the compiled step
  4. for every step s: batch s is on the devices -> step s is dispatched -> the metrics of step s - 1 are read, while
     s computes -> log, evaluation and checkpoint where they are due
- 5. the last checkpoint, evaluation of the final splits, result.json, pictures
+ 5. the last checkpoint, evaluation of the final splits, result.json, images
 
 Metrics are therefore read one step late, and a step that is not finite is noticed one step late. The state is safe
 all the same: such a step changes nothing, and under `train.non_finite='stop'` neither does any step after it.

@@ -1,4 +1,4 @@
-"""HTML pages of pictures and texts: one file with its pictures inside, without scripts, loading nothing.
+"""HTML pages of images and texts: one file with its images inside, without scripts, loading nothing.
 
 The parts of pages are functions and no templates of jinja2: tried, these were as much text, no checker of types sees
 into them, and that everything is escaped, which they do unasked, a test with hostile texts holds for every page.
@@ -32,10 +32,10 @@ figure { border: 3px solid transparent; margin: 0; padding: 2px; text-align: cen
 img { display: block; height: 8rem; max-width: 16rem; object-fit: contain; }
 figcaption, .score { font-size: .8rem; font-variant-numeric: tabular-nums; }
 .true { border-color: var(--true); } .true .score::after { content: " \\2713"; color: var(--true); }
-.picture { display: flex; flex-wrap: wrap; gap: 1.2rem; } .picture > div { flex: 1; min-width: 18rem; }
-.picture ol { margin: 0; padding-left: 2rem; }
-.picture li { border-left: 3px solid transparent; padding: 0 .5rem; }
-.picture li.true { border-color: var(--true); }
+.image { display: flex; flex-wrap: wrap; gap: 1.2rem; } .image > div { flex: 1; min-width: 18rem; }
+.image ol { margin: 0; padding-left: 2rem; }
+.image li { border-left: 3px solid transparent; padding: 0 .5rem; }
+.image li.true { border-color: var(--true); }
 """
 
 
@@ -132,14 +132,14 @@ def image(data: bytes, label: str) -> str:
     kinds = [kind for start, kind in _SIGNATURES.items() if data.startswith(start)]
     if not kinds:
         if (shown := _png(data)) is None:
-            return code(f"{label}: a picture that cannot be shown")
+            return code(f"{label}: an image that cannot be shown")
         kinds, data = ["png"], shown
     content = base64.b64encode(data).decode()
     return f'<img src="data:image/{kinds[0]};base64,{content}" alt="{html.escape(label)}">'
 
 
 def _png(data: bytes) -> bytes | None:
-    """A picture of another kind, such as BMP or TIFF, as PNG; None for one that cannot be decoded."""
+    """An image of another kind, such as BMP or TIFF, as PNG; None for one that cannot be decoded."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:

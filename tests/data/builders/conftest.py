@@ -1,4 +1,4 @@
-"""Small pictures and files, and data sets built from them."""
+"""Small images and files, and data sets built from them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wenlan_jax.data.records import Record
 from wenlan_jax.prepare.builders import registry
 
 
-def picture(seed: int = 0, suffix: str = ".jpg", width: int = 24, height: int = 18) -> bytes:
-    """A small encoded picture of noise."""
+def drawn(seed: int = 0, suffix: str = ".jpg", width: int = 24, height: int = 18) -> bytes:
+    """A small encoded image of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
@@ -51,4 +51,4 @@ def files(tmp_path: Path) -> Callable[[Mapping[str, str | bytes]], Path]:
 
 @pytest.fixture
 def image() -> Callable[..., bytes]:
-    return picture
+    return drawn

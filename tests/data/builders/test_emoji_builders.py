@@ -14,7 +14,7 @@ import pytest
 from wenlan_jax.data import sources
 from wenlan_jax.data.tfds_builder import BuildError
 from wenlan_jax.prepare import ingest
-from wenlan_jax.prepare.builders import cldr, emoji, emoji_pictures, packages, registry, stamps
+from wenlan_jax.prepare.builders import cldr, emoji, emoji_images, packages, registry, stamps
 from wenlan_jax.util.languages import LANGUAGES
 
 CAT, FLAG, TONE, NAMELESS = "\U0001f408", "\U0001f1e8\U0001f1ff", "\U0001f44d\U0001f3fd", "\U0001f9ff"
@@ -53,10 +53,8 @@ def _gem(image: Any) -> dict[str, str | bytes]:
         "\U0001f415": "1F415",
     }
     index = {code: {"unicode": code, "moji": sequence} for sequence, code in drawn.items()}
-    pictures = {
-        f"{GEM}/assets/png/{code}.png": image(seed, ".png") for seed, code in enumerate(list(drawn.values())[:4])
-    }
-    return {f"{GEM}/config/index.json": json.dumps(index), **pictures}
+    images = {f"{GEM}/assets/png/{code}.png": image(seed, ".png") for seed, code in enumerate(list(drawn.values())[:4])}
+    return {f"{GEM}/config/index.json": json.dumps(index), **images}
 
 
 def test_names_describe_and_keywords_evoke(files: Any) -> None:
@@ -91,7 +89,7 @@ def test_emojione_from_the_gem(files: Any, image: Any, built: Any, monkeypatch: 
 
 
 @pytest.mark.parametrize("code", ["../../../secret", "link"])
-def test_an_index_names_pictures_of_the_gem_only(code: str, files: Any, image: Any, built: Any) -> None:
+def test_an_index_names_images_of_the_gem_only(code: str, files: Any, image: Any, built: Any) -> None:
     gem = {**_gem(image), f"{GEM}/secret.png": image(5, ".png")}
     index = json.loads(gem[f"{GEM}/config/index.json"])
     next(iter(index.values()))["unicode"] = code
@@ -159,17 +157,17 @@ def _font(glyphs: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def test_noto_pictures_of_characters_and_of_joined_ones(files: Any, image: Any) -> None:
+def test_noto_images_of_characters_and_of_joined_ones(files: Any, image: Any) -> None:
     drawn = {"cat": image(1, ".png"), "flag": image(2, ".png")}
-    root = files({emoji_pictures.NOTO_FONT: _font(drawn)})
-    assert dict(emoji_pictures.noto(root)) == {CAT: drawn["cat"], FLAG: drawn["flag"]}
+    root = files({emoji_images.NOTO_FONT: _font(drawn)})
+    assert dict(emoji_images.noto(root)) == {CAT: drawn["cat"], FLAG: drawn["flag"]}
 
 
 def test_a_font_without_bitmaps_is_named(files: Any) -> None:
     with pytest.raises(BuildError, match="NotoColorEmoji.ttf: no font with colour bitmaps"):
-        list(emoji_pictures.noto(files({emoji_pictures.NOTO_FONT: b"not a font"})))
+        list(emoji_images.noto(files({emoji_images.NOTO_FONT: b"not a font"})))
     with pytest.raises(BuildError, match="is this another version"):
-        list(emoji_pictures.emojione(files({})))
+        list(emoji_images.emojione(files({})))
 
 
 STAMP = """\
@@ -249,7 +247,7 @@ def test_absent_apt_and_absent_packages_are_explained(tmp_path: Path, monkeypatc
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real packages of both styles."""
     place = tmp_path_factory.mktemp("debs")
-    wanted = [emoji_pictures.NOTO_PACKAGE, emoji_pictures.EMOJIONE_PACKAGE, cldr.PACKAGE]
+    wanted = [emoji_images.NOTO_PACKAGE, emoji_images.EMOJIONE_PACKAGE, cldr.PACKAGE]
     try:
         packages.fetch(wanted, place)
     except BuildError as error:

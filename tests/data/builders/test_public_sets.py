@@ -268,7 +268,7 @@ def test_missing_files_and_unknown_names_are_explained(files: Any, tmp_path: Pat
 
 def test_a_split_without_records_ends_the_build_and_leaves_nothing(files: Any, built: Any, tmp_path: Path) -> None:
     content, expected = _mscoco()
-    broken = {**content, f"val2014/{COCO[3]}.jpg": b"not a picture"}
+    broken = {**content, f"val2014/{COCO[3]}.jpg": b"not an image"}
     place = files(broken)
     with pytest.raises(BuildError, match=r"no record for split 'test'.*corrupt_image"):
         built("wenlan_public/mscoco", place)

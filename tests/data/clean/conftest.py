@@ -19,11 +19,11 @@ WORDS = "山水天地人日月花草树木鱼鸟猫狗房屋车路桥河海湖�
 
 
 class Plant:
-    """Makers of pictures, texts, records and packed directories."""
+    """Makers of images, texts, records and packed directories."""
 
     @staticmethod
-    def picture(seed: int, side: int = 96) -> np.ndarray:
-        """A random picture with large and small things in it, unlike those of other seeds."""
+    def image(seed: int, side: int = 96) -> np.ndarray:
+        """A random image with large and small things in it, unlike those of other seeds."""
         rng = np.random.default_rng(seed)
         layers = [
             rng.uniform(-1, 1, (size, size, 3)).astype(np.float32) / octave
@@ -51,7 +51,7 @@ class Plant:
         """A record without fault."""
         base = records.Record(
             id=f"clean{seed}",
-            image=Plant.png(Plant.picture(seed)),
+            image=Plant.png(Plant.image(seed)),
             width=96,
             height=96,
             source="web",

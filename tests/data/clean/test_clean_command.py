@@ -35,12 +35,12 @@ def test_clean_and_score(plant: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
     source = plant.write(tmp_path / "in", {"train": rows})
     assert command.run(parse(source, "--out", tmp_path / "out", "--config", CONFIG, "--workers", 0), PLAIN) == 0
     printed = capsys.readouterr().out
-    assert "records   7 in = 6 out + 1 dropped" in printed and "1 corrupt_picture" in printed
+    assert "records   7 in = 6 out + 1 dropped" in printed and "1 corrupt_image" in printed
     assert plant.read(tmp_path / "out", "train") == rows[:6]
 
     arrays = tmp_path / "embeddings"
     arrays.mkdir()
-    for name in ("pictures", "texts"):
+    for name in ("images", "texts"):
         np.save(arrays / f"train.{name}.npy", np.eye(6, dtype=np.float32))
     parser = argparse.ArgumentParser()
     command.add_score_arguments(parser)
@@ -55,7 +55,7 @@ def test_wrong_arguments_are_named(plant: Any, tmp_path: Path) -> None:
     source = plant.write(tmp_path / "in", {"train": [plant.clean_record(0)]})
     common = (source, "--out", tmp_path / "out", "--config", CONFIG)
     with pytest.raises(settings.ConfigError, match="no such field"):
-        command.run(parse(*common), ["--config.pictures.side=3"])
+        command.run(parse(*common), ["--config.images.side=3"])
     with pytest.raises(shards.CleanError, match="only with --runner beam"):
         command.run(parse(*common, "--beam-options=--runner=X"), PLAIN)
     with pytest.raises(SystemExit):
@@ -109,7 +109,7 @@ def test_a_source_that_is_none_is_told_as_what_it_is(plant: Any, tmp_path: Path)
 
 def test_every_field_is_described() -> None:
     text = options.FORM.describe()
-    assert all(f"--config.{name}" in text for name in ("picture.min_side", "text.emoji", "leakage.sets", "memory"))
+    assert all(f"--config.{name}" in text for name in ("image.min_side", "text.emoji", "leakage.sets", "memory"))
 
 
 def test_workers_do_not_import_jax() -> None:

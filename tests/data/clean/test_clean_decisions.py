@@ -43,7 +43,7 @@ def test_merged_texts_may_all_be_duplicates_too(plant: Any, clean: Callable[...,
     first, robbed = plant.clean_record(0), plant.clean_record(1, texts=plant.clean_record(0).texts)
     report, left = clean({"train": [first, robbed, dataclasses.replace(robbed, id="copy")]}, duplicates__texts="all")
     assert left["train"] == [first]
-    assert report.counts["records_dropped"] == {"equal_picture": 1, "no_text_left": 1}
+    assert report.counts["records_dropped"] == {"equal_image": 1, "no_text_left": 1}
     assert report.counts["texts_dropped"] == {"near_text": 2}
 
 
@@ -52,13 +52,13 @@ def test_without_merging_texts_go_with_their_record(plant: Any, clean: Callable[
     copy = plant.clean_record(1, image=first.image)
     report, left = clean({"train": [first, copy]}, duplicates__merge_texts=False)
     assert left["train"] == [first]
-    assert report.counts["texts_dropped"] == {"record: equal_picture": 1}
+    assert report.counts["texts_dropped"] == {"record: equal_image": 1}
 
 
-def test_picture_that_loses_its_texts_does_not_take_its_near_copy_along(plant: Any, clean: Callable[..., Any]) -> None:
+def test_image_that_loses_its_texts_does_not_take_its_near_copy_along(plant: Any, clean: Callable[..., Any]) -> None:
     repeated = [plant.clean_record(n, texts=plant.text("祝大家新年快乐万事如意")) for n in range(4)]
-    copy = plant.clean_record(9, id="copy", image=plant.jpeg(plant.picture(0), 90))
-    _, left = clean({"train": [*repeated, copy]}, repeats__max_pictures=3)
+    copy = plant.clean_record(9, id="copy", image=plant.jpeg(plant.image(0), 90))
+    _, left = clean({"train": [*repeated, copy]}, repeats__max_images=3)
     assert left["train"] == [copy]
 
 
@@ -66,7 +66,7 @@ def test_protected_split_comes_first_although_it_is_written_last(plant: Any, cle
     record = plant.clean_record(0)
     report, left = clean({"train": [record, plant.clean_record(1)], "validation": [record]})
     assert left == {"train": [plant.clean_record(1)], "validation": [record]}
-    assert report.counts["records_dropped"] == {"leakage_picture": 1}
+    assert report.counts["records_dropped"] == {"leakage_image": 1}
     assert report.counts["records_in"] == {"train": 2, "validation": 1}
 
 

@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from wenlan_jax.prepare.clean import options, pictures, rules, search, signatures
+from wenlan_jax.prepare.clean import image_checks, options, rules, search, signatures
 from wenlan_jax.prepare.clean.signatures import EVALUATION, PROTECTED, TRAINING
 
 LAYOUT = signatures.Layout.of(options.Options())
 
 
-def picture_table(count: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+def image_table(count: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """Rows in clusters whose members differ in up to 16 bits, with roles in order."""
-    table = np.zeros(count, LAYOUT.pictures)
+    table = np.zeros(count, LAYOUT.images)
     centres = rng.integers(0, 2, (count // 4, 256)).astype(bool)
     bits = centres[rng.integers(0, len(centres), count)]
     for row in bits:
@@ -47,15 +47,15 @@ def brute_force(table: np.ndarray[Any, Any], near: np.ndarray, leakage: bool) ->
 @pytest.mark.parametrize("leakage", [False, True])
 @pytest.mark.parametrize("distance", [0, 4, 10])
 @pytest.mark.parametrize("memory", [1 << 12, 1 << 24])
-def test_near_pictures_are_exactly_those_of_brute_force(
+def test_near_images_are_exactly_those_of_brute_force(
     tmp_path: Path, leakage: bool, distance: int, memory: int
 ) -> None:
-    table = picture_table(300, np.random.default_rng(0))
+    table = image_table(300, np.random.default_rng(0))
     bits = np.unpackbits(table["hash"].view(np.uint8), axis=1)
     near = (bits[:, None] != bits[None]).sum(axis=2) <= distance
     alive = np.random.default_rng(1).random(300) < 0.9
     near &= alive[:, None] & alive[None]
-    found = search.find(rules.NearPictures("x", leakage, distance, 255), table, alive, tmp_path / "scratch", memory)
+    found = search.find(rules.NearImages("x", leakage, distance, 255), table, alive, tmp_path / "scratch", memory)
     expected = brute_force(table, near, leakage)
     assert expected, "the test needs pairs"
     assert dict(found.tolist()) == expected
@@ -63,34 +63,34 @@ def test_near_pictures_are_exactly_those_of_brute_force(
 
 
 def test_blocks_do_not_change_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = picture_table(200, np.random.default_rng(2))
-    rule = rules.NearPictures("x", False, 12, 255)
+    table = image_table(200, np.random.default_rng(2))
+    rule = rules.NearImages("x", False, 12, 255)
     whole = rule.decide(table)
     monkeypatch.setattr(rules, "_BLOCK", 7)
     assert (whole >= 0).sum() > 20
     np.testing.assert_array_equal(rule.decide(table), whole)
 
 
-def test_pictures_that_differ_in_colour_alone_are_not_near() -> None:
-    table = np.zeros(4, LAYOUT.pictures)
+def test_images_that_differ_in_colour_alone_are_not_near() -> None:
+    table = np.zeros(4, LAYOUT.images)
     table["role"] = TRAINING
     table["colours"][1, 7], table["colours"][2, 7], table["colours"][3] = 33, 32, 200
-    np.testing.assert_array_equal(rules.NearPictures("x", False, 10, 32).decide(table), [-1, -1, 0, -1])
+    np.testing.assert_array_equal(rules.NearImages("x", False, 10, 32).decide(table), [-1, -1, 0, -1])
 
 
 def test_equal_digests_leave_the_first_and_colliding_keys_do_no_harm(tmp_path: Path) -> None:
-    table = np.zeros(5, LAYOUT.pictures)
+    table = np.zeros(5, LAYOUT.images)
     table["digest"] = [(1, 1), (1, 2), (1, 1), (2, 2), (1, 2)]  # the first number is the key
-    found = search.find(rules.Equal("x", "pictures"), table, np.ones(5, bool), tmp_path / "s", 1 << 20)
+    found = search.find(rules.Equal("x", "images"), table, np.ones(5, bool), tmp_path / "s", 1 << 20)
     assert found.tolist() == [(2, 0), (4, 1)]
-    np.testing.assert_array_equal(rules.Equal("x", "pictures").decide(table), [-1, -1, 0, -1, 1])
+    np.testing.assert_array_equal(rules.Equal("x", "images").decide(table), [-1, -1, 0, -1, 1])
 
 
-def test_repeats_count_different_pictures() -> None:
+def test_repeats_count_different_images() -> None:
     table = np.zeros(9, LAYOUT.texts)
     table["digest"] = [(1, 1)] * 4 + [(1, 2)] * 5
-    table["picture_digest"][:4] = [(n, 0) for n in range(4)]
-    table["picture_digest"][4:] = [(n % 2, 7) for n in range(5)]  # five records of two pictures
+    table["image_digest"][:4] = [(n, 0) for n in range(4)]
+    table["image_digest"][4:] = [(n % 2, 7) for n in range(5)]  # five records of two images
     rule = rules.Repeated("x", "digest", 3, distinct=False)
     np.testing.assert_array_equal(rule.decide(table), [0] * 4 + [-1] * 5)
     table["template"] = table["digest"]
@@ -134,22 +134,22 @@ def test_templates_mask_names_and_numbers() -> None:
 
 @pytest.mark.parametrize("side", [8, 16])
 def test_perceptual_hash_follows_its_definition(plant: Any, side: int) -> None:
-    pixels = plant.picture(3)
+    pixels = plant.image(3)
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (4 * side,) * 2, interpolation=cv2.INTER_AREA)
     k, n = np.arange(4 * side), np.arange(4 * side)
     basis = np.cos(np.pi * (2 * n[None] + 1) * k[:, None] / (8 * side))
     basis[0] /= np.sqrt(2)  # the orthonormal cosine transform, up to a factor
     low = (basis @ grey.astype(np.float64) @ basis.T)[:side, :side].ravel()
-    words = pictures.perceptual_hash(pixels, side)
+    words = image_checks.perceptual_hash(pixels, side)
     bits = np.unpackbits(words.astype("<u8").view(np.uint8)).astype(bool)
     np.testing.assert_array_equal(bits, low > np.median(low[1:]))
 
 
-def test_copies_are_nearer_than_other_pictures(plant: Any) -> None:
+def test_copies_are_nearer_than_other_images(plant: Any) -> None:
     def bits(pixels: np.ndarray) -> np.ndarray:
-        return np.unpackbits(pictures.perceptual_hash(pixels, 16).view(np.uint8))
+        return np.unpackbits(image_checks.perceptual_hash(pixels, 16).view(np.uint8))
 
-    originals = [plant.picture(seed) for seed in range(30)]
+    originals = [plant.image(seed) for seed in range(30)]
     hashes = np.array([bits(pixels) for pixels in originals])
     for pixels, own in zip(originals, hashes, strict=True):
         smaller = cv2.resize(pixels, (72, 72), interpolation=cv2.INTER_AREA)

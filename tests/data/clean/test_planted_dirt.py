@@ -24,19 +24,19 @@ pytest.importorskip("py3langid", reason="needs the extra `clean`")
 GERMAN = "Die kleine Katze liegt am Nachmittag ruhig auf dem alten Sofa"
 
 
-def bad_pictures(plant: Any) -> list[tuple[str, records.Record]]:
-    """Records whose pictures must go, with the reason."""
+def bad_images(plant: Any) -> list[tuple[str, records.Record]]:
+    """Records whose images must go, with the reason."""
     noise = np.random.default_rng(5).integers(0, 256, (20, 200, 3)).astype(np.uint8)
-    pictures = {
-        "corrupt_picture": [plant.png(plant.picture(900))[:-40], b"", b"no picture at all"],
-        "small_picture": [plant.png(plant.picture(901, 31))],
-        "aspect_of_picture": [plant.png(cv2.resize(noise, (240, 48))), plant.png(cv2.resize(noise, (48, 240)))],
-        "constant_picture": [plant.png(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 128, 255)],
-        "large_picture": [plant.png(cv2.resize(plant.picture(902), (260, 100)))],
+    images = {
+        "corrupt_image": [plant.png(plant.image(900))[:-40], b"", b"no image at all"],
+        "small_image": [plant.png(plant.image(901, 31))],
+        "aspect_of_image": [plant.png(cv2.resize(noise, (240, 48))), plant.png(cv2.resize(noise, (48, 240)))],
+        "constant_image": [plant.png(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 128, 255)],
+        "large_image": [plant.png(cv2.resize(plant.image(902), (260, 100)))],
     }
     return [
         (reason, plant.clean_record(1000 + 10 * kind + n, id=f"{reason}{n}", image=data))
-        for kind, (reason, many) in enumerate(pictures.items())
+        for kind, (reason, many) in enumerate(images.items())
         for n, data in enumerate(many)
     ]
 
@@ -80,7 +80,7 @@ def make_planted(plant: Any) -> Planted:
     test = [plant.clean_record(seed) for seed in range(100, 106)]
     evaluation = [plant.clean_record(seed) for seed in range(200, 204)]
     dirty: list[records.Record] = []
-    for reason, record in bad_pictures(plant):
+    for reason, record in bad_images(plant):
         dirty.append(record)
         dropped[reason] += 1
         texts_dropped[f"record: {reason}"] += 1
@@ -112,20 +112,20 @@ def _global_dirt(
     texts_dropped["repeated_text"], texts_dropped["repeated_template"] = 6, 8
     dropped["no_text_left"] += 14
     for n in range(3):  # re-encoded and rescaled copies with texts of their own
-        copy = plant.jpeg(cv2.resize(plant.picture(n), (80, 80), interpolation=cv2.INTER_AREA))
+        copy = plant.jpeg(cv2.resize(plant.image(n), (80, 80), interpolation=cv2.INTER_AREA))
         dirty.append(plant.clean_record(3200 + n, id=f"near{n}", image=copy))
-        dropped["near_picture"] += 1
-        texts_dropped["record: near_picture"] += 1
+        dropped["near_image"] += 1
+        texts_dropped["record: near_image"] += 1
     for n in range(3, 7):  # the same pixels, one of them in another file, with a further text and one that is there
         said = plant.text(plant.sentence(3300 + n)) + clean[n].texts
-        dirty.append(plant.clean_record(3300 + n, id=f"equal{n}", image=plant.png(plant.picture(n)), texts=said))
-        dropped["equal_picture"] += 1
+        dirty.append(plant.clean_record(3300 + n, id=f"equal{n}", image=plant.png(plant.image(n)), texts=said))
+        dropped["equal_image"] += 1
         texts_dropped["duplicate_text_in_record"] += 1
         stays[clean[n].id] = dataclasses.replace(clean[n], texts=clean[n].texts + said[:1])
     for n, of in enumerate([test[0], test[1], evaluation[0]]):
         dirty.append(plant.clean_record(3400 + n, id=f"leak{n}", image=of.image))
-        dropped["leakage_picture"] += 1
-        texts_dropped["record: leakage_picture"] += 1
+        dropped["leakage_image"] += 1
+        texts_dropped["record: leakage_image"] += 1
     for n, of in enumerate([test[2], evaluation[1]]):  # one text leaks, the record has another one
         own = plant.text(plant.sentence(3500 + n))
         record = plant.clean_record(3500 + n, id=f"leaktext{n}", texts=of.texts + own)
@@ -140,8 +140,8 @@ def strict(configure: Callable[..., options.Options], tmp_path: Path, planted: P
     """Options under which every planted kind is dirt."""
     evaluation = plant.write(tmp_path / "evaluation", {"test": planted.evaluation})
     return configure(
-        picture__max_side=250, picture__max_aspect=4.0, language__action="drop", repeats__max_pictures=4,
-        repeats__max_template_pictures=5, leakage__sets=(str(evaluation),),
+        image__max_side=250, image__max_aspect=4.0, language__action="drop", repeats__max_images=4,
+        repeats__max_template_images=5, leakage__sets=(str(evaluation),),
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_everything_planted_is_found_and_nothing_else(
     assert Counter(report.counts["records_dropped"]) == planted.records_dropped
     assert Counter(report.counts["texts_dropped"]) == planted.texts_dropped
     left = {record.id: record for split in ("train", "test") for record in plant.read(tmp_path / "out", split)}
-    assert left == planted.stays  # bytes of pictures and all fields
+    assert left == planted.stays  # bytes of images and all fields
     assert report.records == {"train": len(planted.stays) - 6, "test": 6}
     named = [json.loads(line) for line in (tmp_path / "out" / job.DROPPED_NAME).read_text("utf-8").split("\n") if line]
     wanted = planted.records_dropped + Counter(

@@ -21,7 +21,7 @@ WEAK = 0.45
 
 
 def embeddings(share: float, count: int, dim: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures, texts and which pairs are correlated, at cosine WEAK; the others are noise."""
+    """Images, texts and which pairs are correlated, at cosine WEAK; the others are noise."""
     rng = np.random.default_rng(0)
     image, noise = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.standard_normal((2, count, dim)))
     noise -= (noise * image).sum(axis=1, keepdims=True) * image
@@ -53,7 +53,7 @@ def scored(plant: Any, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
     source = plant.write(tmp_path / "in", {"train": rows})
     image, text, correlated = embeddings(0.6, 200)
     (tmp_path / "embeddings").mkdir()
-    np.save(tmp_path / "embeddings" / "train.pictures.npy", image)
+    np.save(tmp_path / "embeddings" / "train.images.npy", image)
     np.save(tmp_path / "embeddings" / "train.texts.npy", text)
     return source, tmp_path / "embeddings", correlated
 
@@ -106,7 +106,7 @@ BAD_ROWS = {"NaN": np.nan, "infinite": np.inf, "zero": 0.0, "beyond float32": 1e
 
 
 @pytest.mark.parametrize("value", BAD_ROWS.values(), ids=BAD_ROWS.keys())
-@pytest.mark.parametrize("name", ["pictures", "texts"])
+@pytest.mark.parametrize("name", ["images", "texts"])
 def test_a_row_without_a_direction_costs_its_pairs_alone(
     scored: tuple[Path, Path, np.ndarray],
     plant: Any,
@@ -144,7 +144,7 @@ def test_arrays_of_two_models_or_of_other_data_are_refused(
     source, arrays, _ = scored
     rows = np.load(arrays / "train.texts.npy")
     np.save(arrays / "train.texts.npy", rows[:, :32])
-    with pytest.raises(CleanError, match="pictures of split train have 64 dimensions, texts 32"):
+    with pytest.raises(CleanError, match="images of split train have 64 dimensions, texts 32"):
         scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
     np.save(arrays / "train.texts.npy", rows.astype(str))
     with pytest.raises(CleanError, match="train.texts.npy"):

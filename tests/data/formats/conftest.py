@@ -20,7 +20,7 @@ from wenlan_jax.prepare import pack, raw_images, raw_items
 
 
 def image_bytes(seed: int = 0, suffix: str = ".jpg", width: int = 40, height: int = 30) -> bytes:
-    """A small encoded picture of noise."""
+    """A small encoded image of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
@@ -58,7 +58,7 @@ class Packed:
 def pack_files(folder: Path, *inputs: str | Path, **options: Any) -> Packed:
     """Packs `inputs`, with options by name wherever they belong, and checks that nothing is lost."""
     read_names = {field.name for field in dataclasses.fields(raw_items.ReadOptions)}
-    shown_names = {field.name for field in dataclasses.fields(raw_images.PictureOptions)}
+    shown_names = {field.name for field in dataclasses.fields(raw_images.ImageOptions)}
     read = {name: options.pop(name) for name in list(options) if name in read_names}
     shown = {name: options.pop(name) for name in list(options) if name in shown_names}
     report = pack.pack(
@@ -66,7 +66,7 @@ def pack_files(folder: Path, *inputs: str | Path, **options: Any) -> Packed:
             inputs=tuple(map(str, inputs)),
             out=folder / "out",
             read=raw_items.ReadOptions(**read),
-            pictures=raw_images.PictureOptions(**shown),
+            image_options=raw_images.ImageOptions(**shown),
             **{"workers": 0, "threads": 1, **options},
         )
     )
@@ -103,7 +103,7 @@ def images(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def picture() -> Callable[..., bytes]:
+def image() -> Callable[..., bytes]:
     return image_bytes
 
 

@@ -170,8 +170,8 @@ def test_aic_icc(tmp_path: Path, packed: Any, images: Any) -> None:
     assert found.reasons == ["empty_caption"] and found.report.fixes == {"text_empty_dropped": 1}
 
 
-def test_muge(tmp_path: Path, packed: Any, picture: Any) -> None:
-    encoded = [base64.b64encode(picture(seed)).decode() for seed in range(3)]
+def test_muge(tmp_path: Path, packed: Any, image: Any) -> None:
+    encoded = [base64.b64encode(image(seed)).decode() for seed in range(3)]
     lines = [f"{key}\t{data}" for key, data in zip(("10", "11", "12"), encoded, strict=True)]
     _lines(tmp_path / "valid_imgs.tsv", *lines, "13\tnot base64!", "10\t" + encoded[0])
     rows = [
@@ -185,7 +185,7 @@ def test_muge(tmp_path: Path, packed: Any, picture: Any) -> None:
     found = packed(texts)
     assert found.texts("validation") == [[("zh", "红裙子"), ("zh", "连衣裙")], [("zh", "红裙子")]]
     assert [record.id for record in found.records["validation"]] == ["10", "11"]
-    assert found.records["validation"][1].image == picture(1)
+    assert found.records["validation"][1].image == image(1)
     assert sorted(found.reasons) == ["corrupt_image", "empty_caption", "missing_image", "missing_text", "missing_text"]
 
 

@@ -134,9 +134,9 @@ def test_what_is_no_base64(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("form", [name for name in CODED if name != "lines"])
-def test_pictures_in_base64(form: str, tmp_path: Path, packed: Any, picture: Any) -> None:
+def test_images_in_base64(form: str, tmp_path: Path, packed: Any, image: Any) -> None:
     """MUGE's lines, an object of bytes in JSON, and an address of data where a path could be."""
-    data = picture(3)
+    data = image(3)
     prefix, _, _ = CODED[form].rpartition(",")
     coded = base64.urlsafe_b64encode(data) if "url-safe" in form else base64.b64encode(data)
     text = (prefix + "," if prefix else "") + (coded.decode().rstrip("=") if "unpadded" in form else coded.decode())

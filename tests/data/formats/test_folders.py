@@ -25,10 +25,10 @@ BESIDE = ("README.md", "._captions.csv", "LICENSE.txt", "00000_stats.json", "not
 
 
 @pytest.fixture
-def folder(tmp_path: Path, picture: Any) -> Path:
+def folder(tmp_path: Path, image: Any) -> Path:
     place = tmp_path / "set [1]"
     place.mkdir()
-    (place / "a.jpg").write_bytes(picture())
+    (place / "a.jpg").write_bytes(image())
     for name in BESIDE:
         (place / name).write_text("Nothing to see here.\n")
     os.mkfifo(place / "pipe.csv")
@@ -64,8 +64,8 @@ def test_several_are_named(folder: Path, packed: Any) -> None:
     assert packed(folder / "{train,test}.tsv").report.packed == 2
 
 
-def test_archives_beside_a_table_are_ambiguous(folder: Path, packed: Any, archive: Any, picture: Any) -> None:
-    (folder / "images.tar").write_bytes(archive([("a.jpg", picture()), ("a.txt", b"in the archive")]))
+def test_archives_beside_a_table_are_ambiguous(folder: Path, packed: Any, archive: Any, image: Any) -> None:
+    (folder / "images.tar").write_bytes(archive([("a.jpg", image()), ("a.txt", b"in the archive")]))
     assert packed(folder).texts() == [[("", "in the archive")]]
     (folder / "captions.csv").write_text(CAPTIONS["captions.csv"])
     with pytest.raises(raw_items.ReadError, match=r"has \*.tar and captions.csv; name what to pack"):

@@ -40,7 +40,7 @@ def test_several_files_and_sources(tmp_path: Path, packed: Any, images: Any) -> 
     root = images("a.jpg", "b.png")
     (tmp_path / "0.csv").write_text("image,caption,source\na.jpg,x,news\nb.png,y,weibo\ngone.jpg,z,news\n")
     (tmp_path / "1.csv").write_text("image,caption,source\na.jpg,again,\n")
-    (tmp_path / "2.csv").write_text("picture,caption\na.jpg,again\n")
+    (tmp_path / "2.csv").write_text("image,caption\na.jpg,again\n")
     found = packed(tmp_path / "*.csv", images=str(root), source="web")
     assert [(r.id, r.source) for r in found.all()] == [("0/a.jpg", "news"), ("0/b.png", "weibo"), ("1/a.jpg", "web")]
     assert found.report.sources == {
@@ -52,7 +52,7 @@ def test_several_files_and_sources(tmp_path: Path, packed: Any, images: Any) -> 
     assert "first line must name the columns" in found.rejected[-1]["detail"]
 
 
-def test_parquet(tmp_path: Path, packed: Any, images: Any, picture: Any) -> None:
+def test_parquet(tmp_path: Path, packed: Any, images: Any, image: Any) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -62,16 +62,16 @@ def test_parquet(tmp_path: Path, packed: Any, images: Any, picture: Any) -> None
     found = packed(tmp_path / "paths.parquet", images=str(root), language="en")
     assert found.texts() == [[("en", "x"), ("en", "y")]] and found.reasons == ["missing_image"]
     rows = [
-        {"bytes": picture(1), "path": "b.jpg"},
-        {"bytes": picture(2), "path": None},
+        {"bytes": image(1), "path": "b.jpg"},
+        {"bytes": image(2), "path": None},
         {"bytes": None, "path": "a.jpg"},
     ]
     parquet.write_table(pa.table({"image": [*rows, None], "caption": ["1", "2", "3", "4"]}), tmp_path / "hf.parquet")
     found = packed(tmp_path / "hf.parquet", images=str(root))
     assert [record.id for record in found.all()] == ["b.jpg", "row 2", "a.jpg"]
-    assert found.all()[0].image == picture(1) and found.reasons == ["missing_field"]
-    parquet.write_table(pa.table({"image": [picture(3)], "caption": ["x"]}), tmp_path / "bytes.parquet")
-    assert packed(tmp_path / "bytes.parquet").all()[0].image == picture(3)
+    assert found.all()[0].image == image(1) and found.reasons == ["missing_field"]
+    parquet.write_table(pa.table({"image": [image(3)], "caption": ["x"]}), tmp_path / "bytes.parquet")
+    assert packed(tmp_path / "bytes.parquet").all()[0].image == image(3)
     with pytest.raises(raw_items.ReadError, match="no column 'text'"):
         packed(tmp_path / "bytes.parquet", fields=raw_items.Fields(texts={"text": "weak"}))
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "hf.parquet").read_bytes()[:-50])
@@ -171,7 +171,7 @@ BLIP = {
     "several": [{"image": "a.jpg", "caption": ["a cat", "the cat"]}],
     "names": [{"caption": "a cat", "image": "a.jpg", "image_id": "b.png"}],
     "last": [{"image_id": "b.png", "caption": ["a cat"], "url": "http://x/b.png", "image": "a.jpg"}],
-    "lists without a picture's name": [{"image": "a.jpg", "image_id": "b.png", "caption": ["a cat", "猫"], "url": "u"}],
+    "lists without an image's name": [{"image": "a.jpg", "image_id": "b.png", "caption": ["a cat", "猫"], "url": "u"}],
     "long": [{"caption": "a cat" + " meow" * 20_000, "image": "a.jpg", "image_id": "b.png"}],
 }
 
@@ -222,9 +222,9 @@ def parquet(tmp_path: Path) -> Any:
     return write
 
 
-def test_downloads_that_failed_and_float_ids(parquet: Any, packed: Any, picture: Any) -> None:
+def test_downloads_that_failed_and_float_ids(parquet: Any, packed: Any, image: Any) -> None:
     columns = {
-        "jpg": [picture(0), None, None, picture(3), None],
+        "jpg": [image(0), None, None, image(3), None],
         "caption": ["a", "b", "c", "d", "e"],
         "key": [f"{n:09d}" for n in range(5)],
         "status": ["success", "failed_to_download", "failed_to_resize", "success", "success"],
@@ -240,11 +240,11 @@ def test_downloads_that_failed_and_float_ids(parquet: Any, packed: Any, picture:
     assert found.rejected[2]["item"] == "000000004"
 
 
-def test_numbers_where_texts_are_expected(parquet: Any, packed: Any, picture: Any) -> None:
+def test_numbers_where_texts_are_expected(parquet: Any, packed: Any, image: Any) -> None:
     pa = pytest.importorskip("pyarrow")
     nan = float("nan")
     columns = {
-        "image": [picture(n) for n in range(5)],
+        "image": [image(n) for n in range(5)],
         "caption": ["a", "b", "c", "d", "e"],
         "id": pa.array([1e15, nan, 2.5, None, 1e300], from_pandas=False),
     }
@@ -255,11 +255,11 @@ def test_numbers_where_texts_are_expected(parquet: Any, packed: Any, picture: An
 
 
 @pytest.mark.parametrize("layout", ["bytes", "dict", "base64", "address"])
-def test_rejected_rows_are_never_named_by_their_picture(layout: str, parquet: Any, packed: Any, picture: Any) -> None:
-    coded = base64.b64encode(picture(1)).decode()
+def test_rejected_rows_are_never_named_by_their_image(layout: str, parquet: Any, packed: Any, image: Any) -> None:
+    coded = base64.b64encode(image(1)).decode()
     value: Any = {
-        "bytes": picture(1),
-        "dict": {"bytes": picture(1), "path": None},
+        "bytes": image(1),
+        "dict": {"bytes": image(1), "path": None},
         "base64": {"bytes": coded, "path": None},
         "address": f"data:image/jpeg;base64,{coded}",
     }[layout]

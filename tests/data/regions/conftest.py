@@ -1,4 +1,4 @@
-"""Packed directories of small pictures, and entries of stored regions."""
+"""Packed directories of small images, and entries of stored regions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arrays = dict[str, np.ndarray]
 Pack = Callable[[Path, Sequence[Record]], Path]
 
 
-def picture(width: int, height: int, seed: int) -> bytes:
+def image(width: int, height: int, seed: int) -> bytes:
     """A PNG of smooth noise."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return cv2.imencode(".png", cv2.resize(small, (width, height)))[1].tobytes()
@@ -28,7 +28,7 @@ def picture(width: int, height: int, seed: int) -> bytes:
 
 def _record(name: str, width: int, height: int, seed: int) -> Record:
     texts = (Text("descriptive", "zh", f"图{seed}"),)
-    return Record(name, picture(width, height, seed), width, height, "toy", texts, (Region((0.0, 0.0, 9.0, 8.0)),))
+    return Record(name, image(width, height, seed), width, height, "toy", texts, (Region((0.0, 0.0, 9.0, 8.0)),))
 
 
 def _pack(directory: Path, records: Sequence[Record]) -> Path:
@@ -46,11 +46,11 @@ def _read(directory: Path) -> list[Record]:
 
 
 class Written:
-    """Makers of what UNITER's extraction writes of a picture."""
+    """Makers of what UNITER's extraction writes of an image."""
 
     @staticmethod
     def arrays(seed: int, count: int = 12, sure: int = 11) -> Arrays:
-        """The arrays of a picture as UNITER's extraction writes them; `sure` boxes above its threshold, in no order."""
+        """The arrays of an image as UNITER's extraction writes them; `sure` boxes above its threshold, in no order."""
         random = np.random.default_rng(seed)
         start = random.uniform(0, 0.6, (count, 2))
         size = random.uniform(0.1, 0.4, (count, 2))
@@ -110,6 +110,6 @@ def written() -> type[Written]:
 def packed(
     tmp_path: Path, make_record: Callable[..., Record], pack_records: Callable[[Path, list[Record]], Path]
 ) -> Path:
-    """Three records with names of COCO pictures, of 60 x 40 pixels."""
+    """Three records with names of COCO images, of 60 x 40 pixels."""
     names = [f"images/COCO_val2014_{number:012d}.jpg" for number in (9, 25, 30)]
     return pack_records(tmp_path / "packed", [make_record(name, 60, 40, n) for n, name in enumerate(names)])

@@ -94,19 +94,19 @@ def test_a_feature_too_large_for_float16_is_not_stored_as_infinity() -> None:
     assert _fit(found)[1] == {"box_not_finite_dropped": 1}
 
 
-def test_boxes_are_cut_to_the_picture_and_those_without_area_dropped() -> None:
+def test_boxes_are_cut_to_the_image_and_those_without_area_dropped() -> None:
     given = np.array([[-0.1, 0.0, 0.5, 1.5], [0.4, 0.4, 0.4, 0.9], [1.2, 0.0, 1.5, 1.0]])
     fitted, counts = _fit(Detections(given, UNIT))
     assert [region.box for region in fitted.regions] == [(0.0, 0.0, 100.0, 100.0)]
     assert counts == {"box_degenerate_dropped": 2, "box_clipped": 1}
 
 
-def test_boxes_of_a_larger_copy_are_scaled_and_those_of_another_picture_refused() -> None:
+def test_boxes_of_a_larger_copy_are_scaled_and_those_of_another_image_refused() -> None:
     given = np.array([[40.0, 20.0, 400.0, 200.0]])
     assert _fit(Detections(given, (400.0, 200.0)))[0].regions[0].box == (20.0, 10.0, 200.0, 100.0)
     assert _fit(Detections(given, (403.0, 200.0)))[0].regions  # shrinking rounds to whole pixels
     assert _fit(Detections(given, None))[0].regions[0].box == (40.0, 20.0, 200.0, 100.0)
-    with pytest.raises(DetectionError, match=r"picture of 200 x 400 pixels.*200 x 100"):
+    with pytest.raises(DetectionError, match=r"image of 200 x 400 pixels.*200 x 100"):
         _fit(Detections(given, (200.0, 400.0)))
     with pytest.raises(DetectionError, match="0 x 200"):
         _fit(Detections(given, (0.0, 200.0)))

@@ -26,7 +26,7 @@ NAMES = ["cat", "dog"]
 
 
 def _graph(place: Path, batch: int | str = "batch") -> Path:
-    """Gives every picture BOXES and PROBABILITIES, and as the features of each box the picture's mean colour."""
+    """Gives every image BOXES and PROBABILITIES, and as the features of each box the image's mean colour."""
     count = len(BOXES)
     shape = helper.make_node("Shape", ["pixels"], ["first"], start=0, end=1)
     nodes = [shape]
@@ -122,7 +122,7 @@ def test_what_a_graph_finds_becomes_regions(
         np.testing.assert_allclose(record.region_features[0], colour, atol=0.02)
 
 
-def test_a_letterboxed_picture_keeps_its_shape(
+def test_a_letterboxed_image_keeps_its_shape(
     tmp_path: Path, packed: Path, read_records: Callable[[Path], list[Record]]
 ) -> None:
     _write(tmp_path, input={"resize": "letterbox"})

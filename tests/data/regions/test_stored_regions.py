@@ -41,7 +41,7 @@ def test_bottom_up_attention_files_are_read_in_parts(
     written: Any, tmp_path: Path, packed: Path, read_records: Callable[[Path], list[Record]]
 ) -> None:
     first, second = written.arrays(0, count=36), written.arrays(1, count=36)
-    lines = [_butd_line("9", first, 120, 80), _butd_line("9", second, 120, 80)]  # a picture that is there twice
+    lines = [_butd_line("9", first, 120, 80), _butd_line("9", second, 120, 80)]  # an image that is there twice
     (tmp_path / "val.tsv.0").write_text("\r\n".join(lines) + "\r\n")
     (tmp_path / "val.tsv.1").write_text(_butd_line("25", second, 60, 40))
     finder = Stored(str(tmp_path / "val.tsv.*"), "butd_tsv")
@@ -202,16 +202,16 @@ def test_stores_that_fit_no_record_say_how_they_are_named(written: Any, tmp_path
             job.run(packed, tmp_path / "out", wrong, workers=0)
 
 
-def test_pictures_of_another_shape_are_faults(written: Any, tmp_path: Path, packed: Path) -> None:
+def test_images_of_another_shape_are_faults(written: Any, tmp_path: Path, packed: Path) -> None:
     (tmp_path / "val.tsv").write_text(
         _butd_line("9", written.arrays(0), 40, 60) + "\n" + _butd_line("25", written.arrays(1), 60, 40)
     )
     report = job.run(packed, tmp_path / "out", Stored(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
     assert (report.found, report.faulty) == (1, 1)
-    assert "picture of 40 x 60 pixels" in (tmp_path / "out" / job.FAULTS_NAME).read_text()
+    assert "image of 40 x 60 pixels" in (tmp_path / "out" / job.FAULTS_NAME).read_text()
 
 
-def test_pack_takes_stored_regions_into_shrunk_and_turned_pictures(written: Any, tmp_path: Path) -> None:
+def test_pack_takes_stored_regions_into_shrunk_and_turned_images(written: Any, tmp_path: Path) -> None:
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8)
@@ -231,12 +231,12 @@ def test_pack_takes_stored_regions_into_shrunk_and_turned_pictures(written: Any,
         pack.PackOptions(
             inputs=(str(tmp_path / "captions.csv"),),
             out=tmp_path / "out",
-            pictures=raw_images.PictureOptions(max_side=40, exif="apply"),
+            image_options=raw_images.ImageOptions(max_side=40, exif="apply"),
             regions=Stored(str(tmp_path / "regions.tsv"), "butd_tsv"),
         )
     )
     assert report.fixes["regions_missing"] == 1 and report.rejected == {"bad_box_file": 1}
-    assert "picture of 40 x 80 pixels" in (tmp_path / "out" / pack.REJECTED_NAME).read_text()
+    assert "image of 40 x 80 pixels" in (tmp_path / "out" / pack.REJECTED_NAME).read_text()
     source = sources.TfdsSource(tmp_path / "out", "train", "out")
     turned, straight, missing = (source[row] for row in range(3))
     assert (turned.width, turned.height, straight.width) == (20, 40, 40)
@@ -247,7 +247,7 @@ def test_pack_takes_stored_regions_into_shrunk_and_turned_pictures(written: Any,
     assert (missing.regions, missing.region_features) == ((), None)
 
 
-def test_pack_refuses_a_store_that_fits_no_picture(written: Any, tmp_path: Path) -> None:
+def test_pack_refuses_a_store_that_fits_no_image(written: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "2.png"), np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "captions.csv").write_text("image,caption\n2.png,b\n")
     (tmp_path / "regions.tsv").write_text(_butd_line("000002", written.arrays(0), 4, 4))
@@ -284,7 +284,7 @@ def test_a_number_that_two_sources_share_belongs_to_neither(written: Any, tmp_pa
     )
     report = pack.pack(options)
     assert report.rejected == {"bad_box_file": 2} and report.packed == 3
-    assert "entry '9' is that of several of these pictures" in (tmp_path / "out" / pack.REJECTED_NAME).read_text()
+    assert "entry '9' is that of several of these images" in (tmp_path / "out" / pack.REJECTED_NAME).read_text()
     source = sources.TfdsSource(tmp_path / "out", "train", "out")
     assert [(source[row].id, len(source[row].regions)) for row in range(2)] == [
         ("coco/coco/COCO_val2014_000000000025.jpg", 12),
@@ -292,7 +292,7 @@ def test_a_number_that_two_sources_share_belongs_to_neither(written: Any, tmp_pa
     ]
 
 
-def test_records_of_equal_numbers_share_regions_only_if_they_are_one_picture(
+def test_records_of_equal_numbers_share_regions_only_if_they_are_one_image(
     written: Any, tmp_path: Path, make_record: Any, pack_records: Any, read_records: Any
 ) -> None:
     records = [
@@ -332,7 +332,7 @@ def test_an_entry_that_comes_from_two_sets_is_refused(written: Any, tmp_path: Pa
             (folder / f"{number}.tsv").write_text(content)
         store = Stored(str(folder / "*.tsv"), "butd_tsv")
         if refused:
-            with pytest.raises(DetectionError, match="several pictures; sets share their numbers"):
+            with pytest.raises(DetectionError, match="several images; sets share their numbers"):
                 store.find("9")
         else:
             assert store.find("9") is not None
@@ -342,7 +342,7 @@ def test_an_archive_of_arrays_that_unpack_to_far_more_is_a_fault(monkeypatch: py
     stream = io.BytesIO()
     np.savez_compressed(stream, bbox=np.zeros((50_000, 4)))
     monkeypatch.setattr(npz, "_SIZE_LIMIT", 1 << 20)
-    with pytest.raises(DetectionError, match="bytes of arrays for one picture"):
+    with pytest.raises(DetectionError, match="bytes of arrays for one image"):
         npz.arrays_in(stream.getvalue(), "here")
 
 
@@ -366,7 +366,7 @@ def test_keys_of_ids_with_dots_and_without_digits() -> None:
     assert [stem.key_of(one, "") for one in ("a/img.example.com_1", "a/b.tar.png")] == ["img.example.com_1", "b.tar"]
 
 
-def test_a_picture_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
+def test_a_image_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
     (tmp_path / "regions.tsv").write_text(_butd_line("0", written.arrays(0), 60, 40))
     store = Stored(str(tmp_path / "regions.tsv"), "butd_tsv")
     assert store.find("0.jpg") is not None and store.find("cat.jpg") is None

@@ -1,4 +1,4 @@
-"""Detectors as transformers directories: what the job writes is what transformers gives, picture by picture."""
+"""Detectors as transformers directories: what the job writes is what transformers gives, image by image."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def packed(
 
 
 def _directly(directory: Path, record: Record) -> dict[str, np.ndarray]:
-    """One picture through transformers alone."""
+    """One image through transformers alone."""
     processor = transformers.AutoImageProcessor.from_pretrained(str(directory))
     model = transformers.AutoModelForObjectDetection.from_pretrained(str(directory)).eval()
     entry = processor(images=images.decode(record.image), input_data_format="channels_last", return_tensors="pt")

@@ -37,7 +37,7 @@ class Gallery:
 
     A text begins with its row and its language. Column 0 of a feature is the row, column 1 the number of the region;
     the class of region i in row r is (r + i) % CLASSES. Rows in `bad` have no features. Pairs of rows in `twins` are
-    records of one picture.
+    records of one image.
     """
 
     name: str = "gallery"
@@ -105,7 +105,7 @@ def make_regions(**changes: Any) -> Regions:
         "crop": 2,
         "classes": CLASSES,
         "labels": (),
-        "pictures": None,
+        "images": None,
     }
     return Regions(**{**fields, **changes})
 

@@ -117,8 +117,8 @@ def test_batches_do_not_depend_on_workers(toy: SimpleNamespace, workers: int) ->
             assert _same(batch, expected)
 
 
-def test_half_of_the_pairs_match_and_no_negative_is_the_own_picture(toy: SimpleNamespace) -> None:
-    twins = {row: row - 1 for row in range(1, 40, 2)}  # two records of every picture
+def test_half_of_the_pairs_match_and_no_negative_is_the_own_image(toy: SimpleNamespace) -> None:
+    twins = {row: row - 1 for row in range(1, 40, 2)}  # two records of every image
     maker = toy.maker((toy.Gallery(twins=twins),), objectives=ITM)
     matches, others, elsewhere = [], collections.Counter(), 0
     for step in range(600):
@@ -126,13 +126,13 @@ def test_half_of_the_pairs_match_and_no_negative_is_the_own_picture(toy: SimpleN
         matches += batch["match"].tolist()
         for own, shown, match in zip(batch["id"].tolist(), _shown(batch), batch["match"].tolist(), strict=True):
             assert (own == shown) if match else (own // 2 != shown // 2)
-            assert shown in cell.pictures
+            assert shown in cell.images
             others[shown] += not match
             elsewhere += shown not in cell.rows
         assert [toy.read_text(ids)[:2] for ids in batch["token_ids"]] == [f"{row:02}" for row in batch["id"]]
     assert stats.binomtest(sum(matches), len(matches), 0.5).pvalue > 1e-4
     assert set(others) == set(range(40))
-    assert elsewhere, "pictures of texts of another length are negatives, too"
+    assert elsewhere, "images of texts of another length are negatives, too"
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(0.0, {0}), (1.0, {1}), (0.8, {0, 1})])
@@ -226,8 +226,8 @@ def test_rank_has_other_texts_and_other_regions(toy: SimpleNamespace) -> None:
     assert differ > 100
 
 
-def test_pictures_of_negatives_on_a_map(toy: SimpleNamespace) -> None:
-    regions = toy.regions(features="map", pictures=loader.Pictures(8, True, "fast", 0, True))
+def test_images_of_negatives_on_a_map(toy: SimpleNamespace) -> None:
+    regions = toy.regions(features="map", images=loader.ImageReader(8, True, "fast", 0, True))
     batch = toy.maker(objectives=RANK, recipe=toy.recipe(regions=regions))(0)
     assert batch["image"].shape == (4, 8, 8, 3)
     assert batch["negative_image"].shape == (4, 2, 8, 8, 3)

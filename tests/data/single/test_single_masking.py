@@ -104,7 +104,7 @@ def test_rates_of_hidden_regions_and_one_at_least() -> None:
     there = np.arange(30) < 24
     hidden = np.stack([masking.hide_regions(there, 0.15, order.stream(1, "regions", n)) for n in range(TEXTS)])
     assert not hidden[:, 24:].any()
-    forced = 0.85**24  # of the pictures get one although none was drawn
+    forced = 0.85**24  # of the images get one although none was drawn
     assert _likely(int(hidden.sum()), TEXTS * 24, 0.15 + forced / 24)
     assert hidden.any(axis=1).all()
     forced_ones = [masking.hide_regions(there, 0.0, order.stream(1, "regions", n)) for n in range(TEXTS)]

@@ -111,8 +111,8 @@ def test_pixels_of_a_box_within_one_pixel(
     assert np.allclose(fields["region_features"].reshape(4, 3), PIXELS[pixel] / 127.5 - 1, atol=1e-3)
 
 
-def test_a_map_gets_the_picture(toy: SimpleNamespace) -> None:
-    options = toy.regions(features="map", pictures=loader.Pictures(8, True, "exact", 0, True))
+def test_a_map_gets_the_image(toy: SimpleNamespace) -> None:
+    options = toy.regions(features="map", images=loader.ImageReader(8, True, "exact", 0, True))
     fields = _write(options, _record(toy), length=4)
     assert set(fields) == {"image", "region_boxes", "region_mask"}
     assert np.array_equal(fields["image"], images.resize(PIXELS, 8, True))
@@ -138,7 +138,7 @@ def test_classes_of_labels(toy: SimpleNamespace) -> None:
         ({}, {"region_classes": None}, "neither region_classes nor `labels`"),
         ({"labels": ("a", "b", "c", "x")}, {"region_classes": None}, r"labelled \['d'\]"),
         ({"features": "pixels", "width": 12}, {"image": PNG[:-9]}, "truncated PNG"),
-        ({"features": "map", "pictures": loader.Pictures(8, True, "fast", 0, True)}, {"image": b""}, "empty file"),
+        ({"features": "map", "images": loader.ImageReader(8, True, "fast", 0, True)}, {"image": b""}, "empty file"),
     ],
 )
 def test_records_that_lack_something_are_named(
@@ -153,8 +153,8 @@ def test_records_that_lack_something_are_named(
     [
         ({"boxes": "grid"}, "a grid has no stored features"),
         ({"features": "pixels"}, "12 numbers, not 6"),
-        ({"features": "map"}, "pictures"),
-        ({"pictures": loader.Pictures(8, True, "fast", 0, True)}, "pictures"),
+        ({"features": "map"}, "images"),
+        ({"images": loader.ImageReader(8, True, "fast", 0, True)}, "images"),
         ({"labels": ("a",)}, "1 labels and the background are not 5"),
     ],
 )

@@ -52,10 +52,10 @@ class WenLanModel(PreTrainedModel):
     def get_image_features(
         self, pixel_values: Tensor, boxes: Tensor | None = None, box_mask: Tensor | None = None
     ) -> Tensor:
-        """Embeddings of pictures, (batch, embedding), rows of length 1.
+        """Embeddings of images, (batch, embedding), rows of length 1.
 
         pixel_values: (batch, 3, side, side) from the processor. boxes: (batch, regions, 4), x1, y1, x2, y2 as
-        fractions of the picture's sides, and box_mask: (batch, regions), for models whose regions are boxes.
+        fractions of the image's sides, and box_mask: (batch, regions), for models whose regions are boxes.
         """
         return self.imgencoder(pixel_values.to(self.dtype), boxes, box_mask)
 
@@ -87,7 +87,7 @@ class WenLanModel(PreTrainedModel):
         box_mask: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> WenLanOutput | tuple[Tensor, ...]:
-        """Embeddings of pictures, texts or both, and the similarity of every picture with every text.
+        """Embeddings of images, texts or both, and the similarity of every image with every text.
 
         See the methods for the inputs.
         """

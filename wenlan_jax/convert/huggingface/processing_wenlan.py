@@ -1,4 +1,4 @@
-"""Pictures and texts as the WenLan (BriVL) towers of this folder want them."""
+"""Images and texts as the WenLan (BriVL) towers of this folder want them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WenLanImageProcessor(BaseImageProcessor):
     """Resizes to a square without keeping the aspect ratio, scales to [0, 1] and normalises.
 
     size: {"height", "width"}, equal. antialias: average when shrinking. image_mean, image_std: of each channel, red
-    first. averaging: how, of files, `fast` or `exact`; open pictures are averaged over areas. See
+    first. averaging: how, of files, `fast` or `exact`; open images are averaged over areas. See
     `wenlan_torch.read_square` and `wenlan_torch.resize`.
     """
 
@@ -44,39 +44,39 @@ class WenLanImageProcessor(BaseImageProcessor):
         return self.preprocess(images, **kwargs)
 
     def preprocess(self, images: Any, return_tensors: str = "pt", **kwargs: Any) -> BatchFeature:
-        """`pixel_values` of one picture or a list of them, float32 (pictures, 3, side, side).
+        """`pixel_values` of one image or a list of them, float32 (images, 3, side, side).
 
-        images: paths of files, which are read as the training did; or PIL pictures of 8 or 16 bits, uint8 arrays
+        images: paths of files, which are read as the training did; or PIL images of 8 or 16 bits, uint8 arrays
         (height, width, 3), red first, or (height, width) grey ones, or uint8 tensors (3, height, width).
         """
         listed = list(images) if _is_many(images) else [images]
-        pixels = torch.stack([self._pixels(picture) for picture in listed])
+        pixels = torch.stack([self._pixels(image) for image in listed])
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
-    def _pixels(self, picture: Any) -> torch.Tensor:
+    def _pixels(self, image: Any) -> torch.Tensor:
         side = self.size["height"]
-        if isinstance(picture, (str, Path)):
-            square = read_square(picture, side, self.antialias, self.averaging)
+        if isinstance(image, (str, Path)):
+            square = read_square(image, side, self.antialias, self.averaging)
         else:
-            square = resize(_rgb(picture), side, self.antialias)
+            square = resize(_rgb(image), side, self.antialias)
         mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
         return ((square / 255.0 - mean) / std).permute(2, 0, 1).contiguous()
 
 
-def _rgb(picture: Any) -> torch.Tensor:
-    """Pixels (height, width, 3) of a picture, an array or a tensor."""
-    if isinstance(picture, Image.Image):
-        return pixels_of(picture)
-    kind = str(getattr(picture, "dtype", "uint8")).removeprefix("torch.")
+def _rgb(image: Any) -> torch.Tensor:
+    """Pixels (height, width, 3) of an image, an array or a tensor."""
+    if isinstance(image, Image.Image):
+        return pixels_of(image)
+    kind = str(getattr(image, "dtype", "uint8")).removeprefix("torch.")
     if kind != "uint8":
-        raise ValueError(f"pictures must be uint8 from 0 to 255, not {kind}")
-    if isinstance(picture, torch.Tensor):
-        return picture.permute(1, 2, 0)
-    return pixels_of(Image.fromarray(picture))
+        raise ValueError(f"images must be uint8 from 0 to 255, not {kind}")
+    if isinstance(image, torch.Tensor):
+        return image.permute(1, 2, 0)
+    return pixels_of(Image.fromarray(image))
 
 
 def _is_many(images: Any) -> bool:
-    """A list or tuple, or an array or tensor with a leading axis of pictures."""
+    """A list or tuple, or an array or tensor with a leading axis of images."""
     return isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
 
 
@@ -92,7 +92,7 @@ class WenLanProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
 
     def __call__(self, images: Any = None, text: Any = None, return_tensors: str = "pt", **kwargs: Any) -> BatchFeature:
-        """`pixel_values` of pictures, `input_ids` and `attention_mask` of texts, or all three.
+        """`pixel_values` of images, `input_ids` and `attention_mask` of texts, or all three.
 
         Texts are cut and padded to the length of the model's training, which matters to models whose text backbone
         sees padding; `kwargs` go to the tokenizer.

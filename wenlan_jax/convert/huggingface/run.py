@@ -21,10 +21,10 @@ def main(folder: Path, source: Path, target: Path) -> None:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).float().eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     backbone = BertModel.from_pretrained(folder / "text_backbone", add_pooling_layer=False).float().eval()
-    pictures = processor(images=list(batch["image"].numpy()))["pixel_values"]
+    images = processor(images=list(batch["image"].numpy()))["pixel_values"]
     ids, mask = batch["token_ids"].long(), batch["token_mask"]
     with torch.no_grad():
-        image = model.get_image_features(pictures, batch.get("boxes"), batch.get("box_mask"))
+        image = model.get_image_features(images, batch.get("boxes"), batch.get("box_mask"))
         text = model.get_text_features(ids, mask)
         attended = mask.long() if model.config.text["bert"]["attention_mask"] else torch.ones_like(ids)
         hidden = backbone(input_ids=ids, attention_mask=attended).last_hidden_state

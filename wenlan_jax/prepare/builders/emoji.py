@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from wenlan_jax.data import headers, named_sets, records
 from wenlan_jax.data.tfds_builder import RecordBuilder
 from wenlan_jax.prepare import ingest
-from wenlan_jax.prepare.builders import cldr, emoji_pictures, packages
+from wenlan_jax.prepare.builders import cldr, emoji_images, packages
 from wenlan_jax.util import languages
 
 SOURCE = named_sets.EMOJI
@@ -34,13 +34,13 @@ class EmojiConfig(tfds.core.BuilderConfig):
     Attributes:
         package: the Debian package of its images.
         files: patterns of the files that are read.
-        pictures: reads the images of an unpacked package.
+        images: reads the images of an unpacked package.
         license: of the images.
     """
 
     package: str = ""
     files: tuple[str, ...] = ()
-    pictures: Callable[[Path], Iterator[tuple[str, bytes]]] | None = None
+    images: Callable[[Path], Iterator[tuple[str, bytes]]] | None = None
     license: str = ""
 
     @property
@@ -54,18 +54,18 @@ CONFIGS = (
     EmojiConfig(
         name="noto",
         description="Noto Emoji, 136 x 128 pixels",
-        package=emoji_pictures.NOTO_PACKAGE,
-        files=(emoji_pictures.NOTO_FONT,),
-        pictures=emoji_pictures.noto,
-        license="pictures: SIL Open Font License 1.1, googlefonts/noto-emoji",
+        package=emoji_images.NOTO_PACKAGE,
+        files=(emoji_images.NOTO_FONT,),
+        images=emoji_images.noto,
+        license="images: SIL Open Font License 1.1, googlefonts/noto-emoji",
     ),
     EmojiConfig(
         name="emojione",
         description="EmojiOne 2, 64 x 64 pixels",
-        package=emoji_pictures.EMOJIONE_PACKAGE,
-        files=emoji_pictures.EMOJIONE_FILES,
-        pictures=emoji_pictures.emojione,
-        license="pictures: CC BY-SA 4.0, Ranks.com Inc. (EmojiOne)",
+        package=emoji_images.EMOJIONE_PACKAGE,
+        files=emoji_images.EMOJIONE_FILES,
+        images=emoji_images.emojione,
+        license="images: CC BY-SA 4.0, Ranks.com Inc. (EmojiOne)",
     ),
 )
 
@@ -82,7 +82,7 @@ class WenlanEmoji(RecordBuilder):
         return packages.instructions(list(self.builder_config.wanted))
 
     def described(self) -> dict[str, str]:
-        """The licences of pictures and texts differ."""
+        """The licences of images and texts differ."""
         config = self.builder_config
         return {"description": f"{self.__doc__} {config.description}", "license": f"{config.license}; {cldr.LICENSE}"}
 
@@ -91,32 +91,32 @@ class WenlanEmoji(RecordBuilder):
         with tempfile.TemporaryDirectory() as scratch:
             root = packages.unpack(Path(dl_manager.manual_dir), config.wanted, Path(scratch))
             annotations = cldr.read(root, languages.LANGUAGES)
-            pictures = dict(config.pictures(root))
+            images = dict(config.images(root))
         by_split: dict[str, list[records.Record]] = collections.defaultdict(list)
-        for split, record in _records(pictures, annotations, f"{SOURCE}/{config.name}"):
+        for split, record in _records(images, annotations, f"{SOURCE}/{config.name}"):
             by_split[split].append(record)
         self.info.metadata.update(
-            pictures=len(pictures),
-            without_names=sum(sequence not in annotations for sequence in pictures),
-            skin_tones_left_out=sum(sequence in annotations for sequence in pictures if _TONES & set(sequence)),
+            images=len(images),
+            without_names=sum(sequence not in annotations for sequence in images),
+            skin_tones_left_out=sum(sequence in annotations for sequence in images if _TONES & set(sequence)),
         )
         return {split: self._generate_examples(iter(by_split[split]), split) for split in SPLITS}
 
 
 def _records(
-    pictures: Mapping[str, bytes], annotations: Mapping[str, cldr.Annotation], source: str
+    images: Mapping[str, bytes], annotations: Mapping[str, cldr.Annotation], source: str
 ) -> Iterator[tuple[str, records.Record]]:
-    """The records of the emoji that have both a picture and names, each with its split."""
+    """The records of the emoji that have both an image and names, each with its split."""
     for sequence, annotation in annotations.items():
-        if sequence not in pictures or _TONES & set(sequence):
+        if sequence not in images or _TONES & set(sequence):
             continue
-        header = headers.read(pictures[sequence])
+        header = headers.read(images[sequence])
         split = ingest.split_of(annotation.names["en"], SPLIT_SHARES)
         yield (
             split,
             records.Record(
                 id="-".join(f"{ord(character):04X}" for character in sequence),
-                image=pictures[sequence],
+                image=images[sequence],
                 width=header.width,
                 height=header.height,
                 source=source,

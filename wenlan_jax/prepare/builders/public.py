@@ -165,7 +165,7 @@ class Reading:
             if isinstance(entry, Fault):
                 self._reject(entry)
                 continue
-            prepared = ingest.prepare(entry, self._image_root, raw_images.PictureOptions())
+            prepared = ingest.prepare(entry, self._image_root, raw_images.ImageOptions())
             self._fixes.update(prepared.fixes)
             if isinstance(prepared.outcome, Rejected):
                 for number in entry.numbers:

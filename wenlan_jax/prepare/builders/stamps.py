@@ -70,17 +70,17 @@ def phrases(content: str) -> dict[str, str]:
 
 
 def _records(root: Path, counts: collections.Counter[str]) -> Iterator[tuple[str, records.Record]]:
-    """The stamps that have a picture in PNG, in the order of their paths; `counts` tells of the others."""
+    """The stamps that have an image in PNG, in the order of their paths; `counts` tells of the others."""
     for place in sorted(root.rglob("*.txt")):
         said = phrases(place.read_text("utf-8", "replace"))
-        picture = place.with_suffix(".png")
-        if not picture.is_file():
-            counts["drawings_in_svg_left_out"] += 1  # a picture that depends on who draws it
+        image = place.with_suffix(".png")
+        if not image.is_file():
+            counts["drawings_in_svg_left_out"] += 1  # an image that depends on who draws it
         elif "en" not in said:
             counts["without_phrase_left_out"] += 1
         else:
             try:
-                checked = raw_images.checked(picture.read_bytes(), raw_images.PictureOptions(max_side=MAX_SIDE), counts)
+                checked = raw_images.checked(image.read_bytes(), raw_images.ImageOptions(max_side=MAX_SIDE), counts)
             except Rejected as rejected:
                 counts[f"{rejected.reason}_left_out"] += 1
                 continue

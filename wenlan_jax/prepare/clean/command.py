@@ -15,7 +15,7 @@ DESCRIPTION = """\
 Drop bad records and texts from packed directories, and repeated ones within and across them; normalise the rest.
 
 OUT is a packed directory again, with the counts of every reason in clean.json, samples in dropped.jsonl, and their
-pictures in dropped/. Of equal items the first stays: protected splits, then sources in the order named. The same
+images in dropped/. Of equal items the first stays: protected splits, then sources in the order named. The same
 command again continues an interrupted job. Every threshold is a field of the configuration:
 
 """
@@ -23,7 +23,7 @@ command again continues an interrupted job. Every threshold is a field of the co
 SCORE_DESCRIPTION = """\
 Measure how correlated the pairs of each source are, by embeddings of a model of yours.
 
-EMBEDDINGS holds SPLIT.pictures.npy (a row for each record) and SPLIT.texts.npy (a row for each text, in the order of
+EMBEDDINGS holds SPLIT.images.npy (a row for each record) and SPLIT.texts.npy (a row for each text, in the order of
 the records) for every split of SOURCE. OUT receives scores.json, scores.png (true against shuffled pairs) and the
 scores, which `wenlan clean --config.scores.directories="('OUT',)" --config.scores.quantile=0.5` filters by.
 """

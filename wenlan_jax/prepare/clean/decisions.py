@@ -1,7 +1,7 @@
 """The middle of a cleaning job: from the signatures of all units to what goes, and which texts move to which record.
 
-The order of the rules is part of the result: leakage, repeated captions, equal pictures, near pictures, near texts. A
-rule sees only what is left by those before it, so that of two equal pictures one with texts stays.
+The order of the rules is part of the result: leakage, repeated captions, equal images, near images, near texts. A
+rule sees only what is left by those before it, so that of two equal images one with texts stays.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from wenlan_jax.prepare.clean.shards import CleanError
 from wenlan_jax.util import json_files
 
 REASONS = (
-    "kept", "leakage_picture", "leakage_text", "repeated_text", "repeated_template", "no_text_left", "equal_picture",
-    "near_picture", "near_text",
+    "kept", "leakage_image", "leakage_text", "repeated_text", "repeated_template", "no_text_left", "equal_image",
+    "near_image", "near_text",
 )  # fmt: skip
 """What the codes of `Decisions` stand for."""
 Find = Callable[[rules.Rule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray]
@@ -32,16 +32,16 @@ Find = Callable[[rules.Rule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray]
 class Decisions:
     """Codes and witnesses of all rows, where units begin, and moves of texts.
 
-    `pictures` and `texts` are indices of REASONS; the witnesses are positions, -1 for none. `moves` are
+    `images` and `texts` are indices of REASONS; the witnesses are positions, -1 for none. `moves` are
     (position of the record that stays, position of its equal whose texts it takes), sorted.
     """
 
-    pictures: UInt8[np.ndarray, " pictures"]
+    images: UInt8[np.ndarray, " images"]
     texts: UInt8[np.ndarray, " texts"]
-    picture_witnesses: Int[np.ndarray, " pictures"]
+    image_witnesses: Int[np.ndarray, " images"]
     text_witnesses: Int[np.ndarray, " texts"]
-    picture_starts: Int[np.ndarray, " units_and_end"]
-    text_firsts: Int[np.ndarray, " pictures_and_end"]
+    image_starts: Int[np.ndarray, " units_and_end"]
+    text_firsts: Int[np.ndarray, " images_and_end"]
     moves: Int[np.ndarray, "moves 2"]
 
     def save(self, directory: Path) -> None:
@@ -60,30 +60,30 @@ class Decisions:
 class Decider:
     """Applies the rules in turn to the joined tables of all units."""
 
-    def __init__(self, picture_table: rules.Rows, text_table: rules.Rows, find: Find) -> None:
-        self._tables = {"pictures": picture_table, "texts": text_table}
+    def __init__(self, image_table: rules.Rows, text_table: rules.Rows, find: Find) -> None:
+        self._tables = {"images": image_table, "texts": text_table}
         self._find = find
         self._codes = {name: np.zeros(len(table), np.uint8) for name, table in self._tables.items()}
         self._witnesses = {name: np.full(len(table), -1, np.int64) for name, table in self._tables.items()}
-        counts = picture_table["texts"]
+        counts = image_table["texts"]
         self._firsts = np.r_[0, np.cumsum(counts, dtype=np.int64)]
         self._moves = np.zeros((0, 2), np.int64)
 
-    def run(self, chosen: Options, picture_starts: Sequence[int]) -> Decisions:
-        """All decisions under `chosen`; `picture_starts` are the first positions of the units, and the end."""
+    def run(self, chosen: Options, image_starts: Sequence[int]) -> Decisions:
+        """All decisions under `chosen`; `image_starts` are the first positions of the units, and the end."""
         for rule in _rules(chosen):
             self._apply(rule, chosen)
             self._drop_bare()
         return Decisions(
-            self._codes["pictures"], self._codes["texts"], self._witnesses["pictures"], self._witnesses["texts"],
-            np.asarray(picture_starts), self._firsts, self._moves,
+            self._codes["images"], self._codes["texts"], self._witnesses["images"], self._witnesses["texts"],
+            np.asarray(image_starts), self._firsts, self._moves,
         )  # fmt: skip
 
     def _apply(self, rule: rules.Rule, chosen: Options) -> None:
         found = self._find(rule, self._tables[rule.table], self._alive(rule))
         self._codes[rule.table][found["position"]] = REASONS.index(rule.reason)
         self._witnesses[rule.table][found["position"]] = found["witness"]
-        if rule.reason == "equal_picture" and chosen.duplicates.merge_texts:
+        if rule.reason == "equal_image" and chosen.duplicates.merge_texts:
             moves = np.stack([found["witness"], found["position"]], axis=1)
             self._moves = moves[np.lexsort((moves[:, 1], moves[:, 0]))]
 
@@ -92,7 +92,7 @@ class Decider:
         table = self._tables[rule.table]
         alive = self._codes[rule.table] == 0
         if rule.table == "texts":
-            alive &= np.repeat(self._record_speaks(), self._tables["pictures"]["texts"])
+            alive &= np.repeat(self._record_speaks(), self._tables["images"]["texts"])
         else:
             alive &= table["seen"]
         if not (isinstance(rule, rules.Near) and rule.leakage):
@@ -101,9 +101,9 @@ class Decider:
             alive &= table[rule.field].any(axis=1)
         return alive
 
-    def _record_speaks(self) -> Bool[np.ndarray, " pictures"]:
+    def _record_speaks(self) -> Bool[np.ndarray, " images"]:
         """Records whose texts are still in the game: those that stay, and those whose texts another one takes."""
-        speaks = self._codes["pictures"] == 0
+        speaks = self._codes["images"] == 0
         keepers, movers = self._moves.T
         speaks[movers] = speaks[keepers]
         return speaks
@@ -113,9 +113,9 @@ class Decider:
         left = np.r_[0, np.cumsum(self._codes["texts"] == 0, dtype=np.int64)]
         counts = left[self._firsts[1:]] - left[self._firsts[:-1]]
         np.add.at(counts, self._moves[:, 0], counts[self._moves[:, 1]])
-        table = self._tables["pictures"]
+        table = self._tables["images"]
         bare = (counts == 0) & table["needs_text"] & (table["role"] != signatures.EVALUATION)
-        self._codes["pictures"][bare & (self._codes["pictures"] == 0)] = REASONS.index("no_text_left")
+        self._codes["images"][bare & (self._codes["images"] == 0)] = REASONS.index("no_text_left")
 
 
 def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decisions:
@@ -132,27 +132,27 @@ def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decision
     """
     layout = signatures.Layout.of(chosen)
     files = [survey.tables(directory, number) for number in range(units)]
-    picture_table = _joined([pair[0] for pair in files], directory / "pictures.npy", layout.pictures)
+    image_table = _joined([pair[0] for pair in files], directory / "image_checks.npy", layout.images)
     text_table = _joined([pair[1] for pair in files], directory / "texts.npy", layout.texts)
     starts = np.r_[0, np.cumsum([len(_map(pair[0])) for pair in files])]
-    return Decider(picture_table, text_table, find).run(chosen, starts.tolist())
+    return Decider(image_table, text_table, find).run(chosen, starts.tolist())
 
 
 def _rules(chosen: Options) -> Iterator[rules.Rule]:
     """The rules that are on, in their order."""
     leakage, repeats, duplicates = chosen.leakage, chosen.repeats, chosen.duplicates
-    if leakage.picture_distance >= 0:
-        yield rules.NearPictures("leakage_picture", True, leakage.picture_distance, duplicates.colour_distance)
+    if leakage.image_distance >= 0:
+        yield rules.NearImages("leakage_image", True, leakage.image_distance, duplicates.colour_distance)
     if leakage.text_similarity > 0:
         yield rules.NearTexts("leakage_text", True, leakage.text_similarity)
-    if repeats.max_pictures:
-        yield rules.Repeated("repeated_text", "digest", repeats.max_pictures, distinct=False)
-    if repeats.max_template_pictures:
-        yield rules.Repeated("repeated_template", "template", repeats.max_template_pictures, distinct=True)
-    if duplicates.exact_pictures:
-        yield rules.Equal("equal_picture", "pictures")
-    if duplicates.picture_distance >= 0:
-        yield rules.NearPictures("near_picture", False, duplicates.picture_distance, duplicates.colour_distance)
+    if repeats.max_images:
+        yield rules.Repeated("repeated_text", "digest", repeats.max_images, distinct=False)
+    if repeats.max_template_images:
+        yield rules.Repeated("repeated_template", "template", repeats.max_template_images, distinct=True)
+    if duplicates.exact_images:
+        yield rules.Equal("equal_image", "images")
+    if duplicates.image_distance >= 0:
+        yield rules.NearImages("near_image", False, duplicates.image_distance, duplicates.colour_distance)
     if duplicates.texts == "all":
         yield rules.NearTexts("near_text", False, duplicates.text_similarity)
 

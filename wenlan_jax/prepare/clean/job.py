@@ -1,7 +1,7 @@
 """A whole cleaning job: survey of all units, decisions, rewriting, and the account of it all.
 
 The output is one packed directory with `clean.json` (options, counts by reason), `dropped.jsonl` (samples of each
-reason) and `dropped/REASON.jpg` (their pictures). Interrupted, it goes on unit by unit when the command is repeated.
+reason) and `dropped/REASON.jpg` (their images). Interrupted, it goes on unit by unit when the command is repeated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Report:
         lines = [
             f"records   {c['records_in']} in = {c['records_out']} out + {c['records_dropped']} dropped",
             f"texts     {c['texts_in']} in = {c['texts_out']} out + {c['texts_dropped']} dropped"
-            f" ({c['texts_received']} moved to an equal picture)",
+            f" ({c['texts_received']} moved to an equal image)",
             *_table("records dropped", self.counts["records_dropped"]),
             *_table("texts dropped", self.counts["texts_dropped"]),
             *_table("texts changed", self.counts["changes"]),
@@ -153,19 +153,19 @@ def _write_samples(directory: Path, samples: Sequence[dict[str, Any]]) -> None:
     thumbnails: dict[str, list[bytes]] = {}
     with (directory / DROPPED_NAME).open("w", encoding="utf-8") as file:
         for sample in sorted(samples, key=lambda sample: str(sample["reason"])):
-            told = {name: value for name, value in sample.items() if name != "picture"}
+            told = {name: value for name, value in sample.items() if name != "image"}
             file.write(json.dumps(told, ensure_ascii=False) + "\n")
-            thumbnails.setdefault(sample["reason"], []).append(base64.b64decode(sample["picture"]))
-    for reason, pictures in thumbnails.items():
-        cv2.imwrite(str(sheets / f"{reason}.jpg"), _sheet(pictures))
+            thumbnails.setdefault(sample["reason"], []).append(base64.b64decode(sample["image"]))
+    for reason, images in thumbnails.items():
+        cv2.imwrite(str(sheets / f"{reason}.jpg"), _sheet(images))
 
 
-def _sheet(pictures: Sequence[bytes]) -> np.ndarray:
-    """The thumbnails in rows; a picture that cannot be decoded is a black square."""
+def _sheet(images: Sequence[bytes]) -> np.ndarray:
+    """The thumbnails in rows; an image that cannot be decoded is a black square."""
     side = ledger.THUMBNAIL
-    rows = -(-len(pictures) // _COLUMNS)
+    rows = -(-len(images) // _COLUMNS)
     canvas = np.full((rows * side, _COLUMNS * side, 3), 255, np.uint8)
-    for number, data in enumerate(pictures):
+    for number, data in enumerate(images):
         top, left = number // _COLUMNS * side, number % _COLUMNS * side
         tile = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         canvas[top : top + side, left : left + side] = 0 if tile is None else tile

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wenlan_jax.data import records
-from wenlan_jax.prepare.clean import pictures
+from wenlan_jax.prepare.clean import image_checks
 from wenlan_jax.util.errors import WenlanError
 
 THUMBNAIL = 96
-"""Pixels of the side of a sample's picture."""
+"""Pixels of the side of a sample's image."""
 Counts = collections.Counter[str]
 _COUNTERS = (
     "records_in", "records_out", "records_dropped", "texts_in", "texts_out", "texts_dropped", "texts_moved",
@@ -87,7 +87,7 @@ class Ledger:
             return
         sample: dict[str, Any] = {
             "reason": reason, "source": record.source, "split": split, "id": record.id, "text": text[:500],
-            "detail": detail, "picture": base64.b64encode(thumb or _thumbnail(record.image)).decode(),
+            "detail": detail, "image": base64.b64encode(thumb or _thumbnail(record.image)).decode(),
         }  # fmt: skip
         self._keep(sample)
 
@@ -101,7 +101,7 @@ def _thumbnail(data: bytes) -> bytes:
     from wenlan_jax.data import images
 
     try:
-        return pictures.thumbnail(images.decode(data), THUMBNAIL)
+        return image_checks.thumbnail(images.decode(data), THUMBNAIL)
     except images.CorruptImage:
         return b""
 

@@ -22,14 +22,14 @@ _LENGTH = re.compile(r"(?P<language>[^=]+|\*)=(?P<low>\d+)-(?P<high>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """Which pictures are worth keeping."""
+class Image:
+    """Which images are worth keeping."""
 
-    min_side: int = field(32, "pixels of the shorter side below which a picture goes", low=1)
-    max_side: int = field(16384, "pixels of the longer side above which a picture goes", low=1)
-    max_aspect: float = field(5.0, "longer side over shorter side above which a picture goes", low=1)
+    min_side: int = field(32, "pixels of the shorter side below which an image goes", low=1)
+    max_side: int = field(16384, "pixels of the longer side above which an image goes", low=1)
+    max_aspect: float = field(5.0, "longer side over shorter side above which an image goes", low=1)
     min_deviation: float = field(
-        2.0, "standard deviation of the grey values (0 to 255) below which a picture counts as constant", low=0
+        2.0, "standard deviation of the grey values (0 to 255) below which an image counts as constant", low=0
     )
 
 
@@ -85,11 +85,11 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Repeats:
-    """Captions that cover many different pictures describe none of them."""
+    """Captions that cover many different images describe none of them."""
 
-    max_pictures: int = field(20, "different pictures that one caption may have; 0: off", low=0)
-    max_template_pictures: int = field(
-        50, "different pictures of captions that are equal once `masks` are taken out; 0: off", low=0
+    max_images: int = field(20, "different images that one caption may have; 0: off", low=0)
+    max_template_images: int = field(
+        50, "different images of captions that are equal once `masks` are taken out; 0: off", low=0
     )
     masks: tuple[str, ...] = field(
         (
@@ -120,13 +120,13 @@ class Language:
 class Duplicates:
     """What is there already. The first stays: of protected splits, then of sources as named, then of rows."""
 
-    exact_pictures: bool = field(True, "of pictures with equal pixels all but the first go")
-    merge_texts: bool = field(True, "texts of exact duplicates go to the picture that stays")
-    picture_distance: int = field(
-        10, "bits in which two hashes differ at most if the later picture is to go; -1: off", low=-1
+    exact_images: bool = field(True, "of images with equal pixels all but the first go")
+    merge_texts: bool = field(True, "texts of exact duplicates go to the image that stays")
+    image_distance: int = field(
+        10, "bits in which two hashes differ at most if the later image is to go; -1: off", low=-1
     )
     colour_distance: int = field(
-        32, "largest difference (0 to 255) of mean colours in 4x4 parts of near pictures; the hash sees grey alone",
+        32, "largest difference (0 to 255) of mean colours in 4x4 parts of near images; the hash sees grey alone",
         low=0, high=255,
     )  # fmt: skip
     hash_side: int = field(16, "the perceptual hash has this number squared bits; a multiple of 8", low=8, high=32)
@@ -152,7 +152,7 @@ class Leakage:
     sets: tuple[str, ...] = field(
         (), "more evaluation sets: packed directories (all splits), or *.jsonl with `image` and `caption` or `texts`"
     )
-    picture_distance: int = field(10, "as duplicates.picture_distance; -1: off", low=-1)
+    image_distance: int = field(10, "as duplicates.image_distance; -1: off", low=-1)
     text_similarity: float = field(0.8, "as duplicates.text_similarity; 0: off", low=0, high=1)
 
 
@@ -170,7 +170,7 @@ class Scores:
 class Options:
     """One cleaning job."""
 
-    picture: Picture = section(Picture)
+    image: Image = section(Image)
     text: Text = section(Text)
     language: Language = section(Language)
     repeats: Repeats = section(Repeats)
@@ -214,15 +214,15 @@ def _clashes(options: Options) -> Iterator[str]:
             yield "text.lengths: needs limits for languages not named, e.g. '*=3-1024'"
     except ValueError as error:
         yield f"text.lengths: {error}"
-    if options.picture.min_side > options.picture.max_side:
-        yield "picture.min_side: more than picture.max_side"
+    if options.image.min_side > options.image.max_side:
+        yield "image.min_side: more than image.max_side"
     if options.duplicates.hash_side % 8:
         yield "duplicates.hash_side: must be a multiple of 8"
     bits = options.duplicates.hash_side**2
     for name in ("duplicates", "leakage"):
-        distance = getattr(options, name).picture_distance
+        distance = getattr(options, name).image_distance
         if distance + 1 > bits // 8:
-            yield f"{name}.picture_distance: {distance} of {bits} bits leaves bands under 8 bits, which find nothing"
+            yield f"{name}.image_distance: {distance} of {bits} bits leaves bands under 8 bits, which find nothing"
     if options.scores.quantile > 0 and not options.scores.directories:
         yield "scores.quantile: a filter needs scores.directories, one a source"
 

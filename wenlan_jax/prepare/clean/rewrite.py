@@ -48,13 +48,13 @@ class _Pass:
 
     def __init__(self, surveyed: Path, decisions: Decisions, book: ledger.Ledger) -> None:
         self._decisions, self._book = decisions, book
-        self._starts = np.asarray(decisions.picture_starts)
+        self._starts = np.asarray(decisions.image_starts)
         self._kept = functools.lru_cache(maxsize=8)(functools.partial(survey.read_kept, surveyed))
 
     def finish(self, number: int, index: int, split: str, record: records.Record) -> records.Record | None:
         """The record as it is written, or None; `index` is its line in what the survey left of unit `number`."""
         position = int(self._starts[number]) + index
-        surveyed, reason = self._kept(number)[index], REASONS[self._decisions.pictures[position]]
+        surveyed, reason = self._kept(number)[index], REASONS[self._decisions.images[position]]
         own = list(self._surviving(position, surveyed, split, record))
         if self._moves_away(position):
             self._book.counts["texts_moved"]["all"] += len(own)
@@ -97,11 +97,11 @@ class _Pass:
         return tuple(result)
 
     def _moves_away(self, position: int) -> bool:
-        equal = self._decisions.pictures[position] == REASONS.index("equal_picture")
+        equal = self._decisions.images[position] == REASONS.index("equal_image")
         return bool(equal and len(self._decisions.moves))
 
     def _drop(self, position: int, split: str, record: records.Record, texts: int, reason: str) -> None:
-        witness = int(self._decisions.picture_witnesses[position])
+        witness = int(self._decisions.image_witnesses[position])
         detail = f"as {self._line(witness).id}" if witness >= 0 and self._book.wants_sample(reason) else ""
         self._book.drop_record(split, record, texts, reason, detail)
 

@@ -37,7 +37,7 @@ class Rule(Protocol):
 
     @property
     def table(self) -> str:
-        """The table that the rule reads: `pictures` or `texts`."""
+        """The table that the rule reads: `images` or `texts`."""
         ...
 
     def keys(self, rows: Rows) -> Keys:
@@ -55,7 +55,7 @@ class Equal:
 
     Attributes:
         reason: what dropped items are counted under.
-        table: `pictures` or `texts`.
+        table: `images` or `texts`.
     """
 
     reason: str
@@ -109,8 +109,8 @@ class Repeated:
     def _goes(self, same: Rows) -> bool:
         if len(same) <= self.limit:
             return False
-        pictures = len(np.unique(same["picture_digest"], axis=0))
-        return pictures > self.limit and (not self.distinct or len(np.unique(same["digest"], axis=0)) > 1)
+        images = len(np.unique(same["image_digest"], axis=0))
+        return images > self.limit and (not self.distinct or len(np.unique(same["digest"], axis=0)) > 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Near:
 
 
 @dataclasses.dataclass(frozen=True)
-class NearPictures(Near):
+class NearImages(Near):
     """Perceptual hashes that differ in at most `distance` bits, and mean colours by at most `colour_distance`.
 
     Found exactly: of `distance + 1` bands of the hash at least one has no differing bit (the pigeonhole principle), so
@@ -172,17 +172,17 @@ class NearPictures(Near):
     Attributes:
         distance: bits.
         colour_distance: levels of 0 to 255.
-        table: `pictures`.
+        table: `images`.
     """
 
     distance: int
     colour_distance: int
-    table: str = "pictures"
+    table: str = "images"
 
     def keys(self, rows: Rows) -> Keys:
         """Hashes each band of the perceptual hash."""
         bits = np.unpackbits(np.ascontiguousarray(rows["hash"]).view(np.uint8), axis=1)
-        # Neighbouring coefficients go to different bands: they are alike in many pictures.
+        # Neighbouring coefficients go to different bands: they are alike in many images.
         bands = [bits[:, band :: self.distance + 1] for band in range(self.distance + 1)]
         return np.stack([_mix(np.packbits(part, axis=1), band) for band, part in enumerate(bands)], axis=1)
 

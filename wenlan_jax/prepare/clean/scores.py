@@ -1,6 +1,6 @@
 """How correlated the pairs of each source are, by a model's own similarities, and the filter that goes by them.
 
-A pair's score is the cosine of its embeddings. Shuffled pairs (a text with the picture of another record of the same
+A pair's score is the cosine of its embeddings. Shuffled pairs (a text with the image of another record of the same
 source) show the scores of no correlation at all; with t_q their quantile q, the share of true pairs above t_q is
 
     S(q) = w P(correlated pair > t_q) + (1 - w) (1 - q)
@@ -57,7 +57,7 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
 
     Args:
         place: the packed directory.
-        embeddings: holds SPLIT.pictures.npy (records, dim) and SPLIT.texts.npy (texts, dim) of every split, in the
+        embeddings: holds SPLIT.images.npy (records, dim) and SPLIT.texts.npy (texts, dim) of every split, in the
             order of the records and of the texts within them.
         out: the folder for the results.
         quantile: of the shuffled scores, above which true pairs are counted.
@@ -196,11 +196,11 @@ def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int
         record = source[row]
         counts[row], owners[row] = len(record.texts), names.setdefault(record.source, len(names))
     first = np.r_[0, np.cumsum(counts)]
-    image = _embeddings(embeddings / f"{split}.pictures.npy", len(source), "records")
+    image = _embeddings(embeddings / f"{split}.images.npy", len(source), "records")
     text = _embeddings(embeddings / f"{split}.texts.npy", int(first[-1]), "texts")
     if image.shape[1] != text.shape[1]:
         raise CleanError(
-            f"{embeddings}: pictures of split {split} have {image.shape[1]} dimensions, texts {text.shape[1]}; they "
+            f"{embeddings}: images of split {split} have {image.shape[1]} dimensions, texts {text.shape[1]}; they "
             "are of two models"
         )
     rows = np.repeat(np.arange(len(source)), counts)

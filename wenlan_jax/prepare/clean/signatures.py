@@ -1,4 +1,4 @@
-"""What the search for duplicates knows of a picture or a text: fixed-size rows, kept in .npy files of each unit.
+"""What the search for duplicates knows of an image or a text: fixed-size rows, kept in .npy files of each unit.
 
 Glossary: a *position* is the row number in the table of all units, which are in the order of precedence: evaluation
 sets, then protected splits, then the rest, each as the sources were named. Of two equal items the one with the lower
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt32, UInt64
 
-from wenlan_jax.prepare.clean import patterns, pictures, texts
+from wenlan_jax.prepare.clean import image_checks, patterns, texts
 from wenlan_jax.prepare.clean.errors import MissingPackageError
 from wenlan_jax.prepare.clean.options import Options
 
@@ -40,22 +40,22 @@ class Layout:
         return Layout(chosen.duplicates.hash_side**2 // 64, chosen.duplicates.permutations if near else 0)
 
     @property
-    def pictures(self) -> np.dtype[Any]:
-        """One row a record. `texts`: rows of the text table that belong to it; `seen`: it has a picture."""
+    def images(self) -> np.dtype[Any]:
+        """One row a record. `texts`: rows of the text table that belong to it; `seen`: it has an image."""
         return np.dtype(
             [
                 ("role", "u1"), ("seen", "?"), ("needs_text", "?"), ("texts", "<u4"), ("digest", "<u8", 2),
-                ("hash", "<u8", (self.hash_words,)), ("colours", "u1", (pictures.COLOURS,)),
+                ("hash", "<u8", (self.hash_words,)), ("colours", "u1", (image_checks.COLOURS,)),
             ]
         )  # fmt: skip
 
     @property
     def texts(self) -> np.dtype[Any]:
-        """One row a text that passed the filters. `picture`: row of its record in the unit; `picture_digest` is its."""
+        """One row a text that passed the filters. `image`: row of its record in the unit; `image_digest` is its."""
         return np.dtype(
             [
-                ("role", "u1"), ("picture", "<u4"), ("digest", "<u8", 2), ("template", "<u8", 2),
-                ("picture_digest", "<u8", 2), ("minhash", "<u4", (self.permutations,)),
+                ("role", "u1"), ("image", "<u4"), ("digest", "<u8", 2), ("template", "<u8", 2),
+                ("image_digest", "<u8", 2), ("minhash", "<u4", (self.permutations,)),
             ]
         )  # fmt: skip
 

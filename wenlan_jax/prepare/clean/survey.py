@@ -1,7 +1,7 @@
-"""The first pass over a unit: pictures are checked, texts normalised and filtered, and what is left is signed.
+"""The first pass over a unit: images are checked, texts normalised and filtered, and what is left is signed.
 
 Left on disk of each unit: two .npy tables (`signatures.Layout`) and `kept-N.jsonl`, a line for each row of the table of
-pictures. Pictures themselves are not copied; the last pass reads the input again.
+images. Images themselves are not copied; the last pass reads the input again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from wenlan_jax.data import images, records
-from wenlan_jax.prepare.clean import ledger, pictures, scores, signatures
+from wenlan_jax.prepare.clean import image_checks, ledger, scores, signatures
 from wenlan_jax.prepare.clean.options import Options
 from wenlan_jax.prepare.clean.shards import CleanError, Shard
 from wenlan_jax.prepare.clean.texts import TextCleaner
@@ -59,7 +59,7 @@ class Signed:
 
 def tables(directory: Path, number: int) -> tuple[Path, Path]:
     """Says where the signatures of images and of texts of a unit are."""
-    return directory / f"pictures-{number:06d}.npy", directory / f"texts-{number:06d}.npy"
+    return directory / f"images-{number:06d}.npy", directory / f"texts-{number:06d}.npy"
 
 
 def read_kept(directory: Path, number: int) -> list[Kept]:
@@ -100,7 +100,7 @@ class Survey:
     def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
         book = ledger.Ledger(self._options.samples)
         filters = scores.Filter.of(self._options.scores, shard)
-        picture_rows, text_rows, lines = [], [], []
+        image_rows, text_rows, lines = [], [], []
         for row, record in enumerate(shard.read()):
             if shard.role == signatures.EVALUATION:
                 seen, texts = _pixels(record.image), self._sign(self._normalised(record))
@@ -111,18 +111,18 @@ class Survey:
                 if left is None:
                     continue
                 seen, texts = left
-            picture = self._picture_row(seen, shard.role, len(texts.texts), _needs_text(record))
-            picture_rows.append(picture)
-            text_rows.append(self._text_rows(texts, picture, len(picture_rows) - 1))
+            image = self._image_row(seen, shard.role, len(texts.texts), _needs_text(record))
+            image_rows.append(image)
+            text_rows.append(self._text_rows(texts, image, len(image_rows) - 1))
             lines.append(Kept(row, record.id, _needs_text(record), texts.texts).to_line())
-        self._store(number, picture_rows, text_rows, lines)
+        self._store(number, image_rows, text_rows, lines)
         return book.report()
 
     def _filter(
         self, record: records.Record, shard: Shard, row: int, filters: scores.Filter | None, book: ledger.Ledger
-    ) -> tuple[pictures.Pixels, Signed] | None:
+    ) -> tuple[image_checks.Pixels, Signed] | None:
         """The pixels and the texts that are left of a record, or None when it goes, which is entered into the book."""
-        seen = pictures.look(record.image, self._options.picture)
+        seen = image_checks.look(record.image, self._options.image)
         if seen.reason or seen.pixels is None:
             book.drop_record(shard.split, record, len(record.texts), seen.reason, seen.detail)
             return None
@@ -169,29 +169,27 @@ class Survey:
         """Texts of evaluation sets, normalised as the others so that they can be compared, and never dropped."""
         return tuple(self._clean.normalise(text) for text in record.texts)
 
-    def _picture_row(self, pixels: pictures.Pixels | None, role: int, texts: int, needs_text: bool) -> np.ndarray:
-        row = np.zeros((), self._layout.pictures)
+    def _image_row(self, pixels: image_checks.Pixels | None, role: int, texts: int, needs_text: bool) -> np.ndarray:
+        row = np.zeros((), self._layout.images)
         row["role"], row["texts"], row["needs_text"] = role, texts, needs_text
         if pixels is not None:
-            row["digest"] = pictures.digest(pixels)
-            row["hash"] = pictures.perceptual_hash(pixels, self._options.duplicates.hash_side)
-            row["colours"], row["seen"] = pictures.mean_colours(pixels), True
+            row["digest"] = image_checks.digest(pixels)
+            row["hash"] = image_checks.perceptual_hash(pixels, self._options.duplicates.hash_side)
+            row["colours"], row["seen"] = image_checks.mean_colours(pixels), True
         return row
 
-    def _text_rows(self, signed: Signed, picture: np.ndarray, index: int) -> np.ndarray:
+    def _text_rows(self, signed: Signed, image: np.ndarray, index: int) -> np.ndarray:
         values = [text.text for text in signed.texts]
         rows = np.zeros(len(values), self._layout.texts)
-        rows["role"], rows["picture"], rows["picture_digest"] = picture["role"], index, picture["digest"]
+        rows["role"], rows["image"], rows["image_digest"] = image["role"], index, image["digest"]
         for row, value in zip(rows, values, strict=True):
             row["digest"], row["template"] = self._signer.digest(value), self._signer.template(value)
         rows["minhash"] = signed.minhashes
         return rows
 
-    def _store(
-        self, number: int, picture_rows: list[np.ndarray], text_rows: list[np.ndarray], lines: list[str]
-    ) -> None:
-        picture_file, text_file = tables(self._directory, number)
-        np.save(picture_file, np.array(picture_rows, self._layout.pictures))
+    def _store(self, number: int, image_rows: list[np.ndarray], text_rows: list[np.ndarray], lines: list[str]) -> None:
+        image_file, text_file = tables(self._directory, number)
+        np.save(image_file, np.array(image_rows, self._layout.images))
         np.save(text_file, np.concatenate([np.zeros(0, self._layout.texts), *text_rows]))
         atomic_files.write(_kept_file(self._directory, number), atomic_files.text_bytes("".join(lines)))
 
@@ -201,7 +199,7 @@ def _needs_text(record: records.Record) -> bool:
     return bool(record.texts) and not record.questions
 
 
-def _pixels(data: bytes) -> pictures.Pixels | None:
+def _pixels(data: bytes) -> image_checks.Pixels | None:
     try:
         return images.decode(data) if data else None
     except images.CorruptImage:

@@ -30,7 +30,7 @@ _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _BRACES_LIMIT = 100
 _EXPANSION_LIMIT = 1_000_000  # files that one pattern may mean
 _LINE_LIMIT = 1 << 27  # characters: a damaged file without line ends must not fill the memory
-_UNPACKED_BYTES, _UNPACKED_RATIO = 1 << 28, 200  # texts and pictures shrink to a tenth or so
+_UNPACKED_BYTES, _UNPACKED_RATIO = 1 << 28, 200  # texts and images shrink to a tenth or so
 _DOCUMENT_LIMIT = 1 << 32  # bytes of one JSON document, which is held in memory
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -205,7 +205,7 @@ def _detect_folder(place: str, options: ReadOptions) -> str:
     captions = _captions(place, options)
     for one in FORMATS.values():
         if one.inside and all(_found(place, pattern) for pattern in one.inside[:1]):
-            # Tables beside archives of pictures; img2dataset's own lie beside its shards under the same names.
+            # Tables beside archives of images; img2dataset's own lie beside its shards under the same names.
             others = [file for file, of in captions.items() if one.name == "webdataset" and not of.inside]
             if others:
                 raise ReadError(f"{place}: has {', '.join(one.inside[:1])} and {_names(others)}; name what to pack")

@@ -191,7 +191,7 @@ def _are_mixed(runs: Sequence[Collection[str]]) -> bool:
 
 
 def is_image(part: str) -> bool:
-    """Whether a part is a picture."""
+    """Whether a part is an image."""
     return part.rpartition(".")[2] in raw_items.IMAGE_SUFFIXES
 
 

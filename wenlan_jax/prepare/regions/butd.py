@@ -1,8 +1,8 @@
 """Bottom-up attention features in tab-separated files, as their authors and LXMERT's publish them.
 
-A line without a header is one picture: `image_id, image_w, image_h, num_boxes, boxes, features`, arrays as base64 of
+A line without a header is one image: `image_id, image_w, image_h, num_boxes, boxes, features`, arrays as base64 of
 float32; LXMERT has the classes, attributes and their confidences as well, and the sides in the other order. A file of
-a million pictures is 200 GB: it is indexed once in each process, and read picture by picture.
+a million images is 200 GB: it is indexed once in each process, and read image by image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LINE_LIMIT = 1 << 28
 
 Entry = tuple[str, int, int]
 Index = dict[str, Entry]
-"""Of each image id: the file, where its line begins, and how long it is; 0 for an id that several pictures have."""
+"""Of each image id: the file, where its line begins, and how long it is; 0 for an id that several images have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Tsv:
             return None
         path, start, length = entry
         if not length:
-            raise DetectionError(f"{path}: image {key} is there for several pictures; sets share their numbers")
+            raise DetectionError(f"{path}: image {key} is there for several images; sets share their numbers")
         return parse(_line(entry), f"{path}: image {key}")
 
     def some_keys(self) -> list[str]:
@@ -87,10 +87,10 @@ def _stamped(place: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 @functools.lru_cache(maxsize=2)
 def _index(stamped: tuple[tuple[str, tuple[int, ...]], ...]) -> Index:
-    """Where each picture is.
+    """Where each image is.
 
-    A picture that is twice in a file is taken from its first line, as detectors repeat some. Two of one id and of
-    different sizes, or of different files and not alike, are pictures of sets that share their numbers.
+    An image that is twice in a file is taken from its first line, as detectors repeat some. Two of one id and of
+    different sizes, or of different files and not alike, are images of sets that share their numbers.
     """
     index: Index = {}
     for path, _ in stamped:
@@ -110,7 +110,7 @@ def _index(stamped: tuple[tuple[str, tuple[int, ...]], ...]) -> Index:
 
 
 def _is_repeated(first: Entry, path: str, line: bytes) -> bool:
-    """Whether `line` of `path` is of the same picture as the entry `first`."""
+    """Whether `line` of `path` is of the same image as the entry `first`."""
     before = _line(first)
     same_file, same_size = (
         first[0] == path,

@@ -24,7 +24,7 @@ of its queries), or an ONNX file with a JSON file of the same name beside it.
 
 {(contract.__doc__ or "").strip()}
 
-Formats of stored regions, and the usual name of a picture there, of {{id}}, {{path}}, {{stem}} and {{number}}:
+Formats of stored regions, and the usual name of an image there, of {{id}}, {{path}}, {{stem}} and {{number}}:
 {_FORMATS}
 """
 
@@ -56,16 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-boxes",
         type=whole(0),
         default=usual.min_boxes,
-        help="kept of a picture whatever their score (default: %(default)s)",
+        help="kept of an image whatever their score (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-boxes", type=whole(1), default=usual.max_boxes, help="kept of a picture (default: %(default)s)"
+        "--max-boxes", type=whole(1), default=usual.max_boxes, help="kept of an image (default: %(default)s)"
     )
     parser.add_argument("--workers", type=whole(0), default=0, help="processes; 0: in this one (default: %(default)s)")
     _add_detector_arguments(parser.add_argument_group("with --detector"))
     group = parser.add_argument_group("with --stored")
     group.add_argument("--format", choices=tuple(stored.FORMATS))
-    group.add_argument("--key", default="", metavar="TEMPLATE", help="name of a picture there (default: by format)")
+    group.add_argument("--key", default="", metavar="TEMPLATE", help="name of an image there (default: by format)")
     group.add_argument(roots.ALLOW_LINKS, action="store_true", help="follow links that lead out of PLACE")
 
 
@@ -76,7 +76,7 @@ def _add_detector_arguments(group: argparse._ArgumentGroup) -> None:
         "--batch-size",
         type=whole(1),
         default=detector.Supplied.batch_size,
-        help="pictures at once (default: %(default)s)",
+        help="images at once (default: %(default)s)",
     )
     group.add_argument(
         "--threads", type=whole(0), default=detector.Supplied.threads, help="of each process; 0: all cores (default)"

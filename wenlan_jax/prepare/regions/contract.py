@@ -11,7 +11,7 @@
 The input is float32 `(batch, 3, height, width)`: 8-bit channels over 255, less the mean, over the deviation.
 Outputs of a batch are `boxes (batch, boxes, 4)`, `scores (batch, boxes)`, `classes (batch, boxes, classes)`, `labels
 (batch, boxes)` and `features (batch, boxes, width)`; boxes and one of scores and classes are needed. A graph that finds
-fewer boxes in one picture than in another fills up with boxes of score 0.
+fewer boxes in one image than in another fills up with boxes of score 0.
 """
 
 from __future__ import annotations

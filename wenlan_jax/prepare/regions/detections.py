@@ -1,4 +1,4 @@
-"""What a detector found in one picture, whoever wrote it down, and how that becomes the regions of a record."""
+"""What a detector found in one image, whoever wrote it down, and how that becomes the regions of a record."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Boxes = Float64[np.ndarray, "boxes 4"]
 Scores = Float64[np.ndarray, " boxes"]
 
 UNIT = (1.0, 1.0)
-"""The extent of boxes that are fractions of the picture's sides."""
+"""The extent of boxes that are fractions of the image's sides."""
 
-_ASPECT_TOLERANCE = 0.02  # a picture shrunk to whole pixels is a little off
+_ASPECT_TOLERANCE = 0.02  # an image shrunk to whole pixels is a little off
 _UNIT_TOLERANCE = 1e-2  # float16 rounds the length of a row by less
 
 
 class DetectionError(WenlanError, ValueError):
-    """Stored detections that contradict themselves or the picture; the message says how."""
+    """Stored detections that contradict themselves or the image; the message says how."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +163,10 @@ def _in_pixels(found: Detections, width: int, height: int) -> Boxes:
         return boxes
     full_width, full_height = found.extent
     if not (0 < full_width < np.inf and 0 < full_height < np.inf):
-        raise DetectionError(f"the picture of the detector is {full_width:g} x {full_height:g}")
+        raise DetectionError(f"the image of the detector is {full_width:g} x {full_height:g}")
     if found.extent != UNIT and abs(full_width * height / (full_height * width) - 1) > _ASPECT_TOLERANCE:
         seen = f"{full_width:g} x {full_height:g} pixels"
-        raise DetectionError(f"found in a picture of {seen}, which this one of {width} x {height} cannot be")
+        raise DetectionError(f"found in an image of {seen}, which this one of {width} x {height} cannot be")
     scale: Boxes = boxes * (width / full_width, height / full_height, width / full_width, height / full_height)
     return scale
 

@@ -1,4 +1,4 @@
-"""A detector that the user supplies, as the source of regions: pictures of records in, detections out."""
+"""A detector that the user supplies, as the source of regions: images of records in, detections out."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ KINDS = ("onnx", "transformers")
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds things in a batch of 8-bit RGB pictures of any sizes."""
+    """Finds things in a batch of 8-bit RGB images of any sizes."""
 
-    def __call__(self, pictures: Sequence[AnyPixels], /) -> Sequence[Detections | DetectionError]: ...
+    def __call__(self, batch: Sequence[AnyPixels], /) -> Sequence[Detections | DetectionError]: ...
 
     def describe(self) -> dict[str, Any]:
         """Says what the arrays of its records are."""
@@ -92,13 +92,13 @@ class Supplied:
     def find_all(self, records: Sequence[Record]) -> list[Detections | DetectionError | None]:
         """Detects things in the image of each record, or says why it cannot be looked at."""
         decoded = [_decoded(record) for record in records]
-        good = [picture for picture in decoded if not isinstance(picture, DetectionError)]
+        good = [image for image in decoded if not isinstance(image, DetectionError)]
         found = iter(_opened(self.place, self.kind, self.threads, self.nms)(good) if good else ())
-        return [picture if isinstance(picture, DetectionError) else next(found) for picture in decoded]
+        return [image if isinstance(image, DetectionError) else next(found) for image in decoded]
 
     def unmatched(self) -> str:
         """Says what to tell when no image could be looked at."""
-        return f"{self.place}: none of the pictures can be decoded"
+        return f"{self.place}: none of the images can be decoded"
 
 
 def kind_of(place: Path) -> str:
@@ -119,4 +119,4 @@ def _decoded(record: Record) -> Pixels | DetectionError:
     try:
         return images.decode(record.image)
     except images.CorruptImage as error:
-        return DetectionError(f"the picture cannot be decoded ({error})")
+        return DetectionError(f"the image cannot be decoded ({error})")

@@ -28,7 +28,7 @@ from wenlan_jax.util.errors import WenlanError
 
 REPORT_NAME, FAULTS_NAME = "regions.json", "faults.jsonl"
 UNIT_RECORDS = 512
-"""Records of one unit: what is done again at most after a crash, and one file, of 200 MB for 100 boxes a picture."""
+"""Records of one unit: what is done again at most after a crash, and one file, of 200 MB for 100 boxes an image."""
 
 _JOB = "regions"
 
@@ -242,7 +242,7 @@ def run(source: Path, out: Path, finder: Finder, workers: int) -> Report:
     }
     with atomic_files.resumable(out) as directory:
         if isinstance(finder, Stored):
-            finder = finder.knowing(_pictures(slices))
+            finder = finder.knowing(_images(slices))
         reports = resumable_jobs.run(Work(finder, directory), slices, directory, identity, workers, _JOB)
         report = _report(reports, time.monotonic() - started)
         if not report.found:
@@ -260,12 +260,12 @@ def _slices(place: Path) -> Iterator[Slice]:
             yield Slice(place, split, start, min(start + UNIT_RECORDS, count))
 
 
-def _pictures(slices: Sequence[Slice]) -> Iterator[tuple[str, str, str]]:
-    """Id and identity of every picture of a job: records with equal bytes are of one picture."""
+def _images(slices: Sequence[Slice]) -> Iterator[tuple[str, str, str]]:
+    """Id and identity of every image of a job: records with equal bytes are of one image."""
     beat = progress_line.Pulse()
     for unit in slices:
         if beat.due():
-            progress_line.say(f"{_JOB}: which pictures take which regions; {unit.name}")
+            progress_line.say(f"{_JOB}: which images take which regions; {unit.name}")
         for _, record in unit.read():
             yield record.id, "", hashlib.blake2b(record.image, digest_size=16).hexdigest()
 

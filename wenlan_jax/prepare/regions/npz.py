@@ -1,4 +1,4 @@
-"""Folders with an .npz file of detections for each picture, and what BriVL puts in one."""
+"""Folders with an .npz file of detections for each image, and what BriVL puts in one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Arrays = Mapping[str, np.ndarray]
 
 SUFFIX = ".npz"
 SHOWN_KEYS = 3
-_SIZE_LIMIT = 1 << 28  # bytes of one picture's arrays
+_SIZE_LIMIT = 1 << 28  # bytes of one image's arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def arrays_in(data: bytes, where: str) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > _SIZE_LIMIT:
-            raise DetectionError(f"{where}: {size:,} bytes of arrays for one picture, more than {_SIZE_LIMIT:,}")
+            raise DetectionError(f"{where}: {size:,} bytes of arrays for one image, more than {_SIZE_LIMIT:,}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
     except DetectionError:

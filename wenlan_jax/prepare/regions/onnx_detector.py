@@ -16,7 +16,7 @@ from wenlan_jax.prepare.regions.detections import UNIT, Detections
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 AnyPixels = UInt8[np.ndarray, "_height _width 3"]
-"""One of several pictures, each of a size of its own."""
+"""One of several images, each of a size of its own."""
 Results = Mapping[str, Float[np.ndarray, "batch boxes ..."]]
 
 
@@ -45,19 +45,19 @@ class OnnxDetector:
         """What the arrays of its records are."""
         return {"class_names": list(self.contract.class_names), "features": self.contract.outputs.features}
 
-    def __call__(self, pictures: Sequence[AnyPixels]) -> list[Detections]:
-        """What is in each picture, after suppression where that is asked for."""
-        step = self._fixed_batch or len(pictures)
+    def __call__(self, images: Sequence[AnyPixels]) -> list[Detections]:
+        """What is in each image, after suppression where that is asked for."""
+        step = self._fixed_batch or len(images)
         found: list[Detections] = []
-        for start in range(0, len(pictures), step):
-            batch = pictures[start : start + step]
+        for start in range(0, len(images), step):
+            batch = images[start : start + step]
             results = self._run(batch, step)
-            found.extend(self._read(results, row, picture) for row, picture in enumerate(batch))
+            found.extend(self._read(results, row, image) for row, image in enumerate(batch))
         return found
 
-    def _run(self, pictures: Sequence[AnyPixels], size: int) -> Results:
-        """The outputs by role of a batch, filled up to `size` with its last picture."""
-        inputs = np.stack([prepare(picture, self.contract.input) for picture in pictures])
+    def _run(self, images: Sequence[AnyPixels], size: int) -> Results:
+        """The outputs by role of a batch, filled up to `size` with its last image."""
+        inputs = np.stack([prepare(image, self.contract.input) for image in images])
         inputs = np.concatenate([inputs, np.repeat(inputs[-1:], size - len(inputs), axis=0)])
         named = self.contract.outputs.named()
         try:
@@ -81,7 +81,7 @@ class OnnxDetector:
                 name = self.contract.outputs.named()[role]
                 raise DetectorError(f"{self._model}: {role} ({name!r}) are {values.shape}; the contract says {shape}")
 
-    def _read(self, results: Results, row: int, picture: Pixels) -> Detections:
+    def _read(self, results: Results, row: int, image: Pixels) -> Detections:
         of = {role: values[row] for role, values in results.items()}
         classes, scores, labels = None, None, np.zeros(0, np.int64)
         if "classes" in of:
@@ -91,7 +91,7 @@ class OnnxDetector:
         scores = of["scores"].astype(np.float64) if "scores" in of else scores
         labels = of["labels"].astype(np.int64) if "labels" in of else labels
         assert scores is not None  # the contract has one of the two
-        found = self._in_picture(of["boxes"], picture)
+        found = self._in_image(of["boxes"], image)
         kept = np.flatnonzero(scores > 0)
         if self._nms is not None:
             kept = kept[boxes.unsuppressed(found[kept], scores[kept], self._nms)]
@@ -104,21 +104,21 @@ class OnnxDetector:
             None if classes is None else classes[kept],
         )
 
-    def _in_picture(self, given: Float[np.ndarray, "boxes 4"], picture: Pixels) -> Float[np.ndarray, "boxes 4"]:
-        """Boxes of the graph as fractions of the sides of the picture."""
+    def _in_image(self, given: Float[np.ndarray, "boxes 4"], image: Pixels) -> Float[np.ndarray, "boxes 4"]:
+        """Boxes of the graph as fractions of the sides of the image."""
         entry = self.contract.input
         found = boxes.corners(given, self.contract.box_format)
         if self.contract.box_unit == "fractions":
             found = found * (entry.width, entry.height, entry.width, entry.height)
-        filled_width, filled_height = _filled(picture, entry)
+        filled_width, filled_height = _filled(image, entry)
         return found / (filled_width, filled_height, filled_width, filled_height)
 
 
-def prepare(picture: Pixels, entry: contract.Input) -> Float32[np.ndarray, "3 input_height input_width"]:
-    """A picture as the input of a graph."""
-    width, height = _filled(picture, entry)
-    shrinks = width < picture.shape[1] and height < picture.shape[0]
-    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def prepare(image: Pixels, entry: contract.Input) -> Float32[np.ndarray, "3 input_height input_width"]:
+    """An image as the input of a graph."""
+    width, height = _filled(image, entry)
+    shrinks = width < image.shape[1] and height < image.shape[0]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     if entry.channels == "bgr":
         resized = resized[:, :, ::-1]
     values = (resized.astype(np.float32) / 255.0 - np.array(entry.mean, np.float32)) / np.array(entry.std, np.float32)
@@ -127,11 +127,11 @@ def prepare(picture: Pixels, entry: contract.Input) -> Float32[np.ndarray, "3 in
     return canvas
 
 
-def _filled(picture: Pixels, entry: contract.Input) -> tuple[int, int]:
-    """Width and height of the part of the input that the picture fills."""
+def _filled(image: Pixels, entry: contract.Input) -> tuple[int, int]:
+    """Width and height of the part of the input that the image fills."""
     if entry.resize == "stretch":
         return entry.width, entry.height
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = min(entry.height / height, entry.width / width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 

@@ -1,4 +1,4 @@
-"""Which stores of detections are known, and how the entry of a picture is found in one."""
+"""Which stores of detections are known, and how the entry of an image is found in one."""
 
 from __future__ import annotations
 
@@ -146,11 +146,11 @@ class Stored:
         key = self.key_of(record_id, image)
         return self.open().get(key) if key else None
 
-    def knowing(self, pictures: Iterable[tuple[str, str, str]]) -> Stored:
+    def knowing(self, images: Iterable[tuple[str, str, str]]) -> Stored:
         """Prepares the store for a job with some images.
 
         Args:
-            pictures: (record id, image, what tells it from others) of each.
+            images: (record id, image, what tells it from others) of each.
 
         Returns:
             A store that refuses an entry that several of them would take.
@@ -159,7 +159,7 @@ class Stored:
             return self  # no two records have one id
         owners: dict[str, int] = {}
         shared: set[str] = set()
-        for record_id, image, identity in pictures:
+        for record_id, image, identity in images:
             key, owner = self.key_of(record_id, image), hash(identity)
             if owners.setdefault(key, owner) != owner:
                 shared.add(key)
@@ -191,9 +191,7 @@ class Stored:
     def unmatched(self) -> str:
         """Says what to tell when none of the images is in the store."""
         there = ", ".join(self.open().some_keys())
-        return (
-            f"{self.place}: has none of these pictures; they are looked for as {self.template!r}, entries are {there}"
-        )
+        return f"{self.place}: has none of these images; they are looked for as {self.template!r}, entries are {there}"
 
 
 def _fields(record_id: str, path: str, stem: str, number: str) -> dict[str, str | int]:
@@ -202,14 +200,14 @@ def _fields(record_id: str, path: str, stem: str, number: str) -> dict[str, str 
 
 
 def _without_suffix(name: str) -> str:
-    """A name up to the ending of a picture; ids of archives have none, but perhaps dots."""
+    """A name up to the ending of an image; ids of archives have none, but perhaps dots."""
     path, ending = posixpath.splitext(name)
     return path if ending[1:].lower() in raw_items.IMAGE_SUFFIXES else name
 
 
 @dataclasses.dataclass(frozen=True)
 class _Knowing(Stored):
-    """A store in a job in which several pictures have each of the keys `shared`."""
+    """A store in a job in which several images have each of the keys `shared`."""
 
     shared: frozenset[str] = frozenset()
 
@@ -217,7 +215,7 @@ class _Knowing(Stored):
         found, key = super().find(record_id, image), self.key_of(record_id, image)
         if found is not None and key in self.shared:
             raise DetectionError(
-                f"entry {key!r} is that of several of these pictures; tell them apart by the template of the key, or "
+                f"entry {key!r} is that of several of these images; tell them apart by the template of the key, or "
                 "give each source regions of its own"
             )
         return found

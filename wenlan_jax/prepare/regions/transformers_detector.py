@@ -52,13 +52,13 @@ class TransformersDetector:
         features = f"last_hidden_state of the queries of {self._model.config.model_type}"
         return {"class_names": self._names, "features": features}
 
-    def __call__(self, pictures: Sequence[AnyPixels]) -> list[Detections | DetectionError]:
-        """What is in each picture, or why the image processor refuses it, as it does with very narrow ones.
+    def __call__(self, images: Sequence[AnyPixels]) -> list[Detections | DetectionError]:
+        """What is in each image, or why the image processor refuses it, as it does with very narrow ones.
 
-        Only pictures of one size share a batch, so that padding changes nothing.
+        Only images of one size share a batch, so that padding changes nothing.
         """
         by_shape: dict[tuple[int, ...], list[int]] = collections.defaultdict(list)
-        inputs = [self._prepared(picture) for picture in pictures]
+        inputs = [self._prepared(image) for image in images]
         found: dict[int, Detections | DetectionError] = {}
         for number, values in enumerate(inputs):
             if isinstance(values, DetectionError):
@@ -68,15 +68,15 @@ class TransformersDetector:
         for numbers in by_shape.values():
             results = self._run([inputs[number] for number in numbers])
             found.update(zip(numbers, results, strict=True))
-        return [found[number] for number in range(len(pictures))]
+        return [found[number] for number in range(len(images))]
 
-    def _prepared(self, picture: Pixels) -> Any:
-        """The picture as the model takes it, or a DetectionError."""
+    def _prepared(self, image: Pixels) -> Any:
+        """The image as the model takes it, or a DetectionError."""
         options = {"input_data_format": "channels_last", "return_tensors": "pt"}
         try:
-            return self._processor(images=picture, **options)["pixel_values"]
+            return self._processor(images=image, **options)["pixel_values"]
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            height, width = picture.shape[:2]
+            height, width = image.shape[:2]
             return DetectionError(f"the image processor refuses {width} x {height} pixels ({error})")
 
     def _run(self, inputs: Sequence[Any]) -> list[Detections]:

@@ -1,9 +1,9 @@
-"""UNITER's stores of bottom-up attention features: an .npz file for each picture, or all of them in one LMDB.
+"""UNITER's stores of bottom-up attention features: an .npz file for each image, or all of them in one LMDB.
 
 Arrays are `features`, `norm_bb` (x1, y1, x2, y2, width, height as fractions), `conf` and `soft_labels`, whose class 0
 is the background. An LMDB holds them by the name of the .npz file, either as that file (`*_compressed`) or in msgpack
 with the arrays as msgpack-numpy writes them. Known traps: float32 is stored as float16, archives may hold a stray entry
-`allow_pickle`, and UNITER skips pictures that its detector failed on.
+`allow_pickle`, and UNITER skips images that its detector failed on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Lmdb:
     place: str
 
     def get(self, key: str) -> Detections | None:
-        """What was found in picture `key`; None where it is not there. Raises DetectionError for a damaged entry."""
+        """What was found in image `key`; None where it is not there. Raises DetectionError for a damaged entry."""
         keys = [form.encode("utf-8") for form in forms(key)]
         with _environment(self.place).begin(buffers=False) as transaction:
             # LMDB refuses to look for keys that are longer than it can hold.
@@ -99,7 +99,7 @@ def message_arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
     except Exception as error:  # msgpack has several kinds, and arrays may be cut short
         raise DetectionError(f"{where}: not msgpack with plain arrays ({error})") from error
     if not isinstance(found, dict):
-        raise DetectionError(f"{where}: a {type(found).__name__}, not the arrays of a picture")
+        raise DetectionError(f"{where}: a {type(found).__name__}, not the arrays of an image")
     return {str(name): array for name, array in found.items() if isinstance(array, np.ndarray)}
 
 

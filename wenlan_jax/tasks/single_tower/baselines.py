@@ -1,4 +1,4 @@
-"""What a guess that sees neither text nor picture reaches at the objectives of the single tower.
+"""What a guess that sees neither text nor image reaches at the objectives of the single tower.
 
 Each is the best constant guess for the very batches that the tower is measured on, which makes it no easier to beat:
 the commonest class, the frequencies of the masked words, the mean feature, the mean distribution over classes.

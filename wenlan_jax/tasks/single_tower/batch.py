@@ -28,7 +28,7 @@ NEGATIVE = "negative_"
 """Before a field: those of the candidates drawn as negatives of each row."""
 
 TEXT = ("token_ids", "token_mask")
-PICTURE = ("region_features", "region_boxes", "region_mask", "image", "image_sides")
+IMAGE = ("region_features", "region_boxes", "region_mask", "image", "image_sides")
 
 FIRST_ID = 5
 """Ids below are special in every vocabulary; XLM-R's padding has no position of its own."""

@@ -45,7 +45,7 @@ def regions(config: Config) -> Regions:
         crop=c.crop,
         classes=c.classes,
         labels=c.labels,
-        pictures=shared_data.pictures(config, boxes=0) if c.features == "map" else None,
+        images=shared_data.image_reader(config, boxes=0) if c.features == "map" else None,
     )
 
 

@@ -185,7 +185,7 @@ class Ranking:
                 self._open(split)
 
     def _open(self, split: str) -> tuple[sources.Source, int]:
-        """A split, and how many of its pictures are ranked. Raises RetrievalError where these cannot be folded."""
+        """A split, and how many of its images are ranked. Raises RetrievalError where these cannot be folded."""
         config = self._run.config
         source = sources.open_source(config.data.source, split, data_dir(config))
         images = min(config.eval.rank_images or len(source), len(source))
@@ -215,9 +215,9 @@ class Ranking:
         found = self._figures(scores, pairs, languages)
         if config.eval.folds > 1:
 
-            def of_fold(pictures: np.ndarray, chosen: np.ndarray, within: true_pairs.Links) -> dict[str, float]:
+            def of_fold(rows: np.ndarray, chosen: np.ndarray, within: true_pairs.Links) -> dict[str, float]:
                 said = [languages[number] for number in chosen]
-                return self._figures(scores[np.ix_(chosen, pictures)], within, said)
+                return self._figures(scores[np.ix_(chosen, rows)], within, said)
 
             means = retrieval.over_folds(of_fold, pairs, images, config.eval.folds)
             found |= {f"{metric_names.FOLDS}/{name}": value for name, value in means.items()}
@@ -234,9 +234,9 @@ class Ranking:
 
     def _matrix(
         self, params: PyTree, batch_stats: PyTree, source: sources.Source, texts: Sequence[Any], images: int
-    ) -> Float32[np.ndarray, "texts pictures"]:
+    ) -> Float32[np.ndarray, "texts images"]:
         fields = self._scorer.texts([text.text.text for text in texts])
-        return self._scorer.matrix(params, batch_stats, fields, self._scorer.pictures(source, range(images)))
+        return self._scorer.matrix(params, batch_stats, fields, self._scorer.images(source, range(images)))
 
     def one_line(self, scores: Mapping[str, float], split: str) -> str:
         """See `retrieval_report.one_line`."""

@@ -21,7 +21,7 @@ from wenlan_jax.losses import masked, matching
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.single_tower import at_places
 from wenlan_jax.tasks import experiment
-from wenlan_jax.tasks.single_tower.batch import NEGATIVE, PICTURE, TEXT, VALID
+from wenlan_jax.tasks.single_tower.batch import IMAGE, NEGATIVE, TEXT, VALID
 
 if TYPE_CHECKING:
     from wenlan_jax.tasks.single_tower.task import Tower
@@ -206,7 +206,7 @@ def _vqa(given: Given) -> Sums:
     return Sums(loss.total, uninformed.total, {"accuracy": score.total})
 
 
-OTHER_SIDE = {"mlm": PICTURE, "mrc": TEXT, "mrfr": TEXT}
+OTHER_SIDE = {"mlm": IMAGE, "mrc": TEXT, "mrfr": TEXT}
 """The fields of the side that an objective has to look at besides the one it hides from."""
 
 
@@ -226,11 +226,11 @@ def mismatched(name: str, batch: Batch) -> Batch:
 
 
 def _rank(given: Given) -> Sums:
-    """The hinge of each pair against other pictures for its text and other texts for its picture."""
+    """The hinge of each pair against other images for its text and other texts for its image."""
     settings, batch = given.config.rank, given.batch
     keys = [None] * 3 if given.rng is None else jax.random.split(given.rng, 3)
     own = _scores(given, batch, keys[0])
-    negatives = [_against(given, *side) for side in zip((PICTURE, TEXT), keys[1:], strict=True)]
+    negatives = [_against(given, *side) for side in zip((IMAGE, TEXT), keys[1:], strict=True)]
     loss = matching.ranking_hinge(own, jnp.concatenate(negatives, axis=1), settings.margin)
     above = jnp.mean((own[:, None] > jnp.concatenate(negatives, axis=1)).astype(jnp.float32), axis=1)
     rows = 2 * settings.hard
@@ -255,7 +255,7 @@ def _take(values: Array, chosen: Array) -> Array:
 def _scores_of(given: Given, candidates: dict[str, Array], rng: Array | None) -> Float[Array, "rows candidates"]:
     """Scores of every row with each of its candidates."""
     rows, count = next(iter(candidates.values())).shape[:2]
-    fields = (*TEXT, *(name for name in PICTURE if name in given.batch))
+    fields = (*TEXT, *(name for name in IMAGE if name in given.batch))
     pairs = {
         name: candidates[name].reshape(rows * count, *candidates[name].shape[2:])
         if name in candidates

@@ -1,4 +1,4 @@
-"""Scores of pairs by the single tower, which sees a text and a picture together: retrieval pair by pair, re-ranking."""
+"""Scores of pairs by the single tower, which sees a text and an image together: retrieval pair by pair, re-ranking."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PairScorer:
         """
         return self._recipe.encode(texts, self._shape.tokens)
 
-    def pictures(self, source: Source, rows: Sequence[int]) -> Batch:
+    def images(self, source: Source, rows: Sequence[int]) -> Batch:
         """Reads images and their regions.
 
         Args:
@@ -74,9 +74,9 @@ class PairScorer:
         params: PyTree,
         batch_stats: PyTree,
         texts: Batch,
-        pictures: Batch,
+        images: Batch,
         text_of_pair: Int[np.ndarray, " pairs"],
-        picture_of_pair: Int[np.ndarray, " pairs"],
+        image_of_pair: Int[np.ndarray, " pairs"],
     ) -> Float32[np.ndarray, " pairs"]:
         """Scores pairs. All processes call it alike, and each gets all scores.
 
@@ -84,9 +84,9 @@ class PairScorer:
             params: the parameters of the tower.
             batch_stats: the running statistics of an image backbone, if there is one.
             texts: fields of texts.
-            pictures: fields of images.
+            images: fields of images.
             text_of_pair: the row of each pair's text.
-            picture_of_pair: the row of each pair's image.
+            image_of_pair: the row of each pair's image.
 
         Returns:
             One score a pair; higher fits better.
@@ -96,28 +96,28 @@ class PairScorer:
             chosen = np.arange(start, min(start + self.batch_size, len(found)))
             filled = np.resize(chosen, self.batch_size)[self._share]
             batch = {name: values[text_of_pair[filled]] for name, values in texts.items()}
-            batch |= {name: values[picture_of_pair[filled]] for name, values in pictures.items()}
+            batch |= {name: values[image_of_pair[filled]] for name, values in images.items()}
             on_devices = meshes.to_devices(self.run.mesh, batch)
             found[chosen] = meshes.to_host(self._jitted(params, batch_stats, on_devices))[: len(chosen)]
         return found
 
     def matrix(
-        self, params: PyTree, batch_stats: PyTree, texts: Batch, pictures: Batch
-    ) -> Float32[np.ndarray, "texts pictures"]:
+        self, params: PyTree, batch_stats: PyTree, texts: Batch, images: Batch
+    ) -> Float32[np.ndarray, "texts images"]:
         """Scores all pairs of some texts and images.
 
         Args:
             params: the parameters of the tower.
             batch_stats: the running statistics of an image backbone, if there is one.
             texts: fields of texts.
-            pictures: fields of images.
+            images: fields of images.
 
         Returns:
             The scores, texts along the first axis.
         """
-        shape = (len(_any(texts)), len(_any(pictures)))
-        text_of_pair, picture_of_pair = (places.reshape(-1) for places in np.indices(shape))
-        scores = self.scores(params, batch_stats, texts, pictures, text_of_pair, picture_of_pair)
+        shape = (len(_any(texts)), len(_any(images)))
+        text_of_pair, image_of_pair = (places.reshape(-1) for places in np.indices(shape))
+        scores = self.scores(params, batch_stats, texts, images, text_of_pair, image_of_pair)
         return scores.reshape(shape)
 
     def _score(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> jax.Array:

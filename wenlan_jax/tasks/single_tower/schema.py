@@ -13,12 +13,12 @@ from wenlan_jax.config.settings import field, section
 from wenlan_jax.util import languages
 
 OBJECTIVES = ("itm", "mlm", "mrfr", "mrc")
-"""Matching of picture and text, masked words, regression of masked regions, classes of masked regions [S]."""
+"""Matching of image and text, masked words, regression of masked regions, classes of masked regions [S]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SingleRegions:
-    """What the tower sees of a picture."""
+    """What the tower sees of an image."""
 
     features: Literal["stored", "map", "pixels"] = field(
         "stored",
@@ -28,8 +28,8 @@ class SingleRegions:
     boxes: Literal["stored", "grid"] = field(
         "stored", "those in the records, or a fixed grid where there is no detector"
     )
-    grid: int = field(6, "cells along each side of the grid; the whole picture is one more region", low=1)
-    limit: int = field(100, "regions of a picture at most, the first ones [U]", low=1)
+    grid: int = field(6, "cells along each side of the grid; the whole image is one more region", low=1)
+    limit: int = field(100, "regions of an image at most, the first ones [U]", low=1)
     width: int = field(2048, "numbers of a feature; 3 * crop * crop where features are pixels [U]", low=1)
     crop: int = field(8, "side of a region's pixels, where they are its features [W]", low=1)
     mask_deviation: float = field(
@@ -49,7 +49,7 @@ class SingleRegions:
 
 @dataclasses.dataclass(frozen=True)
 class SingleTower:
-    """One Transformer over the tokens of a text and the regions of a picture; MLMM's sizes are not stated [S]."""
+    """One Transformer over the tokens of a text and the regions of an image; MLMM's sizes are not stated [S]."""
 
     vocab_size: int = field(250002, "rows of the word table [UC2]; 0: as many as the tokenizer has pieces", low=0)
     width: int = field(768, "of hidden states; 768 in base, 1024 in large models [U]", low=1)
@@ -81,7 +81,7 @@ class Pretrain:
     masked_words: int = field(16, "masked pieces of a text at most: the head for words runs for these only [W]", low=1)
     match_probability: float = field(0.5, "share of matching pairs in itm [U]", low=0, high=1)
     text_buckets: tuple[int, ...] = field((16, 32, 64), "lengths that texts are padded to, ascending [W]", low=1)
-    region_buckets: tuple[int, ...] = field((36, 64, 100), "numbers of regions that pictures are padded to [W]", low=1)
+    region_buckets: tuple[int, ...] = field((36, 64, 100), "numbers of regions that images are padded to [W]", low=1)
     language_alpha: float = field(
         1.0, "a step's language is drawn in proportion to the number of its texts to this power; 0: alike", low=0,
         high=1,
@@ -129,4 +129,4 @@ class Vqa:
     )
     fingerprint: str = field("", "of the list of answers; a run writes it down and refuses another list")
     languages: tuple[str, ...] = field((), "of the training questions; empty: all", each=languages.typed)
-    blind: bool = field(False, "show no picture, in training and evaluation: what language alone can answer")
+    blind: bool = field(False, "show no image, in training and evaluation: what language alone can answer")

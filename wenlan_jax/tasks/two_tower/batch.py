@@ -9,7 +9,7 @@ from wenlan_jax.tasks.batch import BatchSpec, Field
 
 
 def image_fields(config: experiment.Config, size: int) -> dict[str, Field]:
-    """Declares the images of a batch, as `data.loader.Pictures` writes them.
+    """Declares the images of a batch, as `data.loader.ImageReader` writes them.
 
     Args:
         config: the configuration.

@@ -51,7 +51,7 @@ def clashes(c: Config) -> list[str]:
     )
     check(
         bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes",
-        "model.image.regions.grid: no region is left; (1,) is the whole picture",
+        "model.image.regions.grid: no region is left; (1,) is the whole image",
     )
     check(
         c.contrast.multi_label_top_k <= c.contrast.bank_size,

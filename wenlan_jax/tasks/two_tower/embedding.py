@@ -71,12 +71,12 @@ class Embedded:
     def _of_fold(
         self, ks: Sequence[int], images: np.ndarray, texts: np.ndarray, within: true_pairs.Links
     ) -> dict[str, float]:
-        """Recall among some of the pictures and texts alone."""
-        pictures, captions = self.image_embeddings[images], self.text_embeddings[texts]
+        """Recall among some of the images and texts alone."""
+        seen, captions = self.image_embeddings[images], self.text_embeddings[texts]
         languages = [self.texts[number].text.language for number in texts]
-        found = retrieval.retrieval_metrics(pictures, captions, within, ks)
+        found = retrieval.retrieval_metrics(seen, captions, within, ks)
         if len(set(languages)) > 1:
-            found |= retrieval.by_language(pictures, captions, within, languages, ks)
+            found |= retrieval.by_language(seen, captions, within, languages, ks)
         return found
 
 
@@ -148,7 +148,7 @@ class Evaluator:
         source, texts = self._open(split)
         parts = self._parts(params, batch_stats, source, texts)
         arrays = {name: np.concatenate(list(of)) for name, of in parts.items()}
-        return Embedded(source, texts, arrays["pictures"], arrays["texts"])
+        return Embedded(source, texts, arrays["images"], arrays["texts"])
 
     def parts(self, params: PyTree, batch_stats: PyTree, split: str) -> dict[str, Parts]:
         """Embeds all images, and the captions of each record, part by part, for splits that do not fit in memory.
@@ -159,7 +159,7 @@ class Evaluator:
             split: the name of a split.
 
         Returns:
-            `pictures` and `texts`; each part is made when it is asked for.
+            `images` and `texts`; each part is made when it is asked for.
         """
         source = self._source(split)
         return self._parts(params, batch_stats, source, each_text(self.run.config, source))
@@ -170,10 +170,10 @@ class Evaluator:
         config = self.run.config
         rows = _rounded(config.eval.batch_size, self.run.mesh)
         share = meshes.share(self.run.mesh, rows)
-        images = loader.ImageBatches(source, rows, share, shared_data.pictures(config))
+        images = loader.ImageBatches(source, rows, share, shared_data.image_reader(config))
         captions = loader.TextBatches(texts, self.tokenizer, rows, share, config.data.text_length)
         return {
-            "pictures": Parts(len(source), lambda: self._embed(self._images, params, batch_stats, images)),
+            "images": Parts(len(source), lambda: self._embed(self._images, params, batch_stats, images)),
             "texts": Parts(len(texts), lambda: self._embed(self._texts, params, batch_stats, captions)),
         }
 

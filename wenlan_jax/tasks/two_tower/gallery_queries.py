@@ -27,9 +27,9 @@ def write_gallery(out: Path, config: experiment.Config, embedded: Sequence[Embed
     if not embedded or not count:
         return
     first = embedded[0]
-    queries: list[gallery.TextQuery | gallery.PictureQuery]
-    queries = [*text_queries(first, count), *picture_queries(first, -(-count // 3))]
-    note = f"{first.source.name}: {len(first.source)} pictures, {len(first.texts)} texts"
+    queries: list[gallery.TextQuery | gallery.ImageQuery]
+    queries = [*text_queries(first, count), *image_queries(first, -(-count // 3))]
+    note = f"{first.source.name}: {len(first.source)} images, {len(first.texts)} texts"
     gallery.write_gallery(out / "gallery.html", queries, title="What the model retrieves", note=note)
 
 
@@ -59,7 +59,7 @@ def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
     for place, number in enumerate(chosen):
         text = embedded.texts[number]
         hits = [
-            gallery.PictureHit(embedded.source[int(row)].image, float(score), int(row) in text.rows)
+            gallery.ImageHit(embedded.source[int(row)].image, float(score), int(row) in text.rows)
             for row, score in zip(rows[place], scores[place], strict=True)
         ]
         rank = _rank(embedded.image_embeddings @ queries[place], text.rows)
@@ -67,7 +67,7 @@ def text_queries(embedded: Embedded, count: int) -> list[gallery.TextQuery]:
     return found
 
 
-def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery]:
+def image_queries(embedded: Embedded, count: int) -> list[gallery.ImageQuery]:
     """Chooses images and finds their best captions.
 
     Args:
@@ -81,19 +81,19 @@ def picture_queries(embedded: Embedded, count: int) -> list[gallery.PictureQuery
     links = embedded.links
     rows, scores = retrieval.top_k(embedded.image_embeddings[chosen], embedded.text_embeddings, GALLERY_TOP)
     found = []
-    for place, picture in enumerate(chosen):
+    for place, image in enumerate(chosen):
         hits = [
             gallery.TextHit(
                 embedded.texts[row].text.text,
                 embedded.texts[row].text.language,
                 float(score),
-                picture in embedded.texts[row].rows,
+                image in embedded.texts[row].rows,
             )
             for row, score in zip(rows[place], scores[place], strict=True)
         ]
-        true = links.text[links.image == picture]
-        rank = _rank(embedded.text_embeddings @ embedded.image_embeddings[picture], true) if len(true) else None
-        found.append(gallery.PictureQuery(embedded.source[picture].image, hits, rank))
+        true = links.text[links.image == image]
+        rank = _rank(embedded.text_embeddings @ embedded.image_embeddings[image], true) if len(true) else None
+        found.append(gallery.ImageQuery(embedded.source[image].image, hits, rank))
     return found
 
 

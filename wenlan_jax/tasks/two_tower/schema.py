@@ -50,12 +50,12 @@ class BatchNorm:
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """Which parts of a picture become tokens."""
+    """Which parts of an image become tokens."""
 
     kind: Literal["grid", "boxes"] = field("grid", "fixed grid (2.0) or detector boxes (1.0) [S]")
     grid: tuple[int, ...] = field((6,), "sides of the grids; (1, 5) is multi-scale; 6x6 in 2.0 [C]", low=1, high=64)
     boxes: int = field(36, "detector boxes used, the first ones [C]", low=1)
-    whole_image: bool = field(True, "the whole picture is one more region, the last [C]")
+    whole_image: bool = field(True, "the whole image is one more region, the last [C]")
     samples: int = field(4, "bilinear samples along each side of a region [C]", low=1)
     project: bool = field(True, "a linear layer after pooling; the video descendant has none [C]")
     coordinates: Literal["corrected", "official"] = field(

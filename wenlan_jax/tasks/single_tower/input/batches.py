@@ -51,7 +51,7 @@ class SingleBatches:
 
     def _pool(self, cell: Cell) -> Pool:
         source = self.mixture.parts[cell.part].source
-        return Pool(source, self.mixture.texts(cell), cell.rows, cell.pictures, self.mixture.id(cell.part, 0))
+        return Pool(source, self.mixture.texts(cell), cell.rows, cell.images, self.mixture.id(cell.part, 0))
 
 
 def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:

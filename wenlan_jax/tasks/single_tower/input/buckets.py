@@ -12,7 +12,7 @@ from jaxtyping import Int32, Int64
 from wenlan_jax.tasks.single_tower.input.lengths import Lengths
 
 Rows = Int32[np.ndarray, " rows"]
-Pictures = Int32[np.ndarray, " pictures"]
+Images = Int32[np.ndarray, " images"]
 AnyRows = Int32[np.ndarray, " _rows"]
 """One of several numbers of rows."""
 

@@ -26,7 +26,7 @@ from wenlan_jax.data import loader, order, records
 from wenlan_jax.data.loader import Batch
 from wenlan_jax.data.mixture import Row, TextChoice
 from wenlan_jax.tasks.single_tower.input import masking
-from wenlan_jax.tasks.single_tower.input.buckets import Pictures, Rows, Shape
+from wenlan_jax.tasks.single_tower.input.buckets import Images, Rows, Shape
 from wenlan_jax.tasks.single_tower.input.regions import Regions
 from wenlan_jax.util.errors import WenlanError
 
@@ -88,7 +88,7 @@ class Recipe:
         if objective == "rank" and self.negatives < 1:
             raise ExampleError("objective 'rank' needs negatives, at least one to each side")
         others = {"itm": 1, "rank": self.negatives}.get(objective, 0)
-        if len(pool.pictures if objective == "itm" else pool.rows) <= others:
+        if len(pool.images if objective == "itm" else pool.rows) <= others:
             languages = ", ".join(pool.texts.wanted.languages)
             raise ExampleError(
                 f"{pool.source.name}: a bucket of texts in {languages} has {len(pool.rows)} records, and objective "
@@ -120,7 +120,7 @@ class Pool:
         source: the records.
         texts: the rule for their texts.
         rows: of the pairs; texts of negatives are drawn from them.
-        pictures: images of negatives are drawn from these, all that have regions for the shape: where they were those
+        images: images of negatives are drawn from these, all that have regions for the shape: where they were those
             of texts of the same length alone, a negative would be about as many things as its text.
         first_id: the number of row 0; see `Mixture.id`.
     """
@@ -128,7 +128,7 @@ class Pool:
     source: Source
     texts: TextChoice
     rows: Rows
-    pictures: Pictures
+    images: Images
     first_id: int
 
     def text(self, row: int, record: records.Record, seed: int, position: int) -> str:
@@ -195,7 +195,7 @@ class Examples:
         elif objective in ("mrfr", "mrc"):
             batch["region_masked"] = self._hidden_regions(wanted, batch)
         elif objective == "rank":
-            self._add_negatives(wanted, [picture for _, picture in read], batch)
+            self._add_negatives(wanted, [image for _, image in read], batch)
         return batch
 
     def _random(self, name: str, position: int) -> np.random.Generator:
@@ -205,7 +205,7 @@ class Examples:
         return bool(self._random("match", position).random() < self.recipe.match_probability)
 
     def _pair(self, wanted: Row, batch: Batch, place: int) -> tuple[str, str]:
-        """Puts the regions of a pair, or of another picture where it must not match, at `place`; text and picture."""
+        """Puts the regions of a pair, or of another image where it must not match, at `place`; text and image."""
         rows, matches = self.pool.rows, "match" not in batch or bool(batch["match"][place])
         first = int(np.searchsorted(rows, wanted.row))
 
@@ -219,18 +219,18 @@ class Examples:
             return text, record.id
 
         candidates = len(rows) if self.bad_records == "replace" else 1
-        (text, picture), replaced = loader.first_good(read, candidates, f"row {wanted.row}")
+        (text, image), replaced = loader.first_good(read, candidates, f"row {wanted.row}")
         if not matches:
             random = self._random("negative", wanted.position)
             replaced |= self._others(
-                self.pool.pictures,
-                picture,
+                self.pool.images,
+                image,
                 1,
                 random,
                 lambda _, row, record: self._write_regions(row, record, batch, place),
             )
         batch[loader.REPLACED][place] = replaced
-        return text, picture
+        return text, image
 
     def _write_regions(self, row: int, record: records.Record, batch: Batch, place: int) -> None:
         self.recipe.regions.write(self.pool.source, row, record, batch, place)
@@ -238,12 +238,12 @@ class Examples:
     def _others(
         self,
         rows: Rows,
-        picture: str,
+        image: str,
         count: int,
         random: np.random.Generator,
         use: Callable[[int, int, records.Record], None],
     ) -> bool:
-        """Calls `use(number, row, record)` for `count` records drawn evenly from those of `rows` of other pictures.
+        """Calls `use(number, row, record)` for `count` records drawn evenly from those of `rows` of other images.
 
         Returns whether a bad record was passed over. Raises BadRecord when there are too few good ones.
         """
@@ -252,15 +252,15 @@ class Examples:
         while found < count:
             if len(tried) == len(rows):
                 raise loader.BadRecord(
-                    f"{self.pool.source.name}: of {len(tried)} records, {found} can be negatives for picture "
-                    f"{picture!r}, and {count} are needed"
+                    f"{self.pool.source.name}: of {len(tried)} records, {found} can be negatives for image "
+                    f"{image!r}, and {count} are needed"
                 )
             row = int(rows[random.integers(len(rows))])
             if row in tried:
                 continue
             tried.add(row)
             record = self.pool.source[row]
-            if record.id == picture:
+            if record.id == image:
                 continue
             try:
                 use(found, row, record)
@@ -288,31 +288,31 @@ class Examples:
             [masking.hide_regions(mask, chance, self._random("regions", row.position)) for row, mask in rows]
         )
 
-    def _add_negatives(self, wanted: Sequence[Row], pictures: Sequence[str], batch: Batch) -> None:
+    def _add_negatives(self, wanted: Sequence[Row], images: Sequence[str], batch: Batch) -> None:
         """Adds the texts and the regions of `negatives` other records to every row, drawn apart."""
         rows, count = len(wanted), self.recipe.negatives
         empty = self.recipe.regions.empty(rows * count, self.shape.regions, with_classes=False)
         regions = {name: array.reshape(rows, count, *array.shape[1:]) for name, array in empty.items()}
         texts: list[str] = []
-        for place, (row, picture) in enumerate(zip(wanted, pictures, strict=True)):
-            replaced = self._negative_texts(row.position, picture, texts)
+        for place, (row, image) in enumerate(zip(wanted, images, strict=True)):
+            replaced = self._negative_texts(row.position, image, texts)
             at_place = {name: array[place] for name, array in regions.items()}
-            replaced |= self._negative_regions(row.position, picture, at_place)
+            replaced |= self._negative_regions(row.position, image, at_place)
             batch[loader.REPLACED][place] |= replaced
         encoded = self.recipe.encode(texts, self.shape.tokens)
         regions |= {name: array.reshape(rows, count, -1) for name, array in encoded.items()}
         batch |= {NEGATIVE + name: array for name, array in regions.items()}
 
-    def _negative_texts(self, position: int, picture: str, texts: list[str]) -> bool:
+    def _negative_texts(self, position: int, image: str, texts: list[str]) -> bool:
         def use(_: int, row: int, record: records.Record) -> None:
             texts.append(self.pool.text(row, record, self.recipe.seed, position))
 
         random = self._random("negative texts", position)
-        return self._others(self.pool.rows, picture, self.recipe.negatives, random, use)
+        return self._others(self.pool.rows, image, self.recipe.negatives, random, use)
 
-    def _negative_regions(self, position: int, picture: str, batch: Batch) -> bool:
+    def _negative_regions(self, position: int, image: str, batch: Batch) -> bool:
         def use(number: int, row: int, record: records.Record) -> None:
             self._write_regions(row, record, batch, number)
 
-        random = self._random("negative pictures", position)
-        return self._others(self.pool.pictures, picture, self.recipe.negatives, random, use)
+        random = self._random("negative images", position)
+        return self._others(self.pool.images, image, self.recipe.negatives, random, use)

@@ -1,4 +1,4 @@
-"""Questions about pictures with soft targets over a fixed list of answers, for training and for evaluation."""
+"""Questions about images with soft targets over a fixed list of answers, for training and for evaluation."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Fields of a batch of B rows and R regions, zero where `region_mask` is False, wh
 |---|---|---|
 | region_features | float16 (B, R, F) | where features are `stored` or `pixels` |
 | image | uint8 (B, S, S, 3) | instead, where they are pooled on a `map` of the accelerator |
-| region_boxes | float32 (B, R, 4) | (x1, y1, x2, y2) in units of the picture's sides |
+| region_boxes | float32 (B, R, 4) | (x1, y1, x2, y2) in units of the image's sides |
 | region_mask | bool (B, R) | |
 | region_classes | float16 (B, R, C) | when asked for: a distribution over classes, background first |
 """
@@ -25,7 +25,7 @@ from wenlan_jax.util.errors import WenlanError
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
 
-WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 Boxes = Float32[np.ndarray, "regions 4"]
 
@@ -57,7 +57,7 @@ def grid_boxes(cells: int) -> Boxes:
     """
     low, high = np.arange(cells) / cells, (np.arange(cells) + 1) / cells
     boxes = [(low[x], low[y], high[x], high[y]) for x in range(cells) for y in range(cells)]
-    return np.array([*boxes, WHOLE_PICTURE], np.float32)
+    return np.array([*boxes, WHOLE_IMAGE], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Regions:
         classes: columns of `region_classes`, 0 where there are none.
         labels: names of the classes but the background, for records with labels instead of distributions; a region
             without a label is background.
-        pictures: how an image becomes an array where features are a `map`, else None.
+        images: how an image becomes an array where features are a `map`, else None.
 
     Raises:
         RegionError: for options that do not fit together.
@@ -90,15 +90,15 @@ class Regions:
     crop: int
     classes: int
     labels: tuple[str, ...]
-    pictures: loader.Pictures | None
+    images: loader.ImageReader | None
 
     def __post_init__(self) -> None:
         if self.features == "stored" and self.boxes == "grid":
             raise RegionError("regions: a grid has no stored features; take 'pixels' or 'map', or stored boxes")
         if self.features == "pixels" and self.width != 3 * self.crop**2:
             raise RegionError(f"regions: pixels of crop {self.crop} are {3 * self.crop**2} numbers, not {self.width}")
-        if (self.features == "map") != (self.pictures is not None):
-            raise RegionError("regions: `pictures` is for features on a 'map', which need it")
+        if (self.features == "map") != (self.images is not None):
+            raise RegionError("regions: `images` is for features on a 'map', which need it")
         if self.labels and self.classes != len(self.labels) + 1:
             raise RegionError(f"regions: {len(self.labels)} labels and the background are not {self.classes} classes")
 
@@ -139,8 +139,8 @@ class Regions:
             "region_boxes": np.zeros((rows, length, 4), np.float32),
             "region_mask": np.zeros((rows, length), bool),
         }
-        if self.pictures is not None:
-            batch |= self.pictures.empty(rows)
+        if self.images is not None:
+            batch |= self.images.empty(rows)
             batch["image"][:] = 0
         else:
             batch["region_features"] = np.zeros((rows, length, self.width), np.float16)
@@ -170,8 +170,8 @@ class Regions:
             raise loader.BadRecord(f"{loader.row_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
         except images.CorruptImage as error:
             raise loader.BadRecord(f"{loader.row_name(source, row, record)}: {error}.") from error
-        if self.pictures is not None:
-            loader.write_picture(self.pictures, source, row, record, batch, place)
+        if self.images is not None:
+            loader.write_record_image(self.images, source, row, record, batch, place)
         for name, rows in values.items():
             batch[name][place, : len(rows)] = rows
         batch["region_mask"][place, : len(kept.boxes)] = True
@@ -224,25 +224,23 @@ class Regions:
         return np.eye(self.classes, dtype=np.float16)[columns]
 
 
-def crops(
-    picture: np.ndarray, boxes: Float[np.ndarray, "regions 4"], side: int
-) -> Float16[np.ndarray, "regions width"]:
+def crops(image: np.ndarray, boxes: Float[np.ndarray, "regions 4"], side: int) -> Float16[np.ndarray, "regions width"]:
     """Averages what is in each box to a square of pixels; the edges of boxes are rounded outwards to whole pixels.
 
     Args:
-        picture: uint8 (height, width, 3).
+        image: uint8 (height, width, 3).
         boxes: (x1, y1, x2, y2) in units of the image's sides.
         side: of the square.
 
     Returns:
         3 * side * side numbers from -1 to 1 for each box: rows of the square, columns, RGB.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scaled = boxes.astype(np.float64) * (width, height, width, height)
     # Float32 boxes in units of the sides miss whole pixels by a hair, which must not count as one more pixel.
     low = np.minimum(np.floor(scaled[:, :2] + 1e-3), (width - 1, height - 1)).astype(int)
     high = np.maximum(np.ceil(scaled[:, 2:] - 1e-3).astype(int), low + 1)
     pixels = np.empty((len(boxes), side, side, 3), np.uint8)
     for square, (x1, y1), (x2, y2) in zip(pixels, low, high, strict=True):
-        images.resize(picture[y1:y2, x1:x2], side, antialias=True, out=square)
+        images.resize(image[y1:y2, x1:x2], side, antialias=True, out=square)
     return (pixels.reshape(len(boxes), -1).astype(np.float32) / 127.5 - 1.0).astype(np.float16)

@@ -65,8 +65,8 @@ class Cell:
     shape: Shape
     rows: buckets.Rows = dataclasses.field(repr=False, compare=False)
     """Of the part's source, ascending."""
-    pictures: buckets.Pictures = dataclasses.field(repr=False, compare=False)
-    """Rows whose regions fit the shape, whatever the length of their text: those of other pictures are drawn from."""
+    images: buckets.Images = dataclasses.field(repr=False, compare=False)
+    """Rows whose regions fit the shape, whatever the length of their text: those of other images are drawn from."""
 
 
 class Schedule:
@@ -203,10 +203,10 @@ class Schedule:
             for language, chance in _languages(part, alpha).items():
                 found = divide(part.lengths, language)
                 usable = sum(len(bucket.rows) for bucket in found)
-                pictures = buckets.by_regions(found)
+                images = buckets.by_regions(found)
                 for name, (shape, rows) in itertools.product(allowed, found):
                     share = part_weights[number] / sum(part_weights) * objectives[name] / total
-                    cell = Cell(number, name, language, shape, rows, pictures[shape.regions])
+                    cell = Cell(number, name, language, shape, rows, images[shape.regions])
                     yield cell, share * chance * len(rows) / usable
 
     def _use(self, step: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Where the words of a text look in a picture: last-layer attention from words to regions, drawn on the regions.
+"""Where the words of a text look in an image: last-layer attention from words to regions, drawn on the regions.
 
 One panel a word, one line of panels a language. The words stand beside the panels as text of the page, for a
 browser has the fonts of all languages. A word of several pieces looks where its pieces look on average. A region that
-is the whole picture, as grids have one, would hide all others: its weight is written, not drawn.
+is the whole image, as grids have one, would hide all others: its weight is written, not drawn.
 
 A row of attention is a distribution over text and regions together. What falls on the regions is either shown as it
 is or divided by its sum, which hides how little of it there may be; the page says which.
@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from wenlan_jax.util import atomic_files, html_page
 from wenlan_jax.util.errors import WenlanError
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "height width 3"]
 Weights = Float32[np.ndarray, " regions"]
 Boxes = Float32[np.ndarray, "regions 4"]
-"""(x1, y1, x2, y2) in units of the picture's sides."""
+"""(x1, y1, x2, y2) in units of the image's sides."""
 
 PANEL_SIDE = 256
 """Pixels of the longer side of a panel."""
@@ -35,7 +35,7 @@ _UNSPACED_SCRIPTS = ("CJK UNIFIED", "CJK COMPATIBILITY", "IDEOGRAPHIC ITERATION"
 _CONTINUED, _SPACE = "##", "\u2581"
 
 
-class AttentionPictureError(WenlanError, ValueError):
+class AttentionPageError(WenlanError, ValueError):
     """Attention, boxes and words that do not belong together."""
 
 
@@ -136,10 +136,10 @@ def text_to_regions(
         One row a token, one column a valid region.
 
     Raises:
-        AttentionPictureError: for attention of another shape.
+        AttentionPageError: for attention of another shape.
     """
     if attention.ndim != 3 or attention.shape[1:] != (text_length + len(region_mask),) * 2:
-        raise AttentionPictureError(
+        raise AttentionPageError(
             f"attention: (heads, L, L) with L = {text_length} + {len(region_mask)} is needed, got {attention.shape}."
         )
     weights = np.asarray(attention, np.float32).mean(axis=0)[:text_length, text_length:][:, region_mask]
@@ -161,11 +161,11 @@ def of_words(
         One row a word.
 
     Raises:
-        AttentionPictureError: for a word beyond the tokens.
+        AttentionPageError: for a word beyond the tokens.
     """
     beyond = [word.text for word in words if max(word.places) >= len(weights)]
     if beyond:
-        raise AttentionPictureError(f"{len(weights)} tokens have attention, but {beyond[0]!r} stands beyond them.")
+        raise AttentionPageError(f"{len(weights)} tokens have attention, but {beyond[0]!r} stands beyond them.")
     rows = [weights[list(word.places)].mean(axis=0) for word in words]
     return np.array(rows, np.float32).reshape(len(words), weights.shape[1])
 
@@ -185,10 +185,10 @@ def heat(boxes: Boxes, weights: Weights, height: int, width: int) -> Float32[np.
         The weights; 0 where there is no region.
 
     Raises:
-        AttentionPictureError: for boxes and weights that do not go together.
+        AttentionPageError: for boxes and weights that do not go together.
     """
     if boxes.shape != (len(weights), 4) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise AttentionPictureError(f"{len(weights)} weights from 0 on need as many boxes, got {boxes.shape}.")
+        raise AttentionPageError(f"{len(weights)} weights from 0 on need as many boxes, got {boxes.shape}.")
     across, down = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
     pixels = np.zeros((height, width), np.float32)
     for (x1, y1, x2, y2), weight in zip(boxes, weights, strict=True):
@@ -203,13 +203,13 @@ def is_whole(boxes: Boxes) -> Bool[np.ndarray, " regions"]:
     return np.all(np.hstack([boxes[:, :2] <= 0, boxes[:, 2:] >= 1]), axis=1)
 
 
-def panel(picture: Picture, boxes: Boxes, weights: Weights, largest: float) -> UInt8[np.ndarray, "rows columns 3"]:
+def panel(image: Image, boxes: Boxes, weights: Weights, largest: float) -> UInt8[np.ndarray, "rows columns 3"]:
     """Shades the regions of an image by weight and frames the best one.
 
     All `boxes` are drawn, a whole image among them, too.
 
     Args:
-        picture: RGB.
+        image: RGB.
         boxes: of the regions, in units of the image's sides.
         weights: of the regions, from 0.
         largest: the weight of the strongest shade.
@@ -218,14 +218,14 @@ def panel(picture: Picture, boxes: Boxes, weights: Weights, largest: float) -> U
         The panel; its longer side has `PANEL_SIDE` pixels.
 
     Raises:
-        AttentionPictureError: for a `largest` of 0 or below.
+        AttentionPageError: for a `largest` of 0 or below.
     """
     if largest <= 0:
-        raise AttentionPictureError(f"The largest weight must be positive, got {largest}.")
-    height, width = picture.shape[:2]
+        raise AttentionPageError(f"The largest weight must be positive, got {largest}.")
+    height, width = image.shape[:2]
     scale = PANEL_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     share = np.minimum(heat(boxes, weights, size[1], size[0]) / largest, 1)[..., None] * _STRONGEST
     grey = np.repeat(small.mean(axis=2, keepdims=True), 3, axis=2)
     shaded = np.rint((1 - share) * (0.5 * grey + 0.5 * small) + share * np.array(_SHADE)).astype(np.uint8)
@@ -252,33 +252,33 @@ class Reading:
     weights: Float32[np.ndarray, "words regions"]
 
 
-def _figure(picture: Picture, boxes: Boxes, reading: Reading, place: int, largest: float) -> str:
+def _figure(image: Image, boxes: Boxes, reading: Reading, place: int, largest: float) -> str:
     word, weights, whole = reading.words[place], reading.weights[place], is_whole(boxes)
-    image = html_page.image(_png(panel(picture, boxes[~whole], weights[~whole], largest)), f"where {word.text} looks")
+    shaded = html_page.image(_png(panel(image, boxes[~whole], weights[~whole], largest)), f"where {word.text} looks")
     numbers = [f"all {weights.sum():.3f}", f"most {weights[~whole].max(initial=0.0):.3f}"]
     if whole.any():
-        numbers.append(f"whole picture {weights[whole].sum():.3f}")
+        numbers.append(f"whole image {weights[whole].sum():.3f}")
     caption = f"{html_page.spoken('span', word.text, reading.language)}<br>{', '.join(numbers)}"
-    return f"<li><figure>{image}<figcaption>{caption}</figcaption></figure></li>"
+    return f"<li><figure>{shaded}<figcaption>{caption}</figcaption></figure></li>"
 
 
-def _section(picture: Picture, boxes: Boxes, reading: Reading) -> str:
+def _section(image: Image, boxes: Boxes, reading: Reading) -> str:
     if reading.weights.shape != (len(reading.words), len(boxes)):
-        raise AttentionPictureError(
+        raise AttentionPageError(
             f"{len(reading.words)} words and {len(boxes)} boxes, but weights {reading.weights.shape}."
         )
     drawn = reading.weights[:, ~is_whole(boxes)]
     largest = max(float(drawn.max(initial=0.0)), float(np.finfo(np.float32).tiny))
-    figures = "".join(_figure(picture, boxes, reading, place, largest) for place in range(len(reading.words)))
+    figures = "".join(_figure(image, boxes, reading, place, largest) for place in range(len(reading.words)))
     heading = f"{html_page.code(reading.language)} {html_page.spoken('span', reading.text, reading.language)}"
     return f"<section><h3>{heading}</h3><ul>{figures}</ul></section>"
 
 
-def render(picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str) -> str:
+def render(image: Image, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str) -> str:
     """Renders the page: the image, then each reading with a panel a word, shaded on one scale a reading.
 
     Args:
-        picture: RGB.
+        image: RGB.
         boxes: of the regions, in units of the image's sides.
         readings: one a text.
         renormalised: whether the weights of a word sum to 1 over the regions, which the page states.
@@ -288,10 +288,10 @@ def render(picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormal
         HTML.
 
     Raises:
-        AttentionPictureError: for an image that is none.
+        AttentionPageError: for an image that is none.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise AttentionPictureError(f"picture: uint8 (height, width, 3) is needed, got {picture.dtype}{picture.shape}.")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise AttentionPageError(f"image: uint8 (height, width, 3) is needed, got {image.dtype}{image.shape}.")
     kind = (
         "Weights are renormalised: those of a word sum to 1 over the regions."
         if renormalised
@@ -299,29 +299,27 @@ def render(picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormal
     )
     note = (
         f"Attention of the last layer from each word to {len(boxes)} regions, the mean of all heads and of the word's "
-        f"pieces. {kind} Below a word stand the sum of its weights and the largest of a part of the picture. The "
+        f"pieces. {kind} Below a word stand the sum of its weights and the largest of a part of the image. The "
         "strongest red of a line is its largest weight; the best region is framed."
     )
-    original = f"<section>{html_page.image(_png(picture), 'the picture')}</section>"
-    sections = [_section(picture, boxes, reading) for reading in readings]
+    original = f"<section>{html_page.image(_png(image), 'the image')}</section>"
+    sections = [_section(image, boxes, reading) for reading in readings]
     return html_page.document(title, note, [original, *sections])
 
 
-def write(
-    path: Path, picture: Picture, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str
-) -> None:
+def write(path: Path, image: Image, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str) -> None:
     """Writes the page of `render` to a file, whole or not at all.
 
     Args:
         path: the file.
-        picture: see `render`.
+        image: see `render`.
         boxes: see `render`.
         readings: see `render`.
         renormalised: see `render`.
         title: see `render`.
     """
-    atomic_files.write(path, render(picture, boxes, readings, renormalised, title).encode("utf-8"))
+    atomic_files.write(path, render(image, boxes, readings, renormalised, title).encode("utf-8"))
 
 
-def _png(pixels: Picture) -> bytes:
+def _png(pixels: Image) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,4 +1,4 @@
-"""The picture of a table: the first metric row by row, and its course over training."""
+"""The figure of a table: the first metric row by row, and its course over training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that need care on their way into a record: bombs, unusual pixels, animations, EXIF. Headers against PIL."""
+"""Images that need care on their way into a record: bombs, unusual pixels, animations, EXIF. Headers against PIL."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wenlan_jax.prepare import raw_images
 from wenlan_jax.prepare.raw_items import Rejected
 
 PIXELS = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8), (0, 0), 3)
-PICTURE, OTHER = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
+IMAGE, OTHER = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
 
 
-def _encoded(kind: str, picture: Image.Image = PICTURE, **options: Any) -> bytes:
+def _encoded(kind: str, image: Image.Image = IMAGE, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -34,10 +34,10 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def _check(data: bytes, **options: Any) -> tuple[raw_images.Picture, dict[str, int]]:
+def _check(data: bytes, **options: Any) -> tuple[raw_images.Image, dict[str, int]]:
     fixes: collections.Counter[str] = collections.Counter()
-    picture = raw_images.checked(data, raw_images.PictureOptions(**options), fixes)
-    return picture, {name: count for name, count in fixes.items() if count}
+    image = raw_images.checked(data, raw_images.ImageOptions(**options), fixes)
+    return image, {name: count for name, count in fixes.items() if count}
 
 
 KINDS = {
@@ -124,23 +124,23 @@ def test_pixels_are_as_stored_and_turned_once_on_request(kind: str, orientation:
     from PIL import ImageOps
 
     data = _encoded(kind, exif=_exif(orientation))
-    picture, _ = _check(data)
-    assert (picture.width, picture.height) == (44, 30)
+    image, _ = _check(data)
+    assert (image.width, image.height) == (44, 30)
     turned, _ = _check(data, exif="apply")
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     assert (turned.height, turned.width) == expected.shape[:2]
     if kind != "JPEG":
         np.testing.assert_array_equal(images.decode(turned.data), expected)
-        np.testing.assert_array_equal(images.decode(picture.data), PIXELS)
+        np.testing.assert_array_equal(images.decode(image.data), PIXELS)
 
 
 SIZES = {256: 44, 257: 30}
 
 
 def test_a_tiff_of_one_strip_is_read() -> None:
-    picture, _ = _check(_tiff([(tag, 3, value) for tag, value in SIZES.items()], bytes(44 * 30)))
-    assert (picture.width, picture.height) == (44, 30)
+    image, _ = _check(_tiff([(tag, 3, value) for tag, value in SIZES.items()], bytes(44 * 30)))
+    assert (image.width, image.height) == (44, 30)
 
 
 @pytest.mark.parametrize("tag", SIZES)
@@ -209,7 +209,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_a_picture_that_takes_far_longer_than_it_says_is_never_decoded(
+def test_a_image_that_takes_far_longer_than_it_says_is_never_decoded(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
@@ -223,7 +223,7 @@ def test_a_picture_that_takes_far_longer_than_it_says_is_never_decoded(
         images.read_square(SLOW[name], antialias=True, exact=False, out=np.zeros((8, 8, 3), np.uint8))
 
 
-def test_pictures_of_many_scans_and_notes_up_to_the_limit_are_read(capfd: pytest.CaptureFixture[str]) -> None:
+def test_images_of_many_scans_and_notes_up_to_the_limit_are_read(capfd: pytest.CaptureFixture[str]) -> None:
     for data in (
         _of_scans(headers.MOST_SCANS),
         _of_notes(b"zTXt", headers.MOST_PACKED),
@@ -267,7 +267,7 @@ def test_an_avif_or_a_gif_of_countless_pieces_is_refused_unread() -> None:
 
 
 def test_bytes_of_deep_pixels_count_as_pixels_do() -> None:
-    """Of two pictures of equal sides the limit takes the one whose pixels have 8 bits a channel."""
+    """Of two images of equal sides the limit takes the one whose pixels have 8 bits a channel."""
     deep = PIXELS.astype(np.uint16) * 257
     clear = np.concatenate([deep, deep[..., :1]], axis=2)
     tiff = _tiff([(256, 3, 44), (257, 3, 30)], bytes(44 * 30)).replace(
@@ -307,12 +307,12 @@ def test_the_pixel_limit_is_exact() -> None:
 
 
 def test_cmyk_jpeg_becomes_rgb() -> None:
-    data = _encoded("JPEG", PICTURE.convert("CMYK"), quality=95)
+    data = _encoded("JPEG", IMAGE.convert("CMYK"), quality=95)
     assert b"Adobe" in data
-    picture, fixes = _check(data)
+    image, fixes = _check(data)
     assert fixes == {"image_cmyk_converted": 1, "image_reencoded": 1}
-    assert Image.open(io.BytesIO(picture.data)).mode == "RGB"
-    assert np.abs(images.decode(picture.data).astype(int) - PIXELS).mean() < 6
+    assert Image.open(io.BytesIO(image.data)).mode == "RGB"
+    assert np.abs(images.decode(image.data).astype(int) - PIXELS).mean() < 6
 
 
 def test_every_sixteen_bit_value_becomes_the_nearest_of_eight() -> None:
@@ -332,34 +332,32 @@ def test_every_colour_is_laid_on_white_whatever_the_bands(monkeypatch: pytest.Mo
 
 def test_sixteen_bits_become_eight() -> None:
     deep = PIXELS.astype(np.uint16) * 257
-    picture, fixes = _check(cv2.imencode(".png", deep[..., ::-1])[1].tobytes())
+    image, fixes = _check(cv2.imencode(".png", deep[..., ::-1])[1].tobytes())
     assert fixes == {"image_deep_converted": 1, "image_reencoded": 1}
-    np.testing.assert_array_equal(images.decode(picture.data), PIXELS)
-    assert not headers.read(picture.data).deep
+    np.testing.assert_array_equal(images.decode(image.data), PIXELS)
+    assert not headers.read(image.data).deep
 
 
 @pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("PNG", {}), ("GIF", {})])
 def test_of_an_animation_the_first_frame_is_kept(kind: str, options: dict[str, Any]) -> None:
     data = _encoded(kind, save_all=True, append_images=[OTHER], **options)
     assert headers.read(data).animated
-    picture, fixes = _check(data)
+    image, fixes = _check(data)
     assert fixes == {"image_first_frame": 1, "image_reencoded": 1}
-    assert not headers.read(picture.data).animated and (picture.width, picture.height) == (44, 30)
+    assert not headers.read(image.data).animated and (image.width, image.height) == (44, 30)
     with Image.open(io.BytesIO(data)) as expected:
         first = np.asarray(expected.convert("RGB"), int)
-    assert np.abs(images.decode(picture.data) - first).max() <= 1
+    assert np.abs(images.decode(image.data) - first).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_exif_turns_picture_and_boxes_alike(orientation: int) -> None:
-    # A white block on black, so that where it went tells whether picture and box moved together.
+def test_exif_turns_image_and_boxes_alike(orientation: int) -> None:
+    # A white block on black, so that where it went tells whether image and box moved together.
     pixels = np.zeros((40, 64, 3), np.uint8)
     pixels[8:16, 40:56] = 255
     data = _encoded("JPEG", Image.fromarray(pixels), exif=_exif(orientation), quality=95)
-    picture, fixes = _check(data)
-    assert (
-        fixes == {"image_exif_ignored": 1} and picture.data == data and picture.box((40, 8, 56, 16)) == (40, 8, 56, 16)
-    )
+    image, fixes = _check(data)
+    assert fixes == {"image_exif_ignored": 1} and image.data == data and image.box((40, 8, 56, 16)) == (40, 8, 56, 16)
     turned, fixes = _check(data, exif="apply")
     assert fixes == {"image_exif_applied": 1, "image_reencoded": 1}
     from PIL import ImageOps
@@ -376,13 +374,13 @@ def test_exif_turns_picture_and_boxes_alike(orientation: int) -> None:
 
 
 def test_turned_and_shrunk() -> None:
-    data = _encoded("JPEG", PICTURE, exif=_exif(6))
-    picture, _ = _check(data, exif="apply", max_side=22)
-    assert (picture.width, picture.height) == (15, 22)
-    assert picture.box((0, 0, 44, 30)) == pytest.approx((0, 0, 15, 22))
+    data = _encoded("JPEG", IMAGE, exif=_exif(6))
+    image, _ = _check(data, exif="apply", max_side=22)
+    assert (image.width, image.height) == (15, 22)
+    assert image.box((0, 0, 44, 30)) == pytest.approx((0, 0, 15, 22))
 
 
-def test_what_is_no_picture() -> None:
+def test_what_is_no_image() -> None:
     for data in (b"", b"<html>", b"\xff\xd8", KINDS["jpeg"][:-200], KINDS["gif"][:60], KINDS["avif"][:300]):
         with pytest.raises(Rejected) as caught:
             _check(data)
@@ -391,7 +389,7 @@ def test_what_is_no_picture() -> None:
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "L"])
 def test_notes_on_colour_spaces_change_no_pixel_and_print_nothing(mode: str, capfd: pytest.CaptureFixture[str]) -> None:
-    plain = _encoded("PNG", PICTURE.convert(mode))
+    plain = _encoded("PNG", IMAGE.convert(mode))
     notes = {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 20_000), b"cHRM": bytes(32), b"iCCP": b"a\0\0damaged"}
     for kind, body in notes.items():
         chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,4 @@
-"""Pictures of emoji in two drawing styles, by sequence of code points (without U+FE0F): Noto's font, EmojiOne's files.
+"""Images of emoji in two drawing styles, by sequence of code points (without U+FE0F): Noto's font, EmojiOne's files.
 
 The font is read by fontTools, not drawn with: Pillow opens it at one size only, and joins the code points of a sequence
 only where two more system libraries are found, so that the data would depend on the machine.
@@ -91,10 +91,10 @@ def emojione(root: Path) -> Iterator[tuple[str, bytes]]:
         named = [(str(entry["moji"]).replace(VARIATION, ""), str(entry["unicode"])) for entry in index.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{place}: not the index of gemojione ({error!r}); fetch {EMOJIONE_PACKAGE} again") from error
-    pictures = Root(str(place.parents[1] / "assets" / "png"), options=())
+    images = Root(str(place.parents[1] / "assets" / "png"), options=())
     for sequence, code in named:
         try:
-            if pictures.has(f"{code}.png"):
-                yield sequence, pictures.read(f"{code}.png", MAX_BYTES)
+            if images.has(f"{code}.png"):
+                yield sequence, images.read(f"{code}.png", MAX_BYTES)
         except (ReadError, Rejected) as error:
             raise BuildError(f"{place}: {error}; fetch {EMOJIONE_PACKAGE} again") from error

@@ -1,11 +1,11 @@
-"""Pictures as the WenLan (BriVL) towers of this folder want them. This file needs NumPy and OpenCV, nothing of ours.
+"""Images as the WenLan (BriVL) towers of this folder want them. This file needs NumPy and OpenCV, nothing of ours.
 
-    import wenlan_pictures  # this file, which an export of wenlan_jax holds under that name
+    import wenlan_images  # this file, which an export of wenlan_jax holds under that name
 
-    pictures = wenlan_pictures.load("folder")        # reads preprocessor_config.json
-    pixels = pictures.read(["photo.jpg"])            # float32 (pictures, 3, side, side)
+    images = wenlan_images.load("folder")        # reads preprocessor_config.json
+    pixels = images.read(["photo.jpg"])            # float32 (images, 3, side, side)
 
-Files are decoded and resized as the training did, without keeping the aspect ratio: transparent pictures are laid on
+Files are decoded and resized as the training did, without keeping the aspect ratio: transparent images are laid on
 white, 16 bits become 8, and the EXIF orientation is ignored.
 """
 
@@ -33,20 +33,20 @@ _REDUCED = {
 }
 
 
-class Pictures:
-    """Reads picture files. settings: what preprocessor_config.json holds."""
+class Images:
+    """Reads image files. settings: what preprocessor_config.json holds."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
 
     def read(self, files: Sequence[str | Path]) -> np.ndarray:
-        """The normalised pixels of files, float32 (pictures, 3, side, side), red first."""
+        """The normalised pixels of files, float32 (images, 3, side, side), red first."""
         mean, std = (np.array(self.settings[name], np.float32) for name in ("image_mean", "image_std"))
         squares = np.stack([self.square(Path(file).read_bytes()) for file in files]).astype(np.float32)
         return np.ascontiguousarray(((squares / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
 
     def square(self, data: bytes) -> np.ndarray:
-        """The RGB pixels of an encoded picture, uint8 (side, side, 3)."""
+        """The RGB pixels of an encoded image, uint8 (side, side, 3)."""
         data = _stored(data)
         size, antialias = self.settings["size"]["height"], self.settings["antialias"]
         fast = antialias and self.settings["averaging"] == "fast"
@@ -59,9 +59,9 @@ class Pictures:
         return square[:, :, ::-1]
 
 
-def load(folder: str | Path) -> Pictures:
+def load(folder: str | Path) -> Images:
     """The reader of an exported folder."""
-    return Pictures(json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8")))
+    return Images(json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8")))
 
 
 def _frame(data: bytes) -> tuple[int, int, int]:
@@ -93,7 +93,7 @@ def _decoded(data: bytes, factor: int) -> np.ndarray:
     flags = _REDUCED.get(factor, _JPEG) if data.startswith(b"\xff\xd8") else cv2.IMREAD_UNCHANGED
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
-        raise ValueError(f"not a picture that OpenCV reads; its {len(data)} bytes begin with {data[:8]!r}")
+        raise ValueError(f"not an image that OpenCV reads; its {len(data)} bytes begin with {data[:8]!r}")
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:

@@ -1,7 +1,7 @@
-"""Pictures for the measurement of loaders: made here, so that it needs no data, and like photographs to a decoder.
+"""Images for the measurement of loaders: made here, so that it needs no data, and like photographs to a decoder.
 
 A photograph's spectrum falls off with the frequency, which decides how large its JPEG is and how long decoding takes:
-the pictures are noise of several octaves, with the amplitude of each as large as its wavelength, and objects with sharp
+the images are noise of several octaves, with the amplitude of each as large as its wavelength, and objects with sharp
 edges in it.
 """
 
@@ -29,7 +29,7 @@ HAN = 2000
 """Characters that the captions consist of, from `FIRST_HAN` on."""
 
 
-def picture(width: int, height: int, random: np.random.Generator) -> UInt8[np.ndarray, "height width 3"]:
+def image(width: int, height: int, random: np.random.Generator) -> UInt8[np.ndarray, "height width 3"]:
     """Makes an image of noise with a photograph's spectrum, and a dozen ellipses.
 
     Args:
@@ -74,7 +74,7 @@ def make_records(count: int, width: int, height: int, seed: int) -> Iterator[rec
     """
     random = np.random.default_rng(seed)
     for number in range(count):
-        jpeg = cv2.imencode(".jpg", picture(width, height, random), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        jpeg = cv2.imencode(".jpg", image(width, height, random), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
         text = records.Text("sur_text", "zh", caption(random))
         yield records.Record(f"{number:06}", jpeg, width, height, "bench", (text,))
 
@@ -103,7 +103,7 @@ def write(directory: Path, count: int, width: int, height: int, seed: int) -> in
             size += len(record.image)
             yield record
 
-    tfds_files.write(directory / "records", {"train": made()}, "pictures of `wenlan bench --data`")
+    tfds_files.write(directory / "records", {"train": made()}, "images of `wenlan bench --data`")
     (files / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
     return size
 

@@ -1,4 +1,4 @@
-"""The pages and pictures made for people: the retrieval gallery and the training curves."""
+"""The pages and images made for people: the retrieval gallery and the training curves."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Outline(HTMLParser):
 
 
 def _rows() -> list[gallery.GalleryRow]:
-    hits = [gallery.PictureHit(_png(10), 0.75, False), gallery.PictureHit(_png(200), 0.5, True)]
+    hits = [gallery.ImageHit(_png(10), 0.75, False), gallery.ImageHit(_png(200), 0.5, True)]
     lines = [gallery.TextHit("赤い円", "ja", 0.9, True), gallery.TextHit("빨간 원", "ko", -0.25, False)]
     return [
-        gallery.PictureQuery(_png(77), lines, 1),
+        gallery.ImageQuery(_png(77), lines, 1),
         gallery.TextQuery("一个红色的圆", "zh", hits, 2),
         gallery.TextQuery("<script>alert('x')</script> & more", "en", hits, None),
     ]
@@ -84,16 +84,16 @@ def test_gallery_declares_languages_marks_truth_and_escapes() -> None:
     assert "rank of the truth: 2" in texts
     assert "rank of the truth: 1" in texts
     assert "no true answer given" in texts
-    assert texts.index("Text to picture") < texts.index("Picture to text")
+    assert texts.index("Text to image") < texts.index("Image to text")
     assert "2. 0.500" in texts
     assert "-0.250" in texts
 
 
 @pytest.mark.parametrize("kind", [".bmp", ".tiff", ".ppm", ".png", ".jpg"])
-def test_a_picture_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
+def test_a_image_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
     data = cv2.imencode(kind, pixels)[1].tobytes()
-    page = gallery.render_gallery([gallery.PictureQuery(data, [], None)], "t", "")
+    page = gallery.render_gallery([gallery.ImageQuery(data, [], None)], "t", "")
     shown, encoded = re.findall(r"data:image/(\w+);base64,([^\"]*)", page)[0]
     assert shown == ("jpeg" if kind == ".jpg" else "png")
     assert np.array_equal(cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), 1), cv2.imdecode(
@@ -101,11 +101,11 @@ def test_a_picture_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("data", [b"", b"BM....", b"no picture", bytes(100)])
-def test_a_picture_that_cannot_be_decoded_leaves_its_mark(data: bytes) -> None:
-    row = gallery.TextQuery("x", "en", [gallery.PictureHit(data, 0.0, False)], None)
+@pytest.mark.parametrize("data", [b"", b"BM....", b"no image", bytes(100)])
+def test_a_image_that_cannot_be_decoded_leaves_its_mark(data: bytes) -> None:
+    row = gallery.TextQuery("x", "en", [gallery.ImageHit(data, 0.0, False)], None)
     page = gallery.render_gallery([row], "t", "")
-    assert "picture at rank 1: a picture that cannot be shown" in page and "<img" not in page
+    assert "image at rank 1: an image that cannot be shown" in page and "<img" not in page
     body = page.partition("</h1>")[2].rpartition("</body>")[0]
     assert html_page.gallery_parts(body) is not None
 
@@ -161,7 +161,7 @@ def test_a_line_cut_off_by_a_crash_is_skipped_and_reported(tmp_path: Path, caplo
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_curves_are_drawn(tmp_path: Path, suffix: str) -> None:
     _log(tmp_path / "metrics.jsonl", 300)
-    out = tmp_path / "pictures" / f"curves.{suffix}"
+    out = tmp_path / "images" / f"curves.{suffix}"
     curves.plot_curves(tmp_path / "metrics.jsonl", out)
     if suffix == "png":
         pixels = cv2.imread(str(out))
