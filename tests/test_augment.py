@@ -103,7 +103,7 @@ def test_results_stay_in_range_and_differ_between_images() -> None:
     assert len(np.unique(found.reshape(16, -1).round(5), axis=0)) == 16
 
 
-def test_a_image_depends_on_its_index_and_not_on_its_neighbours() -> None:
+def test_an_image_depends_on_its_index_and_not_on_its_neighbours() -> None:
     images, key = _images(8), jax.random.key(1)
     whole = _jitter(images, key, STRENGTHS, 0.8, 0.2)
     half = _jitter(images[:4], key, STRENGTHS, 0.8, 0.2)

@@ -90,7 +90,7 @@ def test_gallery_declares_languages_marks_truth_and_escapes() -> None:
 
 
 @pytest.mark.parametrize("kind", [".bmp", ".tiff", ".ppm", ".png", ".jpg"])
-def test_a_image_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
+def test_an_image_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
     data = cv2.imencode(kind, pixels)[1].tobytes()
     page = gallery.render_gallery([gallery.ImageQuery(data, [], None)], "t", "")
@@ -102,7 +102,7 @@ def test_a_image_that_no_browser_shows_is_shown_as_png(kind: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"BM....", b"no image", bytes(100)])
-def test_a_image_that_cannot_be_decoded_leaves_its_mark(data: bytes) -> None:
+def test_an_image_that_cannot_be_decoded_leaves_its_mark(data: bytes) -> None:
     row = gallery.TextQuery("x", "en", [gallery.ImageHit(data, 0.0, False)], None)
     page = gallery.render_gallery([row], "t", "")
     assert "image at rank 1: an image that cannot be shown" in page and "<img" not in page

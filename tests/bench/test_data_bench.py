@@ -51,7 +51,7 @@ def test_the_other_loader_does_the_same_work(job: data_sides.Job) -> None:
     assert not (ids == 1).any()  # no unknown character
 
 
-def test_a_image_costs_a_decoder_as_much_as_a_photograph() -> None:
+def test_an_image_costs_a_decoder_as_much_as_a_photograph() -> None:
     """Bits a pixel of photographs at this quality lie between 1.5 and 4."""
     pixels = data_images.image(468, 401, np.random.default_rng(0))
     data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, data_images.QUALITY])[1]

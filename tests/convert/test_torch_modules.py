@@ -168,7 +168,7 @@ def test_padding_changes_an_embedding_only_without_attention_mask(tiny: Callable
         assert same == attention_mask
 
 
-def test_a_text_without_tokens_and_a_image_without_boxes_stay_finite(tiny: Callable[..., experiment.Config]):
+def test_a_text_without_tokens_and_an_image_without_boxes_stay_finite(tiny: Callable[..., experiment.Config]):
     regions = {"model__image__regions__kind": "boxes", "model__image__regions__whole_image": False}
     config = tiny(**BACKBONE, **regions)
     ours, theirs = both_image_towers(config)

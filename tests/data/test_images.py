@@ -142,7 +142,7 @@ def test_antialiasing_averages_only_the_side_that_shrinks() -> None:
     assert np.array_equal(grown, images.resize(ramp, 16, antialias=False)[:, 0, 0])
 
 
-def test_a_image_of_the_right_size_is_left_alone() -> None:
+def test_an_image_of_the_right_size_is_left_alone() -> None:
     square = _photo(32, 32)
     assert np.array_equal(images.resize(square, 32, True), square)
     assert np.array_equal(images.resize(square, 32, False), square)

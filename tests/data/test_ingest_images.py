@@ -209,7 +209,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_a_image_that_takes_far_longer_than_it_says_is_never_decoded(
+def test_an_image_that_takes_far_longer_than_it_says_is_never_decoded(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))

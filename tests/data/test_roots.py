@@ -253,7 +253,7 @@ def _names_of_one(place: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("links", [False, True])
-def test_a_image_of_many_names_is_one_record(place: Path, links: bool) -> None:
+def test_an_image_of_many_names_is_one_record(place: Path, links: bool) -> None:
     (place / "again").symlink_to(".")
     captions = place.parent / "c.jsonl"
     names = [*_names_of_one(place), "café.jpg", unicodedata.normalize("NFD", "café.jpg")]
@@ -267,7 +267,7 @@ def test_a_image_of_many_names_is_one_record(place: Path, links: bool) -> None:
     assert [text.text for text in found["café.jpg"].texts] == [str(k) for k in range(len(names) - 2, len(names))]
 
 
-def test_shards_agree_on_the_split_of_a_image_of_many_names(place: Path) -> None:
+def test_shards_agree_on_the_split_of_an_image_of_many_names(place: Path) -> None:
     (place / "again").symlink_to(".")
     for number, name in enumerate(_names_of_one(place)):
         (place.parent / f"{number}.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))

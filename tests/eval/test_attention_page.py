@@ -167,7 +167,7 @@ def test_the_whole_image_is_written_and_does_not_hide_its_parts() -> None:
     assert re.findall(r"base64,([^\"]+)", page) == re.findall(r"base64,([^\"]+)", other)
 
 
-def test_a_image_of_the_whole_region_alone_has_no_shade() -> None:
+def test_an_image_of_the_whole_region_alone_has_no_shade() -> None:
     reading = images.Reading("x", "en", [images.Word("x", (0,))], np.array([[0.5]], np.float32))
     whole = np.array([[0, 0, 1, 1]], np.float32)
     page = images.render(np.zeros((256, 256, 3), np.uint8), whole, [reading], False, "t")

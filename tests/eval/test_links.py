@@ -107,7 +107,7 @@ def test_a_chosen_text_is_true_of_every_image_that_has_it() -> None:
     assert [(text.text.text, text.rows) for text in found] == [("a", (0, 1)), ("b", (1, 0)), ("c", (2,))]
 
 
-def test_texts_with_a_image_each_give_the_figures_of_plain_rows() -> None:
+def test_texts_with_an_image_each_give_the_figures_of_plain_rows() -> None:
     rng = np.random.default_rng(5)
     images, words, rows = rng.standard_normal((30, 4)), rng.standard_normal((70, 4)), rng.integers(0, 28, 70)
     languages = ["zh", "en"] * 35

@@ -76,10 +76,10 @@ def test_a_file_that_is_missing_or_cut_off_is_named(tmp_path: Path) -> None:
             query_ranks.read(tmp_path, "test")
 
 
-def test_ranks_of_an_earlier_version_are_of_texts_with_a_image_each(tmp_path: Path) -> None:
+def test_ranks_of_an_earlier_version_are_of_texts_with_an_image_each(tmp_path: Path) -> None:
     _, found = embedded(ROWS).metrics((1,), "retrieval/test")
-    old = {name: value for name, value in vars(found).items() if name not in ("of_text", "links")}
-    np.savez_compressed(query_ranks.path(tmp_path, "test"), **old)
+    old = {name: value for name, value in vars(found).items() if name not in ("of_text", "links", "image")}
+    np.savez_compressed(query_ranks.path(tmp_path, "test"), picture=found.image, **old)
     assert query_ranks.read(tmp_path, "test").same_queries(found)
 
 

@@ -231,7 +231,7 @@ def test_scores_of_embeddings_give_the_figures_of_the_embeddings() -> None:
     assert by_scores == retrieval.by_language(images, texts, links, languages)
 
 
-def test_any_text_of_a_image_is_a_hit_and_not_a_fraction_of_them() -> None:
+def test_any_text_of_an_image_is_a_hit_and_not_a_fraction_of_them() -> None:
     scores = np.zeros((5, 2), np.float32)
     scores[:, 0] = [0.1, 0.2, 0.9, 0.3, 0.4]
     links = np.array([0, 1, 0, 0, 0])

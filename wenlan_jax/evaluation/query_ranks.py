@@ -121,7 +121,8 @@ def read(folder: Path, split: str) -> Ranks:
     """
     place = path(folder, split)
     try:
-        found = json_files.read_arrays(place, tuple(_KINDS))
+        found = json_files.read_arrays(place, (*_KINDS, *_EARLIER))
+        found |= {name: found.pop(earlier) for earlier, name in _EARLIER.items() if earlier in found}
         return _checked(Ranks(**found))
     except (KeyError, TypeError, ValueError) as error:
         raise RanksError(f"{place}: not a whole file of ranks ({error}); evaluate the run again") from error
@@ -129,6 +130,8 @@ def read(folder: Path, split: str) -> Ranks:
 
 _KINDS = {"image_to_text": "i", "text_to_image": "i", "image": "i", "language": "U", "text": "u", "of_text": "i"}
 """Of NumPy's types, by the fields of `Ranks`."""
+_EARLIER = {"picture": "image"}
+"""Names of arrays that earlier versions wrote."""
 
 
 def _checked(ranks: Ranks) -> Ranks:

@@ -366,7 +366,7 @@ def test_keys_of_ids_with_dots_and_without_digits() -> None:
     assert [stem.key_of(one, "") for one in ("a/img.example.com_1", "a/b.tar.png")] == ["img.example.com_1", "b.tar"]
 
 
-def test_a_image_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
+def test_an_image_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
     (tmp_path / "regions.tsv").write_text(_butd_line("0", written.arrays(0), 60, 40))
     store = Stored(str(tmp_path / "regions.tsv"), "butd_tsv")
     assert store.find("0.jpg") is not None and store.find("cat.jpg") is None
