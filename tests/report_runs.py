@@ -93,7 +93,7 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
 def make(root: Path) -> None:
     """A run that has ended, with what it leaves but for the curves; its checkpoints hold next to nothing."""
     config = experiment.parse(tiny_dict(train__steps=STEPS, init_from="weights/<b>start</b>"))
-    with store.Checkpoints(root / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(root / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         for step in (3, STEPS):
             checkpoints.save(step, {"weights": np.ones(4, np.float32)}, config, "tokens:0123")
             checkpoints.wait()

@@ -48,7 +48,7 @@ def save(config: experiment.Config, workdir: Path) -> Path:
     workdir.mkdir(parents=True)
     tokenizer = run_tokenizer.prepare(config, workdir)
     current = setup.set_up(setup.with_vocabulary(config, tokenizer))
-    with store.Checkpoints(workdir / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(workdir / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         checkpoints.save(1, setup.fresh_state(current), current.config, tokenizer.fingerprint)
         checkpoints.wait()
     return workdir

@@ -32,7 +32,7 @@ from wenlan_jax.training import setup as runs
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 Make = Callable[..., experiment.Config]
-KEEP = sections.Checkpoint(keep=2)
+KEEP = sections.CheckpointConfig(keep=2)
 
 
 @functools.cache
@@ -252,7 +252,7 @@ from wenlan_jax.config import sections
 place, limit, polls = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "polls"
 small = {"leaf": jnp.arange(10.0)}
 big = {f"leaf_{n}": jnp.arange(4_000_000.0) + n for n in range(20)}
-with store.Checkpoints(place, sections.Checkpoint()) as checkpoints:
+with store.Checkpoints(place, sections.CheckpointConfig()) as checkpoints:
     checkpoints.save(1, small, config.Config(), "tokens")
     checkpoints.wait()
     if limit:

@@ -40,7 +40,7 @@ def built(path: Path) -> Run:
     if not config.tokenizer.path and experiment.vocabulary(config)[1] == 0:
         with unchecked():
             config = runs.with_vocabulary(config, tokenizer)  # type: ignore[arg-type]
-    return runs.set_up(dataclasses.replace(config, mesh=sections.Mesh()), jax.devices()[:1])
+    return runs.set_up(dataclasses.replace(config, mesh=sections.MeshConfig()), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -60,7 +60,7 @@ distributed.start(schema.Distributed(timeout=60), {"round": int(sys.argv[1])})
 whole = mesh.create(schema.Mesh(smallest_split=0))
 print(distributed.introduction(whole))
 stop = stopping.StopSignal()
-agreement = stopping.Agreement(stop, whole)
+agreement = stopping.StopAgreement(stop, whole)
 rows = np.arange(8, dtype=np.int32).reshape(2, 4)[jax.process_index()]
 gathered = mesh.to_host(mesh.to_devices(whole, {"rows": rows})["rows"])
 for number in range(10):
@@ -96,13 +96,13 @@ def test_half_a_place_is_refused(monkeypatch: pytest.MonkeyPatch, variables: dic
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(distributed.DistributedError, match=fault):
-        distributed.start(sections.Distributed(), {})
+        distributed.start(sections.DistributedConfig(), {})
 
 
 def test_fields_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WENLAN_COORDINATOR", "here:1"), ("WENLAN_PROCESSES", "4"), ("WENLAN_PROCESS", "3")):
         monkeypatch.setenv(name, value)
-    found = distributed._explicit(sections.Distributed(process=0, coordinator="there:2"))
+    found = distributed._explicit(sections.DistributedConfig(process=0, coordinator="there:2"))
     assert found is not None
     place = found.place
     assert (place.host, place.port, place.processes, place.process) == ("there", 2, 4, 0)

@@ -169,7 +169,7 @@ def test_a_count_that_fails_is_told_and_ends_nothing(
     made.compile(batch)
     assert np.isnan(made[batch].model_flops)
     assert "could not be counted" in capsys.readouterr().out
-    meter = progress.Meter(current.config, 0, time_ledger.Ledger(None))
+    meter = progress.Meter(current.config, 0, time_ledger.TimeLedger(None))
     with unchecked():
         line = meter.add(1, {"loss": 1.0, "loss_reference": 2.0}, made[batch].model_flops, SimpleNamespace(replaced=0))
     assert line is not None

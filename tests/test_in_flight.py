@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from annotations import unchecked
 
-from wenlan_jax.monitoring.step_timer import InFlight
+from wenlan_jax.monitoring.step_timer import StepTimer
 
 
 class Step:
@@ -26,7 +26,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "block_until_ready", lambda step: step["loss"].done.wait(10))
 
 
-def settle(clock: InFlight, since: float) -> None:
+def settle(clock: StepTimer, since: float) -> None:
     """Waits until the clock has seen the end of its last step."""
     deadline = time.perf_counter() + 10
     while clock.busy_seconds(since, time.perf_counter() + 100) > 50:
@@ -36,7 +36,7 @@ def settle(clock: InFlight, since: float) -> None:
 
 @pytest.mark.usefixtures("waiting")
 def test_a_wait_is_hidden_as_long_as_the_step_goes_on() -> None:
-    with InFlight() as clock:
+    with StepTimer() as clock:
         step, begin = Step(), time.perf_counter()
         with unchecked():
             clock.watch({"loss": step})  # type: ignore[dict-item]
@@ -50,7 +50,7 @@ def test_a_wait_is_hidden_as_long_as_the_step_goes_on() -> None:
 
 @pytest.mark.usefixtures("waiting")
 def test_the_step_dispatched_last_counts() -> None:
-    with InFlight() as clock:
+    with StepTimer() as clock:
         steps, begin = [Step(), Step()], time.perf_counter()
         for step in steps:
             with unchecked():
@@ -63,14 +63,14 @@ def test_the_step_dispatched_last_counts() -> None:
 
 
 def test_without_a_step_no_wait_is_hidden() -> None:
-    with InFlight() as clock:
+    with StepTimer() as clock:
         assert clock.busy_seconds(time.perf_counter(), time.perf_counter() + 3) == 0
 
 
 def test_a_step_that_fails_ends_all_the_same() -> None:
     deleted = jnp.zeros(3)
     deleted.delete()
-    with InFlight() as clock:
+    with StepTimer() as clock:
         begin = time.perf_counter()
         clock.watch({"loss": deleted})
         settle(clock, begin)

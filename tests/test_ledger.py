@@ -86,7 +86,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_every_moment_belongs_to_one_phase(now: list[float]) -> None:
-    clock = time_ledger.Ledger(began=5097)  # imports took 3 s
+    clock = time_ledger.TimeLedger(began=5097)  # imports took 3 s
     now[0] += 2
     with clock(time_ledger.WAIT):
         now[0] += 1
@@ -110,7 +110,7 @@ def test_every_moment_belongs_to_one_phase(now: list[float]) -> None:
 
 def test_a_killed_start_is_found_by_the_next_one(tmp_path: Path, now: list[float]) -> None:
     path = tmp_path / "ledger.jsonl"
-    killed = time_ledger.Ledger()
+    killed = time_ledger.TimeLedger()
     killed.go_on(0, path)
     killed.stepping()
     for done in range(1, 5):
@@ -120,7 +120,7 @@ def test_a_killed_start_is_found_by_the_next_one(tmp_path: Path, now: list[float
         if done == 3:
             killed.write()
     now[0] += 50
-    with time_ledger.Ledger() as resumed:
+    with time_ledger.TimeLedger() as resumed:
         resumed.go_on(3, path)
         resumed.stepping()
         with resumed(STEPS):
@@ -135,7 +135,7 @@ def test_a_killed_start_is_found_by_the_next_one(tmp_path: Path, now: list[float
 
 
 def test_the_end_of_a_start_is_written_with_its_reason(tmp_path: Path) -> None:
-    with contextlib.suppress(MemoryError), time_ledger.Ledger() as clock:
+    with contextlib.suppress(MemoryError), time_ledger.TimeLedger() as clock:
         clock.go_on(0, tmp_path / "ledger.jsonl")
         raise MemoryError
     assert time_ledger.read(tmp_path / "ledger.jsonl")[-1].state == "MemoryError"
@@ -143,7 +143,7 @@ def test_the_end_of_a_start_is_written_with_its_reason(tmp_path: Path) -> None:
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "ledger.jsonl"
-    time_ledger.Ledger().go_on(0, path)
+    time_ledger.TimeLedger().go_on(0, path)
     path.write_text(path.read_text() + '{"start": 0, "beg\n{"step": 1}\n')
     with caplog.at_level(logging.WARNING):
         assert [entry.done for entry in time_ledger.read(path)] == [0]

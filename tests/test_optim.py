@@ -19,7 +19,7 @@ from single_runs import tiny_single
 from wenlan_jax.config import sections
 from wenlan_jax.core import optim, trees
 from wenlan_jax.tasks import experiment
-from wenlan_jax.tasks.single_tower.schema import SingleTower
+from wenlan_jax.tasks.single_tower.schema import SingleTowerConfig
 from wenlan_jax.training import setup as runs
 
 torch = pytest.importorskip("torch")
@@ -29,8 +29,8 @@ SHAPES = {"image/dense/kernel": (5, 3), "image/dense/bias": (3,), "image/norm/sc
 DECAYED = {"image/dense/kernel"}
 
 
-def settings(**changes: Any) -> sections.Optimizer:
-    return dataclasses.replace(sections.Optimizer(learning_rate=0.1, weight_decay=0.0), **changes)
+def settings(**changes: Any) -> sections.OptimizerConfig:
+    return dataclasses.replace(sections.OptimizerConfig(learning_rate=0.1, weight_decay=0.0), **changes)
 
 
 def cosine(share: float, floor: float) -> float:
@@ -71,7 +71,7 @@ def nested(flat: dict[str, np.ndarray]) -> Any:
     }
 
 
-def ours(config: sections.Optimizer, start: dict[str, np.ndarray], grads: list[Any]) -> dict[str, Any]:
+def ours(config: sections.OptimizerConfig, start: dict[str, np.ndarray], grads: list[Any]) -> dict[str, Any]:
     optimizer = optim.create(config)
     params = jax.tree.map(jnp.asarray, nested(start))
     state = optimizer.init(params)
@@ -193,7 +193,7 @@ def test_a_pattern_that_makes_nothing_faster_is_an_error(pattern: str, message: 
 def test_the_head_of_answers_alone_learns_ten_times_as_fast() -> None:
     """As UNITER's: of a step along ones, every other parameter of its fine-tuning takes a tenth."""
     config = experiment.load(CONFIGS / "finetune" / "vqa.py")
-    tower = SingleTower(vocab_size=30, width=8, layers=1, heads=2, feed_forward=8)
+    tower = SingleTowerConfig(vocab_size=30, width=8, layers=1, heads=2, feed_forward=8)
     small = dataclasses.replace(config, single=tower, vqa=dataclasses.replace(config.vqa, answers=5))
     trained = runs.fresh_state(runs.set_up(small, jax.devices()[:1])).params
     plain = dataclasses.replace(small.optimizer, name="sgd", weight_decay=0.0, clip_norm=0.0)

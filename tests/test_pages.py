@@ -162,7 +162,7 @@ def test_commands_and_fields_within_sentences_exist(page: Path) -> None:
     """Beginnings of commands, such as `wenlan pack --regions`, whose further arguments the reader knows."""
     for span in spans(page):
         words = shlex.split(span)
-        known = known_fields(options.Options if words[:2] == ["wenlan", "clean"] else Config)
+        known = known_fields(options.CleanOptions if words[:2] == ["wenlan", "clean"] else Config)
         fields = [word.removeprefix("--config.").partition("=")[0] for word in words if word.startswith("--config.")]
         assert set(fields) <= known, span
         if words[0] == "wenlan" and len(words) > 1 and words[1].islower() and words[1] != "--help":

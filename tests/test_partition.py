@@ -16,7 +16,7 @@ from wenlan_jax.config import sections
 from wenlan_jax.core import trees
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel import partition
-from wenlan_jax.parallel.partition import Rule, Split
+from wenlan_jax.parallel.partition import PartitionRule, Split
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import setup as runs
 
@@ -24,7 +24,7 @@ Make = Callable[..., experiment.Config]
 
 
 def make_mesh(replica: int = 1, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    sizes = sections.Mesh(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    sizes = sections.MeshConfig(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
     return meshes.create(sizes, jax.devices()[: replica * data * fsdp * tensor])
 
 
@@ -32,13 +32,17 @@ def leaf(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def specs(tree: Any, rules: list[Rule], mesh: Mesh) -> dict[str, P]:
+def specs(tree: Any, rules: list[PartitionRule], mesh: Mesh) -> dict[str, P]:
     return {name: at.spec for name, at in trees.flatten(partition.shardings(tree, mesh, 0, rules)).items()}
 
 
 def test_the_first_rule_that_matches_holds() -> None:
     tree = {"image": {"kernel": leaf(8, 4), "bias": leaf(8)}, "text": {"kernel": leaf(4, 8)}}
-    rules = [Rule("bias$", P()), Rule("^image/", P("fsdp")), Rule("kernel$", P(None, "fsdp"))]
+    rules = [
+        PartitionRule("bias$", P()),
+        PartitionRule("^image/", P("fsdp")),
+        PartitionRule("kernel$", P(None, "fsdp")),
+    ]
     assert specs(tree, rules, make_mesh(fsdp=4)) == {
         "image/kernel": P("fsdp"),
         "image/bias": P(),
@@ -48,7 +52,7 @@ def test_the_first_rule_that_matches_holds() -> None:
 
 def test_every_uncovered_leaf_and_unused_rule_is_named() -> None:
     tree = {"image": {"kernel": leaf(8), "scale": leaf(8)}, "text": {"kernel": leaf(8)}}
-    rules = [Rule("kernel$", P()), Rule("^video/", P()), Rule("^sound/", P(), optional=True)]
+    rules = [PartitionRule("kernel$", P()), PartitionRule("^video/", P()), PartitionRule("^sound/", P(), optional=True)]
     with pytest.raises(partition.PartitionError) as error:
         partition.shardings(tree, make_mesh(), 0, rules)
     assert str(error.value).split("\n  ")[1:] == [
@@ -59,7 +63,7 @@ def test_every_uncovered_leaf_and_unused_rule_is_named() -> None:
 
 def test_a_rule_hidden_behind_an_earlier_one_counts_as_unused() -> None:
     with pytest.raises(partition.PartitionError, match="no leaf matches the rule kernel"):
-        partition.shardings({"kernel": leaf(8)}, make_mesh(), 0, [Rule("", P()), Rule("kernel", P())])
+        partition.shardings({"kernel": leaf(8)}, make_mesh(), 0, [PartitionRule("", P()), PartitionRule("kernel", P())])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def test_a_rule_hidden_behind_an_earlier_one_counts_as_unused() -> None:
     ],
 )
 def test_the_largest_dimension_that_divides_is_split(shape: tuple[int, ...], ways: int, expected: P) -> None:
-    assert partition.spec_of(Rule("", Split()), shape, make_mesh(fsdp=ways), 0) == expected
+    assert partition.spec_of(PartitionRule("", Split()), shape, make_mesh(fsdp=ways), 0) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,11 +101,11 @@ def test_the_largest_dimension_that_divides_is_split(shape: tuple[int, ...], way
 def test_layers_are_split_over_tensor_and_the_rest_over_fsdp(
     split: int | None, shape: tuple[int, ...], expected: P
 ) -> None:
-    assert partition.spec_of(Rule("", Split(split)), shape, make_mesh(fsdp=4, tensor=2), 0) == expected
+    assert partition.spec_of(PartitionRule("", Split(split)), shape, make_mesh(fsdp=4, tensor=2), 0) == expected
 
 
 def test_small_leaves_are_not_split() -> None:
-    rule, mesh = Rule("", Split(-1)), make_mesh(fsdp=2, tensor=2)
+    rule, mesh = PartitionRule("", Split(-1)), make_mesh(fsdp=2, tensor=2)
     assert partition.spec_of(rule, (8, 8), mesh, 65) == P()
     assert partition.spec_of(rule, (8, 8), mesh, 64) == P("fsdp", "tensor")
 
@@ -163,19 +167,19 @@ def test_a_fresh_state_is_the_same_on_any_mesh(tiny: Make) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (sections.Mesh(), (1, 8, 1, 1)),
-        (sections.Mesh(replica=2, data=-1, fsdp=2), (2, 2, 2, 1)),
-        (sections.Mesh(data=2, fsdp=-1), (1, 2, 4, 1)),
-        (sections.Mesh(replica=-1, data=8), (1, 8, 1, 1)),
-        (sections.Mesh(replica=2, data=2, fsdp=2), (2, 2, 2, 1)),
-        (sections.Mesh(data=2, tensor=-1), (1, 2, 1, 4)),
-        (sections.Mesh(preset="8_gpus"), (1, 1, 8, 1)),
-        (sections.Mesh(preset="slice"), (1, 1, 8, 1)),
-        (sections.Mesh(preset="slices"), (1, 1, 8, 1)),
-        (sections.Mesh(preset="slice_tensor_4"), (1, 1, 2, 4)),
+        (sections.MeshConfig(), (1, 8, 1, 1)),
+        (sections.MeshConfig(replica=2, data=-1, fsdp=2), (2, 2, 2, 1)),
+        (sections.MeshConfig(data=2, fsdp=-1), (1, 2, 4, 1)),
+        (sections.MeshConfig(replica=-1, data=8), (1, 8, 1, 1)),
+        (sections.MeshConfig(replica=2, data=2, fsdp=2), (2, 2, 2, 1)),
+        (sections.MeshConfig(data=2, tensor=-1), (1, 2, 1, 4)),
+        (sections.MeshConfig(preset="8_gpus"), (1, 1, 8, 1)),
+        (sections.MeshConfig(preset="slice"), (1, 1, 8, 1)),
+        (sections.MeshConfig(preset="slices"), (1, 1, 8, 1)),
+        (sections.MeshConfig(preset="slice_tensor_4"), (1, 1, 2, 4)),
     ],
 )
-def test_a_mesh_takes_its_sizes_from_the_configuration(config: sections.Mesh, expected: tuple[int, ...]) -> None:
+def test_a_mesh_takes_its_sizes_from_the_configuration(config: sections.MeshConfig, expected: tuple[int, ...]) -> None:
     mesh = meshes.create(config)
     assert tuple(mesh.shape.values()) == expected
     assert mesh.axis_names == meshes.AXES
@@ -184,14 +188,17 @@ def test_a_mesh_takes_its_sizes_from_the_configuration(config: sections.Mesh, ex
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (sections.Mesh(data=4), "replica=1 x data=4 x fsdp=1 x tensor=1 is not the 8 devices at hand; set one of"),
-        (sections.Mesh(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=-1 x tensor=1 is not the 8 devices at hand"),
-        (sections.Mesh(fsdp=16), "replica=1 x data=-1 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
-        (sections.Mesh(preset="laptop"), "is not the 8 devices at hand; choose another --config.mesh.preset"),
-        (sections.Mesh(preset="a_pod"), "mesh.preset: there is no 'a_pod'; known are laptop, 8_gpus"),
+        (
+            sections.MeshConfig(data=4),
+            "replica=1 x data=4 x fsdp=1 x tensor=1 is not the 8 devices at hand; set one of",
+        ),
+        (sections.MeshConfig(data=3, fsdp=-1), "replica=1 x data=3 x fsdp=-1 x tensor=1 is not the 8 devices at hand"),
+        (sections.MeshConfig(fsdp=16), "replica=1 x data=-1 x fsdp=16 x tensor=1 is not the 8 devices at hand"),
+        (sections.MeshConfig(preset="laptop"), "is not the 8 devices at hand; choose another --config.mesh.preset"),
+        (sections.MeshConfig(preset="a_pod"), "mesh.preset: there is no 'a_pod'; known are laptop, 8_gpus"),
     ],
 )
-def test_a_mesh_that_the_devices_cannot_form_is_refused(config: sections.Mesh, message: str) -> None:
+def test_a_mesh_that_the_devices_cannot_form_is_refused(config: sections.MeshConfig, message: str) -> None:
     with pytest.raises(meshes.MeshError, match=message):
         meshes.create(config)
 

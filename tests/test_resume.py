@@ -419,7 +419,7 @@ def test_a_checkpoint_without_checksums_is_still_read(three: tuple[Run, Path], m
     """Of a version that did not write them."""
     current, directory = three
     monkeypatch.setattr(store.checksums, "of_tree", lambda tree: {})
-    monkeypatch.setattr(store.Note, "summed", lambda note: note)
+    monkeypatch.setattr(store.CheckpointNote, "summed", lambda note: note)
     with Checkpoints(directory, current.config.checkpoint) as checkpoints:
         checkpoints.save(4, state_of(current, 4), current.config, "tokens")
     monkeypatch.undo()

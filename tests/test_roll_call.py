@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from wenlan_jax.parallel import rendezvous
-from wenlan_jax.parallel.rendezvous import Place, RollCallError
+from wenlan_jax.parallel.rendezvous import ProcessPlace, RendezvousError
 
 
 def free_port() -> int:
@@ -19,7 +19,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def call(places: Sequence[Place], values: Sequence[dict[str, object]], timeout: float = 10) -> list[str]:
+def call(places: Sequence[ProcessPlace], values: Sequence[dict[str, object]], timeout: float = 10) -> list[str]:
     """What each place's roll call ends with: '' if all is well, else its error."""
     ends = ["no end"] * len(places)
 
@@ -27,7 +27,7 @@ def call(places: Sequence[Place], values: Sequence[dict[str, object]], timeout: 
         try:
             rendezvous.hold(places[index], values[index], timeout)
             ends[index] = ""
-        except RollCallError as error:
+        except RendezvousError as error:
             ends[index] = str(error)
 
     threads = [threading.Thread(target=attend, args=(index,)) for index in range(len(places))]
@@ -38,9 +38,9 @@ def call(places: Sequence[Place], values: Sequence[dict[str, object]], timeout: 
     return ends
 
 
-def places(processes: int, present: Sequence[int]) -> list[Place]:
+def places(processes: int, present: Sequence[int]) -> list[ProcessPlace]:
     coordinator = f"localhost:{free_port()}"
-    return [Place(coordinator, processes, number) for number in present]
+    return [ProcessPlace(coordinator, processes, number) for number in present]
 
 
 def test_all_present_and_alike() -> None:
@@ -79,14 +79,14 @@ def test_two_processes_of_one_number() -> None:
 
 def test_processes_of_jobs_of_other_sizes() -> None:
     one, two = places(2, [0, 1])
-    ends = call([one, Place(two.coordinator, 3, 1)], [{}] * 2)
+    ends = call([one, ProcessPlace(two.coordinator, 3, 1)], [{}] * 2)
     assert all("was started as one of 3, process 0 as one of 2" in end for end in ends)
 
 
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("", 0)) as server:
-        place = Place(f"localhost:{server.getsockname()[1]}", 2, 0)
-        with pytest.raises(RollCallError, match="cannot listen at port"):
+        place = ProcessPlace(f"localhost:{server.getsockname()[1]}", 2, 0)
+        with pytest.raises(RendezvousError, match="cannot listen at port"):
             rendezvous.hold(place, {}, 1)
 
 
@@ -112,4 +112,4 @@ def test_strangers_are_ignored() -> None:
 
 
 def test_a_process_alone_calls_nobody() -> None:
-    rendezvous.hold(Place("nowhere.invalid:1", 1, 0), {}, 0.1)
+    rendezvous.hold(ProcessPlace("nowhere.invalid:1", 1, 0), {}, 0.1)

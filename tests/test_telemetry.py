@@ -160,7 +160,7 @@ def test_the_share_of_a_known_device_is_that_of_its_data_sheet(
 ) -> None:
     h100 = accelerators.named("h100")
     assert h100 is not None
-    meter = progress.Meter(tiny(train__log_every=2), 0, time_ledger.Ledger())
+    meter = progress.Meter(tiny(train__log_every=2), 0, time_ledger.TimeLedger())
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeH100()])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     values = {"loss": 1.0, "loss_reference": 2.0}
@@ -254,15 +254,15 @@ def test_only_the_first_process_writes(
 
 @pytest.mark.parametrize(
     ("settings", "extra"),
-    [(sections.Telemetry(tensorboard="on"), "tensorboard"), (sections.Telemetry(wandb="online"), "wandb")],
+    [(sections.TelemetryConfig(tensorboard="on"), "tensorboard"), (sections.TelemetryConfig(wandb="online"), "wandb")],
 )
 def test_a_missing_library_that_is_asked_for_is_named(
-    monkeypatch: pytest.MonkeyPatch, settings: sections.Telemetry, extra: str
+    monkeypatch: pytest.MonkeyPatch, settings: sections.TelemetryConfig, extra: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(telemetry.TelemetryError, match=rf"wenlan_jax\[{extra}\]"):
         telemetry.check(settings)
-    telemetry.check(sections.Telemetry())
+    telemetry.check(sections.TelemetryConfig())
 
 
 def test_the_steps_of_a_trace_are_numbered_from_one() -> None:
@@ -290,7 +290,7 @@ def test_a_data_source_that_hangs_ends_the_run_and_leaves_its_checkpoints(place:
 
 
 def test_a_metric_of_some_steps_is_averaged_over_those(tiny: Callable[..., experiment.Config]) -> None:
-    meter = progress.Meter(tiny(train__log_every=3), 0, time_ledger.Ledger())
+    meter = progress.Meter(tiny(train__log_every=3), 0, time_ledger.TimeLedger())
     common = {"loss": 1.0, "loss_reference": 2.0}
     with unchecked():
         assert meter.add(1, {**common, "itm_loss": 4.0}, 1.0, FakeBatches()) is None  # type: ignore[arg-type]

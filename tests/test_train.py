@@ -271,12 +271,12 @@ def test_the_state_before_a_step_that_is_not_finite_is_saved(place: Place) -> No
 def test_steps_skipped_earlier_do_not_stop_a_run(place: Place) -> None:
     """`train.non_finite` may change from 'skip' to 'stop' on resume."""
     workdir = place.root / "skipped"
-    with store.Checkpoints(straight(place) / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(straight(place) / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, note = checkpoints.note(4)
         config = experiment.parse(note.config)
         current = runs.set_up(config, jax.devices()[:1])
         _, state = checkpoints.restore(store.abstract_of(current.shapes, current.shardings), 4)
-    with store.Checkpoints(workdir / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(workdir / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         checkpoints.save(4, state.replace(skipped=state.skipped + 3), config, note.tokenizer)
     shutil.copy(straight(place) / "tokenizer.model", workdir)
     done = place.train("skipped", "--config.train.non_finite=stop")

@@ -16,7 +16,7 @@ import sys, time
 from wenlan_jax.monitoring import time_ledger as ledger
 from wenlan_jax.config import sections as schema
 from wenlan_jax.monitoring import watchdog
-clock = ledger.Ledger()
+clock = ledger.CleanLedger()
 clock.go_on(0, None)
 clock.stepping()
 settings = schema.Telemetry(hang_seconds=float(sys.argv[1]), hang_seconds_between=float(sys.argv[2]))
@@ -96,7 +96,7 @@ def test_a_stopped_process_is_not_a_hung_one() -> None:
 
 
 def test_without_limits_nothing_watches() -> None:
-    settings = sections.Telemetry(hang_seconds=0, hang_seconds_between=0)
-    dog = watchdog.Watchdog(time_ledger.Ledger(), settings)
+    settings = sections.TelemetryConfig(hang_seconds=0, hang_seconds_between=0)
+    dog = watchdog.Watchdog(time_ledger.TimeLedger(), settings)
     with dog:
         assert not dog._thread.is_alive()

@@ -105,7 +105,7 @@ class Place:
 @functools.cache
 def final_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """Every leaf of a checkpoint (the newest by default) by name."""
-    with store.Checkpoints(workdir / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(workdir / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, note = checkpoints.note(step)
         current = runs.set_up(experiment.parse(note.config), jax.devices()[:1])
         _, state = checkpoints.restore(store.abstract_of(current.shapes, current.shardings), step)

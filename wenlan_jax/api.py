@@ -16,7 +16,7 @@ from ml_collections import config_dict
 from wenlan_jax.applications import api_inputs
 from wenlan_jax.applications.api_inputs import Image, ModelError
 from wenlan_jax.data import images as image_files
-from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel import waiting
@@ -142,7 +142,7 @@ class Model:
         given = api_inputs.images(images)
         of_images = self._boxes(len(given), boxes)
 
-        def part(rows: slice) -> Batch:
+        def part(rows: slice) -> HostBatch:
             return self._preprocess(given[rows], of_images[rows], rows.start)
 
         return self._encode(self._image_program, part, len(given))
@@ -161,7 +161,7 @@ class Model:
         """
         given = api_inputs.texts(texts)
 
-        def part(rows: slice) -> Batch:
+        def part(rows: slice) -> HostBatch:
             return dict(zip(("token_ids", "token_mask"), self.tokenize(given[rows]), strict=True))
 
         return self._encode(self._text_program, part, len(given))
@@ -187,7 +187,7 @@ class Model:
 
     def preprocess(
         self, images: Image | Iterable[Image], boxes: Iterable[Float[np.ndarray, "boxes 4"]] | None = None
-    ) -> Batch:
+    ) -> HostBatch:
         """Makes the fields of a batch of images, as the towers take them; the same as `wenlan embed`, bit for bit.
 
         Args:
@@ -214,7 +214,7 @@ class Model:
 
     def _preprocess(
         self, images: Sequence[Image], boxes: Sequence[Float64[np.ndarray, "boxes 4"]], first: int
-    ) -> Batch:
+    ) -> HostBatch:
         """`preprocess` of images of which the first has the number `first`."""
         how = shared_data.image_reader(self.config)
         batch = how.empty(len(images))
@@ -242,11 +242,11 @@ class Model:
         """
         return self.tokenizer.encode(api_inputs.texts(texts), self.config.data.text_length)
 
-    def _encode(self, program: Callable[..., jax.Array], make: Callable[[slice], Batch], count: int) -> Embeddings:
+    def _encode(self, program: Callable[..., jax.Array], make: Callable[[slice], HostBatch], count: int) -> Embeddings:
         found = [program(self.params, self.batch_stats, part)[:rows] for part, rows in self._parts(make, count)]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *map(np.asarray, found)])
 
-    def _parts(self, make: Callable[[slice], Batch], count: int) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    def _parts(self, make: Callable[[slice], HostBatch], count: int) -> Iterator[tuple[dict[str, jax.Array], int]]:
         """Parts as they are made, so that never all is in memory; filled up to a power of two, so few are compiled."""
         most = self.config.eval.batch_size
         for start in range(0, count, most):

@@ -13,24 +13,26 @@ read. The vocabulary is trained on the texts of the row, as in any run without a
 too.
 """
 
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import AblationTable, TableRow
 
 BOTH = ("weak", "descriptive")
 
 
-def get_table() -> Table:
+def get_table() -> AblationTable:
     """From descriptive captions alone to weak ones alone."""
-    return Table(
+    return AblationTable(
         title="Weak and descriptive captions",
         base="configs/ablations/base.py",
         rows=(
-            Row("descriptive"),
-            Row("half weak", {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.5, 0.5)}),
-            Row(
+            TableRow("descriptive"),
+            TableRow(
+                "half weak", {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.5, 0.5)}
+            ),
+            TableRow(
                 "nine tenths weak",
                 {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.9, 0.1)},
             ),
-            Row("weak", {"data.kinds": ("weak",)}),
+            TableRow("weak", {"data.kinds": ("weak",)}),
         ),
         seeds=(0, 1, 2),
         baseline="descriptive",

@@ -11,23 +11,25 @@ steps for BriVL's 240, and sees 1.35 times the pairs. A bank is no part of CLIP;
 Its temperature is BriVL's, fixed at .07, and in one row learnable from there, as in Radford et al. 2021, section 2.3.
 """
 
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import AblationTable, TableRow
 
 STEPS_AT_EQUAL_COMPUTE = 323
 """240 x 166.0 / 123.3."""
 
 
-def get_table() -> Table:
+def get_table() -> AblationTable:
     """One row of BriVL, three of CLIP."""
     longer = {"train.steps": STEPS_AT_EQUAL_COMPUTE, "checkpoint.every": STEPS_AT_EQUAL_COMPUTE}
-    return Table(
+    return AblationTable(
         title="BriVL against CLIP",
         base="configs/ablations/base.py",
         rows=(
-            Row("BriVL"),
-            Row("CLIP, equal batch", {"task": "clip"}),
-            Row("CLIP, equal compute", {"task": "clip", **longer}),
-            Row("CLIP, equal batch, learnable temperature", {"task": "clip", "contrast.learnable_temperature": True}),
+            TableRow("BriVL"),
+            TableRow("CLIP, equal batch", {"task": "clip"}),
+            TableRow("CLIP, equal compute", {"task": "clip", **longer}),
+            TableRow(
+                "CLIP, equal batch, learnable temperature", {"task": "clip", "contrast.learnable_temperature": True}
+            ),
         ),
         seeds=(0, 1, 2),
         baseline="BriVL",

@@ -9,19 +9,19 @@ The shift is a part of a cell of the map, and the map here is of 4 x 4 cells whe
 x 15: a cell is more of the image here.
 """
 
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import AblationTable, TableRow
 
 
-def get_table() -> Table:
+def get_table() -> AblationTable:
     """Both ways to sample, for a grid and for boxes."""
-    return Table(
+    return AblationTable(
         title="Coordinates of regions",
         base="configs/ablations/base.py",
         rows=(
-            Row("grid, corrected"),
-            Row("grid, official", {"model.image.regions.coordinates": "official"}),
-            Row("boxes, corrected", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
-            Row(
+            TableRow("grid, corrected"),
+            TableRow("grid, official", {"model.image.regions.coordinates": "official"}),
+            TableRow("boxes, corrected", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
+            TableRow(
                 "boxes, official",
                 {
                     "model.image.regions.kind": "boxes",

@@ -12,26 +12,30 @@ learn when nothing was learnt before. With real weights: `wenlan import`, then `
 `model.freeze`.
 """
 
-from wenlan_jax.sweep.table import Row, Table
+from wenlan_jax.sweep.table import AblationTable, TableRow
 
 
-def get_table() -> Table:
+def get_table() -> AblationTable:
     """From everything trained to a backbone that is not."""
-    return Table(
+    return AblationTable(
         title="Unfrozen blocks of the image backbone",
         base="configs/ablations/base.py",
         rows=(
-            Row("all trained"),
-            Row("stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",), "model.random_frozen": True}),
-            Row(
+            TableRow("all trained"),
+            TableRow(
+                "stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",), "model.random_frozen": True}
+            ),
+            TableRow(
                 "stem and block 0 frozen",
                 {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_0_0)/",), "model.random_frozen": True},
             ),
-            Row(
+            TableRow(
                 "stem and blocks 0 and 1 frozen",
                 {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_[01]_0)/",), "model.random_frozen": True},
             ),
-            Row("all of the backbone frozen", {"model.freeze": (r"image/backbone/",), "model.random_frozen": True}),
+            TableRow(
+                "all of the backbone frozen", {"model.freeze": (r"image/backbone/",), "model.random_frozen": True}
+            ),
         ),
         seeds=(0, 1, 2),
         baseline="all trained",

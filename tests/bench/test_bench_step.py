@@ -162,7 +162,7 @@ def test_two_towers_beside_pytorch(tiny: Any) -> None:
 
 def test_a_conversion_of_a_single_tower_is_refused() -> None:
     path = Path(__file__).resolve().parents[2] / "configs" / "bench_single.py"
-    with pytest.raises(conversion.ConversionError, match="two towers of BriVL, and .* has task 'mlmm'"):
+    with pytest.raises(conversion.ConversionBenchError, match="two towers of BriVL, and .* has task 'mlmm'"):
         conversion.run_conversion(path, [], None)
 
 
@@ -189,5 +189,5 @@ def test_a_conversion_is_measured_and_other_bits_are_refused(
     weights.write_torch({"a": np.array([0, -0.0], np.float32)}, other)  # equal numbers, other bits
     compare = [sys.executable, "-c", conversion._COMPARE]
     conversion.cost([*compare, str(one), str(one)])
-    with pytest.raises(conversion.ConversionError, match="gave other bits back"):
+    with pytest.raises(conversion.ConversionBenchError, match="gave other bits back"):
         conversion.cost([*compare, str(one), str(other)])

@@ -20,14 +20,14 @@ from wenlan_jax.tasks import experiment
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> data_sides.Job:
+def job(tmp_path_factory: pytest.TempPathFactory) -> data_sides.LoaderJob:
     folder = tmp_path_factory.mktemp("bench")
     data_images.write(folder / "small", 6, 60, 48, 0)
     data_images.write_vocabulary(folder / "vocab.txt")
-    return data_sides.Job("ours", folder / "small", folder / "vocab.txt", 32, 4, 0, 2, 16, True, "fast", 0)
+    return data_sides.LoaderJob("ours", folder / "small", folder / "vocab.txt", 32, 4, 0, 2, 16, True, "fast", 0)
 
 
-def test_both_forms_hold_the_same_images_and_captions(job: data_sides.Job) -> None:
+def test_both_forms_hold_the_same_images_and_captions(job: data_sides.LoaderJob) -> None:
     source = sources.open_source(str(job.folder / "records"), "train", job.folder)
     files = torch_loader.Files(job.folder / "files", 32, augment=False)
     assert len(source) == len(files) == 6
@@ -37,7 +37,7 @@ def test_both_forms_hold_the_same_images_and_captions(job: data_sides.Job) -> No
         assert images.decode(source[row].image).shape == (48, 60, 3)
 
 
-def test_the_other_loader_does_the_same_work(job: data_sides.Job) -> None:
+def test_the_other_loader_does_the_same_work(job: data_sides.LoaderJob) -> None:
     pytest.importorskip("torch")
     files = torch_loader.Files(job.folder / "files", 32, augment=False)
     words = text.load_tokenizer(job.vocabulary)
@@ -67,7 +67,7 @@ def test_hue_turns_as_a_circle() -> None:
     assert 0.7 < np.mean(changed) < 0.9
 
 
-def test_usual_transforms_give_normalised_floats(job: data_sides.Job) -> None:
+def test_usual_transforms_give_normalised_floats(job: data_sides.LoaderJob) -> None:
     pytest.importorskip("torch")
     image, _ = torch_loader.Files(job.folder / "files", 20, augment=True)[0]
     assert (image.dtype.is_floating_point, tuple(image.shape)) == (True, (3, 20, 20))
@@ -101,16 +101,16 @@ def test_cpu_seconds_are_those_of_a_process_and_its_children() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ours", "decoding alone", "decoding alone, memory kept"])
-def test_a_side_takes_batches_and_ends(job: data_sides.Job, kind: data_sides.Kind) -> None:
-    with data_sides.Side(dataclasses.replace(job, kind=kind)) as side:
+def test_a_side_takes_batches_and_ends(job: data_sides.LoaderJob, kind: data_sides.Kind) -> None:
+    with data_sides.LoaderSide(dataclasses.replace(job, kind=kind)) as side:
         side.take(3)
         assert side.cpu_seconds_of(20) > 0
     assert side.process.exitcode == 0
 
 
-def test_a_side_that_fails_says_why(job: data_sides.Job, tmp_path: Path) -> None:
+def test_a_side_that_fails_says_why(job: data_sides.LoaderJob, tmp_path: Path) -> None:
     with (
-        data_sides.Side(dataclasses.replace(job, folder=tmp_path)) as side,
+        data_sides.LoaderSide(dataclasses.replace(job, folder=tmp_path)) as side,
         pytest.raises(data_sides.SideError, match="ours: SourceError: data set .* not found"),
     ):
         side.take(1)

@@ -214,7 +214,7 @@ def trained(tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Path]:
 
 def written(out: Path) -> FlatTree:
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, stored = checkpoints.stored()
         abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in stored.items()}
         _, tree = checkpoints.restore(store.nested(abstract))

@@ -58,12 +58,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def variables() -> dict[two_towers.Model, Any]:
+def variables() -> dict[two_towers.ModelConfig, Any]:
     return {}
 
 
 @pytest.fixture
-def model(tiny: Make, tokenizer: Tokenizer, variables: dict[two_towers.Model, Any]) -> Callable[..., exporting.Model]:
+def model(
+    tiny: Make, tokenizer: Tokenizer, variables: dict[two_towers.ModelConfig, Any]
+) -> Callable[..., exporting.Model]:
     """A model with random weights and statistics; towers are initialised once per architecture."""
 
     def make(**changes: Any) -> exporting.Model:

@@ -147,7 +147,7 @@ def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def written(out: Path) -> FlatTree:
     """Every leaf of the checkpoint that an import wrote."""
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with store.Checkpoints(out / "checkpoints", schema.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", schema.CheckpointConfig()) as checkpoints:
         _, stored = checkpoints.stored()
         abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in stored.items()}
         _, tree = checkpoints.restore(store.nested(abstract))

@@ -125,7 +125,7 @@ def save(state: FlatTree, folder: Path, description: dict[str, Any] | None = Non
 
 def written(out: Path) -> FlatTree:
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, stored = checkpoints.stored()
         abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for name, leaf in stored.items()}
         _, tree = checkpoints.restore(store.nested(abstract))
@@ -346,7 +346,7 @@ BACKBONES = ("params/image/backbone/", "batch_stats/image/backbone/")
 def test_a_map_takes_the_backbone_alone_of_a_brivl_run(tiny: Any, tmp_path: Path) -> None:
     theirs = runs.fresh_state(runs.set_up(tiny(), jax.devices()[:1]))
     moved = trees.map_named(lambda name, leaf: leaf if name == "rng" else leaf + 1, theirs)
-    with store.Checkpoints(tmp_path / "run" / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(tmp_path / "run" / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         checkpoints.save(3, moved, tiny(), "of another tokenizer")
     config = config_for(UC2, **MAP)
     fresh = trees.flatten(runs.fresh_state(runs.set_up(config, jax.devices()[:1])))

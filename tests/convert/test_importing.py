@@ -42,7 +42,7 @@ def import_file(tmp_path: Path) -> Callable[..., Path]:
         file = tmp_path / "weights.safetensors"
         weights.write_safetensors(state, file, {})
         chosen = {"format": "brivl", "tower": "both", "trust_pickle": False, "replace": False, **options}
-        importing.run_import(config, importing.Request(source=file, out=tmp_path / out, **chosen))
+        importing.run_import(config, importing.ImportRequest(source=file, out=tmp_path / out, **chosen))
         return tmp_path / out
 
     return make
@@ -170,7 +170,7 @@ def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path:
     (folder / "config.json").write_text(
         json.dumps({"model_type": "roberta", "pad_token_id": 1, "num_attention_heads": 2})
     )
-    request = importing.Request("bert", folder, tmp_path / "out", "both", False, False)
+    request = importing.ImportRequest("bert", folder, tmp_path / "out", "both", False, False)
     importing.run_import(config, request)
     found = started(config, tmp_path / "out")["params/text/backbone/embeddings/position/embedding"]
     np.testing.assert_array_equal(found, drawn["embeddings"]["position"]["embedding"])
@@ -329,7 +329,7 @@ def test_a_second_import_keeps_the_tokenizer_of_the_words(
     named = tiny(tokenizer__path=own)
     out = import_file(named, official(named), tower="text")
     import_file(tiny(), official(tiny()), tower="image")
-    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, note = checkpoints.note()
     assert note.tokenizer.startswith("wordpiece:lower:")
     assert note.config["tokenizer"]["path"] == own

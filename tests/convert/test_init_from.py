@@ -111,7 +111,7 @@ def test_a_run_starts_from_a_checkpoint_of_another_mesh(
     saved = {name: np.asarray(leaf) + 1 for name, leaf in trees.flatten(theirs).items() if name != "rng"}
     moved = trees.map_named(lambda name, leaf: jax.device_put(saved.get(name, leaf), leaf.sharding), theirs)
     assert_lies(trees.flatten(moved), saved_on)
-    with store.Checkpoints(tmp_path / "run" / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(tmp_path / "run" / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         checkpoints.save(3, moved, configurations[saved_on], "")
     begun = start(configurations[started_on], tmp_path / "run", started_on)
     assert_lies(begun, started_on)

@@ -11,8 +11,8 @@ from wenlan_jax.convert.rules import (
     POINTWISE,
     ConversionError,
     Ignore,
-    Rule,
-    Table,
+    WeightRule,
+    WeightTable,
     flatten,
     split_rows,
     to_flax,
@@ -21,12 +21,12 @@ from wenlan_jax.convert.rules import (
 )
 
 QKV = tuple(f"net/layers_{{i}}/{name}/kernel" for name in "qkv")
-TABLE = Table(
+TABLE = WeightTable(
     (
-        Rule("stem.weight", ("net/stem/kernel",), CONVOLUTION),
-        Rule("head.weight", ("net/head/kernel",), POINTWISE),
-        Rule("layer.{i}.out.weight", ("net/layers_{i}/out/kernel",), LINEAR),
-        Rule("layer.{i}.joint", QKV, split_rows(3)),
+        WeightRule("stem.weight", ("net/stem/kernel",), CONVOLUTION),
+        WeightRule("head.weight", ("net/head/kernel",), POINTWISE),
+        WeightRule("layer.{i}.out.weight", ("net/layers_{i}/out/kernel",), LINEAR),
+        WeightRule("layer.{i}.joint", QKV, split_rows(3)),
     ),
     (Ignore(r"old\..*", "not used"),),
 )
@@ -77,7 +77,7 @@ def test_scanned_layers_are_stacked_in_order_and_unstacked():
 
 
 def test_what_keeps_its_axes_is_not_copied_and_what_was_copied_is_told():
-    table = Table((Rule("kept", ("net/kept",)), *TABLE.rules), TABLE.ignored)
+    table = WeightTable((WeightRule("kept", ("net/kept",)), *TABLE.rules), TABLE.ignored)
     state = {"kept": np.ones((3, 2)), **torch_state()}
     expected = template()
     expected["net"]["kept"] = np.zeros((3, 2))

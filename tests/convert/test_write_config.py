@@ -141,9 +141,9 @@ def test_the_commands_of_the_table_of_weights_name_what_there_is(monkeypatch: py
     """Each is one that the command line takes, with a configuration of this repository that has the format's towers."""
     text = (CONFIGS / "WEIGHTS.md").read_text("utf-8").replace("\\\n", " ")
     commands = [line.split()[1:] for line in text.splitlines() if line.startswith("wenlan import")]
-    seen: list[importing.Request] = []
+    seen: list[importing.ImportRequest] = []
 
-    def record(config: experiment.Config, request: importing.Request) -> None:
+    def record(config: experiment.Config, request: importing.ImportRequest) -> None:
         assert importing._towers(request, config)
         seen.append(request)
 

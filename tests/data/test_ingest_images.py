@@ -34,7 +34,7 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def _check(data: bytes, **options: Any) -> tuple[raw_images.Image, dict[str, int]]:
+def _check(data: bytes, **options: Any) -> tuple[raw_images.RecordImage, dict[str, int]]:
     fixes: collections.Counter[str] = collections.Counter()
     image = raw_images.checked(data, raw_images.ImageOptions(**options), fixes)
     return image, {name: count for name, count in fixes.items() if count}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import images, loader, order, records
-from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.data.mixture import Mixture, MixturePart, TextChoice, WantedTexts
 
 RECORDS, BATCH, SIZE, LENGTH = 11, 8, 16, 6
 
@@ -92,11 +92,11 @@ def _images(size: int = SIZE, box_limit: int = 2) -> loader.ImageReader:
     return loader.ImageReader(size, True, "exact", box_limit, True)
 
 
-ALL = Wanted((), ())
+ALL = WantedTexts((), ())
 
 
-def _maker(source: Rows | None = None, wanted: Wanted = ALL, **changes: object) -> loader.TrainBatches:
-    part = Part(source or Rows(), TextChoice(wanted, "any", (), 1.0), 0.0)
+def _maker(source: Rows | None = None, wanted: WantedTexts = ALL, **changes: object) -> loader.TrainBatches:
+    part = MixturePart(source or Rows(), TextChoice(wanted, "any", (), 1.0), 0.0)
     fields: dict[str, object] = {
         "mixture": Mixture([part], 5),
         "tokenizer": Letters(),
@@ -109,18 +109,18 @@ def _maker(source: Rows | None = None, wanted: Wanted = ALL, **changes: object) 
     return loader.TrainBatches(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def _take(maker: loader.TrainBatches, start: int, count: int, workers: int) -> list[tuple[int, loader.Batch]]:
+def _take(maker: loader.TrainBatches, start: int, count: int, workers: int) -> list[tuple[int, loader.HostBatch]]:
     with loader.train_batches(maker, start, workers, prefetch=3) as batches:
         return [(step, {k: np.array(v) for k, v in batch.items()}) for step, batch in itertools.islice(batches, count)]
 
 
-def _same(left: loader.Batch, right: loader.Batch) -> bool:
+def _same(left: loader.HostBatch, right: loader.HostBatch) -> bool:
     return left.keys() == right.keys() and all(
         left[key].dtype == right[key].dtype and np.array_equal(left[key], right[key]) for key in left
     )
 
 
-def _texts(batch: loader.Batch) -> list[str]:
+def _texts(batch: loader.HostBatch) -> list[str]:
     rows = zip(batch["token_ids"], batch["token_mask"], strict=True)
     return ["".join(map(chr, ids[mask][1:])) for ids, mask in rows]
 
@@ -181,7 +181,7 @@ def test_hosts_together_make_the_global_batch(processes: int) -> None:
 
 
 def test_every_wanted_text_is_drawn_and_no_other() -> None:
-    maker = _maker(wanted=Wanted(("descriptive",), ("zh", "en")))
+    maker = _maker(wanted=WantedTexts(("descriptive",), ("zh", "en")))
     seen = {text for step in range(40) for text in _texts(maker(step))}
     assert seen == {f"{row} descriptive {language}" for row in range(RECORDS) for language in ("zh", "en")}
 
@@ -204,7 +204,7 @@ def test_a_corrupt_image_is_named(workers: int) -> None:
 
 
 def test_a_record_without_a_wanted_text_says_what_it_has() -> None:
-    maker = _maker(wanted=Wanted((), ("ko",)))
+    maker = _maker(wanted=WantedTexts((), ("ko",)))
     with pytest.raises(loader.BadRecord, match=r"\['ko'\].*descriptive/en.*data\.languages"):
         maker(0)
 
@@ -243,7 +243,7 @@ def test_images_are_evaluated_once_each_in_order(box_limit: int) -> None:
 
 @pytest.mark.parametrize("kind", ["images", "texts"])
 def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
-    texts = loader.list_texts(Rows(), Wanted(("weak",), ("zh",)))
+    texts = loader.list_texts(Rows(), WantedTexts(("weak",), ("zh",)))
 
     def maker(*share: int) -> loader.ImageBatches | loader.TextBatches:
         if kind == "images":
@@ -257,7 +257,7 @@ def test_hosts_together_make_the_evaluation_batch(kind: str) -> None:
 
 
 def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
-    texts = loader.list_texts(Rows(silent=(2,)), Wanted((), ("en",)))
+    texts = loader.list_texts(Rows(silent=(2,)), WantedTexts((), ("en",)))
     assert [(item.row, item.text.kind) for item in texts[:4]] == [
         (0, "descriptive"), (0, "weak"), (1, "descriptive"), (1, "weak")
     ]  # fmt: skip
@@ -273,7 +273,7 @@ def test_texts_are_listed_with_their_rows_and_encoded_once_each() -> None:
 
 def test_no_wanted_text_at_all_is_an_error() -> None:
     with pytest.raises(loader.BadRecord, match="no text of kinds any in languages"):
-        loader.list_texts(Rows(), Wanted((), ("cs",)))
+        loader.list_texts(Rows(), WantedTexts((), ("cs",)))
 
 
 def test_waiting_for_data_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ from scipy import stats
 
 from wenlan_jax.config import sections
 from wenlan_jax.data import loader, order, records, sources
-from wenlan_jax.data.mixture import Mixture, MixtureError, Part, TextChoice, Wanted
+from wenlan_jax.data.mixture import Mixture, MixtureError, MixturePart, TextChoice, WantedTexts
 from wenlan_jax.prepare import tfds_files
 from wenlan_jax.tasks import experiment, shared_data
 from wenlan_jax.tasks.experiment import Config, ConfigError
 
-ANY = TextChoice(Wanted((), ()), "any", (), 1.0)
+ANY = TextChoice(WantedTexts((), ()), "any", (), 1.0)
 JPEG = cv2.imencode(".jpg", np.full((9, 12, 3), 90, np.uint8))[1].tobytes()
 
 
@@ -48,7 +48,7 @@ class Count:
 
 def _mixture(lengths: Sequence[int], weights: Sequence[float], seed: int = 3) -> Mixture:
     named = zip("abcdefgh", lengths, weights, strict=False)
-    return Mixture([Part(Rows(name, length), ANY, weight) for name, length, weight in named], seed)
+    return Mixture([MixturePart(Rows(name, length), ANY, weight) for name, length, weight in named], seed)
 
 
 WEIGHTS = [(1,), (1, 1), (7, 2, 1), (1, 1, 1), (90, 2, 2, 2, 2, 2), (8, 4, 2, 1), (1, 300), (5, 5, 3, 3, 2, 1, 1)]
@@ -153,7 +153,7 @@ def test_progress_counts_what_was_drawn() -> None:
 
 def test_ids_tell_images_apart_and_shared_sources_agree() -> None:
     shared = Rows("a", 10)
-    mixture = Mixture([Part(shared, ANY, 1), Part(Rows("b", 4), ANY, 1), Part(shared, ANY, 2)], 0)
+    mixture = Mixture([MixturePart(shared, ANY, 1), MixturePart(Rows("b", 4), ANY, 1), MixturePart(shared, ANY, 2)], 0)
     mixture = pickle.loads(pickle.dumps(mixture))
     assert mixture.id(0, 3) == mixture.id(2, 3) == 3
     assert mixture.id(1, 0) == 10
@@ -183,7 +183,7 @@ def _drawn(choice: TextChoice, record: records.Record, field: str, count: int = 
 
 
 def test_the_first_kind_that_a_record_has_is_taken() -> None:
-    choice = TextChoice(Wanted(("sur_text", "title"), ()), "first", (), 1.0)
+    choice = TextChoice(WantedTexts(("sur_text", "title"), ()), "first", (), 1.0)
     both = _record(("title", "zh"), ("sur_text", "zh"), ("alt_text", "zh"), ("sur_text", "en"))
     assert set(_drawn(choice, both, "text", 50)) == {"sur_text zh 1", "sur_text en 3"}
     assert set(_drawn(choice, _record(("alt_text", "zh"), ("title", "zh")), "kind", 20)) == {"title"}
@@ -191,7 +191,7 @@ def test_the_first_kind_that_a_record_has_is_taken() -> None:
 
 
 def test_kinds_are_drawn_by_weight_among_those_there() -> None:
-    choice = TextChoice(Wanted(("a", "b", "c"), ()), "weighted", (1.0, 2.0, 5.0), 1.0)
+    choice = TextChoice(WantedTexts(("a", "b", "c"), ()), "weighted", (1.0, 2.0, 5.0), 1.0)
     found = _drawn(choice, _record(("a", "zh"), ("b", "zh"), ("b", "en")), "kind")
     assert stats.chisquare([found["a"], found["b"]], [1000, 2000]).pvalue > 1e-4
     assert found["c"] == 0
@@ -199,7 +199,7 @@ def test_kinds_are_drawn_by_weight_among_those_there() -> None:
 
 @pytest.mark.parametrize(("alpha", "expected"), [(1.0, (3, 1)), (0.5, (3**0.5, 1)), (0.0, (1, 1))])
 def test_languages_are_drawn_by_tempered_counts(alpha: float, expected: tuple[float, float]) -> None:
-    choice = TextChoice(Wanted((), ()), "any", (), alpha)
+    choice = TextChoice(WantedTexts((), ()), "any", (), alpha)
     found = _drawn(choice, _record(("a", "zh"), ("b", "zh"), ("c", "zh"), ("a", "ko")), "language")
     wanted = 3000 * np.array(expected) / sum(expected)
     assert stats.chisquare([found["zh"], found["ko"]], wanted).pvalue > 1e-4
@@ -221,7 +221,7 @@ def test_mixtures_that_cannot_be_are_refused() -> None:
     with pytest.raises(MixtureError, match="every part a positive weight, or none"):
         _mixture((3, 4), (1, 0))
     with pytest.raises(MixtureError, match="int32"):
-        Mixture([Part(Rows("a", 2**31), ANY, 1.0)], 0)
+        Mixture([MixturePart(Rows("a", 2**31), ANY, 1.0)], 0)
     with pytest.raises(MixtureError, match="no part"):
         Mixture([], 0)
 
@@ -266,7 +266,7 @@ def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., C
     config = tiny(data__source="news", data__kinds=("title",), data__dir=str(data_dir))
     mixture = shared_data.mixture(config.data, 0)
     assert mixture.name == "news/train"
-    assert mixture.parts[0].texts.wanted == Wanted(("title",), ())
+    assert mixture.parts[0].texts.wanted == WantedTexts(("title",), ())
     with pytest.raises(sources.SourceError, match="'gone' not found"):
         shared_data.mixture(tiny(data__mixture=({"source": "gone"},), data__dir=str(data_dir)).data, 0)
 
@@ -306,4 +306,4 @@ def test_a_mixture_can_be_given_on_the_command_line() -> None:
     config = experiment.override(
         experiment.default(), ["--config.data.mixture=({'source': 'web', 'kinds': ('title',)},)"]
     )
-    assert config.data.mixture == (sections.Part(source="web", kinds=("title",)),)
+    assert config.data.mixture == (sections.MixturePartConfig(source="web", kinds=("title",)),)

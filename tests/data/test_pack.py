@@ -121,7 +121,7 @@ def test_texts_may_be_strings_lists_or_by_language(folder: Path) -> None:
         "language": "zh_CN",
         "number": 7,
     }
-    fields = raw_items.Fields(
+    fields = raw_items.FieldNames(
         image="image",
         texts={"name": "descriptive", "tags": "weak", "title": "title", "none": "weak"},
         id="number",
@@ -236,7 +236,7 @@ def test_shrinking_scales_boxes_and_keeps_small_images(folder: Path) -> None:
     rows = [
         {"image": name, "caption": "x", "boxes": [[10, 20, 40, 30]]} for name in ("large.jpg", "large.png", "a.jpg")
     ]
-    fields = raw_items.Fields(boxes="boxes")
+    fields = raw_items.FieldNames(boxes="boxes")
     assert _pack(folder, "c.jsonl", rows, fields=fields, max_side=100).fixes == {"image_shrunk": 2}
     jpg, png, small = _records(folder)
     assert (jpg.width, jpg.height, png.width, png.height) == (100, 50, 50, 100)
@@ -294,13 +294,13 @@ def test_what_pandas_writes_for_an_absent_value_is_absent_in_every_format(word: 
         (record,) = _records(folder)
         assert (record.id, record.source, record.texts[0]) == ("a.jpg", "out", Text("descriptive", "en", "x"))
         assert _records(folder, "test")[0].texts[0].text == "nan"  # a caption may be a word
-        report = _pack(folder, name, content, language="en", fields=raw_items.Fields(split="split"))
+        report = _pack(folder, name, content, language="en", fields=raw_items.FieldNames(split="split"))
         assert report.rejected == {"missing_field": 1}, name
 
 
 def test_boxes_that_pandas_wrote_as_absent_are_none(folder: Path) -> None:
     lines = [f'{{"image": "a.jpg", "caption": "x", "boxes": {value}}}\n' for value in ("NaN", '"nan"', "null", '""')]
-    report = _pack(folder, "c.jsonl", "".join(lines), fields=raw_items.Fields(boxes="boxes"))
+    report = _pack(folder, "c.jsonl", "".join(lines), fields=raw_items.FieldNames(boxes="boxes"))
     assert report.rejected == {} and report.packed == 4
 
 

@@ -323,7 +323,7 @@ def test_a_list_of_sets_to_keep_apart_names_images_beside_it(place: Path) -> Non
     listed = place / "list.jsonl"
     for name, good in (("in.jpg", True), ("../secret.jpg", False), ("out.jpg", False), ("pipe.jpg", False)):
         listed.write_text("\ufeff" + json.dumps({"image": name, "caption": "x", "language": "Chinese"}))
-        shard = shards.Shard(str(listed), "", 0, 1, 0)
+        shard = shards.RecordShard(str(listed), "", 0, 1, 0)
         if good:
             (record,) = shard.read()
             assert record.image == IMAGE and record.texts[0].language == "zh"
@@ -334,14 +334,14 @@ def test_a_list_of_sets_to_keep_apart_names_images_beside_it(place: Path) -> Non
 
 def test_stored_regions_are_looked_up_below_their_folder(tmp_path: Path) -> None:
     from wenlan_jax.prepare.regions.detections import DetectionError
-    from wenlan_jax.prepare.regions.stored import Stored
+    from wenlan_jax.prepare.regions.stored import StoredRegions
 
     store = tmp_path / "store"
     store.mkdir()
     for file in (tmp_path / "secret.npz", store / "a.npz", store / unicodedata.normalize("NFD", "é.npz")):
         np.savez(file, bbox=np.array([[1, 2, 3, 4]]))
     (store / "link.npz").symlink_to(tmp_path / "secret.npz")
-    found = Stored(str(store), "brivl_npz")
+    found = StoredRegions(str(store), "brivl_npz")
     assert found.find("a.jpg") is not None and found.find("é.jpg") is not None and found.find("b.jpg") is None
     for name in ("../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg"):
         with pytest.raises(DetectionError, match="untrusted|not below|leads out"):

@@ -84,7 +84,7 @@ def test_an_open_source_pickles_small_and_closed(data_dir: Path) -> None:
 def test_remembered_records_are_read_once_and_so_many_at_most(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, read = [], sources.TfdsSource.__getitem__
     monkeypatch.setattr(sources.TfdsSource, "__getitem__", lambda self, row: reads.append(row) or read(self, row))
-    remembered = sources.Remembered(sources.open_source("toy", "train", data_dir), 3)
+    remembered = sources.CachedSource(sources.open_source("toy", "train", data_dir), 3)
     assert (len(remembered), remembered.name) == (130, "toy/train")
     for _ in range(2):
         for row in (5, 0, 7, 9):

@@ -91,7 +91,7 @@ def test_a_failed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     place = tmp_path / "out"
-    with pytest.raises(resumable_jobs.UnitError, match="killed"), atomic_files.resumable(place) as directory:
+    with pytest.raises(resumable_jobs.JobError, match="killed"), atomic_files.resumable(place) as directory:
         resumable_jobs.run(Write(directory, dies_at=1), [2, 3, 4], directory, {}, 1, "write")
     with atomic_files.resumable(place) as directory:
         reports = resumable_jobs.run(Write(directory), [2, 3, 4], directory, {}, 0, "write")
@@ -102,7 +102,7 @@ def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 
 def test_other_options_do_not_go_on(tmp_path: Path) -> None:
     resumable_jobs.run(Write(tmp_path), [1], tmp_path, {"side": 4, "same": 0}, 0, "write")
-    with pytest.raises(resumable_jobs.UnitError, match="side was 4, is 5"):
+    with pytest.raises(resumable_jobs.JobError, match="side was 4, is 5"):
         resumable_jobs.run(Write(tmp_path), [1], tmp_path, {"side": 5, "same": 0}, 0, "write")
 
 
@@ -232,7 +232,7 @@ def test_work_with_other_options_names_what_differs(tmp_path: Path) -> None:
         def told(change: Callable[[dict[str, Any]], None]) -> str:
             now = json.loads(json.dumps(before))
             change(now)
-            with pytest.raises(resumable_jobs.UnitError, match="unfinished work with other options") as caught:
+            with pytest.raises(resumable_jobs.JobError, match="unfinished work with other options") as caught:
                 resumable_jobs.run(Write(directory), [1], directory, now, 0, "write")
             return str(caught.value).partition("other options (")[2].partition("); repeat")[0]
 

@@ -19,7 +19,7 @@ from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
 from wenlan_jax.applications import attention_command, attention_job
-from wenlan_jax.applications.trained import Model
+from wenlan_jax.applications.trained import LoadedModel
 from wenlan_jax.data import records, sources, text
 from wenlan_jax.models.single_tower import attention
 from wenlan_jax.tasks import experiment
@@ -87,15 +87,15 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def _model(config: experiment.Config, workdir: Path) -> Model:
+def _model(config: experiment.Config, workdir: Path) -> LoadedModel:
     tokenizer = run_tokenizer.saved(config, workdir)
     assert tokenizer is not None
     current = setup.set_up(setup.with_vocabulary(config, tokenizer))
     state = setup.fresh_state(current)
-    return Model(current, tokenizer, state.params, state.batch_stats, 0)
+    return LoadedModel(current, tokenizer, state.params, state.batch_stats, 0)
 
 
-def _expected(model: Model, said: str) -> tuple[np.ndarray, np.ndarray]:
+def _expected(model: LoadedModel, said: str) -> tuple[np.ndarray, np.ndarray]:
     """Attention from the tokens of one text, without padding, to the regions; and their boxes."""
     config = model.run.config
     ids, mask = model.tokenizer.encode([said], config.data.text_length)
@@ -162,7 +162,7 @@ def test_two_processes_write_the_pages_of_one(root: Path, single: Path) -> None:
 
 
 def test_the_command_line_says_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[attention_job.Request] = []
+    asked: list[attention_job.AttentionRequest] = []
     monkeypatch.setattr(attention_job, "run", asked.append)
     parser = argparse.ArgumentParser()
     attention_command.add_arguments(parser)
@@ -176,8 +176,8 @@ def test_the_command_line_says_what_is_asked_for(monkeypatch: pytest.MonkeyPatch
 
 
 @functools.cache
-def _request(single: Path, out: Path) -> attention_job.Request:
-    return attention_job.Request(single, out, None, (0,), None, (), False, FIELDS)
+def _request(single: Path, out: Path) -> attention_job.AttentionRequest:
+    return attention_job.AttentionRequest(single, out, None, (0,), None, (), False, FIELDS)
 
 
 @pytest.mark.parametrize(

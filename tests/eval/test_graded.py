@@ -20,7 +20,7 @@ from wenlan_jax.tasks.two_tower import embedding
 
 TEXTS = ("a dog", "a cat", "a dog", "a tree")
 IDS = ("p0", "p1", "p2", "p3", "p4", "p1")
-HOW = graded_ranking.Protocol(k=3, gain="exp", ideal="pool", relevant_from=3, empty="zero")
+HOW = graded_ranking.GradedProtocol(k=3, gain="exp", ideal="pool", relevant_from=3, empty="zero")
 
 
 def _write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -80,7 +80,7 @@ def test_a_judged_image_must_be_one_record(image: str, times: int) -> None:
         graded.of_split({"a dog": {image: 3}}, TEXTS, with_ids(IDS))
 
 
-def _measured() -> cascade.Measured:
+def _measured() -> cascade.MeasuredWay:
     """Two towers that rank images by row for every text, and a single tower that turns the best four around."""
     texts = [loader.RecordText(row, records.Text("descriptive", "en", said)) for row, said in enumerate(TEXTS)]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
@@ -126,6 +126,6 @@ def test_judgements_that_cannot_count_are_refused_before_anything_is_scored() ->
     "changes", [{"gain": "linear"}, {"ideal": "judged-list"}, {"empty": "skip"}, {"k": 7}, {"relevant_from": 1}]
 )
 def test_every_field_reaches_the_protocol(changes: dict[str, Any]) -> None:
-    usual = graded.protocol(sections.Graded())
-    changed = graded.protocol(dataclasses.replace(sections.Graded(), **changes))
+    usual = graded.protocol(sections.GradedConfig())
+    changed = graded.protocol(dataclasses.replace(sections.GradedConfig(), **changes))
     assert changed == dataclasses.replace(usual, **changes) != usual

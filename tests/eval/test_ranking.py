@@ -13,10 +13,10 @@ from annotations import unchecked
 from wenlan_jax.evaluation import graded_ranking
 
 GOLDEN = [6, 0, 3, 5, 0, 2, 1]
-LINEAR = graded_ranking.Protocol(k=5, gain="linear", ideal="judged-list", relevant_from=3, empty="zero")
+LINEAR = graded_ranking.GradedProtocol(k=5, gain="linear", ideal="judged-list", relevant_from=3, empty="zero")
 
 
-def _with(**changes: object) -> graded_ranking.Protocol:
+def _with(**changes: object) -> graded_ranking.GradedProtocol:
     return dataclasses.replace(LINEAR, **changes)
 
 

@@ -48,8 +48,8 @@ def pair(root: Path, tiny: Callable[..., experiment.Config]) -> tuple[Path, Path
     return save(two, root / "two"), save(tiny(**SINGLE, **data), root / "single")
 
 
-def _request(root: Path, pair: tuple[Path, Path], out: str, **changes: Any) -> rerank_job.Request:
-    usual = rerank_job.Request(*pair, root / out, DEPTHS, None, None, 2, None, FIELDS)
+def _request(root: Path, pair: tuple[Path, Path], out: str, **changes: Any) -> rerank_job.RerankRequest:
+    usual = rerank_job.RerankRequest(*pair, root / out, DEPTHS, None, None, 2, None, FIELDS)
     return dataclasses.replace(usual, **changes)
 
 
@@ -61,7 +61,7 @@ def _reranked(root: Path, pair: tuple[Path, Path]) -> dict[str, float]:
 def test_the_command_line_says_what_is_asked_for(
     root: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[rerank_job.Request] = []
+    asked: list[rerank_job.RerankRequest] = []
     monkeypatch.setattr(rerank_job, "run", asked.append)
     parser = argparse.ArgumentParser()
     rerank_command.add_arguments(parser)
@@ -183,7 +183,7 @@ def test_a_single_tower_that_knows_the_truth_lifts_recall_to_its_bound(
 ) -> None:
     """Each text meets the images it is asked about, both ways: rows of texts and images are not confused."""
     source = sources.open_source("wenlan_scenes/tiny", "test", root / "data")
-    each = loader.list_texts(source, mixture.Wanted((), ("en", "zh")))
+    each = loader.list_texts(source, mixture.WantedTexts((), ("en", "zh")))
     links = [text.rows for text in true_pairs.distinct(each, each)]
     assert len(links) < len(each), "a text of several images occurs"
 

@@ -10,7 +10,7 @@ from annotations import unchecked
 
 from wenlan_jax.evaluation import graded_ranking, reranking, retrieval
 
-PROTOCOL = graded_ranking.Protocol(k=10, gain="linear", ideal="pool", relevant_from=1, empty="zero")
+PROTOCOL = graded_ranking.GradedProtocol(k=10, gain="linear", ideal="pool", relevant_from=1, empty="zero")
 
 
 def _orders(queries: int = 7, candidates: int = 20) -> np.ndarray:

@@ -142,7 +142,7 @@ def test_a_bank_on_eight_devices_gives_the_loss_and_gradient_of_one(masks: bool)
         bank = ring.push(bank, unit(rng, batch), np.arange(step * batch, (step + 1) * batch, dtype=np.int32) % 60, step)
     ids = np.array([100, 15, 59, 14, 0, 7, 33, 34], np.int32)
     positives = (rng.random((8, *bank.ids.shape)) < 0.1) & np.asarray(ring.valid(bank))
-    mesh = meshes.create(sections.Mesh(data=2, fsdp=2, replica=2))
+    mesh = meshes.create(sections.MeshConfig(data=2, fsdp=2, replica=2))
     at = {"keys": P(None, meshes.BATCH_AXES), "ids": P(None, meshes.BATCH_AXES)}
     spread = bank.replace(
         **{name: jax.device_put(getattr(bank, name), NamedSharding(mesh, spec)) for name, spec in at.items()}

@@ -17,11 +17,11 @@ import torch
 from transformers import BertConfig, BertModel
 
 from wenlan_jax.convert.brivl import bert_rules, brivl_table
-from wenlan_jax.convert.rules import Ignore, Table, to_flax, to_torch, unflatten
+from wenlan_jax.convert.rules import Ignore, WeightTable, to_flax, to_torch, unflatten
 
 WIDTH, TOKENS = 16, 7
 MASK = np.arange(TOKENS) < np.array([[7], [4], [1]])
-BERT_TABLE = Table(tuple(bert_rules("", "bert/")), (Ignore(r"pooler\..*", "unused"),))
+BERT_TABLE = WeightTable(tuple(bert_rules("", "bert/")), (Ignore(r"pooler\..*", "unused"),))
 
 
 def tokens() -> np.ndarray:

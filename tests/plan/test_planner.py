@@ -71,7 +71,7 @@ def test_errors_of_the_compiler_are_read() -> None:
 
 
 @pytest.fixture(scope="module")
-def cpu_plan() -> planner.Plan:
+def cpu_plan() -> planner.DevicePlan:
     from conftest import tiny_dict
 
     from wenlan_jax.tasks import experiment
@@ -80,7 +80,7 @@ def cpu_plan() -> planner.Plan:
     return planner.make(config, topology.parse("a100:2x4"), SHARES)
 
 
-def test_gpus_are_planned_from_the_program_for_cpus(cpu_plan: planner.Plan) -> None:
+def test_gpus_are_planned_from_the_program_for_cpus(cpu_plan: planner.DevicePlan) -> None:
     assert cpu_plan.simulated and cpu_plan.fits
     assert any("program for CPUs" in note for note in cpu_plan.notes)
     assert cpu_plan.memory is not None and cpu_plan.costs is not None
@@ -93,7 +93,7 @@ def test_gpus_are_planned_from_the_program_for_cpus(cpu_plan: planner.Plan) -> N
     assert 0 < cpu_plan.costs.bound.bound < cpu_plan.costs.estimate.sequence
 
 
-def test_what_does_not_fit_is_said(cpu_plan: planner.Plan) -> None:
+def test_what_does_not_fit_is_said(cpu_plan: planner.DevicePlan) -> None:
     assert not dataclasses.replace(cpu_plan, available=cpu_plan.needed - 1).fits
     assert not dataclasses.replace(cpu_plan, memory=None, needed=0.0).fits
 
@@ -181,7 +181,7 @@ def test_the_command_explains_what_is_missing(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_command_reports(
-    cpu_plan: planner.Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    cpu_plan: planner.DevicePlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(planner, "make", lambda *_: cpu_plan)
     command = ["plan", f"--config={QUICKSTART}", "--topology=a100:2x2", "--batch=128"]

@@ -12,7 +12,7 @@ DEVICE = Device("x", ("X",), "tpu", 100.0, 1000.0, 10.0, 5.0, 2.0, "invented")
 
 
 def test_each_kind_of_work_takes_its_share_of_its_peak() -> None:
-    work = roofline.Work(flops=400.0, memory=20.0, links=10.0, network=4.0)
+    work = roofline.DeviceWork(flops=400.0, memory=20.0, links=10.0, network=4.0)
     found = roofline.roofline(work, DEVICE, roofline.Shares(compute=0.5, memory=0.25, links=0.2))
     assert found == roofline.Roofline(compute=8.0, memory=8.0, links=10.0, network=10.0)
     ideal = roofline.roofline(work, DEVICE, roofline.IDEAL)

@@ -47,7 +47,7 @@ def test_a_whole_run_needs_no_remark(finished: Path) -> None:
 
 
 def test_the_note_is_that_of_the_checkpoints(finished: Path) -> None:
-    with store.Checkpoints(finished / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(finished / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         step, note = checkpoints.note()
     saved = evidence.read(finished).saved
     assert saved == evidence.Saved(step, note.version, note.fingerprint, note.tokenizer, note.config)

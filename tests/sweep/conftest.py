@@ -69,7 +69,7 @@ def stop(number, frame):
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
 print(f"from step {step}", flush=True)
-clock = ledger.Ledger()
+clock = ledger.CleanLedger()
 clock.go_on(step, workdir / "ledger.jsonl")
 seed, bank = config["seed"], config["contrast"]["bank_size"]
 while step < config["train"]["steps"]:
@@ -142,11 +142,11 @@ class Sweeps:
         config = experiment.parse(tiny_dict(**changes))
         (self.root / "base.py").write_text(CONFIG.format(text=experiment.to_json(config)))
 
-    def plan(self, *names: str) -> plan.Plan:
+    def plan(self, *names: str) -> plan.SweepPlan:
         return plan.make([table.load(self.root / f"{name}.py") for name in names or ("queue",)])
 
-    def folders(self, *names: str) -> list[folder.Folder]:
-        store = folder.Store(self.out)
+    def folders(self, *names: str) -> list[folder.RunFolder]:
+        store = folder.RunStore(self.out)
         return [store.folder(run) for run in self.plan(*names).runs.values()]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -169,10 +169,10 @@ class Sweeps:
         assert found == status, printed.getvalue()
         return printed.getvalue()
 
-    def pool(self, jobs: int = 1, **options: int) -> local.Pool:
+    def pool(self, jobs: int = 1, **options: int) -> local.RunPool:
         """The runs of the table in this process."""
         wenlan = [sys.executable, str(self.root / "trainer.py")]
-        return local.Pool(self.folders(), local.slots(jobs, options.get("gpus", 0), None), wenlan, lambda line: None)
+        return local.RunPool(self.folders(), local.slots(jobs, options.get("gpus", 0), None), wenlan, lambda line: None)
 
     def starts(self) -> int:
         """How often the stand-in was started, over all runs."""

@@ -136,7 +136,7 @@ def test_a_run_counted_in_epochs_is_done_at_the_steps_that_its_start_worked_out(
     made = sweeps.folders()[1]
     train = dataclasses.replace(made.run.config.train, epochs=0.5, steps=1000)
     config = dataclasses.replace(made.run.config, train=train)
-    counted = folder.Folder(made.path, dataclasses.replace(made.run, config=config))
+    counted = folder.RunFolder(made.path, dataclasses.replace(made.run, config=config))
     run_info.write(made.path, dataclasses.replace(config, train=dataclasses.replace(train, steps=6)))
     assert counted.result() is not None
     run_info.write(made.path, dataclasses.replace(config, train=dataclasses.replace(train, steps=7)))

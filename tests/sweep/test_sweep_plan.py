@@ -156,7 +156,7 @@ def test_a_run_from_before_a_field_existed_is_found_again(sweeps: Any) -> None:
     old = sweeps.out / "runs" / "an_older_name"
     old.mkdir(parents=True)
     (old / "config.json").write_text(json.dumps(saved))
-    assert folder.Store(sweeps.out).folder(run).path == old
+    assert folder.RunStore(sweeps.out).folder(run).path == old
     saved["telemetry"]["wandb"] = "offline"
     (old / "config.json").write_text(json.dumps(saved))
-    assert folder.Store(sweeps.out).folder(run).path == sweeps.out / "runs" / run.name
+    assert folder.RunStore(sweeps.out).folder(run).path == sweeps.out / "runs" / run.name

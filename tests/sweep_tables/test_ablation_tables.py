@@ -18,7 +18,7 @@ from conftest import CONFIGS
 from wenlan_jax.config import sections as schema
 from wenlan_jax.core import trees
 from wenlan_jax.sweep import batches, plan
-from wenlan_jax.sweep.table import Row, TableError, TableFile, load
+from wenlan_jax.sweep.table import TableError, TableFile, TableRow, load
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import setup as runs
 
@@ -60,7 +60,7 @@ def base() -> experiment.Config:
     return experiment.load(BASE)
 
 
-def config_of(row: Row) -> experiment.Config:
+def config_of(row: TableRow) -> experiment.Config:
     return plan.with_overrides(base(), row.overrides)
 
 
@@ -152,7 +152,7 @@ def test_the_model_of_every_row_can_be_built() -> None:
     for found in models.values():
         with unchecked():
             sized = runs.with_vocabulary(found, types.SimpleNamespace(size=found.tokenizer.train_size))  # type: ignore[arg-type]
-        current = runs.set_up(dataclasses.replace(sized, mesh=schema.Mesh()), jax.devices()[:1])
+        current = runs.set_up(dataclasses.replace(sized, mesh=schema.MeshConfig()), jax.devices()[:1])
         assert trees.size(current.shapes.params) > 0
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax.core.task import Fresh, MicroLoss, Own
+from wenlan_jax.core.task import MicroLoss, NewState, PositivePairs
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.tasks import batch, experiment, registry, shared_data
 from wenlan_jax.tasks.run import Run
@@ -36,8 +36,8 @@ class Lengths:
     def kind_of(self, batch: Mapping[str, Any]) -> str:
         return ""
 
-    def fresh(self, rng: Any) -> Fresh:
-        return Fresh({"lengths": {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}}, {}, None, {})
+    def fresh(self, rng: Any) -> NewState:
+        return NewState({"lengths": {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}}, {}, None, {})
 
     def derive(self, params: Any, taken: Collection[str]) -> Any:
         return params
@@ -51,7 +51,7 @@ class Lengths:
     def targets(self, state: Any, micro: Any, rng: Any) -> Any:
         return {"id": micro["id"]}, {}
 
-    def micro_loss(self, params: Any, state: Any, micro: Any, own: Own, rows: Any, rng: Any) -> MicroLoss:
+    def micro_loss(self, params: Any, state: Any, micro: Any, own: PositivePairs, rows: Any, rng: Any) -> MicroLoss:
         loss = jnp.sum(squared_errors(params, micro)) / rows["id"].shape[0]
         return MicroLoss(loss, {"loss": loss}, {})
 

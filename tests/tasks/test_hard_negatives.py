@@ -15,7 +15,7 @@ from single_runs import noise, tiny_single
 
 from wenlan_jax.losses import matching
 from wenlan_jax.tasks.single_tower import objectives, schema
-from wenlan_jax.tasks.single_tower.task import Single, Tower
+from wenlan_jax.tasks.single_tower.task import SingleTowerTask, Tower
 from wenlan_jax.training import setup as runs
 
 ROWS, CANDIDATES, HARD = 8, 6, 2
@@ -28,7 +28,7 @@ def given(dropout: float, rng: jax.Array | None) -> objectives.Given:
     config = dataclasses.replace(config, rank=dataclasses.replace(config.rank, margin=0.9))
     current = runs.set_up(config, jax.devices()[:1])
     task = current.recipe.task
-    assert isinstance(task, Single)
+    assert isinstance(task, SingleTowerTask)
     drawn = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.3 * drawn.normal(size=leaf.shape), runs.fresh_state(current).params)
     batch = {name: jnp.asarray(value) for name, value in noise(config, "rank").items()}
@@ -59,7 +59,7 @@ def still() -> objectives.Given:
     return given(0.0, None)
 
 
-def by_hand(one: objectives.Given, settings: schema.Rank) -> float:
+def by_hand(one: objectives.Given, settings: schema.RankConfig) -> float:
     """The mean hinge against the best candidates of either side."""
     own, violations = scores(one, None, ()), []
     for fields in (IMAGE, TEXT):

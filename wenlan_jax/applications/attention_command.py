@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     from wenlan_jax.applications import attention_job
 
     attention_job.run(
-        attention_job.Request(
+        attention_job.AttentionRequest(
             workdir=arguments.workdir,
             out=arguments.out,
             step=arguments.step,

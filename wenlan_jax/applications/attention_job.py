@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax.applications import attention_page
-from wenlan_jax.applications.trained import Model, Place, find, read
+from wenlan_jax.applications.trained import LoadedModel, ModelPlace, find, read
 from wenlan_jax.config import sections
 from wenlan_jax.data import images, sources
-from wenlan_jax.data.loader import Batch
-from wenlan_jax.data.mixture import Wanted
+from wenlan_jax.data.loader import HostBatch
+from wenlan_jax.data.mixture import WantedTexts
 from wenlan_jax.data.records import Text
 from wenlan_jax.data.sources import Source
 from wenlan_jax.data.text import Tokenizer, WordPiece
@@ -35,7 +35,7 @@ class AttentionError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class AttentionRequest:
     """What `wenlan attention` was asked for; see its arguments.
 
     Attributes:
@@ -59,7 +59,7 @@ class Request:
     fields: tuple[str, ...]
 
 
-def run(request: Request) -> list[Path]:
+def run(request: AttentionRequest) -> list[Path]:
     """Draws the attention of some records.
 
     Args:
@@ -75,8 +75,10 @@ def run(request: Request) -> list[Path]:
         TaskError: if the model is no single tower.
     """
     same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
-    distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
-    place = Place("--workdir", request.workdir, request.step)
+    distributed.start(
+        sections.DistributedConfig(), same
+    )  # the configuration lies in a checkpoint, which needs the devices
+    place = ModelPlace("--workdir", request.workdir, request.step)
     trained = find(place, request.fields, SINGLE_TOWER)
     config = trained.current.config
     print(distributed.introduction(trained.current.mesh), flush=True)
@@ -86,7 +88,7 @@ def run(request: Request) -> list[Path]:
     beyond = [row for row in request.rows if not 0 <= row < len(source)]
     if beyond:
         raise AttentionError(f"--rows: {source.name} has rows 0 to {len(source) - 1}, not {beyond[0]}")
-    wanted = Wanted(config.eval.kinds, request.languages or config.eval.languages)
+    wanted = WantedTexts(config.eval.kinds, request.languages or config.eval.languages)
     viewer = Viewer(read(place, trained))
     pages = []
     for row in request.rows:
@@ -101,7 +103,7 @@ def run(request: Request) -> list[Path]:
     return pages
 
 
-def one_a_language(source: Source, row: int, wanted: Wanted) -> list[Text]:
+def one_a_language(source: Source, row: int, wanted: WantedTexts) -> list[Text]:
     """Takes the first wanted text of each language of a record.
 
     Args:
@@ -149,7 +151,7 @@ class Viewer:
         model: the single tower.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         self._model, config = model, model.run.config
         self._recipe, self._shape = data.recipe(config, model.tokenizer), data.largest(config)
         self._tower = Tower(config, model.run.mesh)
@@ -183,7 +185,9 @@ class Viewer:
             readings.append(attention_page.Reading(text.text, text.language, words, of_words))
         return View(regions["region_boxes"][0][seen], readings)
 
-    def _weights(self, texts: Batch, regions: Batch, count: int) -> Float32[np.ndarray, "texts heads length length"]:
+    def _weights(
+        self, texts: HostBatch, regions: HostBatch, count: int
+    ) -> Float32[np.ndarray, "texts heads length length"]:
         """Rows are filled up to a multiple of the devices, on which they lie."""
         mesh, model = self._model.run.mesh, self._model
         size = -(-count // mesh.size) * mesh.size

@@ -16,11 +16,11 @@ from wenlan_jax.evaluation import graded_ranking, reranking, retrieval
 from wenlan_jax.evaluation.reranking import CascadeRow, Orders, Pairs
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks.two_tower.embedding import Embedded
-from wenlan_jax.util.progress_line import Pulse
+from wenlan_jax.util.progress_line import ProgressLine
 
 TEXT_TO_IMAGE, IMAGE_TO_TEXT = "text_to_image", "image_to_text"
 
-PROTOCOL = graded_ranking.Protocol(k=10, gain="linear", ideal="pool", relevant_from=1, empty="zero")
+PROTOCOL = graded_ranking.GradedProtocol(k=10, gain="linear", ideal="pool", relevant_from=1, empty="zero")
 """NDCG at 10; a pair that belongs together has grade 1."""
 
 BLOCK = 2**24
@@ -158,7 +158,7 @@ class Rescorer:
         self._way, self._score, self._pairs = way, score, pairs
         self._keys = np.sort(self._key(np.arange(len(way.orders))[:, None], way.orders[:, :depth]).reshape(-1))
         self._scores = np.full(len(self._keys), np.nan, np.float32)
-        self._done, self._pulse = 0, Pulse()
+        self._done, self._pulse = 0, ProgressLine()
 
     def __call__(self, queries: Pairs, rows: Pairs) -> Float32[np.ndarray, " pairs"]:
         """See `reranking.Scorer`."""
@@ -195,7 +195,7 @@ class Rescorer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class MeasuredWay:
     """A way at depth 0 and at the wanted ones: all its queries, and those of each language where they are texts.
 
     Attributes:
@@ -243,7 +243,7 @@ def measure(
     score: PairScores,
     batch_size: int,
     clock: reranking.Clock,
-) -> Measured:
+) -> MeasuredWay:
     """Re-ranks the best candidates of each query, timed.
 
     Args:
@@ -269,7 +269,7 @@ def measure(
     by_language = {
         name or "unknown": against_depth(way.part(queries), rescorer.of(queries)) for name, queries in chosen.items()
     }
-    return Measured(way, rows, by_language, rescorer.matrix(max(depths)))
+    return MeasuredWay(way, rows, by_language, rescorer.matrix(max(depths)))
 
 
 def _figures(at: str, rows: Sequence[CascadeRow]) -> dict[str, float]:

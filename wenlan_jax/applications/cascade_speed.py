@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax.applications.trained import Model
+from wenlan_jax.applications.trained import LoadedModel
 from wenlan_jax.data import sources
-from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks.shared_data import data_dir
 from wenlan_jax.tasks.single_tower.pair_scorer import PairScorer
@@ -34,7 +34,7 @@ ROUNDS = 3
 class _TextQuery:
     """The two towers as a service: the embedding of one text at a time."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         self._model, self._towers = model, Towers(model.run.config, model.run.mesh)
         self._jitted = jax.jit(self._embed, out_shardings=meshes.batch_sharding(model.run.mesh))
 
@@ -49,7 +49,9 @@ class _TextQuery:
         return meshes.to_host(self._jitted(model.params, batch))[0]
 
 
-def latency(two: Model, single: Model, embedded: Embedded, images: Batch, depths: Sequence[int]) -> dict[str, float]:
+def latency(
+    two: LoadedModel, single: LoadedModel, embedded: Embedded, images: HostBatch, depths: Sequence[int]
+) -> dict[str, float]:
     """Times a text query that is served alone.
 
     From the text to its ranking of all images of the split: embedding, product with those of the images, order,
@@ -97,7 +99,7 @@ def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - began
 
 
-def gap(two: Model, single: Model, split: str, images: int) -> dict[str, float]:
+def gap(two: LoadedModel, single: LoadedModel, split: str, images: int) -> dict[str, float]:
     """Times both models at the same task: to rank the first images of a split for each of their texts.
 
     Args:

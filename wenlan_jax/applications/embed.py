@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax.applications.trained import Place, find
+from wenlan_jax.applications.trained import ModelPlace, find
 from wenlan_jax.config import sections
 from wenlan_jax.data import sources
 from wenlan_jax.parallel import compilation_cache, distributed
@@ -56,8 +56,8 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     """
     atomic_files.check_kind(out, NOTE)
     same = {"--workdir": str(workdir), "--step": step, "splits": list(splits), "fields": list(overrides)}
-    distributed.start(sections.Distributed(), same)
-    trained = find(Place("--workdir", workdir, step), overrides, TWO_TOWERS)
+    distributed.start(sections.DistributedConfig(), same)
+    trained = find(ModelPlace("--workdir", workdir, step), overrides, TWO_TOWERS)
     assert trained.tokenizer is not None  # `find` has looked
     config = trained.current.config
     compilation_cache.use_cache(config.compilation)
@@ -167,7 +167,7 @@ def _write(file: Path, rows: int, width: int, parts: Iterator[Float32[np.ndarray
     """Writes `parts` below each other; all processes compute, the first one writes."""
     partial = file.with_suffix(".partial")
     first = jax.process_index() == 0
-    beat, done = progress_line.Pulse(), 0
+    beat, done = progress_line.ProgressLine(), 0
     # Plain writes: with a mapped file, a full disk ends the process by a bus error.
     with partial.open("wb") if first else contextlib.nullcontext() as out:
         if out is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax.applications.cascade import Measured
+from wenlan_jax.applications.cascade import MeasuredWay
 from wenlan_jax.config import sections
 from wenlan_jax.data.sources import Source
 from wenlan_jax.evaluation import graded_ranking, reranking, true_pairs
@@ -33,9 +33,9 @@ class JudgementsError(WenlanError, ValueError):
     """A file of judgements that cannot be read, or that does not belong to the data."""
 
 
-def protocol(settings: sections.Graded) -> graded_ranking.Protocol:
+def protocol(settings: sections.GradedConfig) -> graded_ranking.GradedProtocol:
     """Makes the protocol of graded judgements from the section `eval.graded`."""
-    return graded_ranking.Protocol(
+    return graded_ranking.GradedProtocol(
         k=settings.k,
         gain=settings.gain,
         ideal=settings.ideal,
@@ -120,7 +120,7 @@ def of_split(judged: Judged, texts: Sequence[str], source: Source) -> Numbered:
     return {numbers[text]: {rows[image]: grade for image, grade in images.items()} for text, images in here.items()}
 
 
-def check(judged: Numbered, how: graded_ranking.Protocol) -> None:
+def check(judged: Numbered, how: graded_ranking.GradedProtocol) -> None:
     """Checks that some text counts, before anything is scored.
 
     Args:
@@ -133,7 +133,7 @@ def check(judged: Numbered, how: graded_ranking.Protocol) -> None:
     graded_ranking.evaluate({}, judged, how)
 
 
-def figures(measured: Measured, judged: Numbered, how: graded_ranking.Protocol) -> dict[str, float]:
+def figures(measured: MeasuredWay, judged: Numbered, how: graded_ranking.GradedProtocol) -> dict[str, float]:
     """Computes NDCG and MAP of texts as queries, at each depth of the cascade.
 
     Args:
@@ -154,7 +154,7 @@ def figures(measured: Measured, judged: Numbered, how: graded_ranking.Protocol) 
     return found
 
 
-def table(found: Mapping[str, float], depths: Sequence[int], how: graded_ranking.Protocol) -> str:
+def table(found: Mapping[str, float], depths: Sequence[int], how: graded_ranking.GradedProtocol) -> str:
     """Writes a line a depth: NDCG, mean average precision, and the share of the results shown that was judged.
 
     Args:

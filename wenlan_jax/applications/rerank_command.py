@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     from wenlan_jax.applications import rerank_job
 
     rerank_job.run(
-        rerank_job.Request(
+        rerank_job.RerankRequest(
             workdir=arguments.workdir,
             single=arguments.single,
             out=arguments.out,

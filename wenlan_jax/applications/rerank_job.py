@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax.applications import cascade, cascade_speed, graded, rerank_page
-from wenlan_jax.applications.trained import Model, Place, find, read
+from wenlan_jax.applications.trained import LoadedModel, ModelPlace, find, read
 from wenlan_jax.config import sections
-from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.sources import Source
 from wenlan_jax.evaluation import graded_ranking
 from wenlan_jax.evaluation.reranking import Pairs
@@ -26,7 +26,7 @@ from wenlan_jax.tasks.two_tower import embedding
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.util import json_files
 from wenlan_jax.util.errors import WenlanError
-from wenlan_jax.util.progress_line import Pulse
+from wenlan_jax.util.progress_line import ProgressLine
 
 SCORES = ("rank", "itm")
 """Objectives of the single tower that train a score of pairs."""
@@ -40,7 +40,7 @@ class CascadeError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class RerankRequest:
     """What `wenlan rerank` was asked for; see its arguments.
 
     Attributes:
@@ -66,7 +66,7 @@ class Request:
     fields: tuple[str, ...]
 
 
-def run(request: Request) -> dict[str, float]:
+def run(request: RerankRequest) -> dict[str, float]:
     """Re-ranks the splits of the two towers' configuration.
 
     Args:
@@ -87,7 +87,9 @@ def run(request: Request) -> dict[str, float]:
         raise CascadeError(f"--speed-images: a number from 0 on is needed, got {request.speed_images}")
     judged = None if request.judgements is None else graded.read(request.judgements)
     same = {field.name: str(getattr(request, field.name)) for field in dataclasses.fields(request)}
-    distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
+    distributed.start(
+        sections.DistributedConfig(), same
+    )  # the configuration lies in a checkpoint, which needs the devices
     two, single = _models(request)
     evaluator = embedding.Evaluator(two.run, two.tokenizer)
     result = {"two_towers/steps": float(two.step), "single_tower/steps": float(single.step)}
@@ -104,10 +106,10 @@ def run(request: Request) -> dict[str, float]:
     return result
 
 
-def _models(request: Request) -> tuple[Model, Model]:
+def _models(request: RerankRequest) -> tuple[LoadedModel, LoadedModel]:
     """The two towers and the single tower, which must read the same data."""
-    first = Place("--workdir", request.workdir, request.step)
-    second = Place("--single", request.single, request.single_step)
+    first = ModelPlace("--workdir", request.workdir, request.step)
+    second = ModelPlace("--single", request.single, request.single_step)
     two = find(first, request.fields, TWO_TOWERS)
     single = find(second, request.fields, SINGLE_TOWER)
     config, other = two.current.config, single.current.config
@@ -127,13 +129,13 @@ def _models(request: Request) -> tuple[Model, Model]:
 
 
 def _split(
-    request: Request,
-    two: Model,
-    single: Model,
+    request: RerankRequest,
+    two: LoadedModel,
+    single: LoadedModel,
     split: str,
     embedded: embedding.Embedded,
     judged: graded.Judged | None,
-) -> tuple[dict[str, float], list[cascade.Measured]]:
+) -> tuple[dict[str, float], list[cascade.MeasuredWay]]:
     """The figures of a split, and both ways as they were measured; prints the tables."""
     ks, depths = two.run.config.eval.ks, sorted(set(request.depths))
     how = graded.protocol(two.run.config.eval.graded)
@@ -146,7 +148,7 @@ def _split(
         return scorer.scores(single.params, single.batch_stats, texts, images, text_of_pair, image_of_pair)
 
     score(np.zeros(1, np.int64), np.zeros(1, np.int64))  # compiled before anything is timed
-    measured: list[cascade.Measured] = []
+    measured: list[cascade.MeasuredWay] = []
     figures: dict[str, float] = {}
     for way in cascade.ways(embedded, max(*depths, *ks, cascade.PROTOCOL.k, how.k)):
         measured.append(cascade.measure(way, depths, ks, score, scorer.batch_size, time.perf_counter))
@@ -162,7 +164,7 @@ def _split(
     return figures, measured
 
 
-def _grades(judged: graded.Judged, embedded: embedding.Embedded, how: graded_ranking.Protocol) -> graded.Numbered:
+def _grades(judged: graded.Judged, embedded: embedding.Embedded, how: graded_ranking.GradedProtocol) -> graded.Numbered:
     """The judgements of a split's texts, which may be none."""
     grades = graded.of_split(judged, [text.text.text for text in embedded.texts], embedded.source)
     if grades:
@@ -170,7 +172,7 @@ def _grades(judged: graded.Judged, embedded: embedding.Embedded, how: graded_ran
     return grades
 
 
-def _gap(two: Model, single: Model, split: str, images: int) -> dict[str, float]:
+def _gap(two: LoadedModel, single: LoadedModel, split: str, images: int) -> dict[str, float]:
     if not images:
         return {}
     if not split.isidentifier():
@@ -180,9 +182,9 @@ def _gap(two: Model, single: Model, split: str, images: int) -> dict[str, float]
     return cascade_speed.gap(two, single, split, images)
 
 
-def _read_images(scorer: PairScorer, source: Source) -> Batch:
+def _read_images(scorer: PairScorer, source: Source) -> HostBatch:
     """The single tower's fields of all images."""
-    pulse, parts = Pulse(), []
+    pulse, parts = ProgressLine(), []
     for start in range(0, len(source), READ_AT_ONCE):
         parts.append(scorer.images(source, range(start, min(start + READ_AT_ONCE, len(source)))))
         if pulse.due():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wenlan_jax.applications import cascade
-from wenlan_jax.applications.cascade import TEXT_TO_IMAGE, Measured, Way
+from wenlan_jax.applications.cascade import TEXT_TO_IMAGE, MeasuredWay, Way
 from wenlan_jax.evaluation import gallery, reranking
 from wenlan_jax.evaluation.reranking import Orders
 from wenlan_jax.tasks.two_tower.embedding import Embedded
@@ -19,7 +19,7 @@ BEST = 5
 TITLE = "What re-ranking changes"
 
 
-def write(path: Path, embedded: Embedded, measured: Sequence[Measured], count: int) -> None:
+def write(path: Path, embedded: Embedded, measured: Sequence[MeasuredWay], count: int) -> None:
     """Writes the page of re-ranking, both ways of a split.
 
     Args:
@@ -38,7 +38,7 @@ def write(path: Path, embedded: Embedded, measured: Sequence[Measured], count: i
     gallery.write_gallery(path, queries, TITLE, note)
 
 
-def before_and_after(embedded: Embedded, found: Measured, number: int) -> list[gallery.GalleryRow]:
+def before_and_after(embedded: Embedded, found: MeasuredWay, number: int) -> list[gallery.GalleryRow]:
     """Makes two rows of a query: by two towers, and after re-ranking.
 
     Args:

@@ -21,7 +21,7 @@ SECTIONS = ("data.", "eval.", "mesh.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """A trained model on its devices.
 
     Attributes:
@@ -40,7 +40,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ModelPlace:
     """Where a model is.
 
     Attributes:
@@ -54,7 +54,7 @@ class Place:
     step: int | None
 
 
-def find(place: Place, fields: Sequence[str], model: str) -> restore.Trained:
+def find(place: ModelPlace, fields: Sequence[str], model: str) -> restore.Trained:
     """Opens a checkpoint; its arrays are not read yet.
 
     Args:
@@ -85,7 +85,7 @@ def find(place: Place, fields: Sequence[str], model: str) -> restore.Trained:
     return trained
 
 
-def read(place: Place, trained: restore.Trained) -> Model:
+def read(place: ModelPlace, trained: restore.Trained) -> LoadedModel:
     """Reads the arrays of a checkpoint onto the devices.
 
     Args:
@@ -99,4 +99,4 @@ def read(place: Place, trained: restore.Trained) -> Model:
     state = trained.read("params", "batch_stats")
     size = trees.size(state["params"])
     say(f"checkpoint {trained.step} of {place.workdir}: {trained.current.config.task}, {size:,} parameters")
-    return Model(trained.current, trained.tokenizer, state["params"], state["batch_stats"], trained.step)
+    return LoadedModel(trained.current, trained.tokenizer, state["params"], state["batch_stats"], trained.step)

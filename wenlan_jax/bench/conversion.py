@@ -89,7 +89,7 @@ class Round(NamedTuple):
     exporting: Cost
 
 
-class ConversionError(WenlanError, RuntimeError):
+class ConversionBenchError(WenlanError, RuntimeError):
     """A part of the measurement that failed."""
 
 
@@ -111,7 +111,7 @@ def run_conversion(path: Path, fields: Sequence[str], out: Path | None) -> dict[
     """
     config = experiment.load(path, fields)
     if registry.of(config).model != TWO_TOWERS:
-        raise ConversionError(
+        raise ConversionBenchError(
             f"--conversion is measured on the two towers of BriVL, and {path} has task {config.task!r}"
         )
     experiment.require_vocabulary(config, "a benchmark")
@@ -175,7 +175,7 @@ def write_random(config: experiment.Config, path: Path) -> None:
     export_brivl.write_file(random_model(config), path)
 
 
-def random_model(config: experiment.Config) -> exporting.Model:
+def random_model(config: experiment.Config) -> exporting.ExportedModel:
     """Makes a model of a configuration's size with random weights, as `wenlan export` would read it."""
     shapes = setup.set_up(config, jax.devices()[:1]).shapes
     random = np.random.default_rng(config.seed)
@@ -193,7 +193,7 @@ def random_model(config: experiment.Config) -> exporting.Model:
         return drawn
 
     momentum = shapes.momentum is not None
-    return exporting.Model(config, 0, tower, towers, momentum, None, {}, {}, "float32")
+    return exporting.ExportedModel(config, 0, tower, towers, momentum, None, {}, {}, "float32")
 
 
 def cost(command: Sequence[str]) -> Cost:
@@ -216,7 +216,7 @@ def cost(command: Sequence[str]) -> Cost:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             log.seek(0)
-            raise ConversionError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-2000:]}")
+            raise ConversionBenchError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-2000:]}")
     per_unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kilobytes elsewhere
     return Cost(seconds, usage.ru_maxrss * per_unit)
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from wenlan_jax.bench import data_images
-from wenlan_jax.bench.data_sides import Job, Kind, Side, SideError
+from wenlan_jax.bench.data_sides import Kind, LoaderJob, LoaderSide, SideError
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.experiment import ConfigError
 
@@ -84,9 +84,9 @@ def _require_torch() -> None:
         raise SideError(f"--against=torch needs {' and '.join(missing)}; pip install 'wenlan_jax[torch]'")
 
 
-def _job(config: experiment.Config, place: Path, vocabulary: Path, size: int) -> Job:
+def _job(config: experiment.Config, place: Path, vocabulary: Path, size: int) -> LoaderJob:
     data = config.data
-    return Job(
+    return LoaderJob(
         kind="ours",
         folder=place,
         vocabulary=vocabulary,
@@ -101,11 +101,11 @@ def _job(config: experiment.Config, place: Path, vocabulary: Path, size: int) ->
     )
 
 
-def _measure(job: Job, kinds: tuple[Kind, ...]) -> dict[Kind, list[float]]:
+def _measure(job: LoaderJob, kinds: tuple[Kind, ...]) -> dict[Kind, list[float]]:
     """Records a CPU-second of each side and round; the sides take turns."""
     rates: dict[Kind, list[float]] = {kind: [] for kind in kinds}
     with contextlib.ExitStack() as stack:
-        sides = {kind: stack.enter_context(Side(dataclasses.replace(job, kind=kind))) for kind in kinds}
+        sides = {kind: stack.enter_context(LoaderSide(dataclasses.replace(job, kind=kind))) for kind in kinds}
         for side in sides.values():
             side.take(SETTLING_BATCHES)
         for _ in range(ROUNDS):

@@ -1,6 +1,7 @@
 """The loaders that `wenlan bench --data` compares, each in a process of its own with its workers as children.
 
-Imports no jax. `Side` starts one and asks it for batches; `cpu_seconds` is what a process and its children have used.
+Imports no jax. `LoaderSide` starts one and asks it for batches; `cpu_seconds` is what a process and its children have
+used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import cv2
 import numpy as np
 
 from wenlan_jax.data import loader, sources, text
-from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.data.mixture import Mixture, MixturePart, TextChoice, WantedTexts
 from wenlan_jax.util import host_memory
 from wenlan_jax.util.errors import WenlanError
 
@@ -44,7 +45,7 @@ class SideError(WenlanError, RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class LoaderJob:
     """What a side loads.
 
     Attributes:
@@ -74,11 +75,11 @@ class Job:
     seed: int
 
 
-def _ours(job: Job) -> Iterator[Any]:
+def _ours(job: LoaderJob) -> Iterator[Any]:
     """The training loader of this package."""
     source = sources.open_source(str(job.folder / "records"), "train", job.folder)
     maker = loader.TrainBatches(
-        mixture=Mixture([Part(source, TextChoice(Wanted((), ()), "any", (), 1.0), 0.0)], job.seed),
+        mixture=Mixture([MixturePart(source, TextChoice(WantedTexts((), ()), "any", (), 1.0), 0.0)], job.seed),
         tokenizer=text.load_tokenizer(job.vocabulary),
         batch_size=job.batch_size,
         share=tuple(range(job.batch_size)),
@@ -89,7 +90,7 @@ def _ours(job: Job) -> Iterator[Any]:
     return loader.train_batches(maker, 0, job.workers, job.prefetch)
 
 
-def _decoding(job: Job) -> Iterator[Any]:
+def _decoding(job: LoaderJob) -> Iterator[Any]:
     """libjpeg-turbo alone: the files decoded whole, from memory, nothing else done.
 
     An image's memory is mapped afresh by malloc and cleared by the kernel, unless it is kept as our loader does.
@@ -105,7 +106,7 @@ def _decoding(job: Job) -> Iterator[Any]:
         yield None
 
 
-def _torch(job: Job) -> Iterator[Any]:
+def _torch(job: LoaderJob) -> Iterator[Any]:
     from wenlan_jax.bench import torch_loader
 
     dataset = torch_loader.Files(job.folder / "files", job.size, augment=job.kind.endswith("transforms"))
@@ -113,13 +114,13 @@ def _torch(job: Job) -> Iterator[Any]:
     return torch_loader.batches(dataset, words, job.text_length, job.batch_size, max(job.workers, 1), job.prefetch)
 
 
-def _batches(job: Job) -> Iterator[Any]:
+def _batches(job: LoaderJob) -> Iterator[Any]:
     if job.kind.startswith("ours"):
         return _ours(job)
     return _decoding(job) if job.kind.startswith("decoding") else _torch(job)
 
 
-def serve(connection: Connection, job: Job) -> None:
+def serve(connection: Connection, job: LoaderJob) -> None:
     """Takes as many batches as it is asked for, until the other side closes; the loop of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     try:
@@ -136,14 +137,14 @@ def serve(connection: Connection, job: Job) -> None:
         connection.send(SideError(f"{job.kind}: {type(error).__name__}: {error}"))
 
 
-class Side:
+class LoaderSide:
     """A loader in a process. A context manager: leaving it ends the process and its workers.
 
     Args:
         job: what it loads.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoaderJob) -> None:
         self.job = job
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
@@ -189,7 +190,7 @@ class Side:
         assert self.process.pid is not None  # of a started process
         return self.process.pid
 
-    def __enter__(self) -> Side:
+    def __enter__(self) -> LoaderSide:
         return self
 
     def __exit__(

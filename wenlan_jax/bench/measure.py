@@ -15,7 +15,7 @@ import numpy as np
 
 from wenlan_jax.core import momentum, optim, rngs, trees
 from wenlan_jax.core.state import TrainState
-from wenlan_jax.core.task import Own
+from wenlan_jax.core.task import PositivePairs
 from wenlan_jax.losses import contrastive
 from wenlan_jax.monitoring import metrics_file
 from wenlan_jax.parallel import mesh as meshes
@@ -30,7 +30,7 @@ PEAK_SIZE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class TimedPart:
     """One part of a step, timed by itself.
 
     Attributes:
@@ -113,7 +113,7 @@ class Stepper:
         return found
 
 
-def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[TimedPart]:
     """Times the parts of a step of two towers, each compiled by itself; a fused step can be faster than their sum.
 
     Args:
@@ -155,7 +155,7 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
     return [*found, optimiser(current, state, repeats)]
 
 
-def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[Part]:
+def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[TimedPart]:
     """Times the parts that the step of every task has: preparation, loss with its gradient, optimiser.
 
     Args:
@@ -173,7 +173,7 @@ def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], r
 
     def loss(part: Any, state: TrainState, batch: Any) -> jax.Array:
         rows, _ = task.targets(state, batch, rng)
-        own = Own(positions, rows)
+        own = PositivePairs(positions, rows)
         return task.micro_loss(trees.merge(part, frozen), state, batch, own, rows, rng).loss
 
     prepare = jax.jit(lambda b: task.prepare(b, rng, positions))
@@ -185,7 +185,7 @@ def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], r
     ]
 
 
-def optimiser(current: Run, state: TrainState, repeats: int) -> Part:
+def optimiser(current: Run, state: TrainState, repeats: int) -> TimedPart:
     """Times the update of the parameters that are trained.
 
     Args:
@@ -223,7 +223,7 @@ def _bank(config: experiment.Config, ids: jax.Array) -> Callable[..., Any]:
     return jax.grad(loss)
 
 
-def timed(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> Part:
+def timed(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> TimedPart:
     """Times a function by itself.
 
     Args:
@@ -239,4 +239,4 @@ def timed(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], r
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began
     run_once = functools.partial(compiled, *arguments)
-    return Part(name, seconds_of(lambda: jax.block_until_ready(run_once()), repeats), compile_seconds)
+    return TimedPart(name, seconds_of(lambda: jax.block_until_ready(run_once()), repeats), compile_seconds)

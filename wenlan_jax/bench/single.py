@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from wenlan_jax.bench import measure
 from wenlan_jax.core import rngs, trees
 from wenlan_jax.core.state import TrainState
-from wenlan_jax.core.task import Own
+from wenlan_jax.core.task import PositivePairs
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.tasks.single_tower.task import Single
+from wenlan_jax.tasks.single_tower.task import SingleTowerTask
 
 
-def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[measure.Part]:
+def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats: int) -> list[measure.TimedPart]:
     """Times the parts of a step of the single tower, each compiled by itself.
 
     A fused step can be faster than their sum.
@@ -32,7 +32,7 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
     """
     recipe = current.recipe
     task, rng = recipe.task, rngs.stream(state.rng, "bench", 0)
-    assert isinstance(task, Single)
+    assert isinstance(task, SingleTowerTask)
     tower = task.tower
     trained, frozen = trees.split(state.params, recipe.is_trained)
     features = jax.jit(tower.features)(state.params, state.batch_stats, batch)
@@ -42,7 +42,7 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
 
     def objective(part: Any, state: TrainState, batch: Any) -> jax.Array:
         rows, _ = task.targets(state, batch, rng)
-        own = Own(jnp.arange(len(rows["id"])), rows)
+        own = PositivePairs(jnp.arange(len(rows["id"])), rows)
         return task.micro_loss(trees.merge(part, frozen), state, batch, own, rows, rng).loss
 
     actions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}

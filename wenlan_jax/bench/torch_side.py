@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wenlan_jax.bench.torch_worker import Job, TorchError
+from wenlan_jax.bench.torch_worker import StepJob, TorchError
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.brivl import brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
@@ -81,7 +81,7 @@ def _head_width(config: experiment.Config) -> int:
     return towers.image_tower(config.model).backbone.head_width
 
 
-def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> Job:
+def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> StepJob:
     """Makes what the reference is started with. Images are normalised beforehand, which spares PyTorch that work.
 
     Args:
@@ -96,7 +96,7 @@ def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarra
         "image": {"params": state.params["image"], "batch_stats": state.batch_stats["image"]},
         "text": {"params": state.params["text"]},
     }
-    return Job(
+    return StepJob(
         sizes=_sizes(config),
         bert=bert_description(config.model.text.bert),
         weights=with_batch_counters(to_torch(jax.tree.map(np.asarray, tree), brivl_table())),

@@ -15,7 +15,7 @@ from wenlan_jax.models.single_tower import at_places
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower.spec import TOWER
-from wenlan_jax.tasks.single_tower.task import Single
+from wenlan_jax.tasks.single_tower.task import SingleTowerTask
 
 
 def check(config: experiment.Config) -> None:
@@ -86,7 +86,7 @@ def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarra
 def said(current: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Computes the pooled state and the logits of the words to guess, in evaluation mode."""
     task = current.recipe.task
-    assert isinstance(task, Single)
+    assert isinstance(task, SingleTowerTask)
     tower = task.tower
 
     def answers(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

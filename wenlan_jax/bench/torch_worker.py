@@ -51,7 +51,7 @@ def use_all_cores() -> ModuleType:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class StepJob:
     """What the worker trains.
 
     Attributes:
@@ -85,7 +85,7 @@ class TorchStep:
         TorchError: if the weights do not fit.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: StepJob) -> None:
         from transformers import BertConfig
 
         from wenlan_jax.convert.reference import torch_brivl

@@ -73,7 +73,7 @@ BROKEN = "broken-"
 
 
 @dataclasses.dataclass(frozen=True)
-class Note:
+class CheckpointNote:
     """What is stored beside the state.
 
     Attributes:
@@ -93,7 +93,7 @@ class Note:
     checksums: dict[str, int] = dataclasses.field(default_factory=dict)
     own_checksum: int | None = None
 
-    def summed(self) -> Note:
+    def summed(self) -> CheckpointNote:
         """Returns this note with its own checksum, which is that of its JSON text without it."""
         fields = {**dataclasses.asdict(self), "own_checksum": None}
         return dataclasses.replace(self, own_checksum=zlib.crc32(json.dumps(fields, sort_keys=True).encode()))
@@ -151,7 +151,7 @@ class Checkpoints:
         CheckpointError: for a path from which they could not be read again.
     """
 
-    def __init__(self, directory: Path, settings: sections.Checkpoint, host_arrays: bool = False) -> None:
+    def __init__(self, directory: Path, settings: sections.CheckpointConfig, host_arrays: bool = False) -> None:
         _leave_out_echoes()
         self.directory = directory.absolute()
         check_place(self.directory)
@@ -225,7 +225,7 @@ class Checkpoints:
             CheckpointError: if an earlier write failed.
         """
         saved, fingerprint = json.loads(experiment.to_json(settings)), experiment.fingerprint(settings)
-        note = Note(saved, fingerprint, tokenizer, __version__, checksums.of_tree(state)).summed()
+        note = CheckpointNote(saved, fingerprint, tokenizer, __version__, checksums.of_tree(state)).summed()
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(nested(state), ocdbt_target_data_file_size=DATA_FILE_BYTES),
             note=ocp.args.JsonSave(dataclasses.asdict(note)),
@@ -276,7 +276,7 @@ class Checkpoints:
                 "intact; free space, or see to the rights of the directory, and run the same command again"
             ) from error
 
-    def note(self, step: int | None = None) -> tuple[int, Note]:
+    def note(self, step: int | None = None) -> tuple[int, CheckpointNote]:
         """Reads what is stored beside a state.
 
         Args:
@@ -299,7 +299,7 @@ class Checkpoints:
             step, lambda: self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
         )
         try:
-            note = Note(**stored)
+            note = CheckpointNote(**stored)
         except TypeError as error:
             raise CheckpointError(
                 f"checkpoint {step} under {self.directory} was written by wenlan {stored.get('version', '?')}, "

@@ -32,7 +32,9 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
         The figures by name.
     """
     same = {"--workdir": str(workdir), "--step": step, "fields": list(overrides)}
-    distributed.start(sections.Distributed(), same)  # the configuration lies in a checkpoint, which needs the devices
+    distributed.start(
+        sections.DistributedConfig(), same
+    )  # the configuration lies in a checkpoint, which needs the devices
     trained = restore.load(workdir, step, overrides, SECTIONS)
     print(distributed.introduction(trained.current.mesh), flush=True)
     compilation_cache.use_cache(trained.current.config.compilation)

@@ -13,7 +13,7 @@ functions are found under this name, too, and are imported when they are first a
 
 from typing import Any
 
-from wenlan_jax.util.late import Late
+from wenlan_jax.util.late import LateCallable
 
 _FUNCTIONS = ("Config", "ConfigError", "default", "parse", "load", "override", "completed", "from_json", "to_json")
 _PRESETS = ("make_large", "make_small", "make_loops")
@@ -24,4 +24,4 @@ def __getattr__(name: str) -> Any:
     if name not in _FUNCTIONS + _PRESETS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "two_tower.presets" if name in _PRESETS else "experiment"
-    return Late(f"wenlan_jax.tasks.{module}:{name}").resolve()
+    return LateCallable(f"wenlan_jax.tasks.{module}:{name}").resolve()

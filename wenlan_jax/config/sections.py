@@ -24,7 +24,7 @@ SOURCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     """Axes of the device mesh; their product is the number of devices, one of them may be -1 (the rest)."""
 
     preset: str = field(
@@ -47,7 +47,7 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
+class TokenizerConfig:
     """Text to ids."""
 
     path: str = field(
@@ -75,7 +75,7 @@ class Tokenizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class MixturePartConfig:
     """One source of a mixture; what is not written takes the default. Kinds of text differ from source to source."""
 
     source: str = field("", "as data.source")
@@ -95,7 +95,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DataConfig:
     """Where pairs come from and how they are drawn."""
 
     source: str = field(
@@ -105,7 +105,7 @@ class Data:
     )
     dir: str = field("~/tensorflow_datasets", "where TFDS data sets are built and looked for", free=True)
     train_split: str = field("train", "split to train on")
-    mixture: tuple[Part, ...] = field(
+    mixture: tuple[MixturePartConfig, ...] = field(
         (),
         "sources to train on in fixed shares instead of data.source, which then is for evaluation only; written in a "
         "configuration file as dicts of the fields below, e.g. ({'source': 'web', 'weight': 0.7, 'kinds': "
@@ -155,7 +155,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
+class AugmentConfig:
     """What happens to a training image on the accelerator; no crop and no flip, so that boxes stay valid [C]."""
 
     brightness: float = field(0.4, "factor drawn from 1 +- this [C]", low=0, high=1)
@@ -169,7 +169,7 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """Optimiser and schedule."""
 
     name: Literal["adam", "adamw", "muon", "sgd"] = field(
@@ -209,7 +209,7 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train:
+class TrainConfig:
     """The length and the size of a run."""
 
     steps: int = field(100_000, "optimiser steps of the whole run", low=1)
@@ -225,7 +225,7 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
-class Graded:
+class GradedConfig:
     """How graded judgements of retrieval are counted (`wenlan rerank --judgements`); the papers give k alone."""
 
     k: int = field(30, "results of a query that count [S]", low=1)
@@ -240,7 +240,7 @@ class Graded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Eval:
+class EvalConfig:
     """What is measured on held-out data."""
 
     splits: tuple[str, ...] = field(("validation",), "splits evaluated while training", free=True)
@@ -280,11 +280,11 @@ class Eval:
         free=True,
     )
     gallery: int = field(21, "queries shown in the gallery image page; 0: no page", low=0, free=True)
-    graded: Graded = section(Graded, free=True)
+    graded: GradedConfig = section(GradedConfig, free=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class CheckpointConfig:
     """What is kept."""
 
     every: int = field(1000, "steps between checkpoints; the last step is always kept", low=1, free=True)
@@ -293,7 +293,7 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distributed:
+class DistributedConfig:
     """How the processes of a job find each other; launch/ sets the environment variables, a cluster its own."""
 
     coordinator: str = field(
@@ -310,7 +310,7 @@ class Distributed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compilation:
+class CompilationConfig:
     """Compiled programs kept for the next start."""
 
     cache: str = field(
@@ -322,7 +322,7 @@ class Compilation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Telemetry:
+class TelemetryConfig:
     """What a run tells about itself besides metrics.jsonl and ledger.jsonl, and when it counts as hung."""
 
     tensorboard: Literal["auto", "on", "off"] = field(

@@ -48,7 +48,7 @@ def image_settings(config: experiment.Config) -> dict[str, Any]:
     }
 
 
-def _image(config: experiment.Config, tower: ImageTower) -> torch_modules.Image:
+def _image(config: experiment.Config, tower: ImageTower) -> torch_modules.ImageArchitecture:
     backbone = tower.backbone
     return {
         "size": config.data.image_size,
@@ -73,7 +73,7 @@ def _image(config: experiment.Config, tower: ImageTower) -> torch_modules.Image:
     }
 
 
-def _text(config: experiment.Config, tower: TextTower) -> torch_modules.Text:
+def _text(config: experiment.Config, tower: TextTower) -> torch_modules.TextArchitecture:
     bert = tower.backbone
     return {
         "length": config.data.text_length,
@@ -94,7 +94,7 @@ def _text(config: experiment.Config, tower: TextTower) -> torch_modules.Text:
     }
 
 
-def _encoder(encoder: TransformerEncoder) -> torch_modules.Encoder:
+def _encoder(encoder: TransformerEncoder) -> torch_modules.EncoderArchitecture:
     return {
         "layers": encoder.depth,
         "heads": encoder.heads,

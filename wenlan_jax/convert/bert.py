@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert.brivl import bert_rules
-from wenlan_jax.convert.rules import ConversionError, Ignore, Rule, Table
+from wenlan_jax.convert.rules import ConversionError, Ignore, WeightRule, WeightTable
 from wenlan_jax.tasks.two_tower import schema as two_towers
 
 BACKBONE = "text/params/backbone/"
@@ -89,10 +89,10 @@ def detect(keys: Iterable[str]) -> str:
     return prefixes[0]
 
 
-def bert_table(prefix: str) -> Table:
+def bert_table(prefix: str) -> WeightTable:
     """Makes the rules of an encoder whose keys start with `prefix`, for both directions."""
     rules = bert_rules(prefix, BACKBONE)
-    return Table((*rules, *_old_norms(rules)), (*_unused(prefix), *_HEADS))
+    return WeightTable((*rules, *_old_norms(rules)), (*_unused(prefix), *_HEADS))
 
 
 def position_offset(config: Mapping[str, Any]) -> int:
@@ -185,7 +185,7 @@ def computed_otherwise(
     return faults
 
 
-def differences(bert: two_towers.Bert, description: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(bert: two_towers.BertConfig, description: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Lists what the configuration and a `config.json` disagree on, with the remedy.
 
     Heads and eps are in no weight's shape: with others than the model's, all would load and compute something else.
@@ -211,13 +211,13 @@ def differences(bert: two_towers.Bert, description: Mapping[str, Any], prefix: s
     return faults + computed_otherwise(description, prefix, "the text backbone")
 
 
-def _old_norms(rules: Iterable[Rule]) -> list[Rule]:
+def _old_norms(rules: Iterable[WeightRule]) -> list[WeightRule]:
     """The norms once more under their old names; export takes the first rule for a leaf, so never these."""
     old = []
     for rule in rules:
         layer, _, leaf = rule.torch.rpartition(".")
         if layer.endswith("LayerNorm"):
-            old.append(Rule(f"{layer}.{_OLD_NORM[leaf]}", rule.flax, rule.layout))
+            old.append(WeightRule(f"{layer}.{_OLD_NORM[leaf]}", rule.flax, rule.layout))
     return old
 
 
@@ -229,6 +229,6 @@ def _unused(prefix: str) -> tuple[Ignore, ...]:
     )
 
 
-def bert_description(bert: two_towers.Bert) -> dict[str, Any]:
+def bert_description(bert: two_towers.BertConfig) -> dict[str, Any]:
     """Returns the sizes of a text backbone under the names of transformers' `BertConfig`."""
     return {theirs: getattr(bert, ours) for theirs, ours in _FIELDS.items()}

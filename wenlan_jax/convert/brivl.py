@@ -10,7 +10,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wenlan_jax.convert.rules import CONVOLUTION, LINEAR, POINTWISE, FlatTree, Ignore, Rule, Table, split_rows
+from wenlan_jax.convert.rules import (
+    CONVOLUTION,
+    LINEAR,
+    POINTWISE,
+    FlatTree,
+    Ignore,
+    WeightRule,
+    WeightTable,
+    split_rows,
+)
 from wenlan_jax.core.state import MOMENTUM
 
 QUERY_TOWERS = {"imgencoder": "image", "textencoder": "text"}
@@ -28,7 +37,7 @@ _BERT_LAYER = {
 _BERT_NORMS = {"attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2"}
 
 
-def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> Table:
+def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> WeightTable:
     """Makes the rules for some towers of an official checkpoint.
 
     Image and text towers are told apart by the prefix (`img...`, `text...`). The towers of the checkpoint that are not
@@ -40,12 +49,12 @@ def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> Table:
     Returns:
         The rules.
     """
-    rules: list[Rule] = []
+    rules: list[WeightRule] = []
     for prefix, name in towers.items():
         rules += image_rules(prefix, name) if prefix.startswith("img") else text_rules(prefix, name)
     left_out = [p for p in (*QUERY_TOWERS, *MOMENTUM_TOWERS) if p not in towers]
     others = tuple(Ignore(rf"{prefix}\..*", "a tower that was not asked for") for prefix in left_out)
-    return Table(tuple(rules), (*_UNUSED, *others))
+    return WeightTable(tuple(rules), (*_UNUSED, *others))
 
 
 _UNUSED = (
@@ -61,7 +70,7 @@ def is_unused_layer(key: str) -> bool:
     return ".backbone.classifier." in key or ".bert.pooler." in key
 
 
-def image_rules(prefix: str, tower: str) -> list[Rule]:
+def image_rules(prefix: str, tower: str) -> list[WeightRule]:
     """Makes the rules of an image tower: EfficientNet, region projection, encoder, projection head.
 
     Args:
@@ -89,7 +98,7 @@ def image_rules(prefix: str, tower: str) -> list[Rule]:
     return rules + _head_rules(f"{prefix}.learnable.img", f"{tower}/params/")
 
 
-def text_rules(prefix: str, tower: str) -> list[Rule]:
+def text_rules(prefix: str, tower: str) -> list[WeightRule]:
     """Makes the rules of a text tower: BERT, encoder, projection head.
 
     Args:
@@ -103,7 +112,7 @@ def text_rules(prefix: str, tower: str) -> list[Rule]:
     return rules + _head_rules(f"{prefix}.learnable.text", f"{tower}/params/")
 
 
-def bert_rules(prefix: str, scope: str) -> list[Rule]:
+def bert_rules(prefix: str, scope: str) -> list[WeightRule]:
     """Makes the rules of a Hugging Face BertModel.
 
     Args:
@@ -115,7 +124,7 @@ def bert_rules(prefix: str, scope: str) -> list[Rule]:
     """
     embeddings = prefix + "embeddings."
     rules = [
-        Rule(f"{embeddings}{kind}_embeddings.weight", (f"{scope}embeddings/{name}/embedding",))
+        WeightRule(f"{embeddings}{kind}_embeddings.weight", (f"{scope}embeddings/{name}/embedding",))
         for kind, name in (("word", "word"), ("position", "position"), ("token_type", "type"))
     ]
     rules += _layer_norm(embeddings + "LayerNorm", scope + "embeddings/norm")
@@ -137,13 +146,13 @@ def with_batch_counters(state: FlatTree) -> FlatTree:
     return {**state, **counters}
 
 
-def _head_rules(torch: str, flax: str) -> list[Rule]:
+def _head_rules(torch: str, flax: str) -> list[WeightRule]:
     """What follows the backbone in both towers; `torch` ends in `learnable.img` or `learnable.text`."""
     layer, ours = torch + "Att.layers.{i}.", flax + "encoder/layers_{i}/"
     joint = [f"{ours}attention/{name}/" for name in ("query", "key", "value")]
     rules = [
-        Rule(layer + "self_attn.in_proj_weight", tuple(name + "kernel" for name in joint), split_rows(3)),
-        Rule(layer + "self_attn.in_proj_bias", tuple(name + "bias" for name in joint), split_rows(3)),
+        WeightRule(layer + "self_attn.in_proj_weight", tuple(name + "kernel" for name in joint), split_rows(3)),
+        WeightRule(layer + "self_attn.in_proj_bias", tuple(name + "bias" for name in joint), split_rows(3)),
         *_linear(layer + "self_attn.out_proj", ours + "attention/out"),
     ]
     for name in ("linear1", "linear2"):
@@ -159,27 +168,27 @@ def _params(scope: str) -> str:
     return scope.replace("{collection}", "params")
 
 
-def _kernel(torch: str, flax: str, *, convolution: bool) -> Rule:
-    return Rule(f"{torch}.weight", (f"{flax}/kernel",), CONVOLUTION if convolution else LINEAR)
+def _kernel(torch: str, flax: str, *, convolution: bool) -> WeightRule:
+    return WeightRule(f"{torch}.weight", (f"{flax}/kernel",), CONVOLUTION if convolution else LINEAR)
 
 
-def _pointwise(torch: str, flax: str) -> Rule:
-    return Rule(f"{torch}.weight", (f"{flax}/kernel",), POINTWISE)
+def _pointwise(torch: str, flax: str) -> WeightRule:
+    return WeightRule(f"{torch}.weight", (f"{flax}/kernel",), POINTWISE)
 
 
-def _bias(torch: str, flax: str) -> Rule:
-    return Rule(f"{torch}.bias", (f"{flax}/bias",))
+def _bias(torch: str, flax: str) -> WeightRule:
+    return WeightRule(f"{torch}.bias", (f"{flax}/bias",))
 
 
-def _linear(torch: str, flax: str) -> list[Rule]:
+def _linear(torch: str, flax: str) -> list[WeightRule]:
     return [_kernel(torch, flax, convolution=False), _bias(torch, flax)]
 
 
-def _layer_norm(torch: str, flax: str) -> list[Rule]:
-    return [Rule(f"{torch}.weight", (f"{flax}/scale",)), _bias(torch, flax)]
+def _layer_norm(torch: str, flax: str) -> list[WeightRule]:
+    return [WeightRule(f"{torch}.weight", (f"{flax}/scale",)), _bias(torch, flax)]
 
 
-def _batch_norm(torch: str, flax: str) -> list[Rule]:
+def _batch_norm(torch: str, flax: str) -> list[WeightRule]:
     stats = flax.replace("{collection}", "batch_stats")
-    running = [Rule(f"{torch}.running_{name}", (f"{stats}/{name}",)) for name in ("mean", "var")]
+    running = [WeightRule(f"{torch}.running_{name}", (f"{stats}/{name}",)) for name in ("mean", "var")]
     return _layer_norm(torch, _params(flax)) + running

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from wenlan_jax.convert.brivl import image_rules
-from wenlan_jax.convert.rules import ConversionError, Ignore, Rule, Table
+from wenlan_jax.convert.rules import ConversionError, Ignore, WeightRule, WeightTable
 from wenlan_jax.models.efficientnet import SQUEEZE_RATIO, Stage
 
 TOWER = "image"
@@ -179,7 +179,7 @@ def _of_huggingface(description: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> Table:
+def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> WeightTable:
     """Makes the rules of a layout for both directions.
 
     Args:
@@ -197,17 +197,17 @@ def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> Table:
         Ignore(r".*\.num_batches_tracked", "BN's batch counter; unused with a fixed momentum"),
         Ignore(rf"{owner}classifier\..*", "ImageNet classifier; BriVL uses the feature map"),
     )
-    return Table(renamed, ignored)
+    return WeightTable(renamed, ignored)
 
 
-def timm_rules() -> list[Rule]:
+def timm_rules() -> list[WeightRule]:
     """Makes the rules of the backbone in the official image tower, under no prefix."""
     scope = f"{TOWER}.backbone."
     official = [rule for rule in image_rules(TOWER, TOWER) if rule.torch.startswith(scope)]
     return [dataclasses.replace(rule, torch=rule.torch.removeprefix(scope)) for rule in official]
 
 
-def _huggingface_rules(stages: Sequence[Stage]) -> list[Rule]:
+def _huggingface_rules(stages: Sequence[Stage]) -> list[WeightRule]:
     """timm's rules with Hugging Face's names, block by block."""
     block = "blocks.{s}.{i}."
     timm = timm_rules()
@@ -224,7 +224,7 @@ def _huggingface_rules(stages: Sequence[Stage]) -> list[Rule]:
     return [rule for rule in rules if rule is not None]
 
 
-def _renamed(rule: Rule, key: str, names: dict[str, str]) -> Rule | None:
+def _renamed(rule: WeightRule, key: str, names: dict[str, str]) -> WeightRule | None:
     """The rule with its layer under another name; None for a layer that `names` lacks."""
     layer, leaf = key.rsplit(".", 1)
     return dataclasses.replace(rule, torch=f"{names[layer]}.{leaf}") if layer in names else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wenlan_jax.convert.model import Model
+from wenlan_jax.convert.model import ExportedModel
 
 FILE = "example.py"
 REQUIREMENTS = "requirements.txt"
@@ -112,7 +112,7 @@ _LIBRARIES = {
 }
 
 
-def source(model: Model, form: str) -> str:
+def source(model: ExportedModel, form: str) -> str:
     """Writes the example of a format.
 
     Args:
@@ -133,7 +133,7 @@ def source(model: Model, form: str) -> str:
     )
 
 
-def libraries(model: Model, form: str) -> list[str]:
+def libraries(model: ExportedModel, form: str) -> list[str]:
     """Lists what the example and the files that it imports need of PyPI.
 
     Args:
@@ -147,7 +147,7 @@ def libraries(model: Model, form: str) -> list[str]:
     return [*_LIBRARIES[form], words[model.words.description()["kind"]]]
 
 
-def write(model: Model, form: str, folder: Path) -> None:
+def write(model: ExportedModel, form: str, folder: Path) -> None:
     """Writes the example and its requirements into a folder."""
     (folder / FILE).write_text(source(model, form), encoding="utf-8")
     (folder / REQUIREMENTS).write_text("".join(f"{name}\n" for name in libraries(model, form)))

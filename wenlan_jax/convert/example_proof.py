@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert import example, parity, sample
-from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.tasks import experiment
 
 MEAN_LEVELS, MOST_LEVELS = 0.5, 4.0
@@ -28,7 +28,7 @@ numbers, round apart; another orientation, cut, scale or order of channels is fa
 PROGRAM = Path(__file__).with_name("run_example.py")
 
 
-def check(model: Model, folder: Path, batch: parity.FixedBatch, proven: parity.Embeddings) -> dict[str, Any]:
+def check(model: ExportedModel, folder: Path, batch: parity.FixedBatch, proven: parity.Embeddings) -> dict[str, Any]:
     """Runs the example of an export and compares it with the training.
 
     Args:
@@ -84,7 +84,7 @@ def _run(folder: Path, scratch: Path, files: list[Path], batch: Mapping[str, Any
         return dict(result)
 
 
-def _check_texts(found: Mapping[str, np.ndarray], wanted: sample.Prepared) -> None:
+def _check_texts(found: Mapping[str, np.ndarray], wanted: sample.SampleInputs) -> None:
     for name, ours in (("input_ids", wanted.ids), ("attention_mask", wanted.mask)):
         theirs = found[name]
         if theirs.shape != ours.shape:

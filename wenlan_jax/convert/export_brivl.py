@@ -13,9 +13,9 @@ from wenlan_jax.convert import model_card, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, is_unused_layer, with_batch_counters
 from wenlan_jax.convert.export_torch import tower_state
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.rules import FlatTree
-from wenlan_jax.convert.torch_file import Stored
+from wenlan_jax.convert.torch_file import StoredTensor
 from wenlan_jax.core.state import MOMENTUM
 
 FILE = "brivl.pth"
@@ -26,7 +26,7 @@ zeros: the official modules have these layers, so strict loading needs them, and
 """
 
 
-def write(model: Model, folder: Path) -> Runner:
+def write(model: ExportedModel, folder: Path) -> Runner:
     """Writes `brivl.pth`, nested under `learnable` as the released files are.
 
     Args:
@@ -55,7 +55,7 @@ def write(model: Model, folder: Path) -> Runner:
     return runner
 
 
-def _check(model: Model) -> None:
+def _check(model: ExportedModel) -> None:
     """The official modules have no switch for these."""
     regions, text = model.config.model.image.regions, model.config.model.text.bert
     faults = [
@@ -76,9 +76,9 @@ def _check(model: Model) -> None:
         )
 
 
-def write_file(model: Model, path: Path) -> None:
+def write_file(model: ExportedModel, path: Path) -> None:
     """Writes all keys of the official modules, nested under `learnable`; a tower is written while the next is read."""
-    state: dict[str, Stored] = {}
+    state: dict[str, StoredTensor] = {}
     with weights.torch_file(path) as file, ThreadPoolExecutor(1, "writer") as background:
 
         def put(tower: FlatTree) -> None:
@@ -94,7 +94,7 @@ def write_file(model: Model, path: Path) -> None:
         file.finish({"learnable": state})
 
 
-def official_towers(model: Model) -> Iterator[FlatTree]:
+def official_towers(model: ExportedModel) -> Iterator[FlatTree]:
     """Reads the official keys of each tower. Without key encoders the towers stand in for them.
 
     The towers come last: until then the programs that prove them have been compiled. Of them images come first, as they
@@ -112,7 +112,7 @@ def official_towers(model: Model) -> Iterator[FlatTree]:
         yield {**state, **_unused_layers(prefix, state, model)}
 
 
-def _unused_layers(prefix: str, state: FlatTree, model: Model) -> FlatTree:
+def _unused_layers(prefix: str, state: FlatTree, model: ExportedModel) -> FlatTree:
     """Those of one tower: as imported where the run started from an official file, else zeros."""
     shapes: dict[str, tuple[int, ...]]
     if prefix.startswith("img"):

@@ -18,7 +18,7 @@ from wenlan_jax.convert.architecture import architecture_of, image_settings
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.export_torch import ARCHITECTURE, MODULES, WEIGHTS, query_state
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, Tokenizer, WordPiece
 from wenlan_jax.tasks import experiment
@@ -65,7 +65,7 @@ PIECES = "tokenizer.model"
 """The name under which `tokenization_wenlan.py` looks for a SentencePiece model."""
 
 
-def write(model: Model, folder: Path) -> Runner:
+def write(model: ExportedModel, folder: Path) -> Runner:
     """Writes a folder for `from_pretrained` with `trust_remote_code=True`.
 
     Args:
@@ -85,7 +85,7 @@ def write(model: Model, folder: Path) -> Runner:
     return lambda batch: run_folder(folder, batch)
 
 
-def _write_model(model: Model, state: FlatTree, folder: Path) -> None:
+def _write_model(model: ExportedModel, state: FlatTree, folder: Path) -> None:
     shutil.copyfile(torch_modules.__file__, folder / MODULES)
     weights.write_safetensors(state, folder / WEIGHTS, {"format": "pt"})
     config = {
@@ -107,14 +107,14 @@ def _write_model(model: Model, state: FlatTree, folder: Path) -> None:
     _write_json(config, folder / ARCHITECTURE)
 
 
-def _write_backbone(model: Model, state: FlatTree, folder: Path) -> None:
+def _write_backbone(model: ExportedModel, state: FlatTree, folder: Path) -> None:
     folder.mkdir()
     backbone = {key.removeprefix(_BACKBONE_KEYS): state[key] for key in state if key.startswith(_BACKBONE_KEYS)}
     weights.write_safetensors(backbone, folder / WEIGHTS, {"format": "pt"})
     _write_json(_bert_config(model.config.model.text.bert, model), folder / ARCHITECTURE)
 
 
-def _bert_config(bert: two_towers.Bert, model: Model) -> dict[str, Any]:
+def _bert_config(bert: two_towers.BertConfig, model: ExportedModel) -> dict[str, Any]:
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -125,7 +125,7 @@ def _bert_config(bert: two_towers.Bert, model: Model) -> dict[str, Any]:
     }
 
 
-def _write_processor(model: Model, folder: Path) -> None:
+def _write_processor(model: ExportedModel, folder: Path) -> None:
     """Writes image processor, tokenizer and the processor that holds both."""
     config = model.config
     processor = {"AutoProcessor": _code("processing_wenlan", "WenLanProcessor", folder)}
@@ -190,7 +190,7 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _card(model: Model) -> str:
+def _card(model: ExportedModel) -> str:
     boxes = model.config.model.image.regions.kind == "boxes"
     masked = model.config.model.text.bert.attention_mask
     use = _CARD.format(

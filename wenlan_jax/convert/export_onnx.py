@@ -22,7 +22,7 @@ from wenlan_jax import __version__
 from wenlan_jax.convert import example, image_modules, model_card, parity
 from wenlan_jax.convert.architecture import image_settings
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.tasks import experiment
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Graph:
     output: str
 
 
-def write(model: Model, folder: Path) -> Runner:
+def write(model: ExportedModel, folder: Path) -> Runner:
     """Writes both graphs, the tokenizer, a card and an example.
 
     The weights of a float16 export are stored in half precision; the graph widens them and computes in float32.
@@ -131,7 +131,7 @@ def write(model: Model, folder: Path) -> Runner:
     return lambda batch: run(folder, model.config, batch)
 
 
-def write_inputs(model: Model, folder: Path) -> None:
+def write_inputs(model: ExportedModel, folder: Path) -> None:
     """Writes what reads image files and texts: code, settings and the tokenizer's file."""
     from wenlan_jax.convert import export_torch
 
@@ -164,7 +164,7 @@ def graphs(config: experiment.Config) -> tuple[Graph, Graph]:
     )
 
 
-def torch_module(model: Model) -> torch.nn.Module:
+def torch_module(model: ExportedModel) -> torch.nn.Module:
     """Builds the PyTorch module with the weights in the precision of the export, in evaluation mode; float32."""
     from wenlan_jax.convert import export_torch, run_torch
     from wenlan_jax.convert.architecture import architecture_of
@@ -173,7 +173,7 @@ def torch_module(model: Model) -> torch.nn.Module:
     return module
 
 
-def trace(tower: torch.nn.Module, graph: Graph, model: Model) -> Any:
+def trace(tower: torch.nn.Module, graph: Graph, model: ExportedModel) -> Any:
     """Traces a tower.
 
     Args:
@@ -337,7 +337,7 @@ def feeds_of(batch: parity.FixedBatch, graph: Graph, config: experiment.Config) 
     return {name: np.asarray(values[name], dtype(name)) for name in graph.inputs}
 
 
-def card(model: Model) -> str:
+def card(model: ExportedModel) -> str:
     """Writes README.md: inputs and outputs, how to prepare them, an example, and how the model was trained."""
     config = model.config
     masked = config.model.text.bert.attention_mask
@@ -363,7 +363,7 @@ def card(model: Model) -> str:
     return model_card.metadata(model, "onnx", model_card.PIPELINE) + use + model_card.training(model)
 
 
-def _rows(model: Model) -> Iterator[str]:
+def _rows(model: ExportedModel) -> Iterator[str]:
     for graph in graphs(model.config):
         outputs: dict[str, Shape] = {graph.output: ("batch", model.config.model.embedding)}
         for name, shape in (*graph.inputs.items(), *outputs.items()):

@@ -10,9 +10,9 @@ from typing import Any
 from wenlan_jax import __version__
 from wenlan_jax.convert import bert, model_card, single_layout, weights
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportError, Model
+from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.rules import FlatTree
-from wenlan_jax.convert.single_layout import Layout
+from wenlan_jax.convert.single_layout import SingleTowerLayout
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.batch import trained
 from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
@@ -49,7 +49,7 @@ _SOURCES = {
 }
 
 
-def write_uniter(model: Model, folder: Path) -> Runner:
+def write_uniter(model: ExportedModel, folder: Path) -> Runner:
     """Writes a folder in UNITER's layout.
 
     Args:
@@ -62,7 +62,7 @@ def write_uniter(model: Model, folder: Path) -> Runner:
     return _write(model, folder, single_layout.LAYOUTS["uniter"])
 
 
-def write_uc2(model: Model, folder: Path) -> Runner:
+def write_uc2(model: ExportedModel, folder: Path) -> Runner:
     """Writes a folder in UC2's layout.
 
     Args:
@@ -75,7 +75,7 @@ def write_uc2(model: Model, folder: Path) -> Runner:
     return _write(model, folder, single_layout.LAYOUTS["uc2"])
 
 
-def _write(model: Model, folder: Path, layout: Layout) -> Runner:
+def _write(model: ExportedModel, folder: Path, layout: SingleTowerLayout) -> Runner:
     _check(model, layout)
     state = state_of(model, layout)
     weights.write_torch(state, folder / WEIGHTS)
@@ -95,13 +95,13 @@ def _write(model: Model, folder: Path, layout: Layout) -> Runner:
     return runner
 
 
-def state_of(model: Model, layout: Layout) -> FlatTree:
+def state_of(model: ExportedModel, layout: SingleTowerLayout) -> FlatTree:
     """Reads the tower's keys with their tied copies, in the dtype of the export."""
     state = layout.table().to_torch({TOWER: model.tower(TOWER)})
     return {key: value.astype(model.dtype, copy=False) for key, value in state.items()}
 
 
-def _check(model: Model, layout: Layout) -> None:
+def _check(model: ExportedModel, layout: SingleTowerLayout) -> None:
     """Raises ExportError for a tower whose positions the code of the layout would look up elsewhere."""
     offset = model.config.single.position_offset
     if offset != layout.position_offset:
@@ -113,7 +113,7 @@ def _check(model: Model, layout: Layout) -> None:
         )
 
 
-def _copy_answers(model: Model, folder: Path) -> bool:
+def _copy_answers(model: ExportedModel, folder: Path) -> bool:
     """The list of answers of a run that was trained on questions, whose order is that of the head's columns."""
     if "vqa" not in trained(model.config) or not model.config.vqa.answers_file:
         return False
@@ -121,7 +121,7 @@ def _copy_answers(model: Model, folder: Path) -> bool:
     return True
 
 
-def _card(model: Model, layout: Layout, tokenizer: str, keys: list[str], answers: bool) -> str:
+def _card(model: ExportedModel, layout: SingleTowerLayout, tokenizer: str, keys: list[str], answers: bool) -> str:
     config, single = model.config, model.config.single
     pipeline = "visual-question-answering" if "vqa" in trained(config) else ""
     return model_card.metadata(model, "pytorch", pipeline) + _CARD.format(
@@ -144,7 +144,7 @@ def _card(model: Model, layout: Layout, tokenizer: str, keys: list[str], answers
     )
 
 
-def _notes(model: Model, layout: Layout) -> str:
+def _notes(model: ExportedModel, layout: SingleTowerLayout) -> str:
     """What the code of the layout has as constants and this tower has otherwise."""
     single = model.config.single
     return "".join(

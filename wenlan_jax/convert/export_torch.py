@@ -11,7 +11,7 @@ from wenlan_jax.convert import example, model_card, text_modules, torch_modules,
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import Model
+from wenlan_jax.convert.model import ExportedModel
 from wenlan_jax.convert.rules import FlatTree, torch_views
 from wenlan_jax.tasks import experiment
 
@@ -19,7 +19,7 @@ MODULES, WEIGHTS, ARCHITECTURE = "wenlan_torch.py", "model.safetensors", "config
 TEXTS = "wenlan_text.py"
 
 
-def write(model: Model, folder: Path) -> Runner:
+def write(model: ExportedModel, folder: Path) -> Runner:
     """Writes a folder that `wenlan_torch.load(folder)` turns into a PyTorch module.
 
     Args:
@@ -40,7 +40,7 @@ def write(model: Model, folder: Path) -> Runner:
     return lambda batch: run_folder(folder, batch)
 
 
-def write_tokenizer(model: Model, folder: Path) -> None:
+def write_tokenizer(model: ExportedModel, folder: Path) -> None:
     """Writes the tokenizer's file, and the code and settings that read texts with it."""
     model.words.save(folder)
     shutil.copyfile(text_modules.__file__, folder / TEXTS)
@@ -48,7 +48,7 @@ def write_tokenizer(model: Model, folder: Path) -> None:
     (folder / text_modules.SETTINGS).write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def query_state(model: Model) -> FlatTree:
+def query_state(model: ExportedModel) -> FlatTree:
     """Reads the towers under the official keys, in the dtype of the export; batch counters included."""
     state: FlatTree = {}
     for prefix, tower in QUERY_TOWERS.items():
@@ -56,7 +56,7 @@ def query_state(model: Model) -> FlatTree:
     return with_batch_counters(state)
 
 
-def tower_state(model: Model, prefix: str, tower: str) -> FlatTree:
+def tower_state(model: ExportedModel, prefix: str, tower: str) -> FlatTree:
     """Reads the keys of one tower under an official prefix, in the dtype of the export; without batch counters.
 
     Args:

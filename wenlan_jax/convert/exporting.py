@@ -23,8 +23,8 @@ from wenlan_jax import __version__
 from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_proof, parity, weights
-from wenlan_jax.convert.model import ExportError, Model
-from wenlan_jax.convert.proof import Findings, Proof, TwoTowerProof
+from wenlan_jax.convert.model import ExportedModel, ExportError
+from wenlan_jax.convert.proof import Proof, ProofFindings, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
@@ -42,13 +42,13 @@ LOGIT_SCALE = "logit_scale"
 Runner = Callable[[Any], Any]
 """Runs the artefact that a format has written on the batch of a `Proof`."""
 
-PROOFS: dict[str, Callable[[Model], Proof]] = {
+PROOFS: dict[str, Callable[[ExportedModel], Proof]] = {
     TWO_TOWERS: lambda model: TwoTowerProof(model.config, model.tower, model.shapes),
     SINGLE_TOWER: lambda model: SingleProof(model.config, model.tower),
 }
 """By kind of model, what compares an artefact with the JAX model."""
 
-Writer = Callable[[Model, Path], Runner]
+Writer = Callable[[ExportedModel, Path], Runner]
 """A format: writes its files into a folder."""
 
 
@@ -93,7 +93,7 @@ def _check_kind(name: str, task: TaskSpec) -> None:
 
 
 def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = "") -> dict[str, dict[str, Any]]:
-    """Sorts trees by tower, as `Model.tower` gives them.
+    """Sorts trees by tower, as `ExportedModel.tower` gives them.
 
     Args:
         params: parameters by tower.
@@ -110,7 +110,7 @@ def by_tower(params: dict[str, Any], batch_stats: dict[str, Any], suffix: str = 
     }
 
 
-def load(workdir: Path, step: int | None, dtype: str) -> Model:
+def load(workdir: Path, step: int | None, dtype: str) -> ExportedModel:
     """Opens the model of a work directory or of an import, on one device whatever mesh it was trained on.
 
     Args:
@@ -123,8 +123,10 @@ def load(workdir: Path, step: int | None, dtype: str) -> Model:
     """
     trained = restore.load(workdir, step, meshes.ONE_DEVICE, ("mesh.",), jax.devices()[:1])
     mesh = trained.checkpoints.note(trained.step)[1].config["mesh"]
-    config = dataclasses.replace(trained.config, mesh=sections.Mesh(**mesh))  # what is told is what it was trained with
-    return Model(
+    config = dataclasses.replace(
+        trained.config, mesh=sections.MeshConfig(**mesh)
+    )  # what is told is what it was trained with
+    return ExportedModel(
         config=config,
         step=trained.step,
         tower=trained.tower,
@@ -172,7 +174,7 @@ def _result(path: Path) -> dict[str, float]:
         raise ExportError(f"{path}: cannot be read ({error}); remove it to export without results") from error
 
 
-def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float) -> dict[str, Any]:
+def export(model: ExportedModel, name: str, writer: Writer, out: Path, tolerance: float) -> dict[str, Any]:
     """Writes an export and proves it.
 
     Args:
@@ -215,7 +217,7 @@ def export(model: Model, name: str, writer: Writer, out: Path, tolerance: float)
     return report
 
 
-def check(model: Model, name: str, findings: Findings, tolerance: float) -> dict[str, Any]:
+def check(model: ExportedModel, name: str, findings: ProofFindings, tolerance: float) -> dict[str, Any]:
     """Makes the report on an artefact.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 
 from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
-from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
+from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, WeightTable, flatten, to_flax
 from wenlan_jax.core.state import MOMENTUM, TrainState
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import TOWER
@@ -31,7 +31,7 @@ class ImportingError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundWeights:
     """What a file gives.
 
     Attributes:
@@ -46,7 +46,7 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class ImportTarget:
     """What the leaves must fit.
 
     Attributes:
@@ -80,7 +80,7 @@ def _is_backbone(detect: Callable[[Iterable[str]], Any], keys: Iterable[str]) ->
     return not (_has_towers(keys) or import_single.is_uniter(keys) or import_single.is_uc2(keys))
 
 
-def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
+def read_brivl(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
     """Reads the official checkpoint, or the state dict of the whole official model, whose queues fill the banks.
 
     Args:
@@ -116,19 +116,19 @@ def read_brivl(state: weights.State, target: Target, source: Path) -> Found:
     banks = queues.read(state, target.config) if wants_queues else queues.left_out(state)
     rest = {key: array for key, array in state.items() if key not in banks.ignored}
     found = _convert(rest, brivl_table(wanted), template, banks.faults)
-    return Found({**found.leaves, **banks.leaves}, {**found.ignored, **banks.ignored})
+    return FoundWeights({**found.leaves, **banks.leaves}, {**found.ignored, **banks.ignored})
 
 
-def _map_backbone(state: weights.State, target: Target) -> Found:
+def _map_backbone(state: weights.StateDict, target: ImportTarget) -> FoundWeights:
     """The image backbone of BriVL alone, for a single tower whose regions are pooled on its map."""
     (prefix,) = (theirs for theirs, ours in QUERY_TOWERS.items() if ours == "image")
     backbone = {key: array for key, array in state.items() if key.startswith(f"{prefix}.backbone.")}
     found = _convert(backbone, brivl_table({prefix: "image"}), {"image": target.template("image", "backbone")})
     rest = dict.fromkeys(state.keys() - backbone.keys(), "parts of BriVL that the single tower does not have")
-    return Found(found.leaves, {**found.ignored, **rest})
+    return FoundWeights(found.leaves, {**found.ignored, **rest})
 
 
-def read_bert(state: weights.State, target: Target, source: Path) -> Found:
+def read_bert(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
     """Reads a text encoder of Hugging Face. RoBERTa's position table loses the rows before its first token's.
 
     Args:
@@ -161,7 +161,7 @@ def read_bert(state: weights.State, target: Target, source: Path) -> Found:
     return found if described else dataclasses.replace(found, unchecked=(bert.UNCHECKED,))
 
 
-def read_efficientnet(state: weights.State, target: Target, source: Path) -> Found:
+def read_efficientnet(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
     """Reads an EfficientNet of timm or Hugging Face.
 
     Args:
@@ -187,17 +187,17 @@ def read_efficientnet(state: weights.State, target: Target, source: Path) -> Fou
     return found if told else dataclasses.replace(found, unchecked=(efficientnet.UNCHECKED,))
 
 
-def _of_single(read: Callable[..., Imported]) -> Callable[[weights.State, Target, Path], Found]:
+def _of_single(read: Callable[..., Imported]) -> Callable[[weights.StateDict, ImportTarget, Path], FoundWeights]:
     """The reader of a format of the single tower."""
 
-    def reader(state: weights.State, target: Target, source: Path) -> Found:
+    def reader(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
         imported = read(state, target.config, {TOWER: target.template(TOWER)}, source)
-        return Found(_as_state(imported.leaves), imported.ignored)
+        return FoundWeights(_as_state(imported.leaves), imported.ignored)
 
     return reader
 
 
-class Format(NamedTuple):
+class ImportFormat(NamedTuple):
     """A format that `wenlan import` reads.
 
     Attributes:
@@ -208,7 +208,7 @@ class Format(NamedTuple):
     """
 
     towers: Sequence[str]
-    read: Callable[[weights.State, Target, Path], Found]
+    read: Callable[[weights.StateDict, ImportTarget, Path], FoundWeights]
     knows: Callable[[Iterable[str]], bool]
     sizes: str
 
@@ -216,19 +216,21 @@ class Format(NamedTuple):
 _TEXT_ENCODER = functools.partial(_is_backbone, bert.detect)
 """Keys of BERT and of XLM-R are alike; their readers tell them apart."""
 
-FORMATS: dict[str, Format] = {
-    "brivl": Format(TOWERS, read_brivl, _has_towers, "model.*"),
-    "bert": Format(("text", TOWER), read_bert, _TEXT_ENCODER, "model.text.bert.*"),
-    "efficientnet": Format(
+FORMATS: dict[str, ImportFormat] = {
+    "brivl": ImportFormat(TOWERS, read_brivl, _has_towers, "model.*"),
+    "bert": ImportFormat(("text", TOWER), read_bert, _TEXT_ENCODER, "model.text.bert.*"),
+    "efficientnet": ImportFormat(
         ("image",), read_efficientnet, functools.partial(_is_backbone, efficientnet.detect), "model.image.backbone.*"
     ),
-    "uniter": Format((TOWER,), _of_single(import_single.read_uniter), import_single.is_uniter, "single.*"),
-    "uc2": Format((TOWER,), _of_single(import_single.read_uc2), import_single.is_uc2, "single.*"),
-    "xlm_roberta": Format((TOWER,), _of_single(import_single.read_xlm_roberta), _TEXT_ENCODER, "single.*"),
+    "uniter": ImportFormat((TOWER,), _of_single(import_single.read_uniter), import_single.is_uniter, "single.*"),
+    "uc2": ImportFormat((TOWER,), _of_single(import_single.read_uc2), import_single.is_uc2, "single.*"),
+    "xlm_roberta": ImportFormat((TOWER,), _of_single(import_single.read_xlm_roberta), _TEXT_ENCODER, "single.*"),
 }
 
 
-def _convert(state: weights.State, table: Table, template: Mapping[str, Any], faults: Sequence[str] = ()) -> Found:
+def _convert(
+    state: weights.StateDict, table: WeightTable, template: Mapping[str, Any], faults: Sequence[str] = ()
+) -> FoundWeights:
     """The leaves of `template`; raises ConversionError with all faults, those found before among them."""
     messages = list(faults)
     try:
@@ -237,7 +239,7 @@ def _convert(state: weights.State, table: Table, template: Mapping[str, Any], fa
         messages.append(str(error))
     if messages:
         raise ConversionError("\n  ".join(messages))
-    return Found(_as_state(imported.leaves), imported.ignored)
+    return FoundWeights(_as_state(imported.leaves), imported.ignored)
 
 
 def _as_state(leaves: Mapping[str, Any]) -> FlatTree:

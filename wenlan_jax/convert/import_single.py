@@ -43,7 +43,9 @@ def is_uc2(keys: Iterable[str]) -> bool:
     return _UC2_TYPES in set(keys)
 
 
-def read_uniter(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
+def read_uniter(
+    state: weights.StateDict, config: experiment.Config, template: dict[str, object], source: Path
+) -> Imported:
     """Reads a UNITER checkpoint.
 
     Args:
@@ -65,7 +67,9 @@ def read_uniter(state: weights.State, config: experiment.Config, template: dict[
     return _converted(single_tower.uniter_table(prefix), state, template)
 
 
-def read_uc2(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
+def read_uc2(
+    state: weights.StateDict, config: experiment.Config, template: dict[str, object], source: Path
+) -> Imported:
     """Reads a UC2 checkpoint; see `read_uniter`."""
     if not is_uc2(state):
         raise ConversionError(f"not a UC2: no key {_UC2_TYPES}")
@@ -74,7 +78,7 @@ def read_uc2(state: weights.State, config: experiment.Config, template: dict[str
 
 
 def read_xlm_roberta(
-    state: weights.State, config: experiment.Config, template: dict[str, object], source: Path
+    state: weights.StateDict, config: experiment.Config, template: dict[str, object], source: Path
 ) -> Imported:
     """Reads XLM-R with its head for words or without, as the text side of a tower whose regions start fresh.
 
@@ -87,7 +91,9 @@ def read_xlm_roberta(
     return _converted(single_tower.xlm_roberta_table(config.pretrain.uc2_start, prefix), state, template)
 
 
-def read_bert(state: weights.State, config: experiment.Config, template: dict[str, object], source: Path) -> Imported:
+def read_bert(
+    state: weights.StateDict, config: experiment.Config, template: dict[str, object], source: Path
+) -> Imported:
     """Reads BERT with its heads or without, as what UNITER's text side starts from; regions start fresh.
 
     See `read_uniter`.
@@ -99,12 +105,12 @@ def read_bert(state: weights.State, config: experiment.Config, template: dict[st
     return _converted(single_tower.bert_table(prefix), state, template)
 
 
-def _type_rows(state: weights.State, prefix: str) -> int:
+def _type_rows(state: weights.StateDict, prefix: str) -> int:
     """Rows of the type table; 0 without one."""
     return len(state.get(prefix + _TYPES, ()))
 
 
-def _converted(table: single_tower.TiedTable, state: weights.State, template: dict[str, object]) -> Imported:
+def _converted(table: single_tower.TiedTable, state: weights.StateDict, template: dict[str, object]) -> Imported:
     return table.of_torch(state, template, host_memory.page_out)
 
 

@@ -24,7 +24,14 @@ from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
 from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
 from wenlan_jax.convert.brivl import is_unused_layer
-from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, Format, Found, ImportingError, Target
+from wenlan_jax.convert.import_formats import (
+    FORMATS,
+    WHOLE_MODEL,
+    FoundWeights,
+    ImportFormat,
+    ImportingError,
+    ImportTarget,
+)
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import text
@@ -41,7 +48,7 @@ MOST_KINDS = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class ImportRequest:
     """What to import.
 
     Attributes:
@@ -86,12 +93,12 @@ def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
         config = source_sizes.write(config, arguments.format, arguments.source, arguments.trust_pickle, wanted)
         say(f"{wanted} has the sizes of {arguments.source}; read them, and use the file as --config")
     if arguments.out is not None and config is not None:
-        given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Request)}
-        run_import(config, Request(**given))
+        given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(ImportRequest)}
+        run_import(config, ImportRequest(**given))
     return 0
 
 
-def run_import(config: experiment.Config, request: Request) -> None:
+def run_import(config: experiment.Config, request: ImportRequest) -> None:
     """Reads a file, checks it against the configuration, writes the checkpoint and prints what came from where.
 
     A directory that did not exist is not made where this fails.
@@ -128,7 +135,7 @@ def run_import(config: experiment.Config, request: Request) -> None:
     say(f"start from it with: wenlan train --config=... --config.init_from={request.out}")
 
 
-def _unused(state: weights.State) -> FlatTree:
+def _unused(state: weights.StateDict) -> FlatTree:
     """The layers of an official file that BriVL does not compute with."""
     return {key.removeprefix(WHOLE_MODEL): array for key, array in state.items() if is_unused_layer(key)}
 
@@ -139,7 +146,7 @@ def _tokenizer(config: experiment.Config) -> text.Tokenizer | None:
     return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case) if settings.path else None
 
 
-def _target(config: experiment.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
+def _target(config: experiment.Config, request: ImportRequest, tokenizer: text.Tokenizer | None) -> ImportTarget:
     wanted = _towers(request, config)
     field, rows = experiment.vocabulary(config)
     if tokenizer is not None and 0 < rows < tokenizer.size:
@@ -159,11 +166,11 @@ def _target(config: experiment.Config, request: Request, tokenizer: text.Tokeniz
             "imported model's with --config.tokenizer.path=vocab.txt, or set the number of its rows"
         )
     # Shapes do not depend on the mesh, and the machine that imports need not be the one that trains.
-    one_device = dataclasses.replace(config, mesh=sections.Mesh())
-    return Target(config, setup.set_up(one_device, jax.devices()[:1]).shapes, wanted)
+    one_device = dataclasses.replace(config, mesh=sections.MeshConfig())
+    return ImportTarget(config, setup.set_up(one_device, jax.devices()[:1]).shapes, wanted)
 
 
-def _towers(request: Request, config: experiment.Config) -> Sequence[str]:
+def _towers(request: ImportRequest, config: experiment.Config) -> Sequence[str]:
     """The towers asked for, as far as task and format have them."""
     there = registry.of(config).importable_towers(config)
     asked = there if request.tower == BOTH else (request.tower,)
@@ -178,7 +185,7 @@ def _towers(request: Request, config: experiment.Config) -> Sequence[str]:
     return wanted
 
 
-def _read(state: weights.State, target: Target, request: Request) -> Found:
+def _read(state: weights.StateDict, target: ImportTarget, request: ImportRequest) -> FoundWeights:
     """What the reader of the format finds; raises ImportingError with all faults, the file and the remedy."""
     chosen = FORMATS[request.format]
     known = [name for name, form in FORMATS.items() if form.knows(state)]
@@ -195,7 +202,7 @@ def _read(state: weights.State, target: Target, request: Request) -> Found:
         ) from error
 
 
-def _remedy(faults: str, target: Target, chosen: Format) -> str:
+def _remedy(faults: str, target: ImportTarget, chosen: ImportFormat) -> str:
     """What helps: where shapes differ other sizes do; a fault that names its own remedy needs no second one."""
     of_sizes = (" has shape ", " has no PyTorch key ", " the Flax model does not have", "; set ")
     if not any(sign in faults for sign in of_sizes):
@@ -207,7 +214,7 @@ def _remedy(faults: str, target: Target, chosen: Format) -> str:
     )
 
 
-def _stored(out: Path, target: Target) -> FlatTree:
+def _stored(out: Path, target: ImportTarget) -> FlatTree:
     """What earlier imports left in `out`, checked against the shapes of this configuration."""
     place = out / "checkpoints"
     if not place.is_dir():
@@ -228,7 +235,7 @@ def _stored(out: Path, target: Target) -> FlatTree:
 class _Words(NamedTuple):
     """The tokenizer of an earlier import."""
 
-    settings: sections.Tokenizer
+    settings: sections.TokenizerConfig
     fingerprint: str
 
 
@@ -236,13 +243,13 @@ def _words_of(out: Path, kept: Iterable[str]) -> _Words | None:
     """The tokenizer that the word table in `out` was imported with, if it is among the kept leaves and known."""
     if not any(init_from.is_word_table(name) for name in kept):
         return None
-    with store.Checkpoints(out / "checkpoints", sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(out / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, note = checkpoints.note()
     settings = experiment.parse(experiment.completed(note.config)).tokenizer
     return _Words(settings, note.tokenizer) if note.tokenizer else None
 
 
-def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:
+def _merge(stored: FlatTree, new: FlatTree, request: ImportRequest) -> FlatTree:
     """The earlier leaves and the new ones. Replaced leaves take their momentum copies and the banks with them."""
     again = stored.keys() & new.keys()
     if again and not request.replace:
@@ -299,7 +306,7 @@ def _directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def summary(found: Found, shapes: TrainState, stored: Mapping[str, np.ndarray]) -> str:
+def summary(found: FoundWeights, shapes: TrainState, stored: Mapping[str, np.ndarray]) -> str:
     """Writes the table that the command prints: loaded parts, ignored keys by reason, and what starts fresh.
 
     Args:

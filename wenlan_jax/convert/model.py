@@ -19,7 +19,7 @@ class ExportError(WenlanError, RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ExportedModel:
     """A checkpoint that is to be exported.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from wenlan_jax import __version__
 from wenlan_jax.convert import example
-from wenlan_jax.convert.model import Model
+from wenlan_jax.convert.model import ExportedModel
 from wenlan_jax.tasks import experiment, registry
 
 _CARD = """\
@@ -49,7 +49,7 @@ PIPELINE = "zero-shot-image-classification"
 """Hugging Face's name of what two towers do."""
 
 
-def write(model: Model) -> str:
+def write(model: ExportedModel) -> str:
     """Writes the model card of the PyTorch export, in Markdown."""
     config = model.config
     use = _CARD.format(
@@ -70,7 +70,7 @@ def write(model: Model) -> str:
     return metadata(model, "pytorch", PIPELINE) + use + training(model)
 
 
-def training(model: Model) -> str:
+def training(model: ExportedModel) -> str:
     """Writes the end of every card: data, recipe and results."""
     config = model.config
     return _TRAINING.format(
@@ -88,7 +88,7 @@ def training(model: Model) -> str:
     )
 
 
-def metadata(model: Model, library: str, pipeline: str) -> str:
+def metadata(model: ExportedModel, library: str, pipeline: str) -> str:
     """Writes the head of a card that Hugging Face reads, in YAML: licence, languages, task, library and tags.
 
     The licence is what the user said; only who owns data and weights knows it.

@@ -57,7 +57,7 @@ class Embeddings(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Agreement:
+class EmbeddingDifference:
     """How far two embeddings of one side are apart.
 
     Attributes:
@@ -167,7 +167,7 @@ def _is_known(option: str, value: str | bool) -> bool:
     return True
 
 
-def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement, float]:
+def compare(ours: Embeddings, theirs: Embeddings) -> tuple[EmbeddingDifference, EmbeddingDifference, float]:
     """Compares embeddings.
 
     Args:
@@ -188,7 +188,7 @@ def compare(ours: Embeddings, theirs: Embeddings) -> tuple[Agreement, Agreement,
         norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(other, axis=1)
         cosine = np.sum(mine * other, axis=1) / norms
         difference = np.abs(mine - other).max()
-        sides.append(Agreement(float(difference), [float(value) for value in cosine]))
+        sides.append(EmbeddingDifference(float(difference), [float(value) for value in cosine]))
     return sides[0], sides[1], ranking_agreement(ours.text @ ours.image.T, theirs.text @ theirs.image.T)
 
 

@@ -13,10 +13,10 @@ from wenlan_jax.convert import parity
 from wenlan_jax.tasks import experiment
 
 ReadTower = Callable[[str], dict[str, Any]]
-"""Reads the variables of a tower by its name, see `model.Model.tower`."""
+"""Reads the variables of a tower by its name, see `model.ExportedModel.tower`."""
 
 
-class Findings(NamedTuple):
+class ProofFindings(NamedTuple):
     """A comparison.
 
     Attributes:
@@ -45,7 +45,7 @@ class Proof(Protocol):
     def tower(self, name: str) -> dict[str, Any]:
         """Reads a tower. Our side runs it on the way, so that none is read twice."""
 
-    def compare(self, theirs: Any) -> Findings:
+    def compare(self, theirs: Any) -> ProofFindings:
         """Compares our answers with the artefact's.
 
         Args:
@@ -94,7 +94,7 @@ class TwoTowerProof:
     def _answer(self, name: str, variables: dict[str, Any]) -> np.ndarray:
         return self._programs[name].result()(variables)
 
-    def compare(self, theirs: parity.Embeddings) -> Findings:
+    def compare(self, theirs: parity.Embeddings) -> ProofFindings:
         """Compares each side by largest difference and cosines. A tower that the writer did not ask for is read now."""
         for name in set(parity.Embeddings._fields) - set(self._answers):
             self.tower(name)
@@ -105,7 +105,7 @@ class TwoTowerProof:
             f"{name}: largest difference {side.largest_difference:.1e}, least cosine {min(side.cosine):.7f}"
             for name, side in sides.items()
         ]
-        return Findings(
+        return ProofFindings(
             items=len(ours.image),
             figures={name: dataclasses.asdict(side) for name, side in sides.items()} | {"ranking": ranking},
             differences={f"{name}s": side.largest_difference for name, side in sides.items()},

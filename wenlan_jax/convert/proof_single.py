@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from wenlan_jax.convert import parity
-from wenlan_jax.convert.proof import Findings, ReadTower
+from wenlan_jax.convert.proof import ProofFindings, ReadTower
 from wenlan_jax.models.single_tower import MATCH, Hidden, at_places
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.spec import TOWER
@@ -149,7 +149,7 @@ class SingleProof:
             self._ours = jax_answers(self._config, variables, self.batch)
         return variables
 
-    def compare(self, theirs: Said) -> Findings:
+    def compare(self, theirs: Said) -> ProofFindings:
         """The largest difference of each head, absolute, and relative to its largest value where that is above 1."""
         if not self._ours:
             self.tower(TOWER)
@@ -168,7 +168,7 @@ class SingleProof:
             f"{name}: largest difference {of['largest_difference']:.1e} of values up to {of['largest_value']:.1e}"
             for name, of in figures.items()
         ]
-        return Findings(
+        return ProofFindings(
             items=len(self.batch.token_ids),
             figures={"heads": figures, "ranking": ranking},
             differences=differences,

@@ -44,7 +44,7 @@ class HasShape(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class AxisLayout:
     """How one PyTorch array becomes Flax leaves and back.
 
     Attributes:
@@ -56,30 +56,30 @@ class Layout:
     to_torch: Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
-def _transposed(forward: tuple[int, ...]) -> Layout:
+def _transposed(forward: tuple[int, ...]) -> AxisLayout:
     backward = tuple(int(axis) for axis in np.argsort(forward))
-    return Layout(lambda a: [a.transpose(forward)], lambda leaves: leaves[0].transpose(backward))
+    return AxisLayout(lambda a: [a.transpose(forward)], lambda leaves: leaves[0].transpose(backward))
 
 
-def split_rows(parts: int) -> Layout:
+def split_rows(parts: int) -> AxisLayout:
     """Splits a joint weight or bias of `parts` projections into one Flax leaf each (weights transposed)."""
-    return Layout(
+    return AxisLayout(
         lambda a: [part.T for part in np.split(a, parts)],
         lambda leaves: copying.stacked([leaf.T for leaf in leaves]).reshape(-1, *leaves[0].T.shape[1:]),
     )
 
 
-IDENTITY = Layout(lambda a: [a], lambda leaves: leaves[0])
+IDENTITY = AxisLayout(lambda a: [a], lambda leaves: leaves[0])
 LINEAR = _transposed((1, 0))
 """(outputs, inputs) <-> (inputs, outputs)."""
 CONVOLUTION = _transposed((2, 3, 1, 0))
 """(outputs, inputs, kh, kw) <-> (kh, kw, inputs, outputs), depthwise ones included."""
-POINTWISE = Layout(lambda a: [a[:, :, 0, 0].T], lambda leaves: leaves[0].T[:, :, None, None])
+POINTWISE = AxisLayout(lambda a: [a[:, :, 0, 0].T], lambda leaves: leaves[0].T[:, :, None, None])
 """(outputs, inputs, 1, 1) <-> (inputs, outputs): a 1x1 convolution as a matrix product."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class WeightRule:
     """Pairs PyTorch keys with Flax leaves.
 
     Attributes:
@@ -90,7 +90,7 @@ class Rule:
 
     torch: str
     flax: tuple[str, ...]
-    layout: Layout = IDENTITY
+    layout: AxisLayout = IDENTITY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Ignore:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class WeightTable:
     """Ordered rules and what may be ignored.
 
     Attributes:
@@ -115,15 +115,15 @@ class Table:
         ignored: keys that may be left out.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[WeightRule, ...]
     ignored: tuple[Ignore, ...]
 
-    def of_torch(self, key: str) -> tuple[Rule, dict[str, str]] | None:
+    def of_torch(self, key: str) -> tuple[WeightRule, dict[str, str]] | None:
         """Finds the first rule for a PyTorch key, and the numbers its template took from it."""
         found = ((rule, _pattern(rule.torch).fullmatch(key)) for rule in self.rules)
         return next(((rule, match.groupdict()) for rule, match in found if match), None)
 
-    def of_flax(self, path: str) -> tuple[Rule, dict[str, str]] | None:
+    def of_flax(self, path: str) -> tuple[WeightRule, dict[str, str]] | None:
         """Finds the first rule for a Flax leaf, and the numbers its template took from it."""
         found = ((rule, _pattern(form).fullmatch(path)) for rule in self.rules for form in rule.flax)
         return next(((rule, match.groupdict()) for rule, match in found if match), None)
@@ -173,7 +173,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_flax(
     state: Mapping[str, np.ndarray],
-    table: Table,
+    table: WeightTable,
     template: Mapping[str, Any],
     done: Callable[[np.ndarray], None] = lambda array: None,
 ) -> Imported:
@@ -215,12 +215,12 @@ def to_flax(
     return Imported(_restack(leaves, expected, done), ignored)
 
 
-def to_torch(tree: Mapping[str, Any], table: Table) -> FlatTree:
+def to_torch(tree: Mapping[str, Any], table: WeightTable) -> FlatTree:
     """Converts a nested or flat Flax tree to a PyTorch state dict of contiguous arrays; otherwise as `torch_views`."""
     return {key: copying.contiguous(array) for key, array in torch_views(tree, table).items()}
 
 
-def torch_views(tree: Mapping[str, Any], table: Table) -> FlatTree:
+def torch_views(tree: Mapping[str, Any], table: WeightTable) -> FlatTree:
     """Converts a nested or flat Flax tree to a PyTorch state dict, as views of its leaves where the layout allows.
 
     Ignored keys are not invented.
@@ -263,7 +263,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _store(
-    leaves: FlatTree, sources: dict[str, str], key: str, array: np.ndarray, targets: list[str], layout: Layout
+    leaves: FlatTree, sources: dict[str, str], key: str, array: np.ndarray, targets: list[str], layout: AxisLayout
 ) -> list[str]:
     """Puts the parts of one PyTorch array under `targets`; returns the faults found."""
     try:
@@ -277,7 +277,7 @@ def _store(
 
 
 def _compare(
-    leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]], table: Table
+    leaves: FlatTree, sources: dict[str, str], wanted: Mapping[str, tuple[int, ...]], table: WeightTable
 ) -> list[str]:
     absent = {path: shape for path, shape in wanted.items() if path not in leaves}
     faults = [

@@ -41,7 +41,7 @@ _EXIF_TURNED = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01
 """A JPEG segment that says: turn a quarter to see it upright."""
 
 
-class Prepared(NamedTuple):
+class SampleInputs(NamedTuple):
     """What towers take.
 
     Attributes:
@@ -72,7 +72,7 @@ def write_images(folder: Path, side: int) -> list[Path]:
     return paths
 
 
-def prepared(config: experiment.Config, tokenizer: Tokenizer, files: list[Path]) -> Prepared:
+def prepared(config: experiment.Config, tokenizer: Tokenizer, files: list[Path]) -> SampleInputs:
     """Prepares image files and `TEXTS` as packing and training do.
 
     Args:
@@ -88,7 +88,7 @@ def prepared(config: experiment.Config, tokenizer: Tokenizer, files: list[Path])
     for square, file in zip(squares, files, strict=True):
         stored = raw_images.checked(file.read_bytes(), raw_images.ImageOptions(), collections.Counter())
         images.read_square(stored.data, data.antialias, data.averaging == "exact", square)
-    return Prepared(squares, *tokenizer.encode(TEXTS, data.text_length))
+    return SampleInputs(squares, *tokenizer.encode(TEXTS, data.text_length))
 
 
 def _images(side: int) -> Iterator[tuple[str, bytes]]:

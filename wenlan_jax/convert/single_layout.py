@@ -18,7 +18,7 @@ UNITER_PREFIX = "uniter."
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class SingleTowerLayout:
     """A public layout of the single tower.
 
     Attributes:
@@ -45,13 +45,17 @@ class Layout:
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout("uniter", "ChenRocks/UNITER", lambda: uniter_table(UNITER_PREFIX), UNITER_PREFIX, 0, 0, 1e-12, 1e-12),
-        Layout("uc2", "zmykevin/UC2", uc2_table, UC2_PREFIX, bert.ROBERTA_PAD_ID + 1, bert.ROBERTA_PAD_ID, 1e-5, 1e-12),
+        SingleTowerLayout(
+            "uniter", "ChenRocks/UNITER", lambda: uniter_table(UNITER_PREFIX), UNITER_PREFIX, 0, 0, 1e-12, 1e-12
+        ),
+        SingleTowerLayout(
+            "uc2", "zmykevin/UC2", uc2_table, UC2_PREFIX, bert.ROBERTA_PAD_ID + 1, bert.ROBERTA_PAD_ID, 1e-5, 1e-12
+        ),
     )
 }
 
 
-def layout_of(single: schema.SingleTower) -> Layout:
+def layout_of(single: schema.SingleTowerConfig) -> SingleTowerLayout:
     """Finds the layout whose positions start where the tower's do.
 
     Args:
@@ -72,7 +76,7 @@ def layout_of(single: schema.SingleTower) -> Layout:
     )
 
 
-def torch_sizes(config: experiment.Config, layout: Layout) -> dict[str, Any]:
+def torch_sizes(config: experiment.Config, layout: SingleTowerLayout) -> dict[str, Any]:
     """Returns the fields of `reference.torch_single.UniterSizes`; heads that the tower lacks have one unused column."""
     single = config.single
     return {
@@ -93,7 +97,7 @@ def torch_sizes(config: experiment.Config, layout: Layout) -> dict[str, Any]:
     }
 
 
-def description(config: experiment.Config, layout: Layout) -> dict[str, Any]:
+def description(config: experiment.Config, layout: SingleTowerLayout) -> dict[str, Any]:
     """Makes the `config.json` of a model: transformers' names, and those of UNITER's code for what only it has."""
     single = config.single
     return {

@@ -17,14 +17,14 @@ import numpy as np
 from wenlan_jax.convert.brivl import bert_rules
 from wenlan_jax.convert.rules import (
     LINEAR,
+    AxisLayout,
     ConversionError,
     FlatTree,
     HasShape,
     Ignore,
     Imported,
-    Layout,
-    Rule,
-    Table,
+    WeightRule,
+    WeightTable,
     flatten,
     to_flax,
     to_torch,
@@ -40,7 +40,7 @@ FRESH = ("regions", "pooler")
 HEADS = ("word_head", "feature_head", "class_head", "itm_head", "rank_head", "answer_head")
 """Parts of the tower that a file may lack."""
 
-MASK_ROW = Layout(lambda a: [a[1]], lambda leaves: np.stack([np.zeros_like(leaves[0]), leaves[0]]))
+MASK_ROW = AxisLayout(lambda a: [a[1]], lambda leaves: np.stack([np.zeros_like(leaves[0]), leaves[0]]))
 """Two rows for "seen" and "masked" <-> the vector of masked regions. UNITER zeroes the row of seen ones at every use,
 so whatever a file has there means nothing."""
 
@@ -51,7 +51,7 @@ def _alike(rows: np.ndarray) -> list[np.ndarray]:
     return [np.repeat(rows, TYPES, axis=0)]
 
 
-ONE_TYPE = Layout(_alike, lambda leaves: leaves[0][:1])
+ONE_TYPE = AxisLayout(_alike, lambda leaves: leaves[0][:1])
 """XLM-R's single type row <-> a row for words and one for regions, which start alike."""
 
 
@@ -65,7 +65,7 @@ class TiedTable:
         optional: parts of the tower, `SCOPE` before them, that a file need not have; it gives all leaves or none.
     """
 
-    table: Table
+    table: WeightTable
     copies: Mapping[str, str]
     optional: tuple[str, ...]
 
@@ -189,7 +189,7 @@ def xlm_roberta_table(uc2_compat: bool, prefix: str = UC2_PREFIX) -> TiedTable:
             Ignore(re.escape(types), "UC2's type rows start fresh"),
         ]
         return _tied(rules, {}, (*HEADS, *FRESH, "embeddings/type"), unused)
-    rules += [Rule(types, (SCOPE + "embeddings/type/embedding",), ONE_TYPE), *_roberta_head(head)]
+    rules += [WeightRule(types, (SCOPE + "embeddings/type/embedding",), ONE_TYPE), *_roberta_head(head)]
     return _tied(rules, _roberta_copies(head, prefix), (*HEADS, *FRESH), unused)
 
 
@@ -209,13 +209,13 @@ def bert_table(prefix: str) -> TiedTable:
 
 
 def _tied(
-    rules: list[Rule], copies: Mapping[str, str], optional: tuple[str, ...], ignored: Iterable[Ignore]
+    rules: list[WeightRule], copies: Mapping[str, str], optional: tuple[str, ...], ignored: Iterable[Ignore]
 ) -> TiedTable:
     twice = tuple(Ignore(re.escape(copy), f"the same as {key}") for copy, key in copies.items())
-    return TiedTable(Table((*rules, *_old_norms(rules)), (*twice, *ignored)), copies, optional)
+    return TiedTable(WeightTable((*rules, *_old_norms(rules)), (*twice, *ignored)), copies, optional)
 
 
-def _encoder(prefix: str, types: str) -> list[Rule]:
+def _encoder(prefix: str, types: str) -> list[WeightRule]:
     """Embeddings of both sides, layers and pooler; `types` is the layout's name of the type table."""
     image, regions = prefix + "img_embeddings.", SCOPE + "regions/"
     plain = f"{prefix}embeddings.token_type_embeddings.weight"
@@ -228,13 +228,13 @@ def _encoder(prefix: str, types: str) -> list[Rule]:
     rules += _layer_norm(image + "img_layer_norm", regions + "features_norm")
     rules += _layer_norm(image + "pos_layer_norm", regions + "boxes_norm")
     rules += _layer_norm(image + "LayerNorm", regions + "norm")
-    rules.append(Rule(image + "mask_embedding.weight", (regions + "mask_vector",), MASK_ROW))
+    rules.append(WeightRule(image + "mask_embedding.weight", (regions + "mask_vector",), MASK_ROW))
     return rules + _linear(prefix + "pooler.dense", SCOPE + "pooler")
 
 
-def _heads() -> list[Rule]:
+def _heads() -> list[WeightRule]:
     """All heads but that for words, which alone differs between the layouts."""
-    rules = [Rule("feat_regress.bias", (SCOPE + "feature_head/bias",))]
+    rules = [WeightRule("feat_regress.bias", (SCOPE + "feature_head/bias",))]
     for theirs, ours in (("feat_regress.net", "feature_head"), ("region_classifier.net", "class_head")):
         rules += _transform(f"{theirs}.0", f"{theirs}.2", ours)
     rules += _linear("region_classifier.net.3", SCOPE + "class_head/out")
@@ -245,12 +245,12 @@ def _heads() -> list[Rule]:
     return rules
 
 
-def _uniter_head() -> list[Rule]:
+def _uniter_head() -> list[WeightRule]:
     head = "cls.predictions."
     return _word_head(head + "transform.dense", head + "transform.LayerNorm", head + "bias")
 
 
-def _roberta_head(name: str) -> list[Rule]:
+def _roberta_head(name: str) -> list[WeightRule]:
     return _word_head(f"{name}.dense", f"{name}.layer_norm", f"{name}.bias")
 
 
@@ -258,24 +258,24 @@ def _roberta_copies(name: str, prefix: str) -> dict[str, str]:
     return {f"{name}.decoder.weight": _words(prefix), f"{name}.decoder.bias": f"{name}.bias"}
 
 
-def _word_head(dense: str, norm: str, bias: str) -> list[Rule]:
-    return [*_transform(dense, norm, "word_head"), Rule(bias, (SCOPE + "word_head/bias",))]
+def _word_head(dense: str, norm: str, bias: str) -> list[WeightRule]:
+    return [*_transform(dense, norm, "word_head"), WeightRule(bias, (SCOPE + "word_head/bias",))]
 
 
-def _transform(dense: str, norm: str, head: str) -> list[Rule]:
+def _transform(dense: str, norm: str, head: str) -> list[WeightRule]:
     scope = f"{SCOPE}{head}/transform/"
     return [*_linear(dense, scope + "dense"), *_layer_norm(norm, scope + "norm")]
 
 
-def _linear(torch: str, flax: str) -> list[Rule]:
-    return [Rule(f"{torch}.weight", (f"{flax}/kernel",), LINEAR), Rule(f"{torch}.bias", (f"{flax}/bias",))]
+def _linear(torch: str, flax: str) -> list[WeightRule]:
+    return [WeightRule(f"{torch}.weight", (f"{flax}/kernel",), LINEAR), WeightRule(f"{torch}.bias", (f"{flax}/bias",))]
 
 
-def _layer_norm(torch: str, flax: str) -> list[Rule]:
-    return [Rule(f"{torch}.weight", (f"{flax}/scale",)), Rule(f"{torch}.bias", (f"{flax}/bias",))]
+def _layer_norm(torch: str, flax: str) -> list[WeightRule]:
+    return [WeightRule(f"{torch}.weight", (f"{flax}/scale",)), WeightRule(f"{torch}.bias", (f"{flax}/bias",))]
 
 
-def _old_norms(rules: Iterable[Rule]) -> list[Rule]:
+def _old_norms(rules: Iterable[WeightRule]) -> list[WeightRule]:
     """The norms once more with `gamma` and `beta`; export takes the first rule for a leaf, so never these."""
     norms = {rule.torch.removesuffix(".weight") for rule in rules if rule.flax[0].endswith("/scale")}
     old = {f"{norm}.weight": f"{norm}.gamma" for norm in norms} | {f"{norm}.bias": f"{norm}.beta" for norm in norms}

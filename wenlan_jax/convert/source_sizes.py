@@ -80,7 +80,7 @@ def write(base: experiment.Config | None, form: str, source: Path, trust_pickle:
     return config
 
 
-def sizes(form: str, state: weights.State, source: Path, base: experiment.Config | None) -> Fields:
+def sizes(form: str, state: weights.StateDict, source: Path, base: experiment.Config | None) -> Fields:
     """Reads the sizes of weights.
 
     Args:
@@ -127,7 +127,7 @@ def _count(keys: Iterable[str], before: str) -> int:
     return len({match[1] for match in map(pattern.match, keys) if match})
 
 
-def _encoder(state: weights.State, prefix: str, description: Mapping[str, Any]) -> Fields:
+def _encoder(state: weights.StateDict, prefix: str, description: Mapping[str, Any]) -> Fields:
     """What the text encoder of two towers and the single tower have in common; `positions` are all rows."""
     words = f"{prefix}embeddings.word_embeddings.weight"
     usual = bert.DEFAULTS["num_attention_heads"] if description else _rows(state, words, 1) // HEAD_WIDTH
@@ -141,7 +141,7 @@ def _encoder(state: weights.State, prefix: str, description: Mapping[str, Any]) 
     }
 
 
-def _bert(state: weights.State, prefix: str, description: Mapping[str, Any]) -> Fields:
+def _bert(state: weights.StateDict, prefix: str, description: Mapping[str, Any]) -> Fields:
     """The fields of `two_tower.schema.Bert`."""
     known = {**bert.DEFAULTS, **(description or bert.implied_description(state, prefix))}
     found = _encoder(state, prefix, description)
@@ -153,7 +153,7 @@ def _bert(state: weights.State, prefix: str, description: Mapping[str, Any]) -> 
     }
 
 
-def _backbone(state: weights.State, prefix: str, family: str) -> Fields:
+def _backbone(state: weights.StateDict, prefix: str, family: str) -> Fields:
     """The multipliers of the EfficientNet whose stem, head and number of blocks these are."""
     stem, head = ("conv_stem", "conv_head") if family == "timm" else ("embeddings.convolution", "encoder.top_conv")
     blocks = sum(_ends_block(key.removeprefix(prefix)) for key in state if key.startswith(prefix))
@@ -174,7 +174,7 @@ def _ends_block(key: str) -> bool:
     return key.endswith((".conv_dw.weight", ".depthwise_conv.depthwise_conv.weight"))
 
 
-def _brivl(state: weights.State) -> Fields:
+def _brivl(state: weights.StateDict) -> Fields:
     """Both towers of the official layout, as the released code computes them."""
     image, text = QUERY_TOWERS
     fields: Fields = {
@@ -194,7 +194,7 @@ def _brivl(state: weights.State) -> Fields:
     return fields
 
 
-def _single(form: str, state: weights.State, description: Mapping[str, Any]) -> Fields:
+def _single(form: str, state: weights.StateDict, description: Mapping[str, Any]) -> Fields:
     """The fields of `single_tower.schema.SingleTower`."""
     beginnings = (f"{name}." for name in ("uniter", "roberta", "bert"))
     prefix = next((name for name in beginnings if any(key.startswith(name) for key in state)), "")

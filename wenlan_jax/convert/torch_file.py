@@ -55,7 +55,7 @@ class _Storage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """Stands for an array whose values are in the file already; becomes a tensor when the file is loaded.
 
     Attributes:
@@ -86,7 +86,7 @@ class TorchFile:
         self._count = itertools.count()
         self._buffer = copying.Buffer()
 
-    def put(self, array: np.ndarray) -> Stored:
+    def put(self, array: np.ndarray) -> StoredTensor:
         """Writes the values of an array, which is not needed any more then.
 
         Args:
@@ -103,7 +103,7 @@ class TorchFile:
         storage = _Storage(str(next(self._count)), STORAGES[array.dtype.name], array.size)
         data = self._buffer.contiguous(array).reshape(-1).view(np.uint8).data
         self._record(f"data/{storage.key}", data)
-        return Stored(storage, array.shape)
+        return StoredTensor(storage, array.shape)
 
     def sync(self) -> None:
         """Sends to the disk what has been put, so that little is left to wait for at the end."""

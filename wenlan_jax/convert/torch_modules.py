@@ -44,7 +44,7 @@ HIDDEN = -1e4
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
-class Regions(TypedDict):
+class RegionsArchitecture(TypedDict):
     """Which parts of an image become tokens."""
 
     grid: list[int]  # cells per side of one or more fixed grids; empty: boxes are given with each batch
@@ -55,7 +55,7 @@ class Regions(TypedDict):
     coordinates: Literal["official", "corrected"]  # official: as the released BriVL weights need
 
 
-class Encoder(TypedDict):
+class EncoderArchitecture(TypedDict):
     """The Transformer block over tokens."""
 
     layers: int
@@ -64,7 +64,7 @@ class Encoder(TypedDict):
     dropout: float
 
 
-class Image(TypedDict):
+class ImageArchitecture(TypedDict):
     """EfficientNet, regions and Transformer block; and how images are prepared."""
 
     size: int  # side of the square input, pixels
@@ -77,11 +77,11 @@ class Image(TypedDict):
     features: int  # channels of the feature map
     norm_eps: float
     norm_momentum: float
-    regions: Regions
-    encoder: Encoder
+    regions: RegionsArchitecture
+    encoder: EncoderArchitecture
 
 
-class Bert(TypedDict):
+class BertArchitecture(TypedDict):
     """BERT or RoBERTa."""
 
     vocab_size: int
@@ -94,23 +94,23 @@ class Bert(TypedDict):
     types: int
     norm_eps: float
     dropout: float
-    attention_mask: bool  # False: padding is attended to, as in the released code, so pad to `Text.length`
+    attention_mask: bool  # False: padding is attended to, as in the released code, so pad to `TextArchitecture.length`
 
 
-class Text(TypedDict):
+class TextArchitecture(TypedDict):
     """BERT and the Transformer block."""
 
     length: int  # word pieces the model was trained with, [CLS] and [SEP] included
-    bert: Bert
-    encoder: Encoder
+    bert: BertArchitecture
+    encoder: EncoderArchitecture
 
 
 class Architecture(TypedDict):
     """Everything the towers are built from."""
 
     embedding: int  # width of the common space
-    image: Image
-    text: Text
+    image: ImageArchitecture
+    text: TextArchitecture
 
 
 # Image backbone ------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class MBConv(nn.Module):
 class EfficientNet(nn.Module):
     """Maps normalised images (B, 3, S, S) to features (B, C, h, w), after the head's normalisation and swish."""
 
-    def __init__(self, sizes: Image) -> None:
+    def __init__(self, sizes: ImageArchitecture) -> None:
         super().__init__()
         norm = functools.partial(nn.BatchNorm2d, eps=sizes["norm_eps"], momentum=sizes["norm_momentum"])
         width = sizes["stem"]
@@ -214,7 +214,7 @@ def grid_boxes(sizes: list[int], whole_image: bool) -> list[tuple[float, ...]]:
     return [*boxes, WHOLE_IMAGE] if whole_image else boxes
 
 
-def axis_weights(low: Tensor, high: Tensor, size: int, regions: Regions) -> Tensor:
+def axis_weights(low: Tensor, high: Tensor, size: int, regions: RegionsArchitecture) -> Tensor:
     """Weight of each of the `size` places of an axis in the mean over a box's bilinear samples; (*boxes, size).
 
     The samples are the centres of equal bins of the box. `official` coordinates are those of the released code,
@@ -233,7 +233,7 @@ def axis_weights(low: Tensor, high: Tensor, size: int, regions: Regions) -> Tens
     return (1.0 - distance).clamp(min=0.0).mean(-2)
 
 
-def pool_regions(features: Tensor, boxes: Tensor, regions: Regions) -> Tensor:
+def pool_regions(features: Tensor, boxes: Tensor, regions: RegionsArchitecture) -> Tensor:
     """Means of features (B, C, h, w) over boxes (R, 4) or (B, R, 4) of [0, 1]; tokens (B, R, C).
 
     Bilinear weights are separable, so the samples of a box together are one product of weights by row and column.
@@ -278,7 +278,7 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """A post-norm layer with ReLU, as `torch.nn.TransformerEncoderLayer`; a text without tokens stays finite."""
 
-    def __init__(self, width: int, sizes: Encoder) -> None:
+    def __init__(self, width: int, sizes: EncoderArchitecture) -> None:
         super().__init__()
         self.self_attn = SelfAttention(width, sizes["heads"], sizes["dropout"])
         self.linear1 = nn.Linear(width, sizes["feed_forward"])
@@ -296,7 +296,7 @@ class EncoderLayer(nn.Module):
 class TokenEncoder(nn.Module):
     """BriVL's self-attention over the tokens of one modality; they have no positions."""
 
-    def __init__(self, width: int, sizes: Encoder) -> None:
+    def __init__(self, width: int, sizes: EncoderArchitecture) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(width, sizes) for _ in range(sizes["layers"]))
 
@@ -313,7 +313,7 @@ class TokenEncoder(nn.Module):
 class BertLayer(nn.Module):
     """A post-norm layer with exact GELU."""
 
-    def __init__(self, sizes: Bert) -> None:
+    def __init__(self, sizes: BertArchitecture) -> None:
         super().__init__()
         width, wide = sizes["width"], sizes["feed_forward"]
         self.heads, self.dropout = sizes["heads"], sizes["dropout"]
@@ -323,7 +323,7 @@ class BertLayer(nn.Module):
         self.output = self._output(wide, sizes)
 
     @staticmethod
-    def _output(inputs: int, sizes: Bert) -> nn.ModuleDict:
+    def _output(inputs: int, sizes: BertArchitecture) -> nn.ModuleDict:
         norm = nn.LayerNorm(sizes["width"], eps=sizes["norm_eps"])
         return nn.ModuleDict({"dense": nn.Linear(inputs, sizes["width"]), "LayerNorm": norm})
 
@@ -351,7 +351,7 @@ def embedding(rows: int, width: int) -> nn.Embedding:
 class BertModel(nn.Module):
     """BERT up to the last hidden state, without the pooler; every token has type 0."""
 
-    def __init__(self, sizes: Bert) -> None:
+    def __init__(self, sizes: BertArchitecture) -> None:
         super().__init__()
         self.sizes = sizes
         rows = {"word": sizes["vocab_size"], "position": sizes["positions"], "token_type": sizes["types"]}

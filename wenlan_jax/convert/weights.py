@@ -73,14 +73,14 @@ _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<total>\d+)(?P<aft
 _ZIP = b"PK\x03\x04"
 _LFS_POINTER = b"version https://git-lfs"
 
-State = dict[str, np.ndarray]
+StateDict = dict[str, np.ndarray]
 
 
 class WeightsError(WenlanError, ValueError):
     """A file of weights that cannot be read or written; the message names the file and the remedy."""
 
 
-def read(path: Path, trust_pickle: bool = False) -> State:
+def read(path: Path, trust_pickle: bool = False) -> StateDict:
     """Reads a PyTorch state dict.
 
     Outer levels (`OUTER_LEVELS`, in any order) are opened; what lies beside them is dropped, but for queues.
@@ -181,7 +181,7 @@ def _weights_file(path: Path) -> Path:
     raise WeightsError(f"{path}: {what} and none of {', '.join(DIRECTORY_FILES)}; give the file itself.")
 
 
-def _read_file(path: Path, trust_pickle: bool) -> State:
+def _read_file(path: Path, trust_pickle: bool) -> StateDict:
     if path.suffix == SAFETENSORS_SUFFIX:
         return _read_safetensors(path)
     if path.suffix in PICKLE_SUFFIXES:
@@ -190,7 +190,7 @@ def _read_file(path: Path, trust_pickle: bool) -> State:
     raise WeightsError(f"{path}: the name of a file of weights ends in one of {accepted}; rename it or give another.")
 
 
-def _read_shards(index: Path, trust_pickle: bool) -> State:
+def _read_shards(index: Path, trust_pickle: bool) -> StateDict:
     """All arrays that an index names, from the files beside it."""
     places = _weight_map(index)
     names = sorted(set(places.values()))
@@ -259,7 +259,7 @@ def metadata(path: Path) -> dict[str, str]:
     return _header(file)[1] if file.suffix == SAFETENSORS_SUFFIX else {}
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> StateDict:
     entries, _, start = _header(path)
     empty = start == path.stat().st_size  # which cannot be mapped
     data = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r", start)
@@ -361,7 +361,7 @@ def _load_pickle(path: Path, trust_pickle: bool) -> Any:
         ) from error
 
 
-def _state_of(content: Any, path: Path) -> State:
+def _state_of(content: Any, path: Path) -> StateDict:
     """The flat state dict in what a pickled file holds, below any outer levels."""
     if not isinstance(content, Mapping) and callable(getattr(content, "state_dict", None)):
         content = content.state_dict()
@@ -380,7 +380,7 @@ def _is_level(value: Any) -> bool:
     return isinstance(value, Mapping) or callable(getattr(value, "state_dict", None))
 
 
-def _arrays(state: Mapping[Any, Any], path: Path) -> State:
+def _arrays(state: Mapping[Any, Any], path: Path) -> StateDict:
     strange = sorted(f"{key} ({type(value).__name__})" for key, value in state.items() if not _is_numeric(key, value))
     if strange:
         raise WeightsError(f"{path}: not a state dict of tensors: it holds {', '.join(strange[:5])}; save the weights.")
@@ -403,7 +403,7 @@ def _to_array(value: Any) -> np.ndarray:
     return array
 
 
-def _without_wrappers(state: State) -> State:
+def _without_wrappers(state: StateDict) -> StateDict:
     for prefix in WRAPPER_PREFIXES:
         if state and all(key.startswith(prefix) for key in state):
             return _without_wrappers({key.removeprefix(prefix): array for key, array in state.items()})

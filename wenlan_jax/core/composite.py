@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from wenlan_jax.core.evaluation import Evaluation
 
 
-class Several:
+class CompositeEvaluation:
     """Several evaluations as one `Evaluation`, run one after the other.
 
     Args:

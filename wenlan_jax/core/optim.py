@@ -28,7 +28,7 @@ class OptimizerError(WenlanError, ValueError):
     """Settings of the optimiser that do not fit the parameters."""
 
 
-def schedule(config: sections.Optimizer, steps: int) -> optax.Schedule:
+def schedule(config: sections.OptimizerConfig, steps: int) -> optax.Schedule:
     """Makes the learning-rate schedule: linear warm-up to the peak, then constant, cosine or linear decay.
 
     Args:
@@ -62,7 +62,7 @@ def decayed(params: PyTree) -> PyTree:
     return trees.map_named(lambda name, _: not trees.matches(NO_DECAY, name), params)
 
 
-def create(config: sections.Optimizer) -> optax.GradientTransformation:
+def create(config: sections.OptimizerConfig) -> optax.GradientTransformation:
     """Makes the optimiser without its learning rate, which `apply` takes.
 
     Args:
@@ -90,7 +90,7 @@ def create(config: sections.Optimizer) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def _direction(config: sections.Optimizer) -> optax.GradientTransformation:
+def _direction(config: sections.OptimizerConfig) -> optax.GradientTransformation:
     """What a step goes along, from the gradients alone."""
     match config.name:
         case "sgd":

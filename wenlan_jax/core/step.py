@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int, PyTree, UInt32
 
 from wenlan_jax.core import optim, rngs, trees
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Batch, Metrics, MicroLoss, Own, Rows, Task
+from wenlan_jax.core.task import Batch, Metrics, MicroLoss, PositivePairs, Rows, Task
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.util.errors import WenlanError
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class StepParts:
     """What a step needs besides state and batch.
 
     Attributes:
@@ -82,7 +82,7 @@ class FreezeError(WenlanError, ValueError):
     """Freezing patterns that freeze nothing, or everything."""
 
 
-def init_state(recipe: Recipe, root: UInt32[Array, 2]) -> TrainState:
+def init_state(recipe: StepParts, root: UInt32[Array, 2]) -> TrainState:
     """Makes the state before the first step.
 
     Args:
@@ -106,7 +106,7 @@ def init_state(recipe: Recipe, root: UInt32[Array, 2]) -> TrainState:
     )
 
 
-def check_freeze(recipe: Recipe, params: Params) -> None:
+def check_freeze(recipe: StepParts, params: Params) -> None:
     """Checks the patterns of frozen parameters against the parameters that there are.
 
     Args:
@@ -124,7 +124,7 @@ def check_freeze(recipe: Recipe, params: Params) -> None:
         raise FreezeError("model.freeze: all parameters are frozen, nothing is left to train")
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def train_step(recipe: StepParts, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Takes one training step. Pure; jit it and donate `state`.
 
     A step whose loss or gradient is not finite changes nothing but the counters. With `recipe.halt`, neither does any
@@ -169,7 +169,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     }
 
 
-def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
+def forward_backward(recipe: StepParts, state: TrainState, batch: Batch) -> Pass:
     """Computes keys, loss and gradients of the trained leaves for one batch.
 
     Keys of all micro-batches come first, then the loss of each micro-batch against all of them, so that gradient
@@ -204,19 +204,19 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
         return jax.lax.stop_gradient(task.targets(state, prepared(micro, positions), rng(index)))
 
     rows, key_stats = _each_micro(keys, k, micros, positions)
-    own = Own(positions, rows)
+    own = PositivePairs(positions, rows)
     rows = _from_micro(rows, k, recipe.unit)
     if state.momentum is not None:
         stats = _mean_change(state.momentum.batch_stats, key_stats, k)
         state = state.replace(momentum=Momentum(state.momentum.params, stats))
     trained, frozen = trees.split(state.params, recipe.is_trained)
 
-    def share(trained: Params, index: Any, micro: Batch, own: Own) -> tuple[Array, MicroLoss]:
+    def share(trained: Params, index: Any, micro: Batch, own: PositivePairs) -> tuple[Array, MicroLoss]:
         params = trees.merge(trained, frozen)
         result = task.micro_loss(params, state, prepared(micro, own.positions), own, rows, rng(index))
         return result.loss, result
 
-    def gradients(index: Any, inputs: tuple[Batch, Own]) -> tuple[Params, Metrics, PyTree]:
+    def gradients(index: Any, inputs: tuple[Batch, PositivePairs]) -> tuple[Params, Metrics, PyTree]:
         grads, result = jax.grad(share, has_aux=True)(trained, index, *inputs)
         return grads, result.metrics, result.batch_stats
 
@@ -234,7 +234,7 @@ def forward_backward(recipe: Recipe, state: TrainState, batch: Batch) -> Pass:
     return Pass(state, rows, grads, metrics, _mean_change(state.batch_stats, stats, k))
 
 
-def finiteness(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
+def finiteness(recipe: StepParts, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
     """Says which values of a step are finite, for the message about a step that is not.
 
     Args:

@@ -21,7 +21,7 @@ Banks = dict[str, Bank]
 Metrics = dict[str, Float[Array, ""]]
 
 
-class Fresh(Tree):
+class NewState(Tree):
     """The parts of a new state that a task makes; `step.init_state` adds the rest.
 
     Attributes:
@@ -51,7 +51,7 @@ class MicroLoss(Tree):
     batch_stats: PyTree
 
 
-class Own(Tree):
+class PositivePairs(Tree):
     """The pairs of a micro-batch.
 
     Attributes:
@@ -82,7 +82,7 @@ class Task(Protocol):
         """
         ...
 
-    def fresh(self, rng: Array) -> Fresh:
+    def fresh(self, rng: Array) -> NewState:
         """Initialises the task's parts of the state.
 
         Args:
@@ -147,7 +147,7 @@ class Task(Protocol):
         params: Params,
         state: TrainState,
         micro: Batch,
-        own: Own,
+        own: PositivePairs,
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:

@@ -38,7 +38,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from wenlan_jax.data import images, records
-from wenlan_jax.data.mixture import Mixture, Row, Wanted
+from wenlan_jax.data.mixture import Mixture, WantedRow, WantedTexts
 from wenlan_jax.util import host_memory
 from wenlan_jax.util.errors import WenlanError
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
     from wenlan_jax.data.text import Tokenizer
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 T = TypeVar("T")
 
 REPLACED = "replaced"
@@ -75,7 +75,7 @@ class SharedMemoryError(WenlanError, ValueError):
 class Maker(Protocol):
     """A picklable, stateless function from the number of a batch to this process's part of it."""
 
-    def __call__(self, number: int, /) -> Batch: ...
+    def __call__(self, number: int, /) -> HostBatch: ...
 
 
 class FiniteMaker(Maker, Protocol):
@@ -85,7 +85,7 @@ class FiniteMaker(Maker, Protocol):
 
 
 @runtime_checkable
-class Pairs(Protocol):
+class PairCounter(Protocol):
     """What a training run says of the data that its maker draws from; see `mixture.Mixture`."""
 
     @property
@@ -104,7 +104,7 @@ class TrainMaker(Maker, Protocol):
     """The maker of training batches of a task."""
 
     @property
-    def mixture(self) -> Pairs:
+    def mixture(self) -> PairCounter:
         """The data that batches are drawn from."""
         ...
 
@@ -127,7 +127,7 @@ class ImageReader:
     box_limit: int
     enlarge: bool
 
-    def empty(self, rows: int) -> Batch:
+    def empty(self, rows: int) -> HostBatch:
         """Makes the image fields of a batch, to be written into; images may hold what was in memory.
 
         Args:
@@ -136,7 +136,7 @@ class ImageReader:
         Returns:
             `image`, and `image_sides`, `boxes` and `box_mask` where they are needed.
         """
-        batch: Batch = {"image": np.empty((rows, self.size, self.size, 3), np.uint8)}
+        batch: HostBatch = {"image": np.empty((rows, self.size, self.size, 3), np.uint8)}
         if not self.enlarge:
             batch["image_sides"] = np.full((rows, 2), self.size, np.int32)
         if self.box_limit:
@@ -144,7 +144,7 @@ class ImageReader:
             batch["box_mask"] = np.zeros((rows, self.box_limit), bool)
         return batch
 
-    def write(self, record: records.Record, batch: Batch, row: int) -> None:
+    def write(self, record: records.Record, batch: HostBatch, row: int) -> None:
         """Writes the image of a record and its boxes into a batch.
 
         Args:
@@ -162,7 +162,7 @@ class ImageReader:
         self,
         image: bytes | UInt8[np.ndarray, "height width 3"],
         boxes: Float64[np.ndarray, "boxes 4"],
-        batch: Batch,
+        batch: HostBatch,
         row: int,
     ) -> None:
         """Writes an image into a batch.
@@ -233,7 +233,7 @@ class TrainBatches:
     text_length: int
     bad_records: Literal["raise", "replace"]
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> HostBatch:
         drawn = self.mixture.draw(step, self.batch_size, self.share)
         batch = self.reader.empty(len(drawn))
         batch |= {"id": np.zeros(len(drawn), np.int32), REPLACED: np.zeros(len(drawn), bool)}
@@ -241,7 +241,7 @@ class TrainBatches:
         batch["token_ids"], batch["token_mask"] = self.tokenizer.encode(texts, self.text_length)
         return batch
 
-    def _write(self, wanted: Row, batch: Batch, place: int) -> str:
+    def _write(self, wanted: WantedRow, batch: HostBatch, place: int) -> str:
         """Puts the pair of `wanted`, or of the first good row after it, at `place` of the batch; returns its text."""
         length = len(self.mixture.parts[wanted.part].source)
 
@@ -255,7 +255,7 @@ class TrainBatches:
         text, batch[REPLACED][place] = first_good(read, candidates, f"row {wanted.row}")
         return text
 
-    def _read(self, wanted: Row, batch: Batch, place: int) -> str:
+    def _read(self, wanted: WantedRow, batch: HostBatch, place: int) -> str:
         part = self.mixture.parts[wanted.part]
         record = part.source[wanted.row]
         text = part.texts.draw(record, self.mixture.seed, wanted.position)
@@ -273,7 +273,7 @@ def row_name(source: Source, row: int, record: records.Record) -> str:
 
 
 def write_record_image(
-    reader: ImageReader, source: Source, row: int, record: records.Record, batch: Batch, place: int
+    reader: ImageReader, source: Source, row: int, record: records.Record, batch: HostBatch, place: int
 ) -> None:
     """Writes the image of a record into a batch.
 
@@ -311,7 +311,7 @@ def eval_rows(number: int, batch_size: int, total: int, share: Sequence[int]) ->
     return rows, len(share) - len(rows)
 
 
-def numbered(rows: Sequence[int], missing: int) -> Batch:
+def numbered(rows: Sequence[int], missing: int) -> HostBatch:
     """Makes the fields `id` and `valid` of a batch of an evaluation.
 
     Args:
@@ -344,7 +344,7 @@ class ImageBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> HostBatch:
         rows, missing = eval_rows(number, self.batch_size, len(self.source), self.share)
         batch = self.reader.empty(len(rows) + missing)
         for place, row in enumerate(rows):
@@ -373,7 +373,7 @@ class RecordText:
         return (self.row, *self.others)
 
 
-def list_texts(source: Source, wanted: Wanted) -> list[RecordText]:
+def list_texts(source: Source, wanted: WantedTexts) -> list[RecordText]:
     """Lists every wanted text of every record, by row. Reads the whole source.
 
     Args:
@@ -413,7 +413,7 @@ class TextBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.texts) / self.batch_size)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> HostBatch:
         rows, missing = eval_rows(number, self.batch_size, len(self.texts), self.share)
         part = [self.texts[row] for row in rows]
         # Filling rows hold the empty text, so that no row is without a valid token.
@@ -421,7 +421,7 @@ class TextBatches:
         return numbered([item.row for item in part], missing) | {"token_ids": ids, "token_mask": mask}
 
 
-class Batches(Iterator[tuple[int, Batch]]):
+class Batches(Iterator[tuple[int, HostBatch]]):
     """Iterates over the batches `start, start + 1, ...` of a maker, as pairs of number and batch, made ahead.
 
     Use it as a context manager, or call `close`: this ends the threads and processes.
@@ -454,9 +454,9 @@ class Batches(Iterator[tuple[int, Batch]]):
         self._number = start
         self._batches: Any = _run_ahead(maker, start, stop, workers, prefetch) if start < stop else iter(())
 
-    def __next__(self) -> tuple[int, Batch]:
+    def __next__(self) -> tuple[int, HostBatch]:
         began = time.perf_counter()
-        batch: Batch = dict(next(self._batches))
+        batch: HostBatch = dict(next(self._batches))
         self.wait_seconds += time.perf_counter() - began
         if REPLACED in batch:
             self.replaced += int(batch.pop(REPLACED).sum())
@@ -501,7 +501,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int) -> Iterator[Batch]:
+def _run_ahead(maker: Maker, start: int, stop: int, workers: int, prefetch: int) -> Iterator[HostBatch]:
     """Grain's iterator over the batches, in order."""
     import grain
     from absl import flags

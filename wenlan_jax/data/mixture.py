@@ -27,7 +27,7 @@ class MixtureError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class WantedTexts:
     """Which texts of a record are used.
 
     Attributes:
@@ -67,7 +67,7 @@ class TextChoice:
             1 draws evenly among the texts.
     """
 
-    wanted: Wanted
+    wanted: WantedTexts
     kind_choice: Literal["any", "first", "weighted"]
     kind_weights: tuple[float, ...]
     language_alpha: float
@@ -110,7 +110,7 @@ class TextChoice:
         return languages[order.pick(chances, order.stream(seed, "language", position))]
 
 
-class Part(NamedTuple):
+class MixturePart(NamedTuple):
     """A source and what is used of it.
 
     Attributes:
@@ -124,7 +124,7 @@ class Part(NamedTuple):
     weight: float
 
 
-class Row(NamedTuple):
+class WantedRow(NamedTuple):
     """A row that is wanted for a pair.
 
     Attributes:
@@ -156,7 +156,7 @@ class Mixture:
         MixtureError: when some weights are 0 and others are not, and when the records are more than ids can tell apart.
     """
 
-    def __init__(self, parts: Sequence[Part], seed: int, shuffle: bool = True) -> None:
+    def __init__(self, parts: Sequence[MixturePart], seed: int, shuffle: bool = True) -> None:
         if not parts:
             raise MixtureError("data.mixture: no part to train on")
         self.parts, self.seed = tuple(parts), seed
@@ -176,7 +176,7 @@ class Mixture:
         """The names of the parts."""
         return " + ".join(self.names)
 
-    def draw(self, step: int, batch_size: int, share: Sequence[int]) -> list[Row]:
+    def draw(self, step: int, batch_size: int, share: Sequence[int]) -> list[WantedRow]:
         """Says which rows make up a batch.
 
         Args:
@@ -199,7 +199,7 @@ class Mixture:
             mine = parts == number
             rows[mine] = of_part.at(examples[mine])
         columns = (parts.tolist(), rows.tolist(), positions.tolist())
-        return [Row(*row) for row in zip(*columns, strict=True)]
+        return [WantedRow(*row) for row in zip(*columns, strict=True)]
 
     def id(self, part: int, row: int) -> int:
         """Numbers the image in `row` of `part`; parts that read the same source agree on it."""
@@ -221,7 +221,7 @@ class Mixture:
         return found
 
 
-def _whole(parts: Sequence[Part]) -> tuple[int, ...]:
+def _whole(parts: Sequence[MixturePart]) -> tuple[int, ...]:
     """Whole weights of the parts: of their sizes when none is given."""
     sizes = [len(part.source) for part in parts]
     given = [part.weight for part in parts]

@@ -93,7 +93,7 @@ class TfdsSource:
             ) from error
 
 
-class Remembered:
+class CachedSource:
     """A source whose records stay in memory once they were read, as they are in its files.
 
     For data that fit: a record is then read and parsed once in each process instead of in every epoch.

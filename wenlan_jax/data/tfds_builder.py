@@ -57,7 +57,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         self, examples: Iterator[records.Record], split: str
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Numbers the records of a split as TFDS wants them, with a line of progress now and then."""
-        beat, row = progress_line.Pulse(), -1
+        beat, row = progress_line.ProgressLine(), -1
         for row, record in enumerate(examples):
             if beat.due():
                 say(f"{self.info.full_name}: {split} {row}")

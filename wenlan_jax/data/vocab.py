@@ -169,7 +169,7 @@ def _explained(message: str, count: int, vocab_size: int) -> TokenizerError:
 
 def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `wenlan vocab`; their defaults are those of a training run."""
-    data, tokenizer = sections.Data(), sections.Tokenizer()
+    data, tokenizer = sections.DataConfig(), sections.TokenizerConfig()
     parser.description = (
         "Train a SentencePiece vocabulary (with byte fallback) on the texts of data sets and text files."
     )

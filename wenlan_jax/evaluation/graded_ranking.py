@@ -28,7 +28,7 @@ class RankingError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class GradedProtocol:
     """The settings of graded evaluation.
 
     Attributes:
@@ -65,11 +65,11 @@ def _grades(values: Sequence[int] | Grades) -> Grades:
     return grades.astype(np.int64)
 
 
-def _gains(grades: Grades, protocol: Protocol) -> Float64[np.ndarray, " results"]:
+def _gains(grades: Grades, protocol: GradedProtocol) -> Float64[np.ndarray, " results"]:
     return np.exp2(grades) - 1 if protocol.gain == "exp" else grades.astype(np.float64)
 
 
-def discounted_gain(ranked: Sequence[int] | Grades, protocol: Protocol) -> float:
+def discounted_gain(ranked: Sequence[int] | Grades, protocol: GradedProtocol) -> float:
     """Computes DCG at k: the sum of gain / log2(1 + rank).
 
     Args:
@@ -83,12 +83,12 @@ def discounted_gain(ranked: Sequence[int] | Grades, protocol: Protocol) -> float
     return float(gains @ (1 / np.log2(np.arange(2, len(gains) + 2))))
 
 
-def _ideal(ranked: Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol) -> AnyGrades:
+def _ideal(ranked: Grades, pool: Sequence[int] | AnyGrades, protocol: GradedProtocol) -> AnyGrades:
     """All grades that the best list is drawn from, best first."""
     return np.sort(ranked if protocol.ideal == "judged-list" else _grades(pool))[::-1]
 
 
-def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol) -> float | None:
+def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: GradedProtocol) -> float | None:
     """Computes NDCG at k.
 
     Args:
@@ -113,7 +113,7 @@ def ndcg(ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protoc
 
 
 def average_precision(
-    ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: Protocol
+    ranked: Sequence[int] | Grades, pool: Sequence[int] | AnyGrades, protocol: GradedProtocol
 ) -> float | None:
     """Computes average precision at k.
 
@@ -159,7 +159,7 @@ def graded(query: Hashable, ranked: Sequence[Hashable], judged: Judgements) -> G
 def evaluate(
     rankings: Mapping[Any, Sequence[Any]],
     judgements: Mapping[Any, Judgements],
-    protocol: Protocol,
+    protocol: GradedProtocol,
 ) -> dict[str, float]:
     """Computes the mean NDCG and MAP of a system over all judged queries.
 

@@ -180,7 +180,7 @@ class CascadeRow:
     Attributes:
         top_k: how many candidates were re-ranked; 0 is the first model alone.
         recall: by k, the share of queries with a relevant candidate among the first k.
-        ndcg: see `graded_ranking.Protocol`.
+        ndcg: see `graded_ranking.GradedProtocol`.
         bound: the recall at `top_k` of the first model, which recall cannot exceed below it; None at depth 0.
         pairs_per_query: how many pairs were scored.
         seconds_per_query: how long it took.
@@ -201,7 +201,7 @@ def _recall(grades: Int[np.ndarray, "queries candidates"], k: int, relevant_from
 def _ndcg(
     grades: Int[np.ndarray, "queries candidates"],
     judgements: Sequence[Mapping[int, int]],
-    protocol: graded_ranking.Protocol,
+    protocol: graded_ranking.GradedProtocol,
 ) -> float:
     found = [
         graded_ranking.ndcg(line, list(pool.values()), protocol) for line, pool in zip(grades, judgements, strict=True)
@@ -224,7 +224,7 @@ def against_depth(
     depths: Sequence[int],
     scorer: Scorer,
     judgements: Sequence[Mapping[int, int]],
-    protocol: graded_ranking.Protocol,
+    protocol: graded_ranking.GradedProtocol,
     ks: Sequence[int],
     batch_size: int,
     clock: Clock,

@@ -134,7 +134,7 @@ def bert_layer(
     )
 
 
-class Table(nn.Embed):
+class EmbeddingTable(nn.Embed):
     """A table whose rows are looked up on the devices that need them."""
 
     def __call__(self, inputs: Int[Array, "*places"]) -> Float[Array, "*places width"]:
@@ -220,5 +220,5 @@ class BertEmbeddings(nn.Module):
         x = self.word(token_ids) + self.position(places) + self.type(types)
         return rows(self.norm(x))
 
-    def _table(self, size: int) -> Table:
-        return Table(size, self.width, dtype=self.dtype, embedding_init=bert_kernel)
+    def _table(self, size: int) -> EmbeddingTable:
+        return EmbeddingTable(size, self.width, dtype=self.dtype, embedding_init=bert_kernel)

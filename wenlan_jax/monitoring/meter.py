@@ -10,7 +10,7 @@ import jax
 
 from wenlan_jax.data import loader
 from wenlan_jax.monitoring import accelerators, metrics_file
-from wenlan_jax.monitoring.time_ledger import WAIT, Ledger
+from wenlan_jax.monitoring.time_ledger import WAIT, TimeLedger
 from wenlan_jax.tasks import experiment
 
 
@@ -25,7 +25,7 @@ class Meter:
         ledger: the account of time, for the wait for data.
     """
 
-    def __init__(self, config: experiment.Config, first: int, ledger: Ledger) -> None:
+    def __init__(self, config: experiment.Config, first: int, ledger: TimeLedger) -> None:
         self.config = config
         self.ledger = ledger
         self.done = first

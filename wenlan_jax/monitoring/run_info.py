@@ -26,7 +26,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gra
 
 
 @dataclasses.dataclass(frozen=True)
-class StartNote:
+class RunInfo:
     """One start of a run.
 
     Attributes:
@@ -67,7 +67,7 @@ def write(workdir: Path, config: experiment.Config) -> None:
     """
     import jax
 
-    note = StartNote(
+    note = RunInfo(
         version=__version__,
         command=tuple(sys.argv),
         host=platform.node(),
@@ -94,7 +94,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def read(workdir: Path) -> StartNote | None:
+def read(workdir: Path) -> RunInfo | None:
     """Reads the note of the newest start.
 
     Args:
@@ -107,7 +107,7 @@ def read(workdir: Path) -> StartNote | None:
         NoteError: for a file that is no such note.
     """
     try:
-        note = json_files.read_if_any(workdir / NAME, StartNote)
+        note = json_files.read_if_any(workdir / NAME, RunInfo)
     except json_files.NoteError as error:
         raise json_files.NoteError(f"{NAME} is not the note of a start ({error})") from error
     if note is not None and note.fingerprint != experiment.fingerprint_of(note.config):

@@ -15,7 +15,7 @@ from types import TracebackType
 import jax
 
 
-class InFlight:
+class StepTimer:
     """Notes when each watched step is done. A context manager, which ends its thread."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class InFlight:
                 jax.block_until_ready(step)
             self._finished = (number, time.perf_counter())
 
-    def __enter__(self) -> InFlight:
+    def __enter__(self) -> StepTimer:
         self._thread.start()
         return self
 

@@ -60,7 +60,7 @@ class Snapshot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Account:
+class TimeAccount:
     """The time of a run; the parts add up to the wall time from its first start to now.
 
     Attributes:
@@ -90,7 +90,7 @@ class Account:
         return f"{spent}; goodput {self.goodput:.1%}"
 
 
-def account(lines: Sequence[Snapshot]) -> Account:
+def account(lines: Sequence[Snapshot]) -> TimeAccount:
     """Makes the account of a run.
 
     Lost is what steps and their data took after the step that a later start went on from, and the time between the
@@ -116,7 +116,7 @@ def account(lines: Sequence[Snapshot]) -> Account:
             seconds[LOST] += again
         kept = min(kept, last.first)
         following = last.began
-    return Account(seconds)
+    return TimeAccount(seconds)
 
 
 def _spent_after(start: Sequence[Snapshot], step: float, phase: str) -> float:
@@ -133,7 +133,7 @@ def _spent_after(start: Sequence[Snapshot], step: float, phase: str) -> float:
     return last.seconds[phase] - (spent + (more - spent) * (step - done) / (later - done))
 
 
-class Ledger:
+class TimeLedger:
     """The clock of one start: every moment since it began belongs to one phase.
 
     A context manager that adds the last snapshot, with the state it ended in. Called with a phase, it counts the time
@@ -222,11 +222,11 @@ class Ledger:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dataclasses.asdict(line)) + "\n")
 
-    def account(self) -> Account:
+    def account(self) -> TimeAccount:
         """Returns the account of the run up to now; of this start alone where there is no file."""
         return account([*self.earlier, *self._own, self.snapshot()])
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> TimeLedger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -43,7 +43,7 @@ class Watchdog:
         settings: the section `telemetry` of the configuration, for the limits in seconds.
     """
 
-    def __init__(self, clock: time_ledger.Ledger, settings: sections.Telemetry) -> None:
+    def __init__(self, clock: time_ledger.TimeLedger, settings: sections.TelemetryConfig) -> None:
         self._clock = clock
         self._limits = {"step": settings.hang_seconds, "between": settings.hang_seconds_between}
         shortest = min((limit for limit in self._limits.values() if limit > 0), default=0.0)

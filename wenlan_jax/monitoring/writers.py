@@ -35,7 +35,7 @@ class TelemetryError(WenlanError, RuntimeError):
 
 
 @runtime_checkable
-class Writer(Protocol):
+class MetricsBackend(Protocol):
     """A place for metrics."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -47,7 +47,7 @@ class Writer(Protocol):
         ...
 
 
-def check(settings: sections.Telemetry) -> None:
+def check(settings: sections.TelemetryConfig) -> None:
     """Checks that the libraries that are asked for are installed.
 
     Args:
@@ -150,7 +150,7 @@ class Writers:
     """
 
     def __init__(self, config: experiment.Config, workdir: Path, step: int) -> None:
-        self._writers: list[Writer] = []
+        self._writers: list[MetricsBackend] = []
         if jax.process_index() > 0:
             return
         settings = config.telemetry

@@ -14,7 +14,7 @@ AUTO, OFF = "auto", "off"
 DEFAULT = Path("~/.cache/wenlan_jax/compiled")
 
 
-def use_cache(settings: sections.Compilation) -> Path | None:
+def use_cache(settings: sections.CompilationConfig) -> Path | None:
     """Turns the cache of compiled programs on as configured; call it before the first compilation.
 
     A directory that JAX was told itself ($JAX_COMPILATION_CACHE_DIR) stays.

@@ -45,12 +45,12 @@ class DistributedError(WenlanError, RuntimeError):
 class _Found:
     """A place, the devices it is restricted to (None: all of the machine), and whether JAX has found it itself."""
 
-    place: rendezvous.Place
+    place: rendezvous.ProcessPlace
     local_devices: list[int] | None
     detected: bool
 
 
-def start(settings: sections.Distributed, started_with: Mapping[str, Any]) -> None:
+def start(settings: sections.DistributedConfig, started_with: Mapping[str, Any]) -> None:
     """Joins the job that this process is part of, if there is one. Call it before anything touches a device.
 
     Args:
@@ -67,7 +67,7 @@ def start(settings: sections.Distributed, started_with: Mapping[str, Any]) -> No
     versions = {"version of wenlan_jax": __version__, "version of jax": jax.__version__}
     _spare_the_proxy(found.place.host)
     rendezvous.hold(found.place, {**versions, **started_with}, settings.timeout)
-    # Signals are agreed on by stopping.Agreement: JAX's own service would take SIGTERM's handler for itself.
+    # Signals are agreed on by stopping.StopAgreement: JAX's own service would take SIGTERM's handler for itself.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_check_proxy_envs", False)  # its warning, for which there is no cause any more
     jax.distributed.initialize(
@@ -98,7 +98,7 @@ def _spare_the_proxy(host: str) -> None:
             os.environ[name] = exceptions
 
 
-def _explicit(settings: sections.Distributed) -> _Found | None:
+def _explicit(settings: sections.DistributedConfig) -> _Found | None:
     """The place that fields or environment variables give; None where they give nothing."""
     coordinator = settings.coordinator or os.environ.get(COORDINATOR, "")
     processes = settings.processes or _number(PROCESSES, 0)
@@ -112,7 +112,7 @@ def _explicit(settings: sections.Distributed) -> _Found | None:
             f"distributed.coordinator=HOST:PORT, .processes=N and .process from 0 to N-1, or ${COORDINATOR}, "
             f"${PROCESSES} and ${PROCESS}"
         )
-    return _Found(rendezvous.Place(coordinator, processes, process), None, detected=False)
+    return _Found(rendezvous.ProcessPlace(coordinator, processes, process), None, detected=False)
 
 
 def _number(name: str, default: int) -> int:
@@ -140,7 +140,9 @@ def _detected(timeout: int) -> _Found | None:
         ) from error
     if coordinator is None or processes is None or process is None:
         return None
-    return _Found(rendezvous.Place(coordinator, processes, process), list(devices) if devices else None, detected=True)
+    return _Found(
+        rendezvous.ProcessPlace(coordinator, processes, process), list(devices) if devices else None, detected=True
+    )
 
 
 def in_a_job() -> bool:

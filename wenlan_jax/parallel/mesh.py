@@ -58,7 +58,7 @@ class MeshError(WenlanError, ValueError):
     """A mesh that the devices at hand cannot form, or a batch that does not divide by it."""
 
 
-def create(config: sections.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def create(config: sections.MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Creates the mesh of a configuration.
 
     Args:
@@ -88,7 +88,7 @@ def create(config: sections.Mesh, devices: Sequence[jax.Device] | None = None) -
     return Mesh(grid, AXES, axis_types=auto)
 
 
-def _sizes(config: sections.Mesh, devices: int, slices: int) -> tuple[int, ...]:
+def _sizes(config: sections.MeshConfig, devices: int, slices: int) -> tuple[int, ...]:
     """The size of each of `AXES`, with -1 filled in."""
     if config.preset and config.preset not in PRESETS:
         raise MeshError(f"mesh.preset: there is no {config.preset!r}; known are {', '.join(PRESETS)}")

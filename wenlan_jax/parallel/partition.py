@@ -40,7 +40,7 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class PartitionRule:
     """A rule for leaves.
 
     Attributes:
@@ -63,14 +63,14 @@ ROWS = r"(attention/out|linear2|projection/fc2)/kernel$"
 _WEIGHTS = r"^(params|momentum/params|opt_state)/"
 
 STATE_RULES = (
-    Rule(r"^banks/\w+/keys$", P(None, BATCH_AXES), optional=True),
-    Rule(r"^banks/\w+/ids$", P(None, BATCH_AXES), optional=True),
-    Rule(r"^banks/\w+/(pushed_at|cursor|fill)$", P(), optional=True),
-    Rule(_WEIGHTS + r".*" + COLUMNS, Split(tensor=-1)),
-    Rule(_WEIGHTS + r".*" + ROWS, Split(tensor=-2)),
-    Rule(_WEIGHTS, Split()),
-    Rule(r"batch_stats/", P(), optional=True),
-    Rule(r"^(step|rng|skipped)$", P()),
+    PartitionRule(r"^banks/\w+/keys$", P(None, BATCH_AXES), optional=True),
+    PartitionRule(r"^banks/\w+/ids$", P(None, BATCH_AXES), optional=True),
+    PartitionRule(r"^banks/\w+/(pushed_at|cursor|fill)$", P(), optional=True),
+    PartitionRule(_WEIGHTS + r".*" + COLUMNS, Split(tensor=-1)),
+    PartitionRule(_WEIGHTS + r".*" + ROWS, Split(tensor=-2)),
+    PartitionRule(_WEIGHTS, Split()),
+    PartitionRule(r"batch_stats/", P(), optional=True),
+    PartitionRule(r"^(step|rng|skipped)$", P()),
 )
 """How a train state lies: banks by rows, weights and their moments over `fsdp` and those of the Transformers also over
 `tensor`, the rest everywhere."""
@@ -79,7 +79,7 @@ GENERAL_RULES = tuple(rule for rule in STATE_RULES if not rule.pattern.endswith(
 """The same for a model without Transformers, in which their rules would find no leaf."""
 
 
-def spec_of(rule: Rule, shape: Sequence[int], mesh: Mesh, smallest: int) -> P:
+def spec_of(rule: PartitionRule, shape: Sequence[int], mesh: Mesh, smallest: int) -> P:
     """Says how a leaf lies under a rule.
 
     Args:
@@ -110,7 +110,7 @@ def _divides(mesh: Mesh, axis: str, size: int) -> bool:
     return ways > 1 and size >= ways and size % ways == 0
 
 
-def shardings(tree: PyTree, mesh: Mesh, smallest: int, rules: Sequence[Rule] = STATE_RULES) -> Any:
+def shardings(tree: PyTree, mesh: Mesh, smallest: int, rules: Sequence[PartitionRule] = STATE_RULES) -> Any:
     """Says how every leaf of a tree lies on a mesh.
 
     Args:

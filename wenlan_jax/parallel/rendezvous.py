@@ -25,12 +25,12 @@ HELLO_SECONDS = 5.0
 LONGEST_LINE = 2**20
 
 
-class RollCallError(WenlanError, RuntimeError):
+class RendezvousError(WenlanError, RuntimeError):
     """Processes of the job that are missing, double, or were started differently; the message names them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """This process's place in a job.
 
     Attributes:
@@ -63,7 +63,7 @@ class _Present:
     connection: socket.socket | None
 
 
-def hold(place: Place, started_with: Mapping[str, Any], timeout: float) -> None:
+def hold(place: ProcessPlace, started_with: Mapping[str, Any], timeout: float) -> None:
     """Waits until all processes are there, and checks that they were started with the same values.
 
     Args:
@@ -87,12 +87,12 @@ def _where() -> str:
     return f"{socket.gethostname()}, pid {os.getpid()}"
 
 
-def _preside(place: Place, values: dict[str, Any], timeout: float) -> None:
+def _preside(place: ProcessPlace, values: dict[str, Any], timeout: float) -> None:
     present = {0: _Present(_where(), values, None)}
     try:
         server = _listen(place)
     except OSError as error:
-        raise RollCallError(
+        raise RendezvousError(
             f"process 0 of {place.processes} cannot listen at port {place.port} ({error.strerror or error}); "
             "another job may hold it: choose another port for distributed.coordinator or $WENLAN_COORDINATOR"
         ) from error
@@ -103,10 +103,10 @@ def _preside(place: Place, values: dict[str, Any], timeout: float) -> None:
             if other.connection is not None:
                 _dismiss(other.connection, verdict)
     if verdict:
-        raise RollCallError(verdict)
+        raise RendezvousError(verdict)
 
 
-def _listen(place: Place) -> socket.socket:
+def _listen(place: ProcessPlace) -> socket.socket:
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):  # a container may have no IPv6 although its kernel knows it
             return socket.create_server(
@@ -117,7 +117,7 @@ def _listen(place: Place) -> socket.socket:
 
 def _gather(
     server: socket.socket,
-    place: Place,
+    place: ProcessPlace,
     present: dict[int, _Present],
     connections: contextlib.ExitStack,
     deadline: float,
@@ -143,7 +143,7 @@ def _gather(
     return ""
 
 
-def _misplaced(place: Place, present: Mapping[int, _Present], number: int, processes: int, where: str) -> str:
+def _misplaced(place: ProcessPlace, present: Mapping[int, _Present], number: int, processes: int, where: str) -> str:
     if processes != place.processes:
         return (
             f"process {number} on {where} was started as one of {processes}, process 0 as one of {place.processes}; "
@@ -154,7 +154,7 @@ def _misplaced(place: Place, present: Mapping[int, _Present], number: int, proce
     return ""
 
 
-def _missing(place: Place, present: Mapping[int, _Present], timeout: float) -> str:
+def _missing(place: ProcessPlace, present: Mapping[int, _Present], timeout: float) -> str:
     absent = [number for number in range(place.processes) if number not in present]
     if not absent:
         return ""
@@ -193,7 +193,7 @@ def _differences(present: Mapping[int, _Present]) -> str:
     return "the processes of this job were started differently:\n  " + "\n  ".join(lines[:20]) + more
 
 
-def _attend(place: Place, values: dict[str, Any], timeout: float) -> None:
+def _attend(place: ProcessPlace, values: dict[str, Any], timeout: float) -> None:
     hello = {
         "process": place.process,
         "processes": place.processes,
@@ -207,15 +207,15 @@ def _attend(place: Place, values: dict[str, Any], timeout: float) -> None:
             connection.sendall(_line(hello))
         answer = _read(connection)
     if answer is None:
-        raise RollCallError(
+        raise RendezvousError(
             f"process {place.process} of {place.processes}: process 0 at {place.coordinator} went away before the "
             "job started; look at its log"
         )
     if answer["verdict"]:
-        raise RollCallError(answer["verdict"])
+        raise RendezvousError(answer["verdict"])
 
 
-def _reach(place: Place, timeout: float) -> socket.socket:
+def _reach(place: ProcessPlace, timeout: float) -> socket.socket:
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -224,7 +224,7 @@ def _reach(place: Place, timeout: float) -> socket.socket:
             )
         except OSError as error:
             if time.monotonic() >= deadline:
-                raise RollCallError(
+                raise RendezvousError(
                     f"process {place.process} of {place.processes} on {socket.gethostname()} did not reach process 0 "
                     f"at {place.coordinator} within {timeout:g} s ({error.strerror or error}). Is process 0 running, "
                     f"does {place.host} name its machine, and is port {place.port} open between them?"

@@ -84,7 +84,7 @@ def name(number: int) -> str:
     return signal.Signals(number).name
 
 
-class Agreement:
+class StopAgreement:
     """Tells by which signal all processes of a job stop now: all get the same answer after the same step.
 
     Requests go round as the maximum of one number a device, computed after a step and read after the next one, when

@@ -29,7 +29,7 @@ statistics of batch normalisation, counters and the random key."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
+class StateLeaf:
     """One leaf of the state.
 
     Attributes:
@@ -76,11 +76,13 @@ class Memory:
         return self.arguments + self.temporaries + self.results + self.reserved
 
 
-def leaves(current: Run) -> Iterator[Leaf]:
+def leaves(current: Run) -> Iterator[StateLeaf]:
     """Iterates over every leaf of a run's state, in tree order."""
     shardings = trees.flatten(current.shardings)
     for name, leaf in trees.flatten(current.shapes).items():
-        yield Leaf(name, leaf.shape, str(leaf.dtype), _text(shardings[name]), bytes_on_device(leaf, shardings[name]))
+        yield StateLeaf(
+            name, leaf.shape, str(leaf.dtype), _text(shardings[name]), bytes_on_device(leaf, shardings[name])
+        )
 
 
 def bytes_on_device(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:

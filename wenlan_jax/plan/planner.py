@@ -60,13 +60,13 @@ class Costs:
     compiler_flops: float
     compiler_bytes: float
     traffic: tuple[Traffic, ...]
-    work: roofline.Work
+    work: roofline.DeviceWork
     bound: roofline.Roofline
     estimate: roofline.Roofline
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DevicePlan:
     """One configuration on one topology.
 
     Attributes:
@@ -139,7 +139,7 @@ def _as_on_accelerators(config: experiment.Config) -> experiment.Config:
     return settings.replaced(config, {"model.image.backbone.depthwise": "conv"})
 
 
-def make(config: experiment.Config, topology: Topology, shares: roofline.Shares) -> Plan:
+def make(config: experiment.Config, topology: Topology, shares: roofline.Shares) -> DevicePlan:
     """Compiles the step and counts. A program that does not fit is a plan, too; any other fault is raised.
 
     Args:
@@ -162,7 +162,7 @@ def make(config: experiment.Config, topology: Topology, shares: roofline.Shares)
     computed, reason = flops.counted(lambda: computed_flops(config))
     model_flops, _ = flops.counted(lambda: flops.of_step(config, batch))
     uncounted = [f"FLOPs could not be counted, and no time be estimated ({reason})"] if reason else []
-    return Plan(
+    return DevicePlan(
         topology=str(topology),
         devices=topology.size,
         mesh=dict(current.mesh.shape),
@@ -195,7 +195,7 @@ def _compile(current: Run, batch: dict[str, Any]) -> tuple[Any, tuple[float, flo
 
 def computed_flops(config: experiment.Config) -> float:
     """Counts the FLOPs of products and convolutions in a step over all devices, recomputed ones included."""
-    alone = dataclasses.replace(_as_on_accelerators(config), mesh=sections.Mesh())
+    alone = dataclasses.replace(_as_on_accelerators(config), mesh=sections.MeshConfig())
     current = setup.set_up(alone, jax.devices("cpu")[:1])
     batch = accounting.abstract_batch(current)
     return flops.of(functools.partial(step.train_step, current.recipe), current.shapes, batch)
@@ -208,7 +208,7 @@ def _costs(compiled: Any, current: Run, topology: Topology, shares: roofline.Sha
     own = computed / topology.size
     near, far = roofline.sent(found, topology.island, tuple(current.mesh.shape.values()))
     # Loops: what the compiler counts once is scaled as its FLOPs are.
-    work = roofline.Work(own, moved * max(1.0, own / counted if counted else 1.0), near, far)
+    work = roofline.DeviceWork(own, moved * max(1.0, own / counted if counted else 1.0), near, far)
     return Costs(
         compiler_flops=counted,
         compiler_bytes=moved,

@@ -13,7 +13,7 @@ from wenlan_jax.plan.topology import Topology
 GIB = 2**30
 
 
-def text(plan: planner.Plan, topology: Topology, shares: roofline.Shares, pairs: float) -> str:
+def text(plan: planner.DevicePlan, topology: Topology, shares: roofline.Shares, pairs: float) -> str:
     """Writes the report of a plan.
 
     Args:
@@ -49,7 +49,7 @@ def text(plan: planner.Plan, topology: Topology, shares: roofline.Shares, pairs:
     return "\n".join(lines)
 
 
-def _memory(plan: planner.Plan) -> list[str]:
+def _memory(plan: planner.DevicePlan) -> list[str]:
     parts = dict(plan.state)
     if plan.memory is not None:
         parts = plan.memory.parts | {
@@ -66,7 +66,7 @@ def gib(number: float) -> str:
     return f"{number / GIB:.3f}"
 
 
-def _verdict(plan: planner.Plan) -> str:
+def _verdict(plan: planner.DevicePlan) -> str:
     if plan.memory is None:
         return (
             f"DOES NOT FIT: the compiler needs {gib(plan.needed)} GiB of {gib(plan.available)} GiB; "
@@ -94,7 +94,7 @@ def _costs(costs: planner.Costs, shares: roofline.Shares) -> list[str]:
     ]
 
 
-def _time(plan: planner.Plan, costs: planner.Costs, pairs: float) -> list[str]:
+def _time(plan: planner.DevicePlan, costs: planner.Costs, pairs: float) -> list[str]:
     best, expected = costs.bound.bound, costs.estimate.sequence
     whole = roofline.hours(pairs, plan.batch_size, expected)
     return [
@@ -105,7 +105,7 @@ def _time(plan: planner.Plan, costs: planner.Costs, pairs: float) -> list[str]:
     ]
 
 
-def as_json(plan: planner.Plan, pairs: float) -> dict[str, Any]:
+def as_json(plan: planner.DevicePlan, pairs: float) -> dict[str, Any]:
     """Returns all figures of a plan; numbers that are not there are None."""
     found = dataclasses.asdict(plan) | {"fits": plan.fits, "pairs": pairs}
     if plan.costs is not None:
@@ -128,7 +128,7 @@ def table_head(pairs: float) -> str:
     return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
 
 
-def table_row(name: str, plan: planner.Plan, recomputed: str, pairs: float) -> str:
+def table_row(name: str, plan: planner.DevicePlan, recomputed: str, pairs: float) -> str:
     """Writes one row of the table: GiB per device, seconds, hours.
 
     Args:
@@ -156,5 +156,5 @@ def table_row(name: str, plan: planner.Plan, recomputed: str, pairs: float) -> s
     return "| " + " | ".join(cells) + " |"
 
 
-def _room(plan: planner.Plan) -> str:
+def _room(plan: planner.DevicePlan) -> str:
     return f"{plan.available / GIB:.2f}"

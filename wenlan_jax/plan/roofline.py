@@ -32,7 +32,7 @@ class Shares:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class DeviceWork:
     """What one device does in a step.
 
     Attributes:
@@ -84,7 +84,7 @@ class Roofline:
 IDEAL = Shares(1.0, 1.0, 1.0)
 
 
-def roofline(work: Work, device: Device, shares: Shares) -> Roofline:
+def roofline(work: DeviceWork, device: Device, shares: Shares) -> Roofline:
     """Computes the seconds of each kind of work.
 
     Args:

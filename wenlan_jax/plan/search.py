@@ -45,7 +45,7 @@ def with_batch(config: Config, batch_size: int, accumulation: int) -> Config:
     return dataclasses.replace(config, train=train)
 
 
-def search(config: Config, topology: Topology, shares: roofline.Shares) -> tuple[Config, planner.Plan]:
+def search(config: Config, topology: Topology, shares: roofline.Shares) -> tuple[Config, planner.DevicePlan]:
     """Finds the cheapest recomputation that fits, and the largest batch with it.
 
     Args:
@@ -60,7 +60,7 @@ def search(config: Config, topology: Topology, shares: roofline.Shares) -> tuple
         NothingFits: if no batch and no choice of recomputation fits.
     """
 
-    def plan(candidate: Config) -> planner.Plan:
+    def plan(candidate: Config) -> planner.DevicePlan:
         train = candidate.train
         micro = f" in {train.accumulation} micro-batches" if train.accumulation > 1 else ""
         say(f"compiling batch {train.batch_size}{micro}, recomputing {remat.text(candidate)} ...")
@@ -85,8 +85,8 @@ def search(config: Config, topology: Topology, shares: roofline.Shares) -> tuple
 
 
 def _cheapest(
-    config: Config, topology: Topology, plan: Callable[[Config], planner.Plan]
-) -> tuple[Config, planner.Plan]:
+    config: Config, topology: Topology, plan: Callable[[Config], planner.DevicePlan]
+) -> tuple[Config, planner.DevicePlan]:
     """The cheapest recomputation that fits the configured batch; more micro-batches only if none does."""
     for candidate in _candidates(config, topology):
         found = plan(candidate)

@@ -80,7 +80,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
-    usual = Path(sections.Data().dir)
+    usual = Path(sections.DataConfig().dir)
     parser.add_argument(
         "--data-dir",
         type=Path,

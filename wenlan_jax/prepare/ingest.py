@@ -17,7 +17,7 @@ from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.prepare import raw_images
 from wenlan_jax.prepare.raw_items import Fault, Item, Outcome, Reason, Rejected
 from wenlan_jax.prepare.regions import detections
-from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.regions.stored import StoredRegions
 from wenlan_jax.prepare.roots import Root
 
 MAX_BOXES = 100
@@ -163,7 +163,7 @@ def split_of(identity: str, shares: Mapping[str, float]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedRecord:
     """What came of a draft.
 
     Attributes:
@@ -177,7 +177,9 @@ class Prepared:
     fixes: collections.Counter[str]
 
 
-def prepare(draft: Draft, root: Root, options: raw_images.ImageOptions, stored: Stored | None = None) -> Prepared:
+def prepare(
+    draft: Draft, root: Root, options: raw_images.ImageOptions, stored: StoredRegions | None = None
+) -> PreparedRecord:
     """Reads and checks the image of a draft, below `root` where the draft does not bring it.
 
     Args:
@@ -201,7 +203,7 @@ def prepare(draft: Draft, root: Root, options: raw_images.ImageOptions, stored: 
             tuple(_clip(regions, image.stored_width, image.stored_height, fixes)), None, None
         )
     except Rejected as rejected:
-        return Prepared(draft, rejected, fixes)
+        return PreparedRecord(draft, rejected, fixes)
     record = Record(
         id=draft.id,
         image=image.data,
@@ -214,11 +216,11 @@ def prepare(draft: Draft, root: Root, options: raw_images.ImageOptions, stored: 
         region_features=fitted.features,
         region_classes=fitted.classes,
     )
-    return Prepared(draft, record, fixes)
+    return PreparedRecord(draft, record, fixes)
 
 
 def _stored(
-    draft: Draft, image: raw_images.Image, stored: Stored | None, fixes: collections.Counter[str]
+    draft: Draft, image: raw_images.RecordImage, stored: StoredRegions | None, fixes: collections.Counter[str]
 ) -> detections.Fitted | None:
     """What is stored of the image of a draft, in the pixels that it came with; None for nothing, which is counted."""
     if stored is None:

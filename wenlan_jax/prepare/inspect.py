@@ -71,7 +71,7 @@ class InspectOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class InspectedRecord:
     """One record or draft. `load` gives the bytes of its image, and raises Rejected where it cannot.
 
     `size` is what the record says of its image, `widths` those of the arrays of its regions.
@@ -104,14 +104,14 @@ class Packed:
         total = sum(self.records.values())
         return min(limit or total, total)
 
-    def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
+    def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[InspectedRecord]:
         """The records, `limit` of them evenly spaced; nothing is `broken` before its image is opened."""
         wanted, before = _evenly(sum(self.records.values()), limit), 0
         for split, source in self._sources:
             for row in wanted(before, before + len(source)):
                 record = source[row - before]
                 arrays = {"features": record.region_features, "classes": record.region_classes}
-                yield Seen(
+                yield InspectedRecord(
                     record.id,
                     split,
                     record.source,
@@ -125,7 +125,7 @@ class Packed:
             before += len(source)
 
 
-class Raw:
+class RawInputs:
     """Inputs of `wenlan pack` as they come; grouped by image within a shard."""
 
     def __init__(self, options: InspectOptions) -> None:
@@ -145,7 +145,7 @@ class Raw:
         """How many `look` gives; None where that is not known before, which is without `limit`."""
         return min(limit, self._total) if limit else None
 
-    def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[Seen]:
+    def look(self, limit: int | None, broken: Callable[[Fault], None]) -> Iterator[InspectedRecord]:
         """The drafts, `limit` of them evenly spaced, for which all is read twice; `broken` takes what is none."""
         wanted = _evenly(self._total, limit) if limit else None
         counts: collections.Counter[str] = collections.Counter()
@@ -166,12 +166,12 @@ class Raw:
             items = shard.read_up_to_damage(must_begin=False, item=shard.name)
             yield from ingest.Grouping(self._root, {}, prefix).group(items)
 
-    def _seen(self, draft: ingest.Draft) -> Seen:
+    def _seen(self, draft: ingest.Draft) -> InspectedRecord:
         def load() -> bytes:
             data = draft.data
             return raw_images.fetch(self._root, ingest.places_of(draft.image))[1] if data is None else data
 
-        return Seen(
+        return InspectedRecord(
             draft.id, draft.split, draft.source, tuple(draft.texts), draft.regions, tuple(draft.questions), load
         )
 
@@ -190,7 +190,9 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
         ReadError: when its files cannot be read.
         SourceError: when a packed directory cannot be read.
     """
-    data: Packed | Raw = Packed(options.place, options.data_dir) if is_packed(options.place) else Raw(options)
+    data: Packed | RawInputs = (
+        Packed(options.place, options.data_dir) if is_packed(options.place) else RawInputs(options)
+    )
     found = Findings(options.place, data.layout, options.decode)
     cards: Evenly[contact_sheet.Card] = Evenly(options.cards, data.count(options.limit))
     for number, seen in enumerate(data.look(options.limit, found.add_broken)):
@@ -219,7 +221,7 @@ def is_packed(place: str) -> bool:
     return prepared or named_sets.is_named(place)
 
 
-def _open(seen: Seen, decode: bool, found: Findings) -> bytes:
+def _open(seen: InspectedRecord, decode: bool, found: Findings) -> bytes:
     """The bytes of an image, after its header and, with `decode`, all of it were found to be sound."""
     data = seen.load()
     raw_images.check_not_empty(data)
@@ -240,7 +242,7 @@ def _giving(data: bytes) -> Callable[[], bytes]:
     return lambda: data
 
 
-def _card(seen: Seen, data: bytes) -> contact_sheet.Card:
+def _card(seen: InspectedRecord, data: bytes) -> contact_sheet.Card:
     labels = tuple(region.label for region in seen.regions if region.label)
     return contact_sheet.Card(seen.name, contact_sheet.thumbnail(data, seen.regions), seen.texts, labels)
 

@@ -22,7 +22,7 @@ from typing import Any
 from wenlan_jax.prepare import ingest, packing, raw_images, raw_items, roots, tfds_files
 from wenlan_jax.prepare.formats import files, registry
 from wenlan_jax.prepare.packing import PackError
-from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.regions.stored import StoredRegions
 from wenlan_jax.util import atomic_files, languages, progress_line, resumable_jobs
 
 REPORT_NAME, REJECTED_NAME = "pack.json", "rejected.jsonl"
@@ -62,7 +62,7 @@ class PackOptions:
     image_options: raw_images.ImageOptions = dataclasses.field(default_factory=raw_images.ImageOptions)
     source: str = ""
     split_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    regions: Stored | None = None
+    regions: StoredRegions | None = None
     on_bad: str = "skip"
     workers: int | None = None
     threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
@@ -173,14 +173,14 @@ def pack(options: PackOptions) -> PackReport:
     return report
 
 
-def _run(options: PackOptions, shards: Sequence[raw_items.Shard], directory: Path) -> list[dict[str, Any]]:
+def _run(options: PackOptions, shards: Sequence[raw_items.RawShard], directory: Path) -> list[dict[str, Any]]:
     """Packs the shards that are not packed yet; the reports of all."""
     workers = options.workers
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
     root = roots.Root(options.image_root, options.allow_remote, options.allow_links)
     stored = options.regions and options.regions.knowing(_images(shards, root))
-    target = packing.Target(
+    target = packing.PackTarget(
         directory=directory,
         root=root,
         source=options.source or options.out.resolve().name,
@@ -206,9 +206,9 @@ def _run(options: PackOptions, shards: Sequence[raw_items.Shard], directory: Pat
     return reports
 
 
-def _images(shards: Sequence[raw_items.Shard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
+def _images(shards: Sequence[raw_items.RawShard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
     """Id, name and identity of every image of a pack: names of two files are two, and so are any that are brought."""
-    beat = progress_line.Pulse()
+    beat = progress_line.ProgressLine()
     for shard in shards:
         for item in shard.read_up_to_damage(must_begin=False):
             if beat.due():

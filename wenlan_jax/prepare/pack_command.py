@@ -143,7 +143,7 @@ def add_trust_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_field_arguments(group: argparse._ArgumentGroup, usual: raw_items.Fields) -> None:
+def add_field_arguments(group: argparse._ArgumentGroup, usual: raw_items.FieldNames) -> None:
     """Declares the options of where in a record each part is."""
     group.add_argument(
         "--image-field", type=text, default=usual.image, metavar="FIELD", help="path (default: %(default)s)"
@@ -202,19 +202,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _regions(args: argparse.Namespace) -> stored.Stored | None:
+def _regions(args: argparse.Namespace) -> stored.StoredRegions | None:
     if (args.regions is None) != (args.regions_format is None):
         raise packing.PackError("--regions and --regions-format go together; name both")
     return (
         None
         if args.regions is None
-        else stored.Stored(args.regions, args.regions_format, args.regions_key, links=args.allow_links)
+        else stored.StoredRegions(args.regions, args.regions_format, args.regions_key, links=args.allow_links)
     )
 
 
 def read_options(args: argparse.Namespace) -> raw_items.ReadOptions:
     """What the parsed options of both groups say."""
-    fields = raw_items.Fields(
+    fields = raw_items.FieldNames(
         image=args.image_field,
         id=args.id_field,
         split=args.split_field,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from wenlan_jax.prepare import ingest, raw_images, tfds_files
-from wenlan_jax.prepare.raw_items import Fault, Rejected, Shard
-from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.raw_items import Fault, RawShard, Rejected
+from wenlan_jax.prepare.regions.stored import StoredRegions
 from wenlan_jax.prepare.roots import Root
 from wenlan_jax.util import atomic_files, progress_line
 from wenlan_jax.util.errors import WenlanError
@@ -30,7 +30,7 @@ class PackError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class PackTarget:
     """What every shard of a pack is packed into and how; picklable.
 
     Attributes:
@@ -53,9 +53,9 @@ class Target:
     threads: int
     on_bad: str
     sole: bool
-    regions: Stored | None = None
+    regions: StoredRegions | None = None
 
-    def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
+    def __call__(self, number: int, shard: RawShard) -> dict[str, Any]:
         """Packs a shard.
 
         Args:
@@ -77,7 +77,7 @@ def rejected_file(directory: Path, number: int) -> Path:
     return directory / f"rejected-{number:06d}.jsonl"
 
 
-def stamps(shard: Shard) -> list[list[int]]:
+def stamps(shard: RawShard) -> list[list[int]]:
     """Lists size and time of change of the local files of a shard: whether it is still what was packed."""
     found = []
     for file in shard.files:
@@ -86,14 +86,14 @@ def stamps(shard: Shard) -> list[list[int]]:
     return found
 
 
-def _result(entry: concurrent.futures.Future[ingest.Prepared] | Fault) -> ingest.Prepared | Fault:
+def _result(entry: concurrent.futures.Future[ingest.PreparedRecord] | Fault) -> ingest.PreparedRecord | Fault:
     return entry if isinstance(entry, Fault) else entry.result()
 
 
 class _ShardJob:
     """A shard in progress: its counters, and the rejected items as they come."""
 
-    def __init__(self, target: Target, number: int, shard: Shard) -> None:
+    def __init__(self, target: PackTarget, number: int, shard: RawShard) -> None:
         self._target, self._number, self._shard = target, number, shard
         self._rejected: collections.Counter[str] = collections.Counter()
         self._texts: collections.Counter[str] = collections.Counter()
@@ -137,10 +137,12 @@ class _ShardJob:
             self._sources[draft.source]["records"] += 1
             self._texts.update(text.language or "unknown" for text in outcome.texts)
 
-    def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.Prepared | Fault]:
+    def _prepared(self, entries: Iterable[ingest.Draft | Fault]) -> Iterator[ingest.PreparedRecord | Fault]:
         """Prepares drafts on several threads, in order and a bounded number ahead of the writer."""
         target = self._target
-        window: collections.deque[tuple[concurrent.futures.Future[ingest.Prepared] | Fault, int]] = collections.deque()
+        window: collections.deque[tuple[concurrent.futures.Future[ingest.PreparedRecord] | Fault, int]] = (
+            collections.deque()
+        )
         held = 0
         with concurrent.futures.ThreadPoolExecutor(target.threads) as pool:
             for entry in entries:
@@ -160,7 +162,7 @@ class _ShardJob:
 
     def _told(self, items: Iterable[T], what: str) -> Iterator[T]:
         """The same items; of a sole shard, their count and rate go to stderr every few seconds."""
-        beat = progress_line.Pulse()
+        beat = progress_line.ProgressLine()
         for count, item in enumerate(items, start=1):
             yield item
             if self._target.sole and beat.due():

@@ -50,7 +50,7 @@ class ImageOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Image:
+class RecordImage:
     """An image as it goes into a record, and how its pixels lie to those it came with.
 
     Attributes:
@@ -150,7 +150,7 @@ def boxes_beside(root: Root, image: str) -> tuple[Region, ...]:
     return ()
 
 
-def checked(data: bytes, options: ImageOptions, fixes: collections.Counter[str]) -> Image:
+def checked(data: bytes, options: ImageOptions, fixes: collections.Counter[str]) -> RecordImage:
     """Decodes an image to see that it is whole, and changes what must not be stored so.
 
     Args:
@@ -187,7 +187,7 @@ def checked(data: bytes, options: ImageOptions, fixes: collections.Counter[str])
     if scale < 1.0 or any(changes.values()) or header.kind not in _STORED:
         fixes["image_reencoded"] += scale == 1.0
         data = _encode(pixels, lossy=header.kind == "jpeg" or (header.kind == "webp" and scale < 1.0))
-    return Image(data, pixels.shape[1], pixels.shape[0], width, height, header.orientation if turned else 1)
+    return RecordImage(data, pixels.shape[1], pixels.shape[0], width, height, header.orientation if turned else 1)
 
 
 def _header(data: bytes, options: ImageOptions) -> headers.Header:

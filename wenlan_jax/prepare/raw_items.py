@@ -1,6 +1,6 @@
 """What every input format yields: `Item`s (an image and what is said about it) or named `Fault`s, shard by shard.
 
-A raw data set is a list of `Shard`s, each read from its start to its end by one process. How an item is made of raw
+A raw data set is a list of `RawShard`s, each read from its start to its end by one process. How an item is made of raw
 fields, and when it is refused, is written here once; the layouts are in `formats/`. No image is opened here.
 """
 
@@ -71,7 +71,7 @@ class Rejected(Exception):  # noqa: N818 - counted, not raised to the user
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
+class FieldNames:
     """Which fields of a row hold what.
 
     None takes the field of the same name (`id`, `split`, `language`, `kind`, `source`) where a row has it.
@@ -115,7 +115,7 @@ class ReadOptions:
             and `url`.
     """
 
-    fields: Fields = dataclasses.field(default_factory=Fields)
+    fields: FieldNames = dataclasses.field(default_factory=FieldNames)
     language: str = ""
     encoding: str = "utf-8"
     max_caption: int = 10_000
@@ -179,7 +179,7 @@ Reader = Callable[[tuple[str, ...], ReadOptions], Iterator[Outcome]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class RawShard:
     """A part of a raw data set that is read whole by one process; picklable.
 
     Attributes:
@@ -311,7 +311,7 @@ def item_of_row(number: int, row: Row, options: ReadOptions, more: Iterable[Text
     )
 
 
-def _nan_texts(row: Row, fields: Fields) -> int:
+def _nan_texts(row: Row, fields: FieldNames) -> int:
     """How many of the fields that may be absent hold the word for it."""
     names = (getattr(fields, usual) or usual for usual in ("id", "split", "language", "kind", "source"))
     return sum(map(_is_nan_text, map(row.get, names)))

@@ -67,7 +67,7 @@ class Evidence:
     """
 
     workdir: Path
-    start: run_info.StartNote | None
+    start: run_info.RunInfo | None
     saved: Saved | None
     result: Mapping[str, float] | None
     series: Mapping[str, curves.Series]
@@ -138,7 +138,7 @@ def read(workdir: Path) -> Evidence:
     )
 
 
-def _start(workdir: Path, remarks: list[str]) -> run_info.StartNote | None:
+def _start(workdir: Path, remarks: list[str]) -> run_info.RunInfo | None:
     try:
         return run_info.read(workdir)
     except json_files.NoteError as error:

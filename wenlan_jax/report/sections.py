@@ -193,7 +193,7 @@ def environment(run: Evidence) -> str:
     return elements.section("Environment", known, elements.note(said))
 
 
-def _started(start: run_info.StartNote | None) -> list[tuple[str, str]]:
+def _started(start: run_info.RunInfo | None) -> list[tuple[str, str]]:
     """Machines and libraries of a start."""
     if start is None:
         return []

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     planned = plan.make([table.load(file) for file in files], args.seeds)
     chosen = _chosen(planned, args.only, args.only_run)
     slots = local.slots(args.jobs, args.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    store = folders.Store(args.out)
+    store = folders.RunStore(args.out)
     wanted = [store.folder(run) for run in chosen]
     if args.dry_run:
         return _list(wanted, planned)
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_array(args, open_runs)
     if not args.table_only:
         print(f"{len(wanted) - len(open_runs)} of {len(wanted)} run(s) are done already", flush=True)
-        local.Pool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
+        local.RunPool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
     if args.only_run is None:
         _write_tables(planned, store, args.out)
     return 0 if all(folder.result() is not None for folder in wanted) else 1
@@ -127,7 +127,7 @@ def _check(args: argparse.Namespace) -> None:
         raise SweepError("--backend=slurm: the tables come from the same command without it; GPUs are asked of sbatch")
 
 
-def _chosen(planned: plan.Plan, only: Sequence[str] | None, only_run: str | None) -> list[plan.Run]:
+def _chosen(planned: plan.SweepPlan, only: Sequence[str] | None, only_run: str | None) -> list[plan.SweepRun]:
     """The runs to make. Raises SweepError for a row or a run that no table has."""
     if only_run is not None:
         if only_run not in planned.runs:
@@ -142,7 +142,7 @@ def _chosen(planned: plan.Plan, only: Sequence[str] | None, only_run: str | None
     return [run for run in planned.runs.values() if only is None or any(place.row in only for place in run.places)]
 
 
-def _list(wanted: Sequence[folders.Folder], planned: plan.Plan) -> int:
+def _list(wanted: Sequence[folders.RunFolder], planned: plan.SweepPlan) -> int:
     for folder in wanted:
         places = "; ".join(f"{place.table}: {place.row}, seed {place.seed}" for place in folder.run.places)
         print(f"{folder.path}  {folder.state().text()}\n  {places}")
@@ -152,7 +152,7 @@ def _list(wanted: Sequence[folders.Folder], planned: plan.Plan) -> int:
     return 0
 
 
-def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.Folder]) -> int:
+def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.RunFolder]) -> int:
     if not open_runs:
         print("every run is done; the same command without --backend=slurm writes the tables")
         return 0
@@ -161,7 +161,7 @@ def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.Folder]) 
     seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
     command = ["wenlan", "sweep", *(str(path.resolve()) for path in args.files), f"--out={out}", *seeds]
     options, names = shlex.split(args.sbatch), [folder.run.name for folder in open_runs]
-    text = slurm.script(slurm.Request(names, command, args.jobs, options, args.setup, out))
+    text = slurm.script(slurm.SlurmRequest(names, command, args.jobs, options, args.setup, out))
     path = out / SCRIPT
     atomic_files.write(path, os.fsencode(text), shared=True)
     print(f"{len(names)} task(s) in {path}")
@@ -169,7 +169,7 @@ def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.Folder]) 
     return 0
 
 
-def _write_tables(planned: plan.Plan, store: folders.Store, out: Path) -> None:
+def _write_tables(planned: plan.SweepPlan, store: folders.RunStore, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file in planned.files:
         lines = summary.lines(file, planned, store)

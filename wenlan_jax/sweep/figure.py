@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.sweep.plan import curve_metric
 from wenlan_jax.sweep.report import is_share, title_of
-from wenlan_jax.sweep.summary import Line
+from wenlan_jax.sweep.summary import RowSummary
 from wenlan_jax.sweep.table import TableFile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw(file: TableFile, lines: Sequence[Line], out: Path) -> Path:
+def draw(file: TableFile, lines: Sequence[RowSummary], out: Path) -> Path:
     """Draws OUT/<table>.png: rows with deviation and single runs, and the mean validation curve of each row.
 
     Args:
@@ -39,7 +39,7 @@ def draw(file: TableFile, lines: Sequence[Line], out: Path) -> Path:
     return path
 
 
-def _rows(axes: Axes, file: TableFile, lines: Sequence[Line]) -> None:
+def _rows(axes: Axes, file: TableFile, lines: Sequence[RowSummary]) -> None:
     metric = file.table.metrics[0]
     scale = 100 if is_share(metric) else 1
     for at, line in enumerate(lines):
@@ -58,7 +58,7 @@ def _rows(axes: Axes, file: TableFile, lines: Sequence[Line]) -> None:
     _finish(axes, title_of(metric) + (", %" if is_share(metric) else "") + "; ± over seeds, points: runs")
 
 
-def _curves(axes: Axes, file: TableFile, lines: Sequence[Line]) -> None:
+def _curves(axes: Axes, file: TableFile, lines: Sequence[RowSummary]) -> None:
     metric = file.table.metrics[0]
     scale = 100 if is_share(metric) else 1
     for at, line in enumerate(lines):

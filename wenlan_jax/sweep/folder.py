@@ -16,7 +16,7 @@ from typing import Any
 
 from wenlan_jax.monitoring import run_info, time_ledger
 from wenlan_jax.sweep import claims
-from wenlan_jax.sweep.plan import Run
+from wenlan_jax.sweep.plan import SweepRun
 from wenlan_jax.tasks import experiment
 from wenlan_jax.util import atomic_files, json_files
 
@@ -47,7 +47,7 @@ def get_config():
 
 
 @dataclasses.dataclass(frozen=True)
-class State:
+class RunState:
     """Where a run stands.
 
     Attributes:
@@ -64,7 +64,7 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class RunFolder:
     """The directory of a run.
 
     Attributes:
@@ -73,7 +73,7 @@ class Folder:
     """
 
     path: Path
-    run: Run
+    run: SweepRun
 
     @property
     def log(self) -> Path:
@@ -175,25 +175,25 @@ class Folder:
                 found.append(str(error))
         return found
 
-    def state(self) -> State:
+    def state(self) -> RunState:
         """Says where the run stands now."""
         if self.result() is not None:
-            return State(DONE)
+            return RunState(DONE)
         if differing := self.differing():
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            return State(OTHER, f"{differing[0]}{more}; remove {self.path}, or choose another --out")
+            return RunState(OTHER, f"{differing[0]}{more}; remove {self.path}, or choose another --out")
         holder = claims.holder(self.claim)
         if holder is not None:
-            return State(RUNNING, f"on {holder}")
+            return RunState(RUNNING, f"on {holder}")
         failure = self.failure()
         if failure is not None:
-            return State(FAILED, f"{failure.get('reason', '')}; {self.log}")
+            return RunState(FAILED, f"{failure.get('reason', '')}; {self.log}")
         if faults := self.faults():
-            return State(HALF, "; ".join(faults))
+            return RunState(HALF, "; ".join(faults))
         lines = time_ledger.read(self.path / "ledger.jsonl")
         if lines:
-            return State(HALF, f"step {lines[-1].done} of {self._steps() or 'its last'}")
-        return State(NOT_RUN)
+            return RunState(HALF, f"step {lines[-1].done} of {self._steps() or 'its last'}")
+        return RunState(NOT_RUN)
 
     def log_tail(self) -> str:
         """Returns the last lines of the log."""
@@ -214,7 +214,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
 """Of the files that tell where a run stands; each raises NoteError for a damaged one."""
 
 
-class Store:
+class RunStore:
     """The runs of one `--out` directory, which several machines may share.
 
     Args:
@@ -225,7 +225,7 @@ class Store:
         self.runs = out / "runs"
         self._older = _older_names(self.runs)
 
-    def folder(self, run: Run) -> Folder:
+    def folder(self, run: SweepRun) -> RunFolder:
         """Finds the directory of a run, which need not exist.
 
         A run made when the configuration had fewer fields has an older name: it is used if the fields that came later
@@ -238,7 +238,7 @@ class Store:
             Its directory.
         """
         name = run.name if (self.runs / run.name).exists() else self._older.get(run.name, run.name)
-        return Folder(self.runs / name, run)
+        return RunFolder(self.runs / name, run)
 
 
 def _older_names(runs: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from wenlan_jax.sweep import claims
-from wenlan_jax.sweep.folder import Folder
+from wenlan_jax.sweep.folder import RunFolder
 from wenlan_jax.util.errors import WenlanError
 
 POLL_SECONDS = 0.1
@@ -78,7 +78,7 @@ class Training:
         lost: the claim was taken over by somebody who thought us dead.
     """
 
-    folder: Folder
+    folder: RunFolder
     claim: claims.Claim
     process: subprocess.Popen[bytes]
     slot: int
@@ -87,7 +87,7 @@ class Training:
 
 
 @dataclasses.dataclass
-class Pool:
+class RunPool:
     """Works through runs; `run` returns when each of them is done or has failed.
 
     Attributes:
@@ -98,7 +98,7 @@ class Pool:
         say: takes a line for the person at the terminal.
     """
 
-    waiting: list[Folder]
+    waiting: list[RunFolder]
     slots: Sequence[Mapping[str, str]]
     wenlan: Sequence[str]
     say: Callable[[str], None] = print
@@ -137,7 +137,7 @@ class Pool:
                 look = time.monotonic() + LOOK_SECONDS
             time.sleep(POLL_SECONDS)
 
-    def _tell(self, folder: Folder, message: str) -> None:
+    def _tell(self, folder: RunFolder, message: str) -> None:
         self.say(f"[{self.settled}/{self.total}] {folder.run.label()}: {message}")
 
     def _look(self) -> None:
@@ -152,7 +152,7 @@ class Pool:
                 self.settled += 1
                 self._tell(folder, f"failed: {error.filename or folder.path}: {error.strerror or error}")
 
-    def _look_at(self, folder: Folder) -> None:
+    def _look_at(self, folder: RunFolder) -> None:
         claim = None if self._settled(folder) else claims.take(folder.claim)
         if claim is None:
             self._wait_for_others(folder)
@@ -161,7 +161,7 @@ class Pool:
         else:
             self._start(folder, claim)
 
-    def _settled(self, folder: Folder) -> bool:
+    def _settled(self, folder: RunFolder) -> bool:
         """Whether the run is done, or has failed elsewhere since this call began."""
         if folder not in self.waiting:
             return True
@@ -179,13 +179,13 @@ class Pool:
         self._tell(folder, message)
         return True
 
-    def _wait_for_others(self, folder: Folder) -> None:
+    def _wait_for_others(self, folder: RunFolder) -> None:
         holder = claims.holder(folder.claim)
         if holder is not None and folder in self.waiting and holder.token not in self.told:
             self.told.add(holder.token)
             self._tell(folder, f"running on {holder}; waiting for it when the rest is done")
 
-    def _start(self, folder: Folder, claim: claims.Claim) -> None:
+    def _start(self, folder: RunFolder, claim: claims.Claim) -> None:
         slot = min(set(range(len(self.slots))) - {training.slot for training in self.trainings})
         faults = folder.faults()
         try:
@@ -200,7 +200,7 @@ class Pool:
         for fault in faults:
             self._tell(folder, f"{fault}; it is made anew")
 
-    def _spawn(self, folder: Folder, slot: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, folder: RunFolder, slot: int) -> subprocess.Popen[bytes]:
         folder.prepare()
         command = folder.command(self.wenlan)
         with folder.log.open("ab") as log:

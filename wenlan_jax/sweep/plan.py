@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax.config import settings
-from wenlan_jax.sweep.table import Row, TableError, TableFile
+from wenlan_jax.sweep.table import TableError, TableFile, TableRow
 from wenlan_jax.tasks import experiment
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RunPlace:
     """Where a run stands.
 
     Attributes:
@@ -32,7 +32,7 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One training.
 
     Attributes:
@@ -47,7 +47,7 @@ class Run:
     config: experiment.Config
     base: Path
     overrides: Mapping[str, Any]
-    places: tuple[Place, ...]
+    places: tuple[RunPlace, ...]
 
     def label(self) -> str:
         """Names the run for a person, by the first place it stands in."""
@@ -56,7 +56,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All tables of one call.
 
     Attributes:
@@ -68,15 +68,15 @@ class Plan:
 
     files: tuple[TableFile, ...]
     seeds: Mapping[str, tuple[int, ...]]
-    runs: Mapping[str, Run]
-    names: Mapping[Place, str]
+    runs: Mapping[str, SweepRun]
+    names: Mapping[RunPlace, str]
 
-    def at(self, table: str, row: str, seed: int) -> Run:
+    def at(self, table: str, row: str, seed: int) -> SweepRun:
         """Returns the run of a row and a seed."""
-        return self.runs[self.names[Place(table, row, seed)]]
+        return self.runs[self.names[RunPlace(table, row, seed)]]
 
 
-def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
+def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> SweepPlan:
     """Plans every run of some tables; the first seed of all rows comes first.
 
     Args:
@@ -102,14 +102,14 @@ def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> Plan:
                 faults += [f"{file.path}: row {row.name!r}: {line.strip()}" for line in _lines(error)]
     if faults:
         raise TableError(f"{len(faults)} fault(s) in the tables, and nothing was started:\n  " + "\n  ".join(faults))
-    runs: dict[str, Run] = {}
-    at: dict[Place, str] = {}
+    runs: dict[str, SweepRun] = {}
+    at: dict[RunPlace, str] = {}
     for file, row, seed in _in_order(files, wanted):
         run = _run(file, row, seed, rows[file.name, row.name])
         known = runs.get(run.name)
         runs[run.name] = run if known is None else dataclasses.replace(known, places=known.places + run.places)
         at[run.places[0]] = run.name
-    return Plan(tuple(files), wanted, runs, at)
+    return SweepPlan(tuple(files), wanted, runs, at)
 
 
 def _lines(error: experiment.ConfigError) -> list[str]:
@@ -118,20 +118,24 @@ def _lines(error: experiment.ConfigError) -> list[str]:
     return lines[1:] or lines
 
 
-def _in_order(files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[TableFile, Row, int]]:
+def _in_order(
+    files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[TableFile, TableRow, int]]:
     for turn in range(max(map(len, seeds.values()), default=0)):
         for file in files:
             for row in file.table.rows if turn < len(seeds[file.name]) else ():
                 yield file, row, seeds[file.name][turn]
 
 
-def _run(file: TableFile, row: Row, seed: int, config: experiment.Config) -> Run:
+def _run(file: TableFile, row: TableRow, seed: int, config: experiment.Config) -> SweepRun:
     seeded = dataclasses.replace(config, seed=seed)
     name = experiment.fingerprint(seeded)
-    return Run(name, seeded, file.base(row), {**row.overrides, "seed": seed}, (Place(file.name, row.name, seed),))
+    return SweepRun(
+        name, seeded, file.base(row), {**row.overrides, "seed": seed}, (RunPlace(file.name, row.name, seed),)
+    )
 
 
-def _checked(file: TableFile, row: Row) -> experiment.Config:
+def _checked(file: TableFile, row: TableRow) -> experiment.Config:
     """The configuration of a row, with seed 0 of its base. Raises ConfigError listing its faults."""
     config = with_overrides(experiment.load(file.base(row)), row.overrides)
     faults = list(_held_out_faults(config, file.table.metrics))

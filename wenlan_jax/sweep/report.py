@@ -11,7 +11,7 @@ from pathlib import Path
 from wenlan_jax.evaluation import metric_names
 from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.sweep.folder import FAILED
-from wenlan_jax.sweep.summary import DEVICES, Comparison, Line, One
+from wenlan_jax.sweep.summary import DEVICES, Comparison, RowSummary, RunSummary
 from wenlan_jax.sweep.table import TableFile
 from wenlan_jax.util import atomic_files
 
@@ -34,7 +34,7 @@ def is_share(metric: str) -> bool:
     return name is not None and name.is_share
 
 
-def markdown(file: TableFile, lines: Sequence[Line]) -> str:
+def markdown(file: TableFile, lines: Sequence[RowSummary]) -> str:
     """Writes the whole page: what is tested, the table, how to read it, every run, the logs of failed ones."""
     blocks = [f"# {file.table.title}", file.statement, f"Baseline: {file.table.baseline}. Source: `{file.path}`."]
     blocks += [_grid(_head(file), [_cells(file, line) for line in lines]), _reading(file, lines)]
@@ -45,7 +45,7 @@ def markdown(file: TableFile, lines: Sequence[Line]) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def plain(file: TableFile, lines: Sequence[Line]) -> str:
+def plain(file: TableFile, lines: Sequence[RowSummary]) -> str:
     """Writes the table alone, for the terminal."""
     return f"{file.table.title}\n{_grid(_head(file), [_cells(file, line) for line in lines])}"
 
@@ -66,7 +66,7 @@ def _head(file: TableFile) -> list[str]:
     return ["row", *metrics, f"difference [{stats.LEVEL:.0%}]", "seeds", *cost, "state"]
 
 
-def _cells(file: TableFile, line: Line) -> list[str]:
+def _cells(file: TableFile, line: RowSummary) -> list[str]:
     first = file.table.metrics[0]
     return [
         line.row.name,
@@ -107,7 +107,7 @@ def _difference(comparison: Comparison | str | None, metric: str) -> str:
     return f"{middle}{spread} [{low}, {high}]"
 
 
-def _reading(file: TableFile, lines: Sequence[Line]) -> str:
+def _reading(file: TableFile, lines: Sequence[RowSummary]) -> str:
     """How the figures came about, with the reason of every figure that is not there."""
     found = [line.comparison for line in lines if isinstance(line.comparison, Comparison)]
     notes = [
@@ -129,7 +129,7 @@ def _reading(file: TableFile, lines: Sequence[Line]) -> str:
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _runs(file: TableFile, lines: Sequence[Line]) -> str:
+def _runs(file: TableFile, lines: Sequence[RowSummary]) -> str:
     metric = file.table.metrics[0]
     rows = []
     for line in lines:
@@ -147,12 +147,12 @@ def _runs(file: TableFile, lines: Sequence[Line]) -> str:
     return _grid(["row", "seed", title_of(metric), "state", "directory"], rows)
 
 
-def _failure(one: One) -> str:
+def _failure(one: RunSummary) -> str:
     tail = "\n".join(f"    {text}" for text in one.folder.log_tail().splitlines())
     return f"{one.folder.run.label()}: {one.state.detail}\n\n{tail}"
 
 
-def table_csv(file: TableFile, lines: Sequence[Line]) -> str:
+def table_csv(file: TableFile, lines: Sequence[RowSummary]) -> str:
     """Writes the table as CSV: a line a row, with raw figures; what there is none of is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -188,7 +188,7 @@ def _raw(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def write(file: TableFile, lines: Sequence[Line], out: Path) -> list[Path]:
+def write(file: TableFile, lines: Sequence[RowSummary], out: Path) -> list[Path]:
     """Writes OUT/<table>.md and .csv.
 
     Args:

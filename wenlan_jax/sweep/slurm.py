@@ -38,7 +38,7 @@ class SlurmError(WenlanError, RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class SlurmRequest:
     """What goes into the batch script.
 
     Attributes:
@@ -58,7 +58,7 @@ class Request:
     logs: Path
 
 
-def script(request: Request) -> str:
+def script(request: SlurmRequest) -> str:
     """Writes the batch script.
 
     Args:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from wenlan_jax.evaluation import query_ranks
 from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.monitoring import curves, time_ledger
-from wenlan_jax.sweep.folder import DONE, Folder, State, Store
-from wenlan_jax.sweep.plan import Plan, curve_metric, split_of
-from wenlan_jax.sweep.table import Row, TableFile
+from wenlan_jax.sweep.folder import DONE, RunFolder, RunState, RunStore
+from wenlan_jax.sweep.plan import SweepPlan, curve_metric, split_of
+from wenlan_jax.sweep.table import TableFile, TableRow
 from wenlan_jax.util import json_files
 
 DEVICES = "train/devices"
@@ -22,7 +22,7 @@ DEVICES = "train/devices"
 
 
 @dataclasses.dataclass(frozen=True)
-class One:
+class RunSummary:
     """One run of a row.
 
     Attributes:
@@ -33,8 +33,8 @@ class One:
     """
 
     seed: int
-    folder: Folder
-    state: State
+    folder: RunFolder
+    state: RunState
     result: Mapping[str, float] | None
 
 
@@ -56,7 +56,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class RowSummary:
     """A row of the table with what is there of it.
 
     Attributes:
@@ -66,13 +66,13 @@ class Line:
         curve: the validation metric by pairs seen.
     """
 
-    row: Row
-    runs: Sequence[One]
+    row: TableRow
+    runs: Sequence[RunSummary]
     comparison: Comparison | str | None
     curve: Mapping[int, float]
 
     @property
-    def done(self) -> list[One]:
+    def done(self) -> list[RunSummary]:
         """The runs that have a result."""
         return [one for one in self.runs if one.result is not None]
 
@@ -106,7 +106,7 @@ class Line:
         return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
 
 
-def lines(file: TableFile, plan: Plan, store: Store) -> list[Line]:
+def lines(file: TableFile, plan: SweepPlan, store: RunStore) -> list[RowSummary]:
     """Collects what is there of every row of a table now.
 
     Args:
@@ -120,7 +120,7 @@ def lines(file: TableFile, plan: Plan, store: Store) -> list[Line]:
     runs = {row.name: _runs(file, row, plan, store) for row in file.table.rows}
     baseline = runs[file.table.baseline]
     return [
-        Line(
+        RowSummary(
             row,
             runs[row.name],
             None if row.name == file.table.baseline else _compare(runs[row.name], baseline, file.table.metrics[0]),
@@ -130,16 +130,16 @@ def lines(file: TableFile, plan: Plan, store: Store) -> list[Line]:
     ]
 
 
-def _runs(file: TableFile, row: Row, plan: Plan, store: Store) -> list[One]:
+def _runs(file: TableFile, row: TableRow, plan: SweepPlan, store: RunStore) -> list[RunSummary]:
     found = []
     for seed in plan.seeds[file.name]:
         folder = store.folder(plan.at(file.name, row.name, seed))
         result = folder.result()
-        found.append(One(seed, folder, State(DONE) if result is not None else folder.state(), result))
+        found.append(RunSummary(seed, folder, RunState(DONE) if result is not None else folder.state(), result))
     return found
 
 
-def _compare(row: Sequence[One], baseline: Sequence[One], metric: str) -> Comparison | str:
+def _compare(row: Sequence[RunSummary], baseline: Sequence[RunSummary], metric: str) -> Comparison | str:
     """The paired comparison over the seeds that both have, or why there is none."""
     of_row, of_baseline = ({one.seed: one for one in runs if one.result is not None} for runs in (row, baseline))
     shared = sorted(of_row.keys() & of_baseline.keys())
@@ -156,33 +156,33 @@ def _compare(row: Sequence[One], baseline: Sequence[One], metric: str) -> Compar
     return Comparison(interval, stats.mean_and_deviation(by_seed)[1], len(shared), images)
 
 
-def _ranks(one: One, metric: str) -> query_ranks.Ranks:
+def _ranks(one: RunSummary, metric: str) -> query_ranks.Ranks:
     split = split_of(metric, one.folder.run.config.eval.final_splits)
     return query_ranks.read(one.folder.path, str(split))
 
 
-def _hits(one: One, metric: str) -> stats.Hits:
+def _hits(one: RunSummary, metric: str) -> stats.Hits:
     hits = stats.hits(_ranks(one, metric), metric, one.folder.run.config.eval.ks)
     if hits is None:
         raise stats.NotPairedError(f"{metric} is not computed from ranks that are kept")
     return hits
 
 
-def _check_queries(runs: Sequence[One], metric: str) -> None:
+def _check_queries(runs: Sequence[RunSummary], metric: str) -> None:
     first = _ranks(runs[0], metric)
     for other in runs[1:]:
         if not first.same_queries(_ranks(other, metric)):
             raise stats.NotPairedError(f"{runs[0].folder.path} and {other.folder.path} have different held-out queries")
 
 
-def _held_seconds(one: One) -> float:
+def _held_seconds(one: RunSummary) -> float:
     """Seconds in which a process of the run held the devices, over all its starts."""
     snapshots = time_ledger.read(one.folder.path / "ledger.jsonl")
     starts = (list(group) for _, group in itertools.groupby(snapshots, key=lambda snapshot: snapshot.start))
     return sum(start[-1].total for start in starts)
 
 
-def _curve(runs: Sequence[One], metric: str) -> dict[int, float]:
+def _curve(runs: Sequence[RunSummary], metric: str) -> dict[int, float]:
     """The validation metric by pairs seen, the mean over the finished runs at the steps that all of them have."""
     found = []
     for one in runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wenlan_jax.config import sections
-from wenlan_jax.core.composite import Several
+from wenlan_jax.core.composite import CompositeEvaluation
 from wenlan_jax.core.evaluation import Evaluation
 from wenlan_jax.data import sources
 from wenlan_jax.data.text import Tokenizer
@@ -24,7 +24,7 @@ def create(run: Run, tokenizer: Tokenizer) -> Evaluation:
     """
     asked = [one for one in registry.of(run.config).evaluations if one.when(run.config)]
     found = [one.make(run, tokenizer) for one in asked]
-    return found[0] if len(found) == 1 else Several(found)
+    return found[0] if len(found) == 1 else CompositeEvaluation(found)
 
 
 def check(config: experiment.Config, training: bool = False) -> None:
@@ -59,7 +59,7 @@ def _check_source(config: experiment.Config) -> None:
         raise experiment.ConfigError(f"data.source: {error}") from error
 
 
-def _check_texts(wanted: sections.Eval, source: sources.Source) -> None:
+def _check_texts(wanted: sections.EvalConfig, source: sources.Source) -> None:
     """Reads records until every language and kind that is wanted was seen; those that follow need not be read."""
     sought = {"eval.languages": set(wanted.languages), "eval.kinds": set(wanted.kinds)}
     seen: dict[str, set[str]] = {field: set() for field in sought}

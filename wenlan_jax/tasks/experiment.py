@@ -20,11 +20,11 @@ from typing import Any
 from ml_collections import config_dict
 
 from wenlan_jax.config import sections, settings
-from wenlan_jax.config.sections import Data, Mesh, Part
+from wenlan_jax.config.sections import DataConfig, MeshConfig, MixturePartConfig
 from wenlan_jax.config.settings import field, section
 from wenlan_jax.tasks import registry
-from wenlan_jax.tasks.single_tower.schema import Pretrain, Rank, SingleTower, Vqa
-from wenlan_jax.tasks.two_tower.schema import Contrast, Model
+from wenlan_jax.tasks.single_tower.schema import PretrainConfig, RankConfig, SingleTowerConfig, VqaConfig
+from wenlan_jax.tasks.two_tower.schema import ContrastConfig, ModelConfig
 from wenlan_jax.util.late import late
 
 ConfigError = settings.ConfigError
@@ -54,23 +54,23 @@ class Config:
         "start from these weights: a directory made by `wenlan import`, or the work directory of another run; empty: "
         "from nothing. A run that resumes does not read it again",
     )
-    mesh: sections.Mesh = section(sections.Mesh, free=True)
-    data: sections.Data = section(sections.Data)
-    tokenizer: sections.Tokenizer = section(sections.Tokenizer)
-    augment: sections.Augment = section(sections.Augment)
-    model: Model = section(Model)
-    contrast: Contrast = section(Contrast)
-    single: SingleTower = section(SingleTower)
-    pretrain: Pretrain = section(Pretrain)
-    rank: Rank = section(Rank)
-    vqa: Vqa = section(Vqa)
-    optimizer: sections.Optimizer = section(sections.Optimizer)
-    train: sections.Train = section(sections.Train)
-    eval: sections.Eval = section(sections.Eval, free=True)
-    checkpoint: sections.Checkpoint = section(sections.Checkpoint, free=True)
-    distributed: sections.Distributed = section(sections.Distributed, free=True)
-    compilation: sections.Compilation = section(sections.Compilation, free=True)
-    telemetry: sections.Telemetry = section(sections.Telemetry, free=True)
+    mesh: sections.MeshConfig = section(sections.MeshConfig, free=True)
+    data: sections.DataConfig = section(sections.DataConfig)
+    tokenizer: sections.TokenizerConfig = section(sections.TokenizerConfig)
+    augment: sections.AugmentConfig = section(sections.AugmentConfig)
+    model: ModelConfig = section(ModelConfig)
+    contrast: ContrastConfig = section(ContrastConfig)
+    single: SingleTowerConfig = section(SingleTowerConfig)
+    pretrain: PretrainConfig = section(PretrainConfig)
+    rank: RankConfig = section(RankConfig)
+    vqa: VqaConfig = section(VqaConfig)
+    optimizer: sections.OptimizerConfig = section(sections.OptimizerConfig)
+    train: sections.TrainConfig = section(sections.TrainConfig)
+    eval: sections.EvalConfig = section(sections.EvalConfig, free=True)
+    checkpoint: sections.CheckpointConfig = section(sections.CheckpointConfig, free=True)
+    distributed: sections.DistributedConfig = section(sections.DistributedConfig, free=True)
+    compilation: sections.CompilationConfig = section(sections.CompilationConfig, free=True)
+    telemetry: sections.TelemetryConfig = section(sections.TelemetryConfig, free=True)
 
 
 def default() -> config_dict.ConfigDict:
@@ -201,7 +201,7 @@ def _clashes(c: Config) -> list[str]:
     axes = (c.mesh.replica, c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
     check(axes.count(-1) <= 1, "mesh: only one axis may be -1")
     check(0 not in axes, "mesh: an axis cannot be 0")
-    default = Mesh()
+    default = MeshConfig()
     check(
         not c.mesh.preset or axes == (default.replica, default.data, default.fsdp, default.tensor),
         "mesh.preset: gives the sizes of all axes; leave replica, data, fsdp and tensor alone, or the preset out",
@@ -218,10 +218,10 @@ def _clashes(c: Config) -> list[str]:
     return faults
 
 
-def _mixture_clashes(data: Data) -> list[str]:
+def _mixture_clashes(data: DataConfig) -> list[str]:
     """Faults of the rules for texts and of the parts of a mixture."""
     faults: list[str] = []
-    named: list[tuple[str, Data | Part]] = [("data", data)]
+    named: list[tuple[str, DataConfig | MixturePartConfig]] = [("data", data)]
     named += [(f"data.mixture[{at}]", part) for at, part in enumerate(data.mixture)]
     for path, rule in named:
         if rule.kind_choice == "any" and rule.kind_weights:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from wenlan_jax.tasks.spec import TaskSpec
 from wenlan_jax.util.errors import WenlanError
-from wenlan_jax.util.late import Late
+from wenlan_jax.util.late import LateCallable
 
 if TYPE_CHECKING:
     from wenlan_jax.tasks.experiment import Config
@@ -89,7 +89,7 @@ def of_model(model: str) -> tuple[str, ...]:
 
 @functools.cache
 def _of_this_package(name: str) -> TaskSpec:
-    return _checked(name, Late(SPECS[name]).resolve())
+    return _checked(name, LateCallable(SPECS[name]).resolve())
 
 
 def _of_others() -> dict[str, Callable[[], object]]:

@@ -25,6 +25,6 @@ class Run:
 
     config: experiment.Config
     mesh: Mesh
-    recipe: step.Recipe
+    recipe: step.StepParts
     shapes: TrainState
     shardings: TrainState

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from wenlan_jax.config import sections
 from wenlan_jax.data import loader, sources, text
-from wenlan_jax.data.mixture import Mixture, Part, TextChoice, Wanted
+from wenlan_jax.data.mixture import Mixture, MixturePart, TextChoice, WantedTexts
 from wenlan_jax.tasks import experiment
 
 
-def parts(data: sections.Data) -> tuple[sections.Part, ...]:
+def parts(data: sections.DataConfig) -> tuple[sections.MixturePartConfig, ...]:
     """Lists the parts of the mixture; without one, the single source is the only part."""
     if data.mixture:
         return data.mixture
-    alone = sections.Part(
+    alone = sections.MixturePartConfig(
         source=data.source,
         split=data.train_split,
         kinds=data.kinds,
@@ -26,7 +26,7 @@ def parts(data: sections.Data) -> tuple[sections.Part, ...]:
     return (alone,)
 
 
-def opened(data: sections.Data) -> list[Part]:
+def opened(data: sections.DataConfig) -> list[MixturePart]:
     """Opens the parts of the mixture.
 
     Args:
@@ -38,11 +38,12 @@ def opened(data: sections.Data) -> list[Part]:
     places = {(part.source, part.split) for part in parts(data)}
     found = {place: open_source(data, *place) for place in places}
     return [
-        Part(found[part.source, part.split], _choice(part, data.language_alpha), part.weight) for part in parts(data)
+        MixturePart(found[part.source, part.split], _choice(part, data.language_alpha), part.weight)
+        for part in parts(data)
     ]
 
 
-def open_source(data: sections.Data, spec: str, split: str) -> sources.Source:
+def open_source(data: sections.DataConfig, spec: str, split: str) -> sources.Source:
     """Opens a source to train on.
 
     Args:
@@ -57,10 +58,10 @@ def open_source(data: sections.Data, spec: str, split: str) -> sources.Source:
         SourceError: if there is no such data set or split.
     """
     source = sources.open_source(spec, split, Path(data.dir).expanduser())
-    return sources.Remembered(source, data.remembered) if data.remembered else source
+    return sources.CachedSource(source, data.remembered) if data.remembered else source
 
 
-def mixture(data: sections.Data, seed: int) -> Mixture:
+def mixture(data: sections.DataConfig, seed: int) -> Mixture:
     """Opens the mixture of training pairs.
 
     Args:
@@ -77,21 +78,21 @@ def mixture(data: sections.Data, seed: int) -> Mixture:
     return Mixture(opened(data), seed)
 
 
-def records(data: sections.Data) -> int:
+def records(data: sections.DataConfig) -> int:
     """Counts the training records over all parts; a split that two parts read counts twice."""
     return sum(len(part.source) for part in opened(data))
 
 
-def texts(data: sections.Data) -> Iterator[str]:
+def texts(data: sections.DataConfig) -> Iterator[str]:
     """Iterates over every text that training may use, part by part."""
     for part in opened(data):
         for item in loader.list_texts(part.source, part.texts.wanted):
             yield item.text.text
 
 
-def _choice(part: sections.Part, language_alpha: float) -> TextChoice:
+def _choice(part: sections.MixturePartConfig, language_alpha: float) -> TextChoice:
     return TextChoice(
-        wanted=Wanted(part.kinds, part.languages),
+        wanted=WantedTexts(part.kinds, part.languages),
         kind_choice=part.kind_choice,
         kind_weights=part.kind_weights,
         language_alpha=language_alpha,

@@ -50,7 +50,7 @@ def load(current: Run, tokenizer: str) -> TrainState:
         raise store.CheckpointError(
             f"init_from: {source} holds no checkpoints; give what `wenlan import` or `wenlan train` wrote"
         )
-    with store.Checkpoints(place, sections.Checkpoint()) as checkpoints:
+    with store.Checkpoints(place, sections.CheckpointConfig()) as checkpoints:
         step, stored = checkpoints.stored()
         wanted = matching(current.shapes, stored, source, current.config)
         _check_tokenizer(checkpoints.note(step)[1].tokenizer, tokenizer, wanted, current)

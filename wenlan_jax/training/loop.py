@@ -38,11 +38,11 @@ from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import loader, text
 from wenlan_jax.monitoring import curves, metrics_file, profiler, run_info, time_ledger, watchdog, writers
 from wenlan_jax.monitoring.meter import Meter
-from wenlan_jax.monitoring.step_timer import InFlight
+from wenlan_jax.monitoring.step_timer import StepTimer
 from wenlan_jax.parallel import compilation_cache, distributed
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
-from wenlan_jax.parallel.stopping import Agreement, Stopped, StopSignal
+from wenlan_jax.parallel.stopping import StopAgreement, Stopped, StopSignal
 from wenlan_jax.tasks import evaluations, experiment, registry
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import data_note, init_from, prepared, programs, resume, setup
@@ -78,7 +78,7 @@ def train(config: experiment.Config, workdir: Path, began: float | None = None) 
         CheckpointError: if it is not safe to go on from the checkpoints.
         ConfigError: if the configuration cannot be used, or is not the one that the run began with.
     """
-    clock = time_ledger.Ledger(began)
+    clock = time_ledger.TimeLedger(began)
     experiment.require_data(config)
     store.check_place(workdir)
     writers.check(config.telemetry)
@@ -119,7 +119,7 @@ def _make_way(config: experiment.Config, workdir: Path) -> None:
             say(f"{place}: is no file; renamed to {renamed}")
 
 
-def _train_in(config: experiment.Config, workdir: Path, clock: time_ledger.Ledger) -> dict[str, float]:
+def _train_in(config: experiment.Config, workdir: Path, clock: time_ledger.TimeLedger) -> dict[str, float]:
     """`train` in a work directory that no other job uses."""
     say(f"wenlan {__version__}, {jax.device_count()} device(s) ({jax.default_backend()}), work directory {workdir}")
     if jax.process_index() == 0:
@@ -198,7 +198,7 @@ def train_maker(current: Run, tokenizer: text.Tokenizer) -> loader.TrainMaker:
     return registry.of(current.config).batches(current.config, tokenizer, share)
 
 
-class Late(NamedTuple):
+class PendingMetrics(NamedTuple):
     """The metrics of a step that is under way.
 
     Attributes:
@@ -227,7 +227,7 @@ class Loop:
     workdir: Path
     tokenizer: text.Tokenizer
     checkpoints: store.Checkpoints
-    clock: time_ledger.Ledger
+    clock: time_ledger.TimeLedger
     stop: StopSignal
 
     def run(self, state: TrainState) -> dict[str, float]:
@@ -261,11 +261,11 @@ class Loop:
 
     def _steps(self, state: TrainState, first: int) -> TrainState:
         config, end = self.current.config, self.current.config.train.steps
-        asked_to_stop = Agreement(self.stop, self.current.mesh)
+        asked_to_stop = StopAgreement(self.stop, self.current.mesh)
         self.meter = Meter(config, first, self.clock)
         with (
             loader.train_batches(self.maker, first, config.data.workers, config.data.prefetch) as self.batches,
-            InFlight() as self.in_flight,
+            StepTimer() as self.in_flight,
             profiler.Profiler(config.telemetry.profile, self.workdir / "profile") as self.profiler,
         ):
             late = None
@@ -279,7 +279,7 @@ class Loop:
                         state, fresh = program.step(state, on_device)
                     self.in_flight.watch(fresh)
                     self._read(number - 1, late, state)
-                late = Late(fresh, program.model_flops)
+                late = PendingMetrics(fresh, program.model_flops)
                 self.checkpoints.check()
                 signalled = asked_to_stop()
                 if signalled or self._due(number + 1):
@@ -368,7 +368,7 @@ class Loop:
             self.writers.write(int(state.step), found)
         return found, shown
 
-    def _read(self, number: int, late: Late | None, state: TrainState) -> None:
+    def _read(self, number: int, late: PendingMetrics | None, state: TrainState) -> None:
         """Takes in the metrics of step `number`: logs them, or stops the run if the step was not finite."""
         if late is None:
             return

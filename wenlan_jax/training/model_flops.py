@@ -77,7 +77,7 @@ def counted(count: Callable[[], float]) -> tuple[float, str]:
 
 def _plain(config: experiment.Config) -> experiment.Config:
     """The same mathematics on one device, each operation once and as the operation that it is."""
-    values = {"train.accumulation": 1, "mesh": sections.Mesh(), "model.image.backbone.depthwise": "conv"}
+    values = {"train.accumulation": 1, "mesh": sections.MeshConfig(), "model.image.backbone.depthwise": "conv"}
     return settings.replaced(remat.without(config), values)
 
 

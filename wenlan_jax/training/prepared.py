@@ -12,7 +12,7 @@ from wenlan_jax.training import setup
 from wenlan_jax.training import tokenizer as run_tokenizer
 
 
-class Prepared(NamedTuple):
+class PreparedRun(NamedTuple):
     """A complete configuration and its tokenizer.
 
     Attributes:
@@ -24,7 +24,7 @@ class Prepared(NamedTuple):
     tokenizer: Tokenizer
 
 
-def for_training(config: Config, workdir: Path) -> Prepared:
+def for_training(config: Config, workdir: Path) -> PreparedRun:
     """Settles a configuration before a training; what is made of the data is kept in the work directory.
 
     All processes of a job call it together.
@@ -44,7 +44,7 @@ def for_training(config: Config, workdir: Path) -> Prepared:
     config = registry.of(config).prepare(setup.with_vocabulary(config, tokenizer), workdir)
     if config.train.epochs or config.optimizer.warmup_fraction or config.eval.every_epochs:
         config = experiment.with_length(config, shared_data.records(config.data))
-    return Prepared(config, tokenizer)
+    return PreparedRun(config, tokenizer)
 
 
 def of_trained(config: Config, workdir: Path, fingerprint: str) -> tuple[Config, Tokenizer | None]:

@@ -167,7 +167,7 @@ def load(
     place = workdir / "checkpoints"
     if not place.is_dir():
         raise store.CheckpointError(f"{workdir}: holds no checkpoints; is it the --workdir of a training run?")
-    checkpoints = store.Checkpoints(place, schema.Checkpoint())
+    checkpoints = store.Checkpoints(place, schema.CheckpointConfig())
     at, note = checkpoints.note(step)
     config, tokenizer = prepared.of_trained(settings(note.config, overrides, sections), workdir, note.tokenizer)
     return Trained(checkpoints, config, devices, tokenizer, at)

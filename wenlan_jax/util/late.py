@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Late:
+class LateCallable:
     """A callable named by where it is, which is imported when it is first called.
 
     A table of such references costs nothing to import, whatever the modules behind it need.
@@ -43,6 +43,6 @@ def late(place: str) -> Any:
         place: `module:object`.
 
     Returns:
-        A `Late`; typed as `Any`, as a type checker cannot see behind it.
+        A `LateCallable`; typed as `Any`, as a type checker cannot see behind it.
     """
-    return Late(place)
+    return LateCallable(place)

@@ -14,7 +14,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class Pulse:
+class ProgressLine:
     """Says when the next line of a job is due; the job begins now."""
 
     def __init__(self) -> None:

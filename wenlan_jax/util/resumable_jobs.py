@@ -28,7 +28,7 @@ _SHOWN, _SHORT = 5, 80  # differences that an error names, and characters of a v
 _ABSENT = object()
 
 
-class UnitError(WenlanError, ValueError):
+class JobError(WenlanError, ValueError):
     """A job that cannot go on; the message says why and what to do."""
 
 
@@ -65,7 +65,7 @@ def run(
     before = len(units) - len(missing)
     if before:
         progress_line.say(f"{what}: {before} of {len(units)} units were done before")
-    beat = progress_line.Pulse()
+    beat = progress_line.ProgressLine()
     for done, number in enumerate(_finished(work, units, missing, place, workers), start=1):
         if beat.due() or (done == len(missing) and beat.seconds >= progress_line.SECONDS):
             left = beat.seconds / done * (len(missing) - done)
@@ -99,12 +99,12 @@ def _begin(place: Path, identity: Mapping[str, Any], directory: Path) -> None:
     try:
         before = json_files.read(file, dict[str, Any])
     except json_files.NoteError as error:
-        raise UnitError(
+        raise JobError(
             f"{error}, so that it is not known what this unfinished work is of; remove {directory}"
         ) from error
     now = json.loads(wanted)
     if before != now:
-        raise UnitError(
+        raise JobError(
             f"{directory}: holds unfinished work with other options ({_changes(before, now)}); "
             "repeat the command with those, or remove that directory"
         )
@@ -161,7 +161,7 @@ def _finished(
                 yield futures[future]
         except BrokenProcessPool as error:
             undone = [_name(units[n]) for n in missing if not _is_done(place, n)][: 2 * workers]
-            raise UnitError(
+            raise JobError(
                 f"a worker process was killed, perhaps for want of memory; among the next units: {', '.join(undone)}. "
                 "Run the command again to go on, with fewer --workers if memory is short"
             ) from error

@@ -15,7 +15,7 @@ import pytest
 
 from wenlan_jax.data.tfds_builder import BuildError
 from wenlan_jax.prepare.builders import registry, sets
-from wenlan_jax.prepare.builders.public import Reading
+from wenlan_jax.prepare.builders.public import SetReader
 
 Layout = tuple[dict[str, str | bytes], dict[str, list[list[tuple[str, str]]]]]
 """Published files, and the texts or questions of each record by split."""
@@ -223,7 +223,7 @@ def test_aic_tests_on_its_first_ten_thousand_validation_images(tmp_path: Path) -
     last = tmp_path / "ai_challenger_caption_validation_20170910" / "caption_validation_images_20170910"
     for name in ("09999.jpg", "10000.jpg"):
         (last / name).write_bytes(_jpeg(1))
-    reading = Reading(sets.SETS["aic_icc"], tmp_path)
+    reading = SetReader(sets.SETS["aic_icc"], tmp_path)
     found = {split: [record.id for record in reading.records(split)] for split in reading.splits}
     assert found == {"train": ["00000.jpg"], "validation": ["10000.jpg"], "test": ["00000.jpg", "09999.jpg"]}
     report = reading.report()
@@ -289,9 +289,9 @@ def test_image_folders_may_be_links_and_images_may_not_lead_out(tmp_path: Path) 
         (root / folder).symlink_to(elsewhere / folder)
     (root / "dataset_coco.json").write_text(_karpathy_coco())
     first = elsewhere / "train2014" / f"{COCO[0]}.jpg"
-    assert len(list(Reading(sets.SETS["mscoco"], root).records("train"))) == 2
+    assert len(list(SetReader(sets.SETS["mscoco"], root).records("train"))) == 2
     first.unlink()
     first.symlink_to(tmp_path / "secret.jpg")
-    reading = Reading(sets.SETS["mscoco"], root)
+    reading = SetReader(sets.SETS["mscoco"], root)
     assert len(list(reading.records("train"))) == 1
     assert reading.report()["rejected"] == {"untrusted_place": 1}

@@ -81,10 +81,10 @@ def plant() -> type[Plant]:
 
 
 @pytest.fixture
-def configure() -> Callable[..., options.Options]:
+def configure() -> Callable[..., options.CleanOptions]:
     """Checked options with changes, given as `section__field`."""
 
-    def make(**changes: Any) -> options.Options:
+    def make(**changes: Any) -> options.CleanOptions:
         values = options.default().to_dict()
         for name, value in changes.items():
             *sections, field = name.split("__")

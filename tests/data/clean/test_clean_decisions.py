@@ -18,10 +18,10 @@ pytest.importorskip("datasketch", reason="needs the extra `clean`")
 
 
 @pytest.fixture
-def clean(plant: Any, configure: Callable[..., options.Options], tmp_path: Path) -> Callable[..., Any]:
+def clean(plant: Any, configure: Callable[..., options.CleanOptions], tmp_path: Path) -> Callable[..., Any]:
     """Cleans splits and returns (report, records left by split)."""
 
-    def run(splits: dict[str, list[records.Record]], **changes: Any) -> tuple[job.Report, dict[str, list[Any]]]:
+    def run(splits: dict[str, list[records.Record]], **changes: Any) -> tuple[job.CleanReport, dict[str, list[Any]]]:
         source = plant.write(tmp_path / "in", splits)
         chosen = configure(**{"language__action": "off", "text__chinese": "off", **changes})
         report = job.clean([source], tmp_path / "out", chosen, Local(0))
@@ -85,13 +85,13 @@ def test_a_source_without_any_text(plant: Any, clean: Callable[..., Any]) -> Non
 
 
 def test_unfinished_work_is_not_continued_with_other_options(
-    plant: Any, configure: Callable[..., options.Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plant: Any, configure: Callable[..., options.CleanOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = plant.write(tmp_path / "in", {"train": [plant.clean_record(n) for n in range(3)]})
     plain = {"language__action": "off", "text__chinese": "off"}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(job, "_decide", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         job.clean([source], tmp_path / "out", configure(**plain), Local(0))
-    with pytest.raises(resumable_jobs.UnitError, match="unfinished work with other options"):
+    with pytest.raises(resumable_jobs.JobError, match="unfinished work with other options"):
         job.clean([source], tmp_path / "out", configure(**plain, samples=3), Local(0))
     assert job.clean([source], tmp_path / "out", configure(**plain), Local(0)).records == {"train": 3}

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "clean"
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_shipped_files_load(path: Path) -> None:
-    assert isinstance(options.load(path), options.Options)
+    assert isinstance(options.load(path), options.CleanOptions)
 
 
 def test_fields_are_set_on_the_command_line() -> None:

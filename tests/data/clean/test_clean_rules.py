@@ -13,7 +13,7 @@ import pytest
 from wenlan_jax.prepare.clean import image_checks, options, rules, search, signatures
 from wenlan_jax.prepare.clean.signatures import EVALUATION, PROTECTED, TRAINING
 
-LAYOUT = signatures.Layout.of(options.Options())
+LAYOUT = signatures.SignatureLayout.of(options.CleanOptions())
 
 
 def image_table(count: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -103,7 +103,7 @@ def test_near_texts_are_found(tmp_path: Path) -> None:
     base = ["".join(chr(0x4E00 + c) for c in rng.integers(0, 2000, 60)) for _ in range(120)]
     edited = [text[:k] + "改" + text[k + 1 :] for text, k in zip(base, itertools.cycle((0, 59)), strict=False)]
     table = np.zeros(240, LAYOUT.texts)
-    table["minhash"] = signatures.TextSigner(options.Options()).minhashes(base + edited)
+    table["minhash"] = signatures.TextSigner(options.CleanOptions()).minhashes(base + edited)
     table["role"] = TRAINING
     found = search.find(rules.NearTexts("x", False, 0.8), table, np.ones(240, bool), tmp_path / "s", 1 << 20)
     assert dict(found.tolist()) == {120 + n: n for n in range(120)}
@@ -112,7 +112,7 @@ def test_near_texts_are_found(tmp_path: Path) -> None:
 def test_minhash_estimates_jaccard() -> None:
     pytest.importorskip("datasketch", reason="needs the extra `clean`")
     rng = np.random.default_rng(0)
-    signer = signatures.TextSigner(options.Options())
+    signer = signatures.TextSigner(options.CleanOptions())
     for shared in (0, 20, 40, 60):
         common, *own = ("".join(chr(0x4E00 + c) for c in rng.integers(0, 9000, n)) for n in (shared, 80, 80))
         one, other = common + own[0], common + own[1]
@@ -123,7 +123,7 @@ def test_minhash_estimates_jaccard() -> None:
 
 
 def test_templates_mask_names_and_numbers() -> None:
-    signer = signatures.TextSigner(options.Options())
+    signer = signatures.TextSigner(options.CleanOptions())
     same = [signer.template(text) for text in ("《红楼梦》第12章在线阅读", "《西游记》第3章在线阅读")]
     np.testing.assert_array_equal(*same)
     assert same[0].any()

@@ -12,7 +12,7 @@ from wenlan_jax.prepare.clean import options, texts
 pytest.importorskip("opencc", reason="needs the extra `clean`")
 pytest.importorskip("py3langid", reason="needs the extra `clean`")
 
-Configure = Callable[..., options.Options]
+Configure = Callable[..., options.CleanOptions]
 
 NORMALISED = {
     "ＡＢＣ１２３！（全角）": ("ABC123！（全角）", ("width",)),
@@ -56,7 +56,7 @@ def test_normalisation(configure: Configure, value: str) -> None:
 def test_normalisation_is_idempotent(configure: Configure, value: str) -> None:
     clean = texts.TextCleaner(configure(text__lengths=("*=1-100",), language__action="off"))
     once = clean(records.Text("weak", "zh", value)).text
-    assert once is not None and clean(once) == texts.Outcome(once)
+    assert once is not None and clean(once) == texts.TextOutcome(once)
 
 
 def test_chinese_punctuation_changes_only_when_asked_for(configure: Configure) -> None:

@@ -136,7 +136,9 @@ def _global_dirt(
 
 
 @pytest.fixture
-def strict(configure: Callable[..., options.Options], tmp_path: Path, planted: Planted, plant: Any) -> options.Options:
+def strict(
+    configure: Callable[..., options.CleanOptions], tmp_path: Path, planted: Planted, plant: Any
+) -> options.CleanOptions:
     """Options under which every planted kind is dirt."""
     evaluation = plant.write(tmp_path / "evaluation", {"test": planted.evaluation})
     return configure(
@@ -146,7 +148,7 @@ def strict(configure: Callable[..., options.Options], tmp_path: Path, planted: P
 
 
 def test_everything_planted_is_found_and_nothing_else(
-    planted: Planted, plant: Any, strict: options.Options, tmp_path: Path
+    planted: Planted, plant: Any, strict: options.CleanOptions, tmp_path: Path
 ) -> None:
     source = plant.write(tmp_path / "in", {"train": planted.train, "test": planted.test})
     report = job.clean([source], tmp_path / "out", strict, Local(0))
@@ -164,7 +166,7 @@ def test_everything_planted_is_found_and_nothing_else(
 
 
 def test_result_depends_on_no_worker_count_and_on_no_memory(
-    planted: Planted, plant: Any, strict: options.Options, tmp_path: Path
+    planted: Planted, plant: Any, strict: options.CleanOptions, tmp_path: Path
 ) -> None:
     half = len(planted.train) // 2
     sources = [
@@ -181,19 +183,19 @@ def test_result_depends_on_no_worker_count_and_on_no_memory(
 
 
 def test_interrupted_job_continues_by_unit(
-    planted: Planted, plant: Any, strict: options.Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planted: Planted, plant: Any, strict: options.CleanOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = [plant.write(tmp_path / name, {"train": planted.train[part::3]}) for part, name in enumerate("abc")]
     whole = job.clean(sources, tmp_path / "whole", strict, Local(0))
-    read, reads = shards.Shard.read, []
+    read, reads = shards.RecordShard.read, []
 
-    def failing(shard: shards.Shard) -> Any:
+    def failing(shard: shards.RecordShard) -> Any:
         reads.append(shard.place)
         if len(reads) in (3, 7):  # once in the survey, once when rewriting
             raise OSError("the disk went away")
         return read(shard)
 
-    monkeypatch.setattr(shards.Shard, "read", failing)
+    monkeypatch.setattr(shards.RecordShard, "read", failing)
     for _ in range(2):
         with pytest.raises(OSError, match="went away"):
             job.clean(sources, tmp_path / "again", strict, Local(0))
@@ -204,7 +206,7 @@ def test_interrupted_job_continues_by_unit(
     assert plant.read(tmp_path / "again", "train") == plant.read(tmp_path / "whole", "train")
 
 
-def test_beam_gives_the_same(planted: Planted, plant: Any, strict: options.Options, tmp_path: Path) -> None:
+def test_beam_gives_the_same(planted: Planted, plant: Any, strict: options.CleanOptions, tmp_path: Path) -> None:
     pytest.importorskip("apache_beam", reason="needs the extra `beam`")
     from wenlan_jax.prepare.clean.beam import Beam
 

@@ -59,7 +59,7 @@ def scored(plant: Any, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
 
 
 def test_report_is_by_source_and_filter_keeps_weak_pairs(
-    scored: tuple[Path, Path, np.ndarray], plant: Any, tmp_path: Path, configure: Callable[..., options.Options]
+    scored: tuple[Path, Path, np.ndarray], plant: Any, tmp_path: Path, configure: Callable[..., options.CleanOptions]
 ) -> None:
     source, arrays, correlated = scored
     report = scores.score(source, arrays, tmp_path / "scores", 0.95, 0)
@@ -82,7 +82,7 @@ def test_report_is_by_source_and_filter_keeps_weak_pairs(
 
 
 def test_arrays_that_do_not_fit_are_named(
-    scored: tuple[Path, Path, np.ndarray], tmp_path: Path, configure: Callable[..., options.Options]
+    scored: tuple[Path, Path, np.ndarray], tmp_path: Path, configure: Callable[..., options.CleanOptions]
 ) -> None:
     source, arrays, _ = scored
     with pytest.raises(CleanError, match="run `wenlan score`"):
@@ -111,7 +111,7 @@ def test_a_row_without_a_direction_costs_its_pairs_alone(
     scored: tuple[Path, Path, np.ndarray],
     plant: Any,
     tmp_path: Path,
-    configure: Callable[..., options.Options],
+    configure: Callable[..., options.CleanOptions],
     capsys: pytest.CaptureFixture[str],
     name: str,
     value: float,
@@ -172,7 +172,7 @@ def test_arrays_of_two_models_or_of_other_data_are_refused(
 def test_damaged_scores_are_refused_by_name(
     scored: tuple[Path, Path, np.ndarray],
     tmp_path: Path,
-    configure: Callable[..., options.Options],
+    configure: Callable[..., options.CleanOptions],
     name: str,
     how: str,
 ) -> None:
@@ -186,7 +186,7 @@ def test_damaged_scores_are_refused_by_name(
 
 
 def test_scores_of_two_calls_are_not_mixed(
-    scored: tuple[Path, Path, np.ndarray], tmp_path: Path, configure: Callable[..., options.Options]
+    scored: tuple[Path, Path, np.ndarray], tmp_path: Path, configure: Callable[..., options.CleanOptions]
 ) -> None:
     """The report comes last: a call that is cut off leaves none."""
     source, arrays, _ = scored

@@ -73,7 +73,7 @@ def test_parquet(tmp_path: Path, packed: Any, images: Any, image: Any) -> None:
     parquet.write_table(pa.table({"image": [image(3)], "caption": ["x"]}), tmp_path / "bytes.parquet")
     assert packed(tmp_path / "bytes.parquet").all()[0].image == image(3)
     with pytest.raises(raw_items.ReadError, match="no column 'text'"):
-        packed(tmp_path / "bytes.parquet", fields=raw_items.Fields(texts={"text": "weak"}))
+        packed(tmp_path / "bytes.parquet", fields=raw_items.FieldNames(texts={"text": "weak"}))
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "hf.parquet").read_bytes()[:-50])
     with pytest.raises(raw_items.ReadError, match=r"cut\.parquet: cannot be read"):
         packed(tmp_path / "cut.parquet")
@@ -110,7 +110,7 @@ def test_the_header_tells_the_separator(suffix: str, separator: str, tmp_path: P
     plain = mark == "\t" and suffix == "tsv"  # in which quotes are characters like others
     place = tmp_path / f"c.{suffix}"
     place.write_text("".join(mark.join(row) + "\n" for row in (rows if plain else quoted)))
-    fields = raw_items.Fields(image="filepath", texts={"title": "descriptive"})
+    fields = raw_items.FieldNames(image="filepath", texts={"title": "descriptive"})
     found = packed(place, images=str(images("a.jpg", "b.png")), fields=fields)
     assert found.texts("test") == [[("", "one, two; three")]] and found.texts() == [[("", "plain")]]
 
@@ -231,7 +231,7 @@ def test_downloads_that_failed_and_float_ids(parquet: Any, packed: Any, image: A
         "error_message": [None, "HTTP Error 404: Not Found", "", None, None],
         "id": [0.0, 1.0, 2.0, 3.0, 4.0],
     }
-    found = packed(parquet("a.parquet", columns), fields=raw_items.Fields(image="jpg"))
+    found = packed(parquet("a.parquet", columns), fields=raw_items.FieldNames(image="jpg"))
     assert [record.id for record in found.all()] == ["0", "3"]
     assert [(row["line"], row["item"], row["reason"], row["detail"]) for row in found.rejected[:2]] == [
         (2, "000000001", "missing_image", "HTTP Error 404: Not Found"),

@@ -47,7 +47,7 @@ def test_img2dataset_layout(tmp_path: Path, packed: Any, image: Any, archive: An
         ("sub/000000005.alt.txt", b"alternative"),
         ("sub/000000005.cls", b"3"),
     ]
-    fields = raw_items.Fields(texts={"caption": "sur_text", "title": "title"})
+    fields = raw_items.FieldNames(texts={"caption": "sur_text", "title": "title"})
     found = packed(_shard(tmp_path, "00000.tar", members, archive), fields=fields, language="zh")
     assert [record.id for record in found.records["train"]] == ["000000000", "000000004", "000000005", "sub/000000005"]
     assert [[(t.kind, t.language, t.text) for t in record.texts] for record in found.records["train"]] == [
@@ -94,7 +94,7 @@ def test_suffixes_of_two_parts_are_known_words(tmp_path: Path, packed: Any, imag
     members += [
         (f"a.{word}.txt", word.encode()) for word in ("title", "zh", "zh-CN", "English", "mine", "2", "example")
     ]
-    fields = raw_items.Fields(texts={"caption": "sur_text", "mine": "weak"})
+    fields = raw_items.FieldNames(texts={"caption": "sur_text", "mine": "weak"})
     found = packed(_shard(tmp_path, "a.tar", members, archive), fields=fields, language="fr")
     assert [(t.kind, t.language, t.text) for t in found.all()[0].texts] == [
         ("sur_text", "fr", "first"),
@@ -367,7 +367,7 @@ def test_on_bad_stop_and_going_on(tmp_path: Path, packed: Any, image: Any, archi
     reports = tmp_path / ".out.incomplete" / "pack" / "reports"
     assert (reports / "000000.json").exists()
     assert not (reports / "000001.json").exists() and not (tmp_path / "out").exists()
-    with pytest.raises(resumable_jobs.UnitError, match="source was '', is 'web'"):
+    with pytest.raises(resumable_jobs.JobError, match="source was '', is 'web'"):
         packed(place, source="web")
     _shard(tmp_path, "1.tar", _sample("1", image(1)), archive)
     part = next((tmp_path / ".out.incomplete" / "parts").glob("train-000000-*")).stat().st_mtime_ns

@@ -80,7 +80,7 @@ def packed(
     return pack_records(tmp_path / "packed", [*records, broken])
 
 
-def _run(tmp_path: Path, packed: Path, *options: str, out: str = "out") -> job.Report:
+def _run(tmp_path: Path, packed: Path, *options: str, out: str = "out") -> job.RegionReport:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     arguments = parser.parse_args(
@@ -90,7 +90,7 @@ def _run(tmp_path: Path, packed: Path, *options: str, out: str = "out") -> job.R
     assert command.run(arguments) == 0
     content = json.loads((tmp_path / out / job.REPORT_NAME).read_text())["report"]
     content.pop("feature_norm")
-    return job.Report(**content)
+    return job.RegionReport(**content)
 
 
 def _write(tmp_path: Path, batch: int | str = "batch", **changes: Any) -> None:
@@ -195,9 +195,9 @@ def test_a_contract_that_is_not_kept_is_told(
 def test_a_store_needs_its_format(tmp_path: Path, packed: Path) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    with pytest.raises(job.RegionError, match="--stored needs --format"):
+    with pytest.raises(job.RegionJobError, match="--stored needs --format"):
         command.run(parser.parse_args([str(packed), f"--out={tmp_path / 'out'}", "--stored=x.tsv"]))
-    with pytest.raises(job.RegionError, match="is also the source"):
+    with pytest.raises(job.RegionJobError, match="is also the source"):
         command.run(
             parser.parse_args([str(packed), f"--out={tmp_path / 'packed'}", "--stored=x", "--format=brivl_npz"])
         )

@@ -20,7 +20,7 @@ from wenlan_jax.data.records import Record
 from wenlan_jax.prepare import pack, raw_images, raw_items
 from wenlan_jax.prepare.regions import butd, detections, job, npz, uniter
 from wenlan_jax.prepare.regions.detections import DetectionError, Selection
-from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.regions.stored import StoredRegions
 
 Arrays = dict[str, np.ndarray]
 
@@ -44,7 +44,7 @@ def test_bottom_up_attention_files_are_read_in_parts(
     lines = [_butd_line("9", first, 120, 80), _butd_line("9", second, 120, 80)]  # an image that is there twice
     (tmp_path / "val.tsv.0").write_text("\r\n".join(lines) + "\r\n")
     (tmp_path / "val.tsv.1").write_text(_butd_line("25", second, 60, 40))
-    finder = Stored(str(tmp_path / "val.tsv.*"), "butd_tsv")
+    finder = StoredRegions(str(tmp_path / "val.tsv.*"), "butd_tsv")
     report = job.run(packed, tmp_path / "out", finder, workers=0)
     assert (report.found, report.missing) == (2, 1)
     for record, arrays in zip(read_records(tmp_path / "out"), (first, second), strict=False):
@@ -60,7 +60,7 @@ def test_lxmert_files_bring_confidences(
 ) -> None:
     arrays = written.arrays(0)
     (tmp_path / "val.tsv").write_text(_butd_line("9", arrays, 60, 40, lxmert=True) + "\n")
-    job.run(packed, tmp_path / "out", Stored(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
+    job.run(packed, tmp_path / "out", StoredRegions(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
     record = read_records(tmp_path / "out")[0]
     order = np.argsort(-arrays["conf"], kind="stable")[:11]
     np.testing.assert_array_equal(record.region_features, arrays["features"][order].astype(np.float16))
@@ -72,7 +72,7 @@ def test_brivl_boxes_have_neither_scores_nor_features(
     folder = tmp_path / "store" / "images"
     folder.mkdir(parents=True)
     np.savez(folder / "COCO_val2014_000000000025.npz", bbox=np.array([[1, 2, 30, 20], [0, 0, 70, 10]]))
-    job.run(packed, tmp_path / "out", Stored(str(tmp_path / "store"), "brivl_npz"), workers=0)
+    job.run(packed, tmp_path / "out", StoredRegions(str(tmp_path / "store"), "brivl_npz"), workers=0)
     record = read_records(tmp_path / "out")[1]
     assert [region.box for region in record.regions] == [(1, 2, 30, 20), (0, 0, 60, 10)]
     assert record.region_features is None and record.region_classes is None
@@ -84,11 +84,11 @@ def test_damaged_lines_and_entries_of_the_other_stores(written: Any, tmp_path: P
         path = tmp_path / "wrong.tsv"
         path.write_text(wrong)
         with pytest.raises(DetectionError, match=r"wrong.tsv: image 9: "):
-            Stored(str(path), "butd_tsv").find("9")
+            StoredRegions(str(path), "butd_tsv").find("9")
         path.unlink()
     (tmp_path / "not.tsv").write_text("no tabs here\n")
     with pytest.raises(raw_items.ReadError, match="is this a BUTD file"):
-        Stored(str(tmp_path / "not.tsv"), "butd_tsv").find("9")
+        StoredRegions(str(tmp_path / "not.tsv"), "butd_tsv").find("9")
     place = tmp_path / "store"
     place.mkdir()
     good = msgpack.packb({"features": written.message(np.zeros((3, 4), np.float16))})
@@ -96,7 +96,7 @@ def test_damaged_lines_and_entries_of_the_other_stores(written: Any, tmp_path: P
     with lmdb.open(str(place), map_size=1 << 20) as store, store.begin(write=True) as transaction:
         for name, value in (("cut", good[:-3]), ("pickled", pickled), ("partial", good), ("list", b"\x90")):
             transaction.put(name.encode(), value)
-    finder = Stored(str(place), "uniter_lmdb", "{id}")
+    finder = StoredRegions(str(place), "uniter_lmdb", "{id}")
     for name in ("cut", "pickled", "partial", "list"):
         with pytest.raises(DetectionError, match=f"store: {name}: "):
             finder.find(name)
@@ -166,10 +166,10 @@ def test_keys_are_of_plain_fields(tmp_path: Path) -> None:
     (tmp_path / "val.tsv").write_text("")
     for key in WRONG_KEYS:
         with pytest.raises(raw_items.ReadError, match=r"--regions-key .*may hold \{id\}, \{path\}, \{stem\}"):
-            Stored(str(tmp_path / "val.tsv"), "butd_tsv", key).check()
-    named = Stored("x", "butd_tsv", "{{a}}_{number:012d}_{stem:_>8}_{id:.3}")
+            StoredRegions(str(tmp_path / "val.tsv"), "butd_tsv", key).check()
+    named = StoredRegions("x", "butd_tsv", "{{a}}_{number:012d}_{stem:_>8}_{id:.3}")
     assert named.key_of("record", "p/img12.jpg") == "{a}_000000000012____img12_rec"
-    assert Stored("x", "butd_tsv").key_of("9" * 5000, "") == ""
+    assert StoredRegions("x", "butd_tsv").key_of("9" * 5000, "") == ""
 
 
 @pytest.mark.parametrize("form", ["brivl_npz", "uniter_npz"])
@@ -180,23 +180,23 @@ def test_links_of_stored_regions_are_followed_where_the_user_allows_it(form: str
     np.savez(tmp_path / "elsewhere.npz", **{name: np.array(values) for name, values in named.items()})
     (folder / "a.npz").symlink_to("../elsewhere.npz")
     with pytest.raises(DetectionError, match="leads out of .*--allow-links follows such"):
-        Stored(str(folder), form).find("a", "a.jpg")
-    found = Stored(str(folder), form, links=True)
+        StoredRegions(str(folder), form).find("a", "a.jpg")
+    found = StoredRegions(str(folder), form, links=True)
     for one in (found, found.knowing([("a", "a.jpg", "a")])):
         assert one.find("a", "a.jpg") is not None
 
 
 def test_stores_that_fit_no_record_say_how_they_are_named(written: Any, tmp_path: Path, packed: Path) -> None:
     (tmp_path / "val.tsv").write_text(_butd_line("flickr30k_7", written.arrays(0), 60, 40))
-    with pytest.raises(job.RegionError, match=r"val.tsv: has none.*'\{number\}'.*flickr30k_7"):
-        job.run(packed, tmp_path / "out", Stored(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
+    with pytest.raises(job.RegionJobError, match=r"val.tsv: has none.*'\{number\}'.*flickr30k_7"):
+        job.run(packed, tmp_path / "out", StoredRegions(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
     assert not list(tmp_path.glob(".out*")) and not (tmp_path / "out").exists()
     for wrong in (
-        Stored(str(tmp_path / "none"), "uniter_npz"),
-        Stored(str(tmp_path), "uniter_npz"),
-        Stored(str(tmp_path / "none"), "uniter_lmdb"),
-        Stored(str(tmp_path / "*.tsv.*"), "butd_tsv"),
-        *(Stored(str(tmp_path / "val.tsv"), "butd_tsv", key=key) for key in WRONG_KEYS),
+        StoredRegions(str(tmp_path / "none"), "uniter_npz"),
+        StoredRegions(str(tmp_path), "uniter_npz"),
+        StoredRegions(str(tmp_path / "none"), "uniter_lmdb"),
+        StoredRegions(str(tmp_path / "*.tsv.*"), "butd_tsv"),
+        *(StoredRegions(str(tmp_path / "val.tsv"), "butd_tsv", key=key) for key in WRONG_KEYS),
     ):
         with pytest.raises(raw_items.ReadError):
             job.run(packed, tmp_path / "out", wrong, workers=0)
@@ -206,7 +206,7 @@ def test_images_of_another_shape_are_faults(written: Any, tmp_path: Path, packed
     (tmp_path / "val.tsv").write_text(
         _butd_line("9", written.arrays(0), 40, 60) + "\n" + _butd_line("25", written.arrays(1), 60, 40)
     )
-    report = job.run(packed, tmp_path / "out", Stored(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
+    report = job.run(packed, tmp_path / "out", StoredRegions(str(tmp_path / "val.tsv"), "butd_tsv"), workers=0)
     assert (report.found, report.faulty) == (1, 1)
     assert "image of 40 x 60 pixels" in (tmp_path / "out" / job.FAULTS_NAME).read_text()
 
@@ -232,7 +232,7 @@ def test_pack_takes_stored_regions_into_shrunk_and_turned_images(written: Any, t
             inputs=(str(tmp_path / "captions.csv"),),
             out=tmp_path / "out",
             image_options=raw_images.ImageOptions(max_side=40, exif="apply"),
-            regions=Stored(str(tmp_path / "regions.tsv"), "butd_tsv"),
+            regions=StoredRegions(str(tmp_path / "regions.tsv"), "butd_tsv"),
         )
     )
     assert report.fixes["regions_missing"] == 1 and report.rejected == {"bad_box_file": 1}
@@ -254,7 +254,7 @@ def test_pack_refuses_a_store_that_fits_no_image(written: Any, tmp_path: Path) -
     options = pack.PackOptions(
         inputs=(str(tmp_path / "captions.csv"),),
         out=tmp_path / "out",
-        regions=Stored(str(tmp_path / "regions.tsv"), "butd_tsv"),
+        regions=StoredRegions(str(tmp_path / "regions.tsv"), "butd_tsv"),
     )
     with pytest.raises(pack.PackError, match="entries are 000002; see --regions-key"):
         pack.pack(options)
@@ -280,7 +280,7 @@ def test_a_number_that_two_sources_share_belongs_to_neither(written: Any, tmp_pa
         out=tmp_path / "out",
         images=str(tmp_path),
         workers=workers,
-        regions=Stored(str(tmp_path / "regions.tsv"), "butd_tsv"),
+        regions=StoredRegions(str(tmp_path / "regions.tsv"), "butd_tsv"),
     )
     report = pack.pack(options)
     assert report.rejected == {"bad_box_file": 2} and report.packed == 3
@@ -304,7 +304,7 @@ def test_records_of_equal_numbers_share_regions_only_if_they_are_one_image(
     packed = pack_records(tmp_path / "in", records)
     lines = [_butd_line(str(number), written.arrays(number, count=12), 60, 40) for number in (7, 9)]
     (tmp_path / "regions.tsv").write_text("\n".join(lines))
-    report = job.run(packed, tmp_path / "out", Stored(str(tmp_path / "regions.tsv"), "butd_tsv"), workers=0)
+    report = job.run(packed, tmp_path / "out", StoredRegions(str(tmp_path / "regions.tsv"), "butd_tsv"), workers=0)
     assert (report.found, report.faulty) == (2, 2)
     assert [record.region_features is not None for record in read_records(tmp_path / "out")] == [
         True,
@@ -312,8 +312,8 @@ def test_records_of_equal_numbers_share_regions_only_if_they_are_one_image(
         False,
         False,
     ]
-    with pytest.raises(job.RegionError, match="entry '9' is that of several"):
-        job.run(packed, tmp_path / "all", Stored(str(tmp_path / "regions.tsv"), "butd_tsv", "9"), workers=0)
+    with pytest.raises(job.RegionJobError, match="entry '9' is that of several"):
+        job.run(packed, tmp_path / "all", StoredRegions(str(tmp_path / "regions.tsv"), "butd_tsv", "9"), workers=0)
 
 
 def test_an_entry_that_comes_from_two_sets_is_refused(written: Any, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_an_entry_that_comes_from_two_sets_is_refused(written: Any, tmp_path: Pa
         folder.mkdir()
         for number, content in enumerate(contents):
             (folder / f"{number}.tsv").write_text(content)
-        store = Stored(str(folder / "*.tsv"), "butd_tsv")
+        store = StoredRegions(str(folder / "*.tsv"), "butd_tsv")
         if refused:
             with pytest.raises(DetectionError, match="several images; sets share their numbers"):
                 store.find("9")
@@ -356,7 +356,7 @@ def test_base64_of_regions_in_the_other_alphabet(written: Any) -> None:
 
 
 def test_keys_of_ids_with_dots_and_without_digits() -> None:
-    number, stem = Stored("x", "butd_tsv"), Stored("x", "uniter_npz")
+    number, stem = StoredRegions("x", "butd_tsv"), StoredRegions("x", "uniter_npz")
     assert [number.key_of(one, "") for one in ("img.example.com_12", "v2/photo.7.JPG", "cat", "7/cat.jpg")] == [
         "12",
         "7",
@@ -368,7 +368,7 @@ def test_keys_of_ids_with_dots_and_without_digits() -> None:
 
 def test_an_image_without_a_number_has_no_entry(written: Any, tmp_path: Path) -> None:
     (tmp_path / "regions.tsv").write_text(_butd_line("0", written.arrays(0), 60, 40))
-    store = Stored(str(tmp_path / "regions.tsv"), "butd_tsv")
+    store = StoredRegions(str(tmp_path / "regions.tsv"), "butd_tsv")
     assert store.find("0.jpg") is not None and store.find("cat.jpg") is None
 
 
@@ -377,6 +377,6 @@ def test_names_longer_than_a_store_can_hold_have_no_entry(name: str, written: An
     (tmp_path / "a.tsv").write_text(_butd_line("9", written.arrays(0), 60, 40))
     with lmdb.open(str(tmp_path / "store"), map_size=1 << 20) as store, store.begin(write=True) as transaction:
         transaction.put(b"9.npz", b"x")
-    assert Stored(str(tmp_path / "store"), "uniter_lmdb").find(name) is None
-    assert Stored(str(tmp_path / "a.tsv"), "butd_tsv", "{stem}").find(name) is None
-    assert Stored(str(tmp_path), "brivl_npz").find(name) is None
+    assert StoredRegions(str(tmp_path / "store"), "uniter_lmdb").find(name) is None
+    assert StoredRegions(str(tmp_path / "a.tsv"), "butd_tsv", "{stem}").find(name) is None
+    assert StoredRegions(str(tmp_path), "brivl_npz").find(name) is None

@@ -16,7 +16,7 @@ from annotations import unchecked
 from wenlan_jax.data.records import Record
 from wenlan_jax.prepare.regions import job
 from wenlan_jax.prepare.regions.detections import Selection
-from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.regions.stored import StoredRegions
 from wenlan_jax.util import resumable_jobs
 
 Arrays = dict[str, np.ndarray]
@@ -66,7 +66,7 @@ def test_uniter_features_come_to_their_records(
         _write_lmdb(written, place, entries, layout == "lmdb_compressed")
     file_format = "uniter_npz" if layout == "npz" else "uniter_lmdb"
     key = "coco_val2014_{number:012d}" + ("" if layout == "npz" else ".npz")
-    report = job.run(packed, tmp_path / "out", Stored(str(place), file_format, key), workers=0)
+    report = job.run(packed, tmp_path / "out", StoredRegions(str(place), file_format, key), workers=0)
     before, after = read_records(packed), read_records(tmp_path / "out")
     _check_uniter(written, after[0], entries["coco_val2014_000000000009.npz"])
     _check_uniter(written, after[2], entries["coco_val2014_000000000030.npz"])
@@ -99,7 +99,7 @@ def test_damaged_entries_are_named_and_their_records_kept(
         (place / "COCO_val2014_000000000009.npz").write_bytes(b"PK\x03\x04 cut")
     np.savez(place / "COCO_val2014_000000000025.npz", **written.arrays(1))
     with unchecked():
-        report = job.run(packed, tmp_path / "out", Stored(str(place), "uniter_npz"), workers=0)
+        report = job.run(packed, tmp_path / "out", StoredRegions(str(place), "uniter_npz"), workers=0)
     assert (report.found, report.missing, report.faulty) == (1, 1, 1)
     named = json.loads((tmp_path / "out" / job.FAULTS_NAME).read_text())
     assert (named["row"], named["id"]) == (0, "images/COCO_val2014_000000000009.jpg")
@@ -120,22 +120,22 @@ def test_an_interrupted_job_goes_on_and_other_options_are_refused(
     store.mkdir()
     for number in range(5):
         np.savez(store / f"{number}.npz", **written.arrays(number))
-    finder = Stored(str(store), "uniter_npz")
+    finder = StoredRegions(str(store), "uniter_npz")
     asked: list[str] = []
-    whole = Stored.find_all
+    whole = StoredRegions.find_all
 
-    def find_all(self: Stored, records: list[Record]) -> Any:
+    def find_all(self: StoredRegions, records: list[Record]) -> Any:
         asked.extend(record.id for record in records)
         if asked == ["0.png", "1.png", "2.png"]:
             raise KeyboardInterrupt
         return whole(self, records)
 
-    monkeypatch.setattr(Stored, "find_all", find_all)
+    monkeypatch.setattr(StoredRegions, "find_all", find_all)
     with pytest.raises(KeyboardInterrupt):
         job.run(place, tmp_path / "out", finder, workers=0)
     assert not (tmp_path / "out").exists()
-    other = Stored(str(store), "uniter_npz", selection=Selection(max_boxes=20))
-    with pytest.raises(resumable_jobs.UnitError, match="other options"):
+    other = StoredRegions(str(store), "uniter_npz", selection=Selection(max_boxes=20))
+    with pytest.raises(resumable_jobs.JobError, match="other options"):
         job.run(place, tmp_path / "out", other, workers=0)
     asked.clear()
     asked.append("again")
@@ -153,7 +153,7 @@ def test_processes_give_what_one_process_gives(
     _write_lmdb(
         written, tmp_path / "store", {f"COCO_val2014_{n:012d}.npz": written.arrays(n) for n in (9, 25, 30)}, False
     )
-    finder = Stored(str(tmp_path / "store"), "uniter_lmdb")
+    finder = StoredRegions(str(tmp_path / "store"), "uniter_lmdb")
     job.run(packed, tmp_path / "one", finder, workers=0)
     job.run(packed, tmp_path / "two", finder, workers=2)
     assert read_records(tmp_path / "one") == read_records(tmp_path / "two")

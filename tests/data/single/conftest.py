@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import records
-from wenlan_jax.data.mixture import Part, TextChoice, Wanted
+from wenlan_jax.data.mixture import MixturePart, TextChoice, WantedTexts
 from wenlan_jax.tasks.single_tower.input import lengths, masking, schedule
 from wenlan_jax.tasks.single_tower.input.batches import SingleBatches
-from wenlan_jax.tasks.single_tower.input.examples import Recipe
-from wenlan_jax.tasks.single_tower.input.regions import Regions
+from wenlan_jax.tasks.single_tower.input.examples import ExampleOptions
+from wenlan_jax.tasks.single_tower.input.regions import RegionReader
 
 WIDTH, CLASSES = 6, 5
 PNG = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8))[1].tobytes()
-ANY = TextChoice(Wanted((), ()), "any", (), 1.0)
+ANY = TextChoice(WantedTexts((), ()), "any", (), 1.0)
 
 
 def _tokens(row: int, language: str) -> int:
@@ -91,11 +91,13 @@ def read_text(ids: np.ndarray) -> str:
     return "".join("?" if number == 3 else chr(number - 4) for number in ids.tolist() if number >= 3)
 
 
-def measured(source: Any, regions: Regions, wanted: Wanted = ANY.wanted, text_length: int = 16) -> lengths.Lengths:
+def measured(
+    source: Any, regions: RegionReader, wanted: WantedTexts = ANY.wanted, text_length: int = 16
+) -> lengths.Lengths:
     return lengths.Measure(source, wanted, Letters(), text_length, regions).of(range(len(source)))
 
 
-def make_regions(**changes: Any) -> Regions:
+def make_regions(**changes: Any) -> RegionReader:
     fields: dict[str, Any] = {
         "features": "stored",
         "boxes": "stored",
@@ -107,10 +109,10 @@ def make_regions(**changes: Any) -> Regions:
         "labels": (),
         "images": None,
     }
-    return Regions(**{**fields, **changes})
+    return RegionReader(**{**fields, **changes})
 
 
-def make_recipe(**changes: Any) -> Recipe:
+def make_recipe(**changes: Any) -> ExampleOptions:
     fields: dict[str, Any] = {
         "tokenizer": Letters(),
         "text_length": 16,
@@ -121,7 +123,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "negatives": 2,
         "seed": 7,
     }
-    return Recipe(**{**fields, **changes})
+    return ExampleOptions(**{**fields, **changes})
 
 
 ALL = {"itm": 9.0, "mlm": 12.0, "mrfr": 6.0, "mrc": 6.0}
@@ -132,7 +134,7 @@ def make_schedule(sources: Sequence[Any] = (Gallery(),), **changes: Any) -> sche
     weights = changes.pop("weights", (0.0,) * len(sources))
     own = changes.pop("parts_objectives", ((),) * len(sources))
     parts = [
-        schedule.ScheduledPart(Part(source, ANY, weight), measured(source, make_regions()), names)
+        schedule.ScheduledPart(MixturePart(source, ANY, weight), measured(source, make_regions()), names)
         for source, weight, names in zip(sources, weights, own, strict=True)
     ]
     fields: dict[str, Any] = {

@@ -15,29 +15,29 @@ import pytest
 from scipy import stats
 
 from wenlan_jax.data import loader
-from wenlan_jax.data.mixture import Part
+from wenlan_jax.data.mixture import MixturePart
 from wenlan_jax.tasks.single_tower.input import batches
 from wenlan_jax.tasks.single_tower.input.buckets import Shape
-from wenlan_jax.tasks.single_tower.input.examples import ExampleError, Pool
-from wenlan_jax.tasks.single_tower.input.regions import RegionError
+from wenlan_jax.tasks.single_tower.input.examples import ExampleError, ExamplePool
+from wenlan_jax.tasks.single_tower.input.regions import RegionReadError
 from wenlan_jax.tasks.single_tower.input.schedule import Cell, ScheduleError
 
 ITM = {"itm": 1.0}
 RANK = {"rank": 1.0}
 
 
-def _steps(maker: batches.SingleBatches, objective: str, count: int) -> list[tuple[int, Cell, loader.Batch]]:
+def _steps(maker: batches.SingleBatches, objective: str, count: int) -> list[tuple[int, Cell, loader.HostBatch]]:
     """The first steps of an objective."""
     wanted = (step for step in itertools.count() if maker.mixture.cell(step).objective == objective)
     return [(step, maker.mixture.cell(step), maker(step)) for step in itertools.islice(wanted, count)]
 
 
-def _shown(batch: loader.Batch) -> list[int]:
+def _shown(batch: loader.HostBatch) -> list[int]:
     """The row whose regions are in each place."""
     return batch["region_features"][:, 0, 0].astype(int).tolist()
 
 
-def _same(one: loader.Batch, other: loader.Batch) -> bool:
+def _same(one: loader.HostBatch, other: loader.HostBatch) -> bool:
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in one
     )
@@ -291,7 +291,7 @@ def test_cells_that_cannot_be_made_are_refused(toy: SimpleNamespace) -> None:
     toy.maker((lonely,), objectives={"mlm": 1.0})
     with pytest.raises(ExampleError, match="'mlm' needs a way to mask"):
         toy.maker(recipe=toy.recipe(words=None))
-    with pytest.raises(RegionError, match="'mrc'"):
+    with pytest.raises(RegionReadError, match="'mrc'"):
         toy.maker(recipe=toy.recipe(regions=toy.regions(classes=0)))
     with pytest.raises(ExampleError, match="'rank' needs negatives"):
         toy.maker(objectives=RANK, recipe=toy.recipe(negatives=0))
@@ -301,7 +301,7 @@ def test_cells_that_cannot_be_made_are_refused(toy: SimpleNamespace) -> None:
 
 def _fixed(toy: SimpleNamespace, objective: str, batch_size: int = 4, **changes: object) -> batches.FixedBatches:
     source = toy.Gallery(length=10, bad=(6,))
-    pool = batches.whole_pool(Part(source, toy.any, 0.0), toy.measured(source, toy.regions()), "zh")
+    pool = batches.whole_pool(MixturePart(source, toy.any, 0.0), toy.measured(source, toy.regions()), "zh")
     fields = {"share": tuple(range(batch_size)), "recipe": toy.recipe(), **changes}
     return batches.FixedBatches(
         pool=pool, objective=objective, shape=Shape(16, 4), batch_size=batch_size, **fields  # type: ignore[arg-type]
@@ -348,11 +348,13 @@ def test_hosts_together_make_the_evaluation_batch(toy: SimpleNamespace) -> None:
 
 def test_bad_records_of_an_evaluation_are_reported(toy: SimpleNamespace) -> None:
     maker = _fixed(toy, "itm")
-    pool = Pool(maker.pool.source, maker.pool.texts, np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32), 0)
+    pool = ExamplePool(
+        maker.pool.source, maker.pool.texts, np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32), 0
+    )
     with pytest.raises(loader.BadRecord, match="row 6"):
         [dataclasses.replace(maker, pool=pool)(number) for number in range(3)]
     with pytest.raises(ExampleError, match="no record has both a wanted text in 'ko'"):
-        batches.whole_pool(Part(toy.Gallery(), toy.any, 0.0), toy.measured(toy.Gallery(), toy.regions()), "ko")
+        batches.whole_pool(MixturePart(toy.Gallery(), toy.any, 0.0), toy.measured(toy.Gallery(), toy.regions()), "ko")
 
 
 def test_the_data_code_of_the_single_tower_imports_no_jax() -> None:

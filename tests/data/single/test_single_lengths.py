@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from wenlan_jax.data import records, sources
-from wenlan_jax.data.mixture import Wanted
+from wenlan_jax.data.mixture import WantedTexts
 from wenlan_jax.data.text import WordPiece
 from wenlan_jax.prepare import tfds_files
 from wenlan_jax.tasks.single_tower.input import lengths
-from wenlan_jax.tasks.single_tower.input.regions import Regions
+from wenlan_jax.tasks.single_tower.input.regions import RegionReader
 from wenlan_jax.util import atomic_files
 
-ANY = Wanted((), ())
+ANY = WantedTexts((), ())
 
 
-def _measure(toy: SimpleNamespace, source: object, wanted: Wanted = ANY, **changes: object) -> lengths.Measure:
+def _measure(toy: SimpleNamespace, source: object, wanted: WantedTexts = ANY, **changes: object) -> lengths.Measure:
     fields = {"text_length": 12, "regions": toy.regions(limit=3), **changes}
     return lengths.Measure(source, wanted, toy.Letters(), **fields)  # type: ignore[arg-type]
 
@@ -51,10 +51,10 @@ def test_only_wanted_texts_count(toy: SimpleNamespace) -> None:
             )
             return dataclasses.replace(super().__getitem__(row), texts=texts if row % 2 else ())
 
-    table = _measure(toy, Two(), Wanted(("title",), ())).of(range(40))
+    table = _measure(toy, Two(), WantedTexts(("title",), ())).of(range(40))
     assert (table.languages, table.counts()) == (("en",), {"en": 20})
     assert table.of("en").tolist() == [0, 3] * 20
-    nothing = _measure(toy, Two(), Wanted(("gone",), ())).of(range(40))
+    nothing = _measure(toy, Two(), WantedTexts(("gone",), ())).of(range(40))
     assert (nothing.languages, nothing.tokens.shape) == ((), (40, 0))
 
 
@@ -114,7 +114,7 @@ def test_other_data_or_options_have_another_table(toy: SimpleNamespace, tmp_path
         _measure(toy, toy.Gallery(length=39)),
         _measure(toy, toy.Gallery(name="other")),
         _measure(toy, toy.Gallery(tokens=lambda row, language: 9 if row == 20 else 8)),
-        _measure(toy, toy.Gallery(), Wanted(("title",), ("en",))),
+        _measure(toy, toy.Gallery(), WantedTexts(("title",), ("en",))),
         _measure(toy, toy.Gallery(), text_length=9),
         _measure(toy, toy.Gallery(), regions=toy.regions(limit=2)),
     ]
@@ -200,7 +200,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_several_processes_make_the_same_table(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "ROWS_PER_UNIT", 8)
     source = sources.TfdsSource(packed / "pairs", "train", "pairs")
-    boxes = Regions("pixels", "stored", 2, 100, 12, 2, 0, (), None)
+    boxes = RegionReader("pixels", "stored", 2, 100, 12, 2, 0, (), None)
     measure = lengths.Measure(source, ANY, WordPiece(packed / "vocab.txt", True), 16, boxes)
     made = [lengths.load(measure, tmp_path / str(workers), workers) for workers in (0, 2)]
     assert _equal(*made)

@@ -13,13 +13,13 @@ import pytest
 from wenlan_jax.data import images, loader, records
 from wenlan_jax.models import regions as model_regions
 from wenlan_jax.tasks.single_tower.input import regions as single_regions
-from wenlan_jax.tasks.single_tower.input.regions import RegionError, Regions
+from wenlan_jax.tasks.single_tower.input.regions import RegionReader, RegionReadError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
 PNG = cv2.imencode(".png", PIXELS[..., ::-1])[1].tobytes()
 
 
-def _write(options: Regions, record: records.Record, length: int, with_classes: bool = False) -> dict[str, Any]:
+def _write(options: RegionReader, record: records.Record, length: int, with_classes: bool = False) -> dict[str, Any]:
     """The fields of `record` as the second of three rows; the others must stay padding."""
     batch = options.empty(3, length, with_classes)
     options.write(Named(), 4, record, batch, 1)
@@ -159,12 +159,12 @@ def test_records_that_lack_something_are_named(
     ],
 )
 def test_options_that_do_not_fit_are_refused(toy: SimpleNamespace, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RegionError, match=message):
+    with pytest.raises(RegionReadError, match=message):
         toy.regions(**options)
 
 
 def test_classes_need_a_detector(toy: SimpleNamespace) -> None:
     toy.regions().require_classes()
     for options in ({"classes": 0}, {"features": "pixels", "width": 12, "boxes": "grid"}):
-        with pytest.raises(RegionError, match="'mrc'"):
+        with pytest.raises(RegionReadError, match="'mrc'"):
             toy.regions(**options).empty(1, 4, with_classes=True)

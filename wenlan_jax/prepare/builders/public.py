@@ -21,7 +21,7 @@ from wenlan_jax.data.records import Record
 from wenlan_jax.data.tfds_builder import BuildError, RecordBuilder
 from wenlan_jax.prepare import ingest, raw_images, raw_items, roots
 from wenlan_jax.prepare.builders import sets
-from wenlan_jax.prepare.builders.sets import Part, PublicSet
+from wenlan_jax.prepare.builders.sets import PublicSet, SetPart
 from wenlan_jax.prepare.formats import registry
 from wenlan_jax.prepare.raw_items import Fault, Item, Outcome, Reason, Rejected
 
@@ -69,7 +69,7 @@ class WenlanPublic(RecordBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         of, root = self.builder_config.of, Path(dl_manager.manual_dir)
-        self._reading = Reading(of, root)
+        self._reading = SetReader(of, root)
         return {split: self._generate_examples(self._counted(split), split) for split in self._reading.splits}
 
     def _counted(self, split: str) -> Iterator[Record]:
@@ -81,7 +81,7 @@ class WenlanPublic(RecordBuilder):
         return f"of {report['read']} items none could be used: {report['samples'] or 'the files are empty'}"
 
 
-class Reading:
+class SetReader:
     """Reads the records of a published set by split; every file is read once, and what is rejected is counted.
 
     Where a rule tells the split of each item, the paths and texts of a file are kept in memory; never an image.
@@ -148,7 +148,7 @@ class Reading:
         self._fixes.update(grouping.fixes)
         return drafts
 
-    def _items(self, part: Part) -> Iterator[Outcome]:
+    def _items(self, part: SetPart) -> Iterator[Outcome]:
         """The items of one part, with their split, and with paths below the directory of the set."""
         options = raw_items.ReadOptions(language=part.language)
         if part.image_name:
@@ -179,11 +179,11 @@ class Reading:
         if len(self._samples[str(fault.reason)]) < _SAMPLES:
             self._samples[str(fault.reason)].append(f"{fault.item}: line {fault.number}: {fault.detail}")
 
-    def _is_there(self, part: Part) -> bool:
+    def _is_there(self, part: SetPart) -> bool:
         return any((self._root / name).exists() for name in part.files)
 
 
-def _placed(item: Item, part: Part, split: str) -> Outcome:
+def _placed(item: Item, part: SetPart, split: str) -> Outcome:
     """The item with its split, its id (the image's own name, so that sets on the same images can be compared)."""
     if not split:
         return Fault(item.number, Reason.MISSING_FIELD, "no list of a split names this image", item.image)

@@ -14,7 +14,7 @@ from wenlan_jax.prepare.builders.splits import TEST, TRAIN, VALIDATION
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SetPart:
     """Files of a set that are read alike.
 
     Attributes:
@@ -30,7 +30,7 @@ class Part:
 
     files: tuple[str, ...]
     format: str
-    split: str | splits.Rule
+    split: str | splits.SplitRule
     language: str = ""
     images: str = ""
     optional: bool = False
@@ -64,7 +64,7 @@ class PublicSet:
     title: str
     homepage: str
     license: str
-    parts: tuple[Part, ...]
+    parts: tuple[SetPart, ...]
     lists: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     splits: tuple[str, ...] = (TRAIN, VALIDATION, TEST)
@@ -94,18 +94,18 @@ def _unsegmented(text: str) -> str:
     return "".join(word.rpartition(":")[0] or word for word in text.split())
 
 
-def _flickr_cn(name: str, split: str) -> Part:
+def _flickr_cn(name: str, split: str) -> SetPart:
     file = f"{name}/TextData/seg.{name}.caption.txt"
-    return Part((file,), "token", split, "zh", images=_FLICKR_IMAGES, text=_unsegmented)
+    return SetPart((file,), "token", split, "zh", images=_FLICKR_IMAGES, text=_unsegmented)
 
 
-def _muge(prefix: str, split: str) -> Part:
-    return Part((f"{prefix}_imgs.tsv", f"{prefix}_texts.jsonl"), "muge", split)
+def _muge(prefix: str, split: str) -> SetPart:
+    return SetPart((f"{prefix}_imgs.tsv", f"{prefix}_texts.jsonl"), "muge", split)
 
 
-def _aic(part: str, date: str, split: str | splits.Rule) -> Part:
+def _aic(part: str, date: str, split: str | splits.SplitRule) -> SetPart:
     folder = f"ai_challenger_caption_{part}_{date}"
-    return Part(
+    return SetPart(
         (f"{folder}/caption_{part}_annotations_{date}.json",),
         "aic_icc",
         split,
@@ -113,14 +113,14 @@ def _aic(part: str, date: str, split: str | splits.Rule) -> Part:
     )
 
 
-def _vqa(subtype: str, split: str, answered: bool = True) -> Part:
+def _vqa(subtype: str, split: str, answered: bool = True) -> SetPart:
     questions = f"v2_OpenEnded_mscoco_{subtype}_questions.json"
     annotations = (f"v2_mscoco_{subtype}_annotations.json",) if answered else ()
-    return Part((questions, *annotations), "vqa", split, optional=not answered)
+    return SetPart((questions, *annotations), "vqa", split, optional=not answered)
 
 
-def _conceptual(file: str, split: str, optional: bool) -> Part:
-    return Part((file,), "conceptual", split, optional=optional, image_name=f"{split}/{{number:09d}}.jpg")
+def _conceptual(file: str, split: str, optional: bool) -> SetPart:
+    return SetPart((file,), "conceptual", split, optional=optional, image_name=f"{split}/{{number:09d}}.jpg")
 
 
 _CAPTIONS = (
@@ -129,7 +129,7 @@ _CAPTIONS = (
         "MSCOCO captions in Karpathy's splits (train with restval)",
         "https://cocodataset.org",
         _COCO_LICENSE,
-        (Part((_KARPATHY_COCO,), "karpathy", splits.named()),),
+        (SetPart((_KARPATHY_COCO,), "karpathy", splits.named()),),
         images=_COCO_IMAGES,
         sizes=_KARPATHY_SIZES,
     ),
@@ -139,7 +139,7 @@ _CAPTIONS = (
         "https://github.com/li-xirong/coco-cn",
         f"captions on request, for research; {_COCO_LICENSE}",
         (
-            Part(
+            SetPart(
                 ("imageid.human-written-caption.txt",),
                 "token",
                 splits.listed({TRAIN: "coco-cn_train.txt", VALIDATION: "coco-cn_val.txt", TEST: "coco-cn_test.txt"}),
@@ -157,7 +157,7 @@ _CAPTIONS = (
         "https://stair-lab-cit.github.io/STAIR-captions-web/",
         f"captions CC BY 4.0; {_COCO_LICENSE}",
         tuple(
-            Part((f"stair_captions_v1.2_{part}.json",), "stair", splits.karpathy(_KARPATHY_COCO))
+            SetPart((f"stair_captions_v1.2_{part}.json",), "stair", splits.karpathy(_KARPATHY_COCO))
             for part in ("train", "val")
         ),
         lists=(_KARPATHY_COCO,),
@@ -169,7 +169,7 @@ _CAPTIONS = (
         "Flickr30k in Karpathy's splits",
         "https://shannon.cs.illinois.edu/DenotationGraph/",
         _FLICKR_LICENSE,
-        (Part((_KARPATHY_FLICKR,), "karpathy", splits.named(), images=_FLICKR_IMAGES),),
+        (SetPart((_KARPATHY_FLICKR,), "karpathy", splits.named(), images=_FLICKR_IMAGES),),
         images=(_FLICKR_IMAGES,),
         sizes=_FLICKR_SIZES,
     ),
@@ -191,7 +191,7 @@ _CAPTIONS = (
         "Multi30K: Flickr30k in en, de, fr and cs, both tasks, and its test set of 2016",
         "https://github.com/multi30k/dataset",
         _FLICKR_LICENSE,
-        (Part(("data",), "multi30k", splits.named(), images=_FLICKR_IMAGES),),
+        (SetPart(("data",), "multi30k", splits.named(), images=_FLICKR_IMAGES),),
         images=(_FLICKR_IMAGES,),
         sizes=_FLICKR_SIZES,
         notes="`data` is the folder of the repository, with task1 and task2. Later test sets are left out.",
@@ -257,7 +257,7 @@ _LARGE_AND_QUESTIONS = (
         "VQA on Visual Genome in Japanese",
         "https://github.com/yahoojapan/ja-vg-vqa",
         "questions CC BY 4.0; images under Visual Genome's terms",
-        (Part(("question_answers.json",), "vg_qa", TRAIN, "ja"),),
+        (SetPart(("question_answers.json",), "vg_qa", TRAIN, "ja"),),
         images=("VG_100K", "VG_100K_2"),
         splits=(TRAIN,),
         sizes={TRAIN: 99_208},

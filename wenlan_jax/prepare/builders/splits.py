@@ -13,23 +13,23 @@ from wenlan_jax.prepare import raw_items
 from wenlan_jax.prepare.formats import coco, files
 from wenlan_jax.prepare.raw_items import Item
 
-Rule = Callable[[Path], Callable[[Item], str]]
+SplitRule = Callable[[Path], Callable[[Item], str]]
 """From the directory of the published files to the split of each item."""
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
-def named() -> Rule:
+def named() -> SplitRule:
     """The split that the item names, as Karpathy's files and Multi30K do."""
     return lambda root: lambda item: item.split
 
 
-def first(count: int, split: str, rest: str) -> Rule:
+def first(count: int, split: str, rest: str) -> SplitRule:
     """The first `count` items of the file are one split, the others another."""
     return lambda root: lambda item: split if item.number <= count else rest
 
 
-def listed(lists: Mapping[str, str]) -> Rule:
+def listed(lists: Mapping[str, str]) -> SplitRule:
     """By files of image names, one a line, without a suffix; `lists` gives the file of each split."""
 
     def rule(root: Path) -> Callable[[Item], str]:
@@ -44,7 +44,7 @@ def listed(lists: Mapping[str, str]) -> Rule:
     return rule
 
 
-def karpathy(name: str) -> Rule:
+def karpathy(name: str) -> SplitRule:
     """By the file of Karpathy's splits of the same images."""
 
     def rule(root: Path) -> Callable[[Item], str]:

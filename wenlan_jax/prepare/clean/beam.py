@@ -17,7 +17,7 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from wenlan_jax.prepare.clean import rules, runners, search
-from wenlan_jax.prepare.clean.shards import Shard
+from wenlan_jax.prepare.clean.shards import RecordShard
 from wenlan_jax.util import resumable_jobs
 
 _CHUNK = 4096
@@ -33,7 +33,7 @@ class _Unit:
     identity: dict[str, Any]
     what: str
 
-    def __call__(self, element: tuple[int, Shard]) -> dict[str, Any]:
+    def __call__(self, element: tuple[int, RecordShard]) -> dict[str, Any]:
         number, shard = element
         numbered = _Numbered(self.work, number)
         return resumable_jobs.run(numbered, [shard], self.directory / self.what, self.identity, 0, f"{number:06d}")[0]
@@ -46,7 +46,7 @@ class _Numbered:
     work: runners.Work
     number: int
 
-    def __call__(self, _: int, shard: Shard) -> dict[str, Any]:
+    def __call__(self, _: int, shard: RecordShard) -> dict[str, Any]:
         return self.work(self.number, shard)
 
 
@@ -67,7 +67,7 @@ class DoUnits(beam.PTransform):
 class FindAlike(beam.PTransform):
     """A rule: arrays of living positions of the table in the file `table` -> (position, first witness)."""
 
-    def __init__(self, rule: rules.Rule, table: Path) -> None:
+    def __init__(self, rule: rules.CleanRule, table: Path) -> None:
         super().__init__()
         self._rule, self._table = rule, table
 
@@ -93,7 +93,7 @@ class Beam:
     def map(
         self,
         work: runners.Work,
-        shards: Sequence[Shard],
+        shards: Sequence[RecordShard],
         directory: Path,
         identity: Mapping[str, Any],
         what: str,
@@ -104,7 +104,9 @@ class Beam:
             _ = pipeline | "Units" >> beam.Create(list(enumerate(shards))) | what >> DoUnits(unit)
         return [unit(element) for element in enumerate(shards)]  # which reads the stored reports
 
-    def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
+    def find(
+        self, rule: rules.CleanRule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int
+    ) -> np.ndarray:
         """Applies a rule, as `search.find`; Beam spills to disk by itself, so `memory` is not needed."""
         del memory
         if not alive.any():
@@ -140,7 +142,7 @@ def _chunks(alive: np.ndarray) -> Iterator[np.ndarray]:
             yield positions
 
 
-def _keyed(rule: rules.Rule, table: Path, positions: np.ndarray) -> Iterator[tuple[int, tuple[int, bytes]]]:
+def _keyed(rule: rules.CleanRule, table: Path, positions: np.ndarray) -> Iterator[tuple[int, tuple[int, bytes]]]:
     """(key, (position, the row as bytes)): the row travels with its key, so that no group has to fetch it."""
     rows = np.asarray(np.load(table, mmap_mode="r")[positions])
     for position, row, keys in zip(positions.tolist(), rows, rule.keys(rows), strict=True):
@@ -148,7 +150,7 @@ def _keyed(rule: rules.Rule, table: Path, positions: np.ndarray) -> Iterator[tup
             yield key, (position, row.tobytes())
 
 
-def _decide(rule: rules.Rule, table: Path, group: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
+def _decide(rule: rules.CleanRule, table: Path, group: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
     members = sorted(group)
     if len(members) < 2:
         return

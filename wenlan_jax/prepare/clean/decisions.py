@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from wenlan_jax.prepare.clean import rules, signatures, survey
-from wenlan_jax.prepare.clean.options import Options
+from wenlan_jax.prepare.clean.options import CleanOptions
 from wenlan_jax.prepare.clean.shards import CleanError
 from wenlan_jax.util import json_files
 
@@ -24,7 +24,7 @@ REASONS = (
     "near_image", "near_text",
 )  # fmt: skip
 """What the codes of `Decisions` stand for."""
-Find = Callable[[rules.Rule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray]
+Find = Callable[[rules.CleanRule, rules.Rows, Bool[np.ndarray, " rows"]], np.ndarray]
 """Runs a rule over the living rows of a table, as `search.find`."""
 
 
@@ -69,7 +69,7 @@ class Decider:
         self._firsts = np.r_[0, np.cumsum(counts, dtype=np.int64)]
         self._moves = np.zeros((0, 2), np.int64)
 
-    def run(self, chosen: Options, image_starts: Sequence[int]) -> Decisions:
+    def run(self, chosen: CleanOptions, image_starts: Sequence[int]) -> Decisions:
         """All decisions under `chosen`; `image_starts` are the first positions of the units, and the end."""
         for rule in _rules(chosen):
             self._apply(rule, chosen)
@@ -79,7 +79,7 @@ class Decider:
             np.asarray(image_starts), self._firsts, self._moves,
         )  # fmt: skip
 
-    def _apply(self, rule: rules.Rule, chosen: Options) -> None:
+    def _apply(self, rule: rules.CleanRule, chosen: CleanOptions) -> None:
         found = self._find(rule, self._tables[rule.table], self._alive(rule))
         self._codes[rule.table][found["position"]] = REASONS.index(rule.reason)
         self._witnesses[rule.table][found["position"]] = found["witness"]
@@ -87,7 +87,7 @@ class Decider:
             moves = np.stack([found["witness"], found["position"]], axis=1)
             self._moves = moves[np.lexsort((moves[:, 1], moves[:, 0]))]
 
-    def _alive(self, rule: rules.Rule) -> Bool[np.ndarray, " rows"]:
+    def _alive(self, rule: rules.CleanRule) -> Bool[np.ndarray, " rows"]:
         """Rows that take part: nothing dropped, no text of a dropped record, evaluation sets only where they count."""
         table = self._tables[rule.table]
         alive = self._codes[rule.table] == 0
@@ -118,7 +118,7 @@ class Decider:
         self._codes["images"][bare & (self._codes["images"] == 0)] = REASONS.index("no_text_left")
 
 
-def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decisions:
+def decide(chosen: CleanOptions, directory: Path, units: int, find: Find) -> Decisions:
     """Joins the tables that the survey left, and decides which items go.
 
     Args:
@@ -130,7 +130,7 @@ def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decision
     Returns:
         The decisions.
     """
-    layout = signatures.Layout.of(chosen)
+    layout = signatures.SignatureLayout.of(chosen)
     files = [survey.tables(directory, number) for number in range(units)]
     image_table = _joined([pair[0] for pair in files], directory / "image_checks.npy", layout.images)
     text_table = _joined([pair[1] for pair in files], directory / "texts.npy", layout.texts)
@@ -138,7 +138,7 @@ def decide(chosen: Options, directory: Path, units: int, find: Find) -> Decision
     return Decider(image_table, text_table, find).run(chosen, starts.tolist())
 
 
-def _rules(chosen: Options) -> Iterator[rules.Rule]:
+def _rules(chosen: CleanOptions) -> Iterator[rules.CleanRule]:
     """The rules that are on, in their order."""
     leakage, repeats, duplicates = chosen.leakage, chosen.repeats, chosen.duplicates
     if leakage.image_distance >= 0:

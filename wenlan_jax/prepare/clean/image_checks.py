@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt64
 
 from wenlan_jax.data import images
-from wenlan_jax.prepare.clean.options import Image
+from wenlan_jax.prepare.clean.options import ImageChecks
 
 _PARTS = 4
 COLOURS = 3 * _PARTS**2
@@ -19,7 +19,7 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class CheckedImage:
     """A decoded image and its shortcomings; `pixels` is None when it cannot be decoded, `reason` empty if fine."""
 
     pixels: Pixels | None
@@ -27,25 +27,25 @@ class Seen:
     detail: str = ""
 
 
-def look(data: bytes, limits: Image) -> Seen:
+def look(data: bytes, limits: ImageChecks) -> CheckedImage:
     """Decodes `data` and holds it against the limits."""
     try:
         pixels = images.decode(data)
     except images.CorruptImage as error:
-        return Seen(None, "corrupt_image", str(error))
+        return CheckedImage(None, "corrupt_image", str(error))
     height, width = pixels.shape[:2]
     short, long = sorted((height, width))
     size = f"{width}x{height}"
     if short < limits.min_side:
-        return Seen(pixels, "small_image", size)
+        return CheckedImage(pixels, "small_image", size)
     if long > limits.max_side:
-        return Seen(pixels, "large_image", size)
+        return CheckedImage(pixels, "large_image", size)
     if long > short * limits.max_aspect:
-        return Seen(pixels, "aspect_of_image", size)
+        return CheckedImage(pixels, "aspect_of_image", size)
     deviation = float(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).std())
     if deviation < limits.min_deviation:
-        return Seen(pixels, "constant_image", f"deviation {deviation:.2f}")
-    return Seen(pixels)
+        return CheckedImage(pixels, "constant_image", f"deviation {deviation:.2f}")
+    return CheckedImage(pixels)
 
 
 def digest(pixels: Pixels) -> UInt64[np.ndarray, " 2"]:

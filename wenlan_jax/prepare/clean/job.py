@@ -21,7 +21,7 @@ import numpy as np
 
 from wenlan_jax.prepare import tfds_files
 from wenlan_jax.prepare.clean import decisions, ledger, runners, shards, signatures, texts
-from wenlan_jax.prepare.clean.options import Options
+from wenlan_jax.prepare.clean.options import CleanOptions
 from wenlan_jax.prepare.clean.rewrite import Rewrite
 from wenlan_jax.prepare.clean.survey import Survey
 from wenlan_jax.util import atomic_files
@@ -32,8 +32,8 @@ _COLUMNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """The account of a finished job, as `ledger.Ledger` counts it, and the records of each split written."""
+class CleanReport:
+    """The account of a finished job, as `ledger.CleanLedger` counts it, and the records of each split written."""
 
     counts: Mapping[str, Mapping[str, int]]
     records: Mapping[str, int]
@@ -54,7 +54,7 @@ class Report:
         return "\n".join(lines)
 
 
-def clean(sources: Sequence[Path], out: Path, chosen: Options, runner: runners.Runner) -> Report:
+def clean(sources: Sequence[Path], out: Path, chosen: CleanOptions, runner: runners.Runner) -> CleanReport:
     """Cleans packed directories.
 
     The result depends on the sources, their order and `chosen` alone, whatever the runner. What is done stays for the
@@ -91,7 +91,7 @@ def clean(sources: Sequence[Path], out: Path, chosen: Options, runner: runners.R
         book.check()
         _check_left(book)
         totals = tfds_files.assemble(directory, [report["written"] for report in written], "Cleaned by `wenlan clean`")
-        report = Report(
+        report = CleanReport(
             {name: dict(counts.most_common()) for name, counts in book.counts.items()}, totals, _since(started)
         )
         _write_samples(directory, book.samples)
@@ -100,7 +100,7 @@ def clean(sources: Sequence[Path], out: Path, chosen: Options, runner: runners.R
     return report
 
 
-def _decide(chosen: Options, work: Path, count: int, runner: runners.Runner) -> None:
+def _decide(chosen: CleanOptions, work: Path, count: int, runner: runners.Runner) -> None:
     """Makes and stores the decisions, unless an earlier attempt has."""
     decided = work / "decided"
     if decided.is_dir():
@@ -120,13 +120,13 @@ def _check(sources: Sequence[Path], out: Path) -> None:
         raise shards.CleanError(f"{out}: is also a source; choose another place")
 
 
-def _check_left(book: ledger.Ledger) -> None:
+def _check_left(book: ledger.CleanLedger) -> None:
     if not sum(book.counts["records_out"].values()):
         reasons = ", ".join(f"{name} {count}" for name, count in book.counts["records_dropped"].most_common())
         raise shards.CleanError(f"no record is left ({reasons or 'the sources are empty'}); loosen the thresholds")
 
 
-def _identity(shard: shards.Shard) -> list[Any]:
+def _identity(shard: shards.RecordShard) -> list[Any]:
     """What a unit is, so that a job is not continued on other data: its rows, and the state of its files."""
     place = Path(shard.place)
     file = place / "dataset_info.json" if shard.split else place
@@ -137,7 +137,7 @@ def _since(started: float) -> float:
     return time.monotonic() - started
 
 
-def _write_report(path: Path, sources: Sequence[Path], chosen: Options, report: Report) -> None:
+def _write_report(path: Path, sources: Sequence[Path], chosen: CleanOptions, report: CleanReport) -> None:
     content = {
         "sources": [str(place) for place in sources],
         "options": dataclasses.asdict(chosen),

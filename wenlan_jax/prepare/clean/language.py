@@ -16,7 +16,7 @@ from wenlan_jax.prepare.clean.errors import MissingPackageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundLanguage:
     """The language a text shall have. `other`: the one it surely is in, where that is not the declared one."""
 
     language: str
@@ -24,10 +24,10 @@ class Found:
     drop: bool = False
 
 
-class Judge:
+class LanguageJudge:
     """Compares declared languages with found ones; texts without a declared language get the found one."""
 
-    def __init__(self, chosen: options.Language) -> None:
+    def __init__(self, chosen: options.LanguageChecks) -> None:
         self._options = chosen
 
     def check(self) -> None:
@@ -35,22 +35,22 @@ class Judge:
         if self._options.action != "off":
             _identifier(self._options.languages)
 
-    def __call__(self, text: str, declared: str) -> Found:
+    def __call__(self, text: str, declared: str) -> FoundLanguage:
         """Judges one text. Raises an ImportError naming the remedy when py3langid is not installed."""
         chosen = self._options
         if chosen.action == "off" or (declared and declared not in chosen.languages):
-            return Found(declared)
+            return FoundLanguage(declared)
         letters = patterns.NOT_LETTERS.sub("", text)
         if len(letters) < chosen.min_letters or letters.isdecimal():
-            return Found(declared)
+            return FoundLanguage(declared)
         found, confidence = _identifier(chosen.languages).classify(text)
         if confidence < chosen.confidence or found == declared:
-            return Found(declared)
+            return FoundLanguage(declared)
         if {found, declared} == {"zh", "ja"} and not patterns.KANA.search(text):
-            return Found(declared)  # Han characters alone are in both languages
+            return FoundLanguage(declared)  # Han characters alone are in both languages
         if not declared:
-            return Found(found)
-        return Found(found, other=found, drop=chosen.action == "drop")
+            return FoundLanguage(found)
+        return FoundLanguage(found, other=found, drop=chosen.action == "drop")
 
 
 @functools.lru_cache(maxsize=4)

@@ -26,7 +26,7 @@ class AccountError(WenlanError, RuntimeError):
 
 
 @dataclasses.dataclass
-class Ledger:
+class CleanLedger:
     """Counters of one unit or of a whole job, and up to `limit` samples of each reason, the first ones.
 
     `records_in`, `records_out`, `texts_in` and `texts_out` are by split, `*_dropped` by reason. Texts that go with
@@ -106,9 +106,9 @@ def _thumbnail(data: bytes) -> bytes:
         return b""
 
 
-def sum_up(reports: Sequence[Mapping[str, Any]], limit: int) -> Ledger:
+def sum_up(reports: Sequence[Mapping[str, Any]], limit: int) -> CleanLedger:
     """The account of all units."""
-    whole = Ledger(limit)
+    whole = CleanLedger(limit)
     for report in reports:
         whole.absorb(report)
     return whole

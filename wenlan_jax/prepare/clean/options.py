@@ -22,7 +22,7 @@ _LENGTH = re.compile(r"(?P<language>[^=]+|\*)=(?P<low>\d+)-(?P<high>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Image:
+class ImageChecks:
     """Which images are worth keeping."""
 
     min_side: int = field(32, "pixels of the shorter side below which an image goes", low=1)
@@ -34,7 +34,7 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class TextChecks:
     """How texts are normalised, and which go."""
 
     html: bool = field(True, "resolve HTML entities and take out tags")
@@ -102,7 +102,7 @@ class Repeats:
 
 
 @dataclasses.dataclass(frozen=True)
-class Language:
+class LanguageChecks:
     """Language identification by py3langid among a few languages; short texts keep what they were declared as."""
 
     action: Literal["off", "label", "drop"] = field(
@@ -157,7 +157,7 @@ class Leakage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class ScoreLimits:
     """Filter by a model's own similarities, which `wenlan score` measures."""
 
     directories: tuple[str, ...] = field((), "what `wenlan score` wrote, one directory a source; empty: no filter")
@@ -167,16 +167,16 @@ class Scores:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class CleanOptions:
     """One cleaning job."""
 
-    image: Image = section(Image)
-    text: Text = section(Text)
-    language: Language = section(Language)
+    image: ImageChecks = section(ImageChecks)
+    text: TextChecks = section(TextChecks)
+    language: LanguageChecks = section(LanguageChecks)
     repeats: Repeats = section(Repeats)
     duplicates: Duplicates = section(Duplicates)
     leakage: Leakage = section(Leakage)
-    scores: Scores = section(Scores)
+    scores: ScoreLimits = section(ScoreLimits)
     samples: int = field(16, "dropped items of each reason that are kept to look at", low=0)
     memory: int = field(
         512, "MiB that the search for duplicates may take, beside some 30 bytes a record and text", low=16
@@ -200,7 +200,7 @@ def length_limits(lengths: Sequence[str]) -> dict[str, tuple[int, int]]:
     return {name: (int(match["low"]), int(match["high"])) for name, match in zip(named, found, strict=True)}
 
 
-def _clashes(options: Options) -> Iterator[str]:
+def _clashes(options: CleanOptions) -> Iterator[str]:
     """Faults beyond type and range."""
     for name in ("advertising", "templates"):
         yield from _bad_patterns(f"text.{name}", getattr(options.text, name))
@@ -235,7 +235,7 @@ def _bad_patterns(name: str, patterns: Sequence[str]) -> Iterator[str]:
             yield f"{name}: {pattern!r} is not a regular expression ({error})"
 
 
-FORM = settings.Form(Options, "configs/clean/", _clashes)
+FORM = settings.Form(CleanOptions, "configs/clean/", _clashes)
 
 
 def default() -> config_dict.ConfigDict:
@@ -243,6 +243,6 @@ def default() -> config_dict.ConfigDict:
     return FORM.default()
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Options:
+def load(path: Path, overrides: Sequence[str] = ()) -> CleanOptions:
     """The checked options of a file with `--config.field=value` overrides; see `settings.Form.load`."""
     return FORM.load(path, overrides)

@@ -14,8 +14,8 @@ from wenlan_jax.data import records
 from wenlan_jax.prepare import tfds_files
 from wenlan_jax.prepare.clean import ledger, survey
 from wenlan_jax.prepare.clean.decisions import REASONS, Decisions
-from wenlan_jax.prepare.clean.options import Options
-from wenlan_jax.prepare.clean.shards import Shard
+from wenlan_jax.prepare.clean.options import CleanOptions
+from wenlan_jax.prepare.clean.shards import RecordShard
 
 
 class Rewrite:
@@ -24,11 +24,11 @@ class Rewrite:
     `surveyed` holds what the first pass left, `decided` the decisions. Units of evaluation sets write nothing.
     """
 
-    def __init__(self, chosen: Options, surveyed: Path, decided: Path, out: Path) -> None:
+    def __init__(self, chosen: CleanOptions, surveyed: Path, decided: Path, out: Path) -> None:
         self._options, self._surveyed, self._decided, self._out = chosen, surveyed, decided, out
 
-    def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
-        book = ledger.Ledger(self._options.samples)
+    def __call__(self, number: int, shard: RecordShard) -> dict[str, Any]:
+        book = ledger.CleanLedger(self._options.samples)
         if shard.source < 0:
             return {**book.report(), "written": {}}
         finisher = _Pass(self._surveyed, Decisions.load(self._decided), book)
@@ -46,7 +46,7 @@ class Rewrite:
 class _Pass:
     """The decisions about records, one after the other, and the book they are entered into."""
 
-    def __init__(self, surveyed: Path, decisions: Decisions, book: ledger.Ledger) -> None:
+    def __init__(self, surveyed: Path, decisions: Decisions, book: ledger.CleanLedger) -> None:
         self._decisions, self._book = decisions, book
         self._starts = np.asarray(decisions.image_starts)
         self._kept = functools.lru_cache(maxsize=8)(functools.partial(survey.read_kept, surveyed))
@@ -67,7 +67,7 @@ class _Pass:
         return record if texts == record.texts else dataclasses.replace(record, texts=texts)
 
     def _surviving(
-        self, position: int, kept: survey.Kept, split: str, record: records.Record | None
+        self, position: int, kept: survey.KeptRecord, split: str, record: records.Record | None
     ) -> Iterable[records.Text]:
         """The texts of a position that stay; those that go are entered into the book, unless `record` is None."""
         first = int(self._decisions.text_firsts[position])
@@ -110,6 +110,6 @@ class _Pass:
         line = self._line(position)
         return f"as {line.id}: {line.texts[witness - int(self._decisions.text_firsts[position])].text}"
 
-    def _line(self, position: int) -> survey.Kept:
+    def _line(self, position: int) -> survey.KeptRecord:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
         return self._kept(number)[position - int(self._starts[number])]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int, UInt64
 from wenlan_jax.prepare.clean.signatures import EVALUATION, TRAINING, lsh_bands
 
 Rows = np.ndarray[Any, np.dtype[Any]]
-"""Rows of one of the two tables of `signatures.Layout`."""
+"""Rows of one of the two tables of `signatures.SignatureLayout`."""
 Keys = UInt64[np.ndarray, "rows keys"]
 Witnesses = Int[np.ndarray, " rows"]
 """Index of the witness within the group, -1 for rows that stay."""
@@ -27,7 +27,7 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @runtime_checkable
-class Rule(Protocol):
+class CleanRule(Protocol):
     """One decision."""
 
     @property

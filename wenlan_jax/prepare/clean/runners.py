@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from wenlan_jax.prepare.clean import rules, search
-from wenlan_jax.prepare.clean.shards import Shard
+from wenlan_jax.prepare.clean.shards import RecordShard
 from wenlan_jax.util import resumable_jobs
 
-Work = Callable[[int, Shard], dict[str, Any]]
+Work = Callable[[int, RecordShard], dict[str, Any]]
 
 
 @runtime_checkable
@@ -21,7 +21,7 @@ class Runner(Protocol):
     """Runs work on units, once each, and rules over tables. Results do not depend on the runner."""
 
     def map(
-        self, work: Work, shards: Sequence[Shard], directory: Path, identity: Mapping[str, Any], what: str
+        self, work: Work, shards: Sequence[RecordShard], directory: Path, identity: Mapping[str, Any], what: str
     ) -> list[dict[str, Any]]:
         """Runs a pass over all units, each once.
 
@@ -37,7 +37,9 @@ class Runner(Protocol):
         """
         ...
 
-    def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
+    def find(
+        self, rule: rules.CleanRule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int
+    ) -> np.ndarray:
         """Applies a rule to a table, as `search.find`."""
         ...
 
@@ -53,11 +55,13 @@ class Local:
     workers: int
 
     def map(
-        self, work: Work, shards: Sequence[Shard], directory: Path, identity: Mapping[str, Any], what: str
+        self, work: Work, shards: Sequence[RecordShard], directory: Path, identity: Mapping[str, Any], what: str
     ) -> list[dict[str, Any]]:
         """Runs a pass over all units, see `resumable_jobs.run`."""
         return resumable_jobs.run(work, shards, directory, identity, self.workers, what)
 
-    def find(self, rule: rules.Rule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int) -> np.ndarray:
+    def find(
+        self, rule: rules.CleanRule, table: rules.Rows, alive: np.ndarray, scratch: Path, memory: int
+    ) -> np.ndarray:
         """Applies a rule to a table, see `search.find`."""
         return search.find(rule, table, alive, scratch, memory)

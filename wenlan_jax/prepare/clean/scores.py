@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt16
 
 from wenlan_jax.data import sources
-from wenlan_jax.prepare.clean.options import Scores
-from wenlan_jax.prepare.clean.shards import CleanError, Shard
+from wenlan_jax.prepare.clean.options import ScoreLimits
+from wenlan_jax.prepare.clean.shards import CleanError, RecordShard
 from wenlan_jax.prepare.clean.signatures import TRAINING
 from wenlan_jax.util import atomic_files, json_files, progress_line
 
@@ -43,7 +43,7 @@ _CHUNK = 8192
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class SplitPairs:
     """The texts of one split: `first[row]` is the first text of a record, `source` numbers the names in the report."""
 
     first: Int[np.ndarray, " records_and_end"]
@@ -79,7 +79,7 @@ def score(place: Path, embeddings: Path, out: Path, quantile: float, seed: int) 
     }
     (out / REPORT_NAME).unlink(missing_ok=True)  # it comes last, and says that the arrays are all of one call
     for split, pairs in splits.items():
-        for field in dataclasses.fields(Pairs):
+        for field in dataclasses.fields(SplitPairs):
             content = io.BytesIO()
             np.save(content, getattr(pairs, field.name))
             atomic_files.write(out / f"{split}.{field.name}.npy", content.getvalue())
@@ -111,7 +111,7 @@ class Filter:
         self._first, self._score, self._limit, self._where = first, score, limit, where
 
     @staticmethod
-    def of(chosen: Scores, shard: Shard) -> Filter | None:
+    def of(chosen: ScoreLimits, shard: RecordShard) -> Filter | None:
         """The filter for `shard`; None when filtering is off or the shard is of an evaluation set or a protected split:
         a model must not choose what it is evaluated on."""
         if chosen.quantile == 0 or shard.role != TRAINING:
@@ -160,7 +160,7 @@ class _Source:
             raise ValueError(f"{len(self.shuffled_quantiles)} quantiles in place of {_LEVELS}")
 
 
-def _read_pairs(place: Path, split: str, count: int) -> Pairs:
+def _read_pairs(place: Path, split: str, count: int) -> SplitPairs:
     """The arrays of a split. Raises ValueError for those that are damaged, or do not belong together."""
     read = {}
     for field, kind in (("first", "i"), ("source", "u"), ("score", "f"), ("shuffled", "f")):
@@ -168,7 +168,7 @@ def _read_pairs(place: Path, split: str, count: int) -> Pairs:
         read[field] = json_files.read_array(file)
         if read[field].ndim != 1 or read[field].dtype.kind != kind:
             raise ValueError(f"{file}: is {read[field].dtype}{read[field].shape}")
-    pairs = Pairs(**read)
+    pairs = SplitPairs(**read)
     texts = len(pairs.score)
     fit = len(pairs.first) and pairs.first[0] == 0 and pairs.first[-1] == texts and (np.diff(pairs.first) >= 0).all()
     if not fit or len(pairs.source) != texts or len(pairs.shuffled) != texts or (pairs.source >= count).any():
@@ -189,7 +189,7 @@ def _check_note(file: Path, place: Path) -> None:
         raise CleanError(f"{file}: the embeddings are of other data than {place} ({data.get('source')}); embed it")
 
 
-def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int], seed: int) -> Pairs:
+def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int], seed: int) -> SplitPairs:
     source = sources.TfdsSource(place, split, place.name)
     counts, owners = np.zeros(len(source), np.int64), np.zeros(len(source), np.uint16)
     for row in range(len(source)):
@@ -205,7 +205,7 @@ def _score_split(place: Path, split: str, embeddings: Path, names: dict[str, int
         )
     rows = np.repeat(np.arange(len(source)), counts)
     others = _others(rows, owners, np.random.default_rng(seed))
-    return Pairs(first, owners[rows], _cosines(image, text, rows), _cosines(image, text, others))
+    return SplitPairs(first, owners[rows], _cosines(image, text, rows), _cosines(image, text, others))
 
 
 def _embeddings(path: Path, rows: int, what: str) -> np.ndarray:
@@ -261,7 +261,7 @@ def _unit(values: np.ndarray) -> Float[np.ndarray, "rows dim"]:
         return np.where(good, values / np.maximum(length, 1e-12), np.float32(np.nan))
 
 
-def _by_source(splits: Sequence[Pairs], names: dict[str, int], quantile: float) -> dict[str, Any]:
+def _by_source(splits: Sequence[SplitPairs], names: dict[str, int], quantile: float) -> dict[str, Any]:
     owner, true, shuffled = (
         np.concatenate([getattr(pairs, name) for pairs in splits]) for name in ("source", "score", "shuffled")
     )

@@ -23,7 +23,7 @@ _SORTING = 4
 
 
 def find(
-    rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"], scratch: Path, memory: int
+    rule: rules.CleanRule, table: rules.Rows, alive: Bool[np.ndarray, " rows"], scratch: Path, memory: int
 ) -> np.ndarray:
     """Finds the living rows of a table that go under a rule.
 
@@ -55,7 +55,7 @@ def first_witness(found: np.ndarray) -> np.ndarray:
 
 
 def _spread(
-    rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"], scratch: Path, memory: int
+    rule: rules.CleanRule, table: rules.Rows, alive: Bool[np.ndarray, " rows"], scratch: Path, memory: int
 ) -> list[Path]:
     width = rule.keys(np.zeros(1, table.dtype)).shape[1]
     total = int(alive.sum()) * width * _ENTRY.itemsize
@@ -74,7 +74,7 @@ def _spread(
     return files
 
 
-def _entries(rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows"]) -> Iterator[np.ndarray]:
+def _entries(rule: rules.CleanRule, table: rules.Rows, alive: Bool[np.ndarray, " rows"]) -> Iterator[np.ndarray]:
     for start in range(0, len(table), _CHUNK):
         positions = start + np.flatnonzero(alive[start : start + _CHUNK])
         if not len(positions):
@@ -85,7 +85,7 @@ def _entries(rule: rules.Rule, table: rules.Rows, alive: Bool[np.ndarray, " rows
         yield entries.ravel()
 
 
-def _decide_file(rule: rules.Rule, table: rules.Rows, file: Path) -> Iterator[np.ndarray]:
+def _decide_file(rule: rules.CleanRule, table: rules.Rows, file: Path) -> Iterator[np.ndarray]:
     entries = np.fromfile(file, _ENTRY)
     if not len(entries):
         return
@@ -100,7 +100,7 @@ def _decide_file(rule: rules.Rule, table: rules.Rows, file: Path) -> Iterator[np
             yield found
 
 
-def decided(rule: rules.Rule, positions: np.ndarray, rows: rules.Rows) -> np.ndarray:
+def decided(rule: rules.CleanRule, positions: np.ndarray, rows: rules.Rows) -> np.ndarray:
     """Applies a rule to one group, with positions for indices."""
     witnesses = rule.decide(rows)
     gone = np.flatnonzero(witnesses >= 0)

@@ -10,7 +10,7 @@ from typing import Any
 from wenlan_jax.data import records, sources
 from wenlan_jax.prepare import raw_items
 from wenlan_jax.prepare.clean import signatures
-from wenlan_jax.prepare.clean.options import Options
+from wenlan_jax.prepare.clean.options import CleanOptions
 from wenlan_jax.prepare.formats import files
 from wenlan_jax.prepare.raw_images import MAX_BYTES
 from wenlan_jax.prepare.roots import Root
@@ -26,7 +26,7 @@ class CleanError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class RecordShard:
     """Rows of a split of a packed directory, or lines of a *.jsonl file.
 
     Attributes:
@@ -60,7 +60,7 @@ class Shard:
             yield source[row]
 
 
-def plan(places: Sequence[Path], options: Options) -> list[Shard]:
+def plan(places: Sequence[Path], options: CleanOptions) -> list[RecordShard]:
     """Lists all units in order of precedence: evaluation sets, protected splits, the rest.
 
     Within each, units are in the order in which the sources are named.
@@ -86,7 +86,7 @@ def plan(places: Sequence[Path], options: Options) -> list[Shard]:
     return evaluation + sorted(shards, key=lambda shard: shard.role)  # sorting keeps the order of equal roles
 
 
-def _of_set(place: Path) -> list[Shard]:
+def _of_set(place: Path) -> list[RecordShard]:
     if place.suffix != ".jsonl":
         return list(_of_directory(place, -1, set(), evaluation=True))
     if not place.is_file():
@@ -94,17 +94,17 @@ def _of_set(place: Path) -> list[Shard]:
     with place.open("rb") as file:
         lines = sum(1 for _ in file)
     steps = range(0, lines, LISTED_LINES)
-    return [Shard(str(place), "", s, min(s + LISTED_LINES, lines), signatures.EVALUATION) for s in steps]
+    return [RecordShard(str(place), "", s, min(s + LISTED_LINES, lines), signatures.EVALUATION) for s in steps]
 
 
-def _of_directory(place: Path, number: int, protected: set[str], evaluation: bool) -> Iterator[Shard]:
+def _of_directory(place: Path, number: int, protected: set[str], evaluation: bool) -> Iterator[RecordShard]:
     splits: Any = sources.open_builder(place).info.splits
     for split in splits:
         role = signatures.PROTECTED if split in protected else signatures.TRAINING
         start = 0
         for length in splits[split].shard_lengths:
             stop = start + length
-            yield Shard(str(place), split, start, stop, signatures.EVALUATION if evaluation else role, number)
+            yield RecordShard(str(place), split, start, stop, signatures.EVALUATION if evaluation else role, number)
             start = stop
 
 

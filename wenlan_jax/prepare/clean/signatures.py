@@ -19,7 +19,7 @@ from jaxtyping import Float64, UInt32, UInt64
 
 from wenlan_jax.prepare.clean import image_checks, patterns, texts
 from wenlan_jax.prepare.clean.errors import MissingPackageError
-from wenlan_jax.prepare.clean.options import Options
+from wenlan_jax.prepare.clean.options import CleanOptions
 
 EVALUATION, PROTECTED, TRAINING = 0, 1, 2
 """Roles of an item: of a named evaluation set, of a split that counts as one, or trained on."""
@@ -27,17 +27,17 @@ _MINHASH_SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class SignatureLayout:
     """The row types under some options. `minhash` and `template` are left out when no step reads them."""
 
     hash_words: int
     permutations: int
 
     @staticmethod
-    def of(chosen: Options) -> Layout:
+    def of(chosen: CleanOptions) -> SignatureLayout:
         """Makes the row types for some options."""
         near = chosen.duplicates.texts != "off" or chosen.leakage.text_similarity > 0
-        return Layout(chosen.duplicates.hash_side**2 // 64, chosen.duplicates.permutations if near else 0)
+        return SignatureLayout(chosen.duplicates.hash_side**2 // 64, chosen.duplicates.permutations if near else 0)
 
     @property
     def images(self) -> np.dtype[Any]:
@@ -63,9 +63,9 @@ class Layout:
 class TextSigner:
     """Digest, template digest and MinHash of texts."""
 
-    def __init__(self, chosen: Options) -> None:
+    def __init__(self, chosen: CleanOptions) -> None:
         self._shingle, self._min_letters = chosen.duplicates.shingle, chosen.duplicates.min_letters
-        self._permutations = Layout.of(chosen).permutations
+        self._permutations = SignatureLayout.of(chosen).permutations
         self._masks = [re.compile(mask) for mask in chosen.repeats.masks]
         self._fixed = chosen.repeats.min_fixed
 
@@ -124,7 +124,7 @@ def _empty_minhash(permutations: int) -> Any:
     return made(num_perm=permutations, seed=_MINHASH_SEED, scheme="affine32", gpu_mode="disable")
 
 
-def check(options: Options) -> None:
+def check(options: CleanOptions) -> None:
     """Checks that the package that the options need is installed.
 
     Args:
@@ -133,7 +133,7 @@ def check(options: Options) -> None:
     Raises:
         MissingPackageError: if it is not.
     """
-    if Layout.of(options).permutations:
+    if SignatureLayout.of(options).permutations:
         _minhash_class()
 
 

@@ -1,7 +1,7 @@
 """The first pass over a unit: images are checked, texts normalised and filtered, and what is left is signed.
 
-Left on disk of each unit: two .npy tables (`signatures.Layout`) and `kept-N.jsonl`, a line for each row of the table of
-images. Images themselves are not copied; the last pass reads the input again.
+Left on disk of each unit: two .npy tables (`signatures.SignatureLayout`) and `kept-N.jsonl`, a line for each row of the
+table of images. Images themselves are not copied; the last pass reads the input again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from jaxtyping import UInt32
 
 from wenlan_jax.data import images, records
 from wenlan_jax.prepare.clean import image_checks, ledger, scores, signatures
-from wenlan_jax.prepare.clean.options import Options
-from wenlan_jax.prepare.clean.shards import CleanError, Shard
+from wenlan_jax.prepare.clean.options import CleanOptions
+from wenlan_jax.prepare.clean.shards import CleanError, RecordShard
 from wenlan_jax.prepare.clean.texts import TextCleaner
 from wenlan_jax.util import atomic_files, json_files
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class KeptRecord:
     """A record that the first pass left.
 
     Attributes:
@@ -62,7 +62,7 @@ def tables(directory: Path, number: int) -> tuple[Path, Path]:
     return directory / f"images-{number:06d}.npy", directory / f"texts-{number:06d}.npy"
 
 
-def read_kept(directory: Path, number: int) -> list[Kept]:
+def read_kept(directory: Path, number: int) -> list[KeptRecord]:
     """Reads what the first pass left of a unit.
 
     Args:
@@ -76,7 +76,7 @@ def read_kept(directory: Path, number: int) -> list[Kept]:
         CleanError: for a file that is not whole.
     """
     try:
-        found, damaged = json_files.read_lines(_kept_file(directory, number), Kept)
+        found, damaged = json_files.read_lines(_kept_file(directory, number), KeptRecord)
         if damaged:
             raise json_files.NoteError(f"{_kept_file(directory, number)}: line {damaged[0]} is not whole")
     except json_files.NoteError as error:
@@ -91,14 +91,14 @@ def _kept_file(directory: Path, number: int) -> Path:
 class Survey:
     """The first pass, called with a unit: writes its files into `directory`, returns the account of what it drops."""
 
-    def __init__(self, chosen: Options, directory: Path) -> None:
+    def __init__(self, chosen: CleanOptions, directory: Path) -> None:
         self._options, self._directory = chosen, directory
         self._clean = TextCleaner(chosen)
         self._signer = signatures.TextSigner(chosen)
-        self._layout = signatures.Layout.of(chosen)
+        self._layout = signatures.SignatureLayout.of(chosen)
 
-    def __call__(self, number: int, shard: Shard) -> dict[str, Any]:
-        book = ledger.Ledger(self._options.samples)
+    def __call__(self, number: int, shard: RecordShard) -> dict[str, Any]:
+        book = ledger.CleanLedger(self._options.samples)
         filters = scores.Filter.of(self._options.scores, shard)
         image_rows, text_rows, lines = [], [], []
         for row, record in enumerate(shard.read()):
@@ -114,12 +114,17 @@ class Survey:
             image = self._image_row(seen, shard.role, len(texts.texts), _needs_text(record))
             image_rows.append(image)
             text_rows.append(self._text_rows(texts, image, len(image_rows) - 1))
-            lines.append(Kept(row, record.id, _needs_text(record), texts.texts).to_line())
+            lines.append(KeptRecord(row, record.id, _needs_text(record), texts.texts).to_line())
         self._store(number, image_rows, text_rows, lines)
         return book.report()
 
     def _filter(
-        self, record: records.Record, shard: Shard, row: int, filters: scores.Filter | None, book: ledger.Ledger
+        self,
+        record: records.Record,
+        shard: RecordShard,
+        row: int,
+        filters: scores.Filter | None,
+        book: ledger.CleanLedger,
     ) -> tuple[image_checks.Pixels, Signed] | None:
         """The pixels and the texts that are left of a record, or None when it goes, which is entered into the book."""
         seen = image_checks.look(record.image, self._options.image)
@@ -133,7 +138,7 @@ class Survey:
             return None
         return seen.pixels, texts
 
-    def _texts(self, record: records.Record, split: str, reasons: Sequence[str], book: ledger.Ledger) -> Signed:
+    def _texts(self, record: records.Record, split: str, reasons: Sequence[str], book: ledger.CleanLedger) -> Signed:
         kept: list[records.Text] = []
         for text, reason in zip(record.texts, reasons, strict=True):
             if reason:
@@ -147,7 +152,7 @@ class Survey:
                 kept.append(outcome.text)
         return self._distinct(self._sign(tuple(kept)), record, split, book)
 
-    def _distinct(self, signed: Signed, record: records.Record, split: str, book: ledger.Ledger) -> Signed:
+    def _distinct(self, signed: Signed, record: records.Record, split: str, book: ledger.CleanLedger) -> Signed:
         """Texts of one record without those that are near an earlier one of the same language."""
         texts, hashes = signed.texts, signed.minhashes
         if self._options.duplicates.texts == "off" or len(texts) < 2:

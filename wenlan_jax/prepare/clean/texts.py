@@ -26,7 +26,7 @@ _REMOVABLE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TextOutcome:
     """What came of a text: `text` and what was changed in it (names of steps), or the reason why it goes.
 
     A name in `changes` may carry a detail after a colon, such as the language that was declared and the one found.
@@ -40,31 +40,31 @@ class Outcome:
 class TextCleaner:
     """Applies the sections `text` and `language` of the options to texts; compiled once, sent to workers as it is."""
 
-    def __init__(self, chosen: options.Options) -> None:
+    def __init__(self, chosen: options.CleanOptions) -> None:
         self._options = chosen.text
         self._limits = options.length_limits(chosen.text.lengths)
-        self._language = language.Judge(chosen.language)
+        self._language = language.LanguageJudge(chosen.language)
         self._advertising = [re.compile(pattern) for pattern in chosen.text.advertising]
         self._templates = [re.compile(pattern) for pattern in chosen.text.templates]
 
-    def __call__(self, text: records.Text) -> Outcome:
+    def __call__(self, text: records.Text) -> TextOutcome:
         """Normalises and judges one text."""
         normal, changes, reason = self._normalise(text)
         if not reason and not normal:
             reason = "empty_text"
         reason = reason or self._judge(normal, changes)
         if reason:
-            return Outcome(None, reason, tuple(changes))
+            return TextOutcome(None, reason, tuple(changes))
         found = self._language(normal, text.language)
         if found.other:
             changes.append(f"language:{text.language}-{found.other}")
         if found.drop:
-            return Outcome(None, "language_mismatch", tuple(changes))
+            return TextOutcome(None, "language_mismatch", tuple(changes))
         kept = dataclasses.replace(text, text=normal, language=found.language)
         low, high = self._limits.get(kept.language, self._limits["*"])
         if not low <= len(normal) <= high:
-            return Outcome(None, "too_short_text" if len(normal) < low else "too_long_text", tuple(changes))
-        return Outcome(kept, "", tuple(changes))
+            return TextOutcome(None, "too_short_text" if len(normal) < low else "too_long_text", tuple(changes))
+        return TextOutcome(kept, "", tuple(changes))
 
     def normalise(self, text: records.Text) -> records.Text:
         """The text as `__call__` normalises it, whatever it then thinks of it."""
@@ -168,7 +168,7 @@ def converter(direction: str) -> Callable[[str], str]:
     return lambda value: str(convert(value))
 
 
-def check(chosen: options.Options) -> None:
+def check(chosen: options.CleanOptions) -> None:
     """Checks that the packages that the options need are installed.
 
     Args:
@@ -178,7 +178,7 @@ def check(chosen: options.Options) -> None:
         MissingPackageError: if one is not.
     """
     converter(chosen.text.chinese)
-    language.Judge(chosen.language).check()
+    language.LanguageJudge(chosen.language).check()
 
 
 def essence(value: str) -> str:

@@ -23,7 +23,7 @@ from wenlan_jax.prepare.formats import (
     tokens,
     webdataset,
 )
-from wenlan_jax.prepare.raw_items import ReadError, ReadOptions, Shard
+from wenlan_jax.prepare.raw_items import RawShard, ReadError, ReadOptions
 
 _HAN = re.compile("[\u4e00-\u9fff]")
 _COMPRESSED = re.compile(r"\.gz$")
@@ -33,7 +33,7 @@ _NO_CAPTIONS = ("_stats.json", "dataset_info.json", "features.json", "metadata.j
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class RawFormat:
     """One layout of raw data.
 
     Attributes:
@@ -104,11 +104,11 @@ def _jsonl(*keys: str) -> Callable[[str, str], bool]:
 
 
 _NAMED_SETS = (
-    Format("webdataset", webdataset.read, _suffix(*webdataset.SUFFIXES), ("*.tar", "*.tar.gz", "*.tgz")),
-    Format("parquet", tables.read_parquet, _suffix(".parquet"), ("*.parquet",)),
-    Format("muge", muge.read, _suffix(muge.IMAGES, muge.TEXTS), (f"*{muge.IMAGES}",), muge.group, "zh"),
-    Format("conceptual", conceptual.read, lambda name, head: conceptual.looks_so(head), language="en"),
-    Format(
+    RawFormat("webdataset", webdataset.read, _suffix(*webdataset.SUFFIXES), ("*.tar", "*.tar.gz", "*.tgz")),
+    RawFormat("parquet", tables.read_parquet, _suffix(".parquet"), ("*.parquet",)),
+    RawFormat("muge", muge.read, _suffix(muge.IMAGES, muge.TEXTS), (f"*{muge.IMAGES}",), muge.group, "zh"),
+    RawFormat("conceptual", conceptual.read, lambda name, head: conceptual.looks_so(head), language="en"),
+    RawFormat(
         "brivl2",
         aligned.read_brivl2,
         lambda name, head: name == aligned.BRIVL2_IMAGES and "," not in head.split("\n")[0],
@@ -116,38 +116,38 @@ _NAMED_SETS = (
         aligned.group_brivl2,
         "zh",
     ),
-    Format(
+    RawFormat(
         "multi30k",
         aligned.read_multi30k,
         lambda name, head: False,  # only a folder has it all
         ("**/image_splits/*.txt", "**/raw/*"),
         aligned.group_multi30k,
     ),
-    Format("token", tokens.read, lambda name, head: bool(tokens.LINE.fullmatch(head.split("\n")[0]))),
-    Format("stair", coco.read_coco, _json("images", "annotations", "tokenized_caption", start="{"), language="ja"),
-    Format("karpathy", coco.read_karpathy, _json("images", "sentences", start="{"), language="en"),
-    Format(
+    RawFormat("token", tokens.read, lambda name, head: bool(tokens.LINE.fullmatch(head.split("\n")[0]))),
+    RawFormat("stair", coco.read_coco, _json("images", "annotations", "tokenized_caption", start="{"), language="ja"),
+    RawFormat("karpathy", coco.read_karpathy, _json("images", "sentences", start="{"), language="en"),
+    RawFormat(
         "vqa",
         questions.read_vqa,
         _any(_json("questions", "question_id", start="{"), _json("annotations", "question_id", start="{")),
         group=questions.group_vqa,
         language="en",
     ),
-    Format("vg_qa", questions.read_vg, _json("qas", start="[")),
-    Format("aic_icc", coco.read_aic, _aic, language="zh"),
-    Format("coco", coco.read_coco, _json("images", "file_name", start="{"), language="en"),
-    Format("brivl", brivl.read, _jsonl(brivl.IMAGE, brivl.SENTENCES)),
+    RawFormat("vg_qa", questions.read_vg, _json("qas", start="[")),
+    RawFormat("aic_icc", coco.read_aic, _aic, language="zh"),
+    RawFormat("coco", coco.read_coco, _json("images", "file_name", start="{"), language="en"),
+    RawFormat("brivl", brivl.read, _jsonl(brivl.IMAGE, brivl.SENTENCES)),
 )
 _ANY_SET = (
-    Format("csv", tables.read_csv, _suffix(".csv")),
-    Format("tsv", tables.read_tsv, _suffix(".tsv")),
-    Format("jsonl", tables.read_jsonl, _jsonl()),
+    RawFormat("csv", tables.read_csv, _suffix(".csv")),
+    RawFormat("tsv", tables.read_tsv, _suffix(".tsv")),
+    RawFormat("jsonl", tables.read_jsonl, _jsonl()),
 )
 FORMATS = {one.name: one for one in (*_NAMED_SETS, *_ANY_SET)}
 """Every format by its name, in the order they are tried in."""
 
 
-def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tuple[str, list[Shard]]:
+def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tuple[str, list[RawShard]]:
     """Divides inputs into shards.
 
     Args:
@@ -168,7 +168,7 @@ def shards(inputs: Sequence[str], name: str | None, options: ReadOptions) -> tup
     groups = one.group([file for place in places for file in _inside(place, one, options)])
     options = dataclasses.replace(options, language=options.language or one.language)
     return name, [
-        Shard(label, group, one.reader, options)
+        RawShard(label, group, one.reader, options)
         for label, group in zip(_labels([group[0] for group in groups]), groups, strict=True)
     ]
 
@@ -193,7 +193,7 @@ def detect(place: str, options: ReadOptions) -> str:
     raise ReadError(f"{place}: neither its name nor its content tells the format; choose --format {'|'.join(FORMATS)}")
 
 
-def _detected(place: str, options: ReadOptions) -> Format | None:
+def _detected(place: str, options: ReadOptions) -> RawFormat | None:
     name = _COMPRESSED.sub("", files.name_of(place).lower())
     binary = name.endswith((".tar", ".tgz", ".parquet"))
     head = "" if binary else files.head(place, options.encoding)
@@ -215,13 +215,13 @@ def _detect_folder(place: str, options: ReadOptions) -> str:
     return _only(place, captions).name
 
 
-def _captions(place: str, options: ReadOptions) -> dict[str, Format]:
+def _captions(place: str, options: ReadOptions) -> dict[str, RawFormat]:
     """The captions files that lie in a folder, each with its format; tables only if they name the field of the image.
 
     Where none does, all of them, so that what they name instead can be told.
     """
-    found: dict[str, Format] = {}
-    fitting: dict[str, Format] = {}
+    found: dict[str, RawFormat] = {}
+    fitting: dict[str, RawFormat] = {}
     for file in _found(place, "*"):
         is_text = _COMPRESSED.sub("", file.lower()).endswith(_CAPTIONS) and not file.endswith(_NO_CAPTIONS)
         if not is_text or not os.path.isfile(file):
@@ -234,7 +234,7 @@ def _captions(place: str, options: ReadOptions) -> dict[str, Format]:
     return fitting or found
 
 
-def _only(place: str, captions: Mapping[str, Format]) -> Format:
+def _only(place: str, captions: Mapping[str, RawFormat]) -> RawFormat:
     formats = {one.name for one in captions.values()}
     if len(captions) > 1 and formats != {"vqa"}:  # which is a pair of files
         raise ReadError(f"{place}: several files in this folder may be meant; name one of {_names(captions)}")
@@ -246,7 +246,7 @@ def _names(places: Iterable[str]) -> str:
     return ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])
 
 
-def _inside(place: str, one: Format, options: ReadOptions) -> list[str]:
+def _inside(place: str, one: RawFormat, options: ReadOptions) -> list[str]:
     """The files of a format in a folder, or the file itself."""
     if not os.path.isdir(place):
         return [place]

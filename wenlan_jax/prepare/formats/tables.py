@@ -20,7 +20,7 @@ from typing import Any
 
 from wenlan_jax.prepare import raw_items
 from wenlan_jax.prepare.formats import files
-from wenlan_jax.prepare.raw_items import Fields, Item, Outcome, ReadError, ReadOptions, Reason, Rejected, Row
+from wenlan_jax.prepare.raw_items import FieldNames, Item, Outcome, ReadError, ReadOptions, Reason, Rejected, Row
 
 _CELL_LIMIT = 1 << 20
 _ROW_LINES = 256  # of a CSV file, within which a quote must be closed
@@ -98,7 +98,7 @@ def _rows(place: str, options: ReadOptions, usual: str) -> Iterator[tuple[int, R
             yield number, {name: cell.strip() for name, cell in zip(header, cells, strict=True)} if fits else wrong
 
 
-def _separator(header: str, usual: str, fields: Fields) -> str:
+def _separator(header: str, usual: str, fields: FieldNames) -> str:
     """The separator under which the header has the columns asked for: the usual one, or else the only other."""
     fitting = [
         one
@@ -171,13 +171,13 @@ def _next_cells(table: Any) -> list[str] | Rejected | None:
         return Rejected(Reason.WRONG_COLUMNS, f"{error} (an unclosed quote?)")
 
 
-def _header(place: str, cells: list[str] | Rejected, fields: Fields) -> list[str]:
+def _header(place: str, cells: list[str] | Rejected, fields: FieldNames) -> list[str]:
     header = [cell.strip() for cell in cells] if isinstance(cells, list) else []
     _check_columns(place, header, fields, "the first line must name the columns; it")
     return header
 
 
-def _check_columns(place: str, header: list[str], fields: Fields, what: str) -> None:
+def _check_columns(place: str, header: list[str], fields: FieldNames, what: str) -> None:
     missing = [name for name in fields.asked() if name not in header]
     if missing or len(set(header)) < len(header):
         problem = f"has no column {', '.join(map(repr, missing))}" if missing else "names a column twice"
@@ -189,7 +189,7 @@ def _check_columns(place: str, header: list[str], fields: Fields, what: str) -> 
         )
 
 
-def _parquet_rows(place: str, fields: Fields) -> Iterator[tuple[int, Row | Rejected]]:
+def _parquet_rows(place: str, fields: FieldNames) -> Iterator[tuple[int, Row | Rejected]]:
     try:
         from pyarrow import parquet
     except ImportError as error:

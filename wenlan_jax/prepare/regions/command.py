@@ -95,10 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _finder(arguments: argparse.Namespace) -> job.Finder:
     if arguments.stored is not None:
         if arguments.format is None:
-            raise job.RegionError("--stored needs --format; see `wenlan regions --help`")
+            raise job.RegionJobError("--stored needs --format; see `wenlan regions --help`")
         threshold = Selection.threshold if arguments.threshold is None else arguments.threshold
         selection = Selection(threshold, arguments.min_boxes, arguments.max_boxes)
-        return stored.Stored(arguments.stored, arguments.format, arguments.key, selection, arguments.allow_links)
+        return stored.StoredRegions(arguments.stored, arguments.format, arguments.key, selection, arguments.allow_links)
     return detector.Supplied(
         place=arguments.detector,
         kind=arguments.kind or detector.kind_of(arguments.detector),

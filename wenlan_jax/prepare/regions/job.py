@@ -22,7 +22,7 @@ from wenlan_jax.data.records import Record
 from wenlan_jax.prepare import tfds_files
 from wenlan_jax.prepare.regions import detections
 from wenlan_jax.prepare.regions.detections import DetectionError, Detections, Selection
-from wenlan_jax.prepare.regions.stored import Stored
+from wenlan_jax.prepare.regions.stored import StoredRegions
 from wenlan_jax.util import atomic_files, progress_line, resumable_jobs
 from wenlan_jax.util.errors import WenlanError
 
@@ -33,13 +33,13 @@ UNIT_RECORDS = 512
 _JOB = "regions"
 
 
-class RegionError(WenlanError, ValueError):
+class RegionJobError(WenlanError, ValueError):
     """A job that cannot be done; the message says why and what to do."""
 
 
 @runtime_checkable
 class Finder(Protocol):
-    """Where detections come from: `stored.Stored` or `detector.Supplied`; picklable."""
+    """Where detections come from: `stored.StoredRegions` or `detector.Supplied`; picklable."""
 
     @property
     def selection(self) -> Selection:
@@ -100,7 +100,7 @@ class Slice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class RegionReport:
     """The account of a job: `records == found + missing + faulty`; a record of the last two keeps what it had.
 
     Attributes:
@@ -149,7 +149,7 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class RegionWork:
     """Gives regions to the records of one slice; picklable.
 
     Attributes:
@@ -210,7 +210,7 @@ class _Tally:
         return fitted.onto(record)
 
 
-def run(source: Path, out: Path, finder: Finder, workers: int) -> Report:
+def run(source: Path, out: Path, finder: Finder, workers: int) -> RegionReport:
     """Gives regions to the records of a packed directory.
 
     What is done stays for the next attempt, except where no record is found.
@@ -241,13 +241,13 @@ def run(source: Path, out: Path, finder: Finder, workers: int) -> Report:
         "source": [str(source), (source / "dataset_info.json").stat().st_mtime_ns],
     }
     with atomic_files.resumable(out) as directory:
-        if isinstance(finder, Stored):
+        if isinstance(finder, StoredRegions):
             finder = finder.knowing(_images(slices))
-        reports = resumable_jobs.run(Work(finder, directory), slices, directory, identity, workers, _JOB)
+        reports = resumable_jobs.run(RegionWork(finder, directory), slices, directory, identity, workers, _JOB)
         report = _report(reports, time.monotonic() - started)
         if not report.found:
             shutil.rmtree(directory)  # there is nothing to go on with
-            raise RegionError(_why_nothing(reports, finder))
+            raise RegionJobError(_why_nothing(reports, finder))
         tfds_files.assemble(directory, [one["written"] for one in reports], "Given regions by `wenlan regions`")
         _finish(directory, source, identity["finder"], report, [fault for one in reports for fault in one["faults"]])
     return report
@@ -262,7 +262,7 @@ def _slices(place: Path) -> Iterator[Slice]:
 
 def _images(slices: Sequence[Slice]) -> Iterator[tuple[str, str, str]]:
     """Id and identity of every image of a job: records with equal bytes are of one image."""
-    beat = progress_line.Pulse()
+    beat = progress_line.ProgressLine()
     for unit in slices:
         if beat.due():
             progress_line.say(f"{_JOB}: which images take which regions; {unit.name}")
@@ -272,21 +272,21 @@ def _images(slices: Sequence[Slice]) -> Iterator[tuple[str, str, str]]:
 
 def _check(source: Path, out: Path, workers: int) -> None:
     if workers < 0:
-        raise RegionError(f"--workers {workers}: must not be negative")
+        raise RegionJobError(f"--workers {workers}: must not be negative")
     if out.resolve() == source.resolve():
-        raise RegionError(f"{out}: is also the source; choose another place")
+        raise RegionJobError(f"{out}: is also the source; choose another place")
     if atomic_files.is_taken(out, REPORT_NAME):
-        raise RegionError(f"{out}: exists and was not made by `wenlan regions`; choose another place or remove it")
+        raise RegionJobError(f"{out}: exists and was not made by `wenlan regions`; choose another place or remove it")
 
 
-def _report(reports: Sequence[Mapping[str, Any]], seconds: float) -> Report:
+def _report(reports: Sequence[Mapping[str, Any]], seconds: float) -> RegionReport:
     def total(name: str) -> dict[str, int]:
         counts: collections.Counter[str] = collections.Counter()
         for report in reports:
             counts.update(report[name])
         return {key: count for key, count in counts.items() if count}
 
-    return Report(
+    return RegionReport(
         records=total("written"),
         found=sum(report["found"] for report in reports),
         missing=sum(report["missing"] for report in reports),
@@ -308,7 +308,7 @@ def _why_nothing(reports: Sequence[Mapping[str, Any]], finder: Finder) -> str:
 
 
 def _finish(
-    directory: Path, source: Path, finder: Mapping[str, Any], report: Report, faults: Sequence[Mapping[str, Any]]
+    directory: Path, source: Path, finder: Mapping[str, Any], report: RegionReport, faults: Sequence[Mapping[str, Any]]
 ) -> None:
     with (directory / FAULTS_NAME).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(fault, ensure_ascii=False) + "\n" for fault in faults)

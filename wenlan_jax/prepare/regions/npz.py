@@ -26,7 +26,7 @@ _SIZE_LIMIT = 1 << 28  # bytes of one image's arrays
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class NpzFolder:
     """A folder with an .npz file for each image, by the name of the file without its ending.
 
     Attributes:

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 @runtime_checkable
-class Store(Protocol):
+class RegionStore(Protocol):
     """Detections by key; picklable, and opened once in each process."""
 
     def get(self, key: str) -> Detections | None:
@@ -37,7 +37,7 @@ class Store(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class StoreFormat:
     """A kind of store.
 
     Attributes:
@@ -47,31 +47,33 @@ class Format:
     """
 
     meaning: str
-    open: Callable[[str, bool], Store]
+    open: Callable[[str, bool], RegionStore]
     key: str
 
 
-def _without_links(open_store: Callable[[str], Store]) -> Callable[[str, bool], Store]:
+def _without_links(open_store: Callable[[str], RegionStore]) -> Callable[[str, bool], RegionStore]:
     """How a store is opened that has no files of entries, which might be links."""
     return lambda place, links: open_store(place)
 
 
-FORMATS: Mapping[str, Format] = {
-    "butd_tsv": Format(
+FORMATS: Mapping[str, StoreFormat] = {
+    "butd_tsv": StoreFormat(
         "bottom-up attention or LXMERT .tsv files, a path or a pattern", _without_links(butd.Tsv), "{number}"
     ),
-    "uniter_npz": Format(
-        "a folder of UNITER's .npz files", functools.partial(npz.Folder, interpret=uniter.detections), "{stem}"
+    "uniter_npz": StoreFormat(
+        "a folder of UNITER's .npz files", functools.partial(npz.NpzFolder, interpret=uniter.detections), "{stem}"
     ),
-    "uniter_lmdb": Format("an LMDB directory of UNITER (extra `lmdb`)", _without_links(uniter.Lmdb), "{stem}.npz"),
-    "brivl_npz": Format(
-        "a folder of BriVL's .npz files with boxes", functools.partial(npz.Folder, interpret=npz.brivl_boxes), "{path}"
+    "uniter_lmdb": StoreFormat("an LMDB directory of UNITER (extra `lmdb`)", _without_links(uniter.Lmdb), "{stem}.npz"),
+    "brivl_npz": StoreFormat(
+        "a folder of BriVL's .npz files with boxes",
+        functools.partial(npz.NpzFolder, interpret=npz.brivl_boxes),
+        "{path}",
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredRegions:
     """A store in use.
 
     Attributes:
@@ -95,7 +97,7 @@ class Stored:
         """The template of the key, the usual one where none is given."""
         return self.key or FORMATS[self.file_format].key
 
-    def open(self) -> Store:
+    def open(self) -> RegionStore:
         """Opens the store."""
         return FORMATS[self.file_format].open(self.place, self.links)
 
@@ -146,7 +148,7 @@ class Stored:
         key = self.key_of(record_id, image)
         return self.open().get(key) if key else None
 
-    def knowing(self, images: Iterable[tuple[str, str, str]]) -> Stored:
+    def knowing(self, images: Iterable[tuple[str, str, str]]) -> StoredRegions:
         """Prepares the store for a job with some images.
 
         Args:
@@ -206,7 +208,7 @@ def _without_suffix(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Knowing(Stored):
+class _Knowing(StoredRegions):
     """A store in a job in which several images have each of the keys `shared`."""
 
     shared: frozenset[str] = frozenset()

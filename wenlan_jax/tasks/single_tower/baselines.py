@@ -12,14 +12,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.loader import HostBatch
 
 
 @runtime_checkable
 class Constant(Protocol):
     """The best constant guess for what `add` has shown it."""
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: HostBatch) -> None:
         """Takes in a batch of an evaluation."""
         ...
 
@@ -39,11 +39,11 @@ class Frequencies:
         labels: takes the labels of a batch, from 0.
     """
 
-    def __init__(self, labels: Callable[[Batch], np.ndarray]) -> None:
+    def __init__(self, labels: Callable[[HostBatch], np.ndarray]) -> None:
         self._labels = labels
         self._counts = np.zeros(0, np.int64)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: HostBatch) -> None:
         """See `Constant.add`."""
         fresh = np.bincount(self._labels(batch), minlength=len(self._counts))
         fresh[: len(self._counts)] += self._counts
@@ -64,7 +64,7 @@ class Mean:
     def __init__(self) -> None:
         self._count, self._sum, self._squares = 0, np.float64(0), np.float64(0)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: HostBatch) -> None:
         """See `Constant.add`."""
         rows = _masked(batch, "region_features")
         self._count += len(rows)
@@ -81,14 +81,14 @@ class Mean:
         return None
 
 
-class Distribution:
+class MeanDistribution:
     """Guesses distributions over classes by their mean; the loss is the KL divergence from it, summed over classes."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._entropies = 0, np.float64(0), 0.0
         self._best = Frequencies(lambda batch: _masked(batch, "region_classes")[:, 1:].argmax(axis=1))
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: HostBatch) -> None:
         """See `Constant.add`."""
         rows = _masked(batch, "region_classes")
         self._count += len(rows)
@@ -97,7 +97,7 @@ class Distribution:
         self._best.add(batch)
 
     def loss(self) -> float:
-        """See `Distribution`."""
+        """See `MeanDistribution`."""
         mean = np.asarray(self._sum / self._count)
         return float(_entropy(mean) - self._entropies / self._count)
 
@@ -123,7 +123,7 @@ def of(objective: str) -> Constant | None:
         case "mrfr":
             return Mean()
         case "mrc":
-            return Distribution()
+            return MeanDistribution()
     return None
 
 
@@ -131,5 +131,5 @@ def _entropy(shares: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray
     return np.asarray(-np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=-1))
 
 
-def _masked(batch: Batch, field: str) -> Float64[np.ndarray, "regions n"]:
+def _masked(batch: HostBatch, field: str) -> Float64[np.ndarray, "regions n"]:
     return batch[field][batch["region_masked"]].astype(np.float64)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax.data import loader, sources, text
-from wenlan_jax.data.mixture import Part, TextChoice, Wanted
+from wenlan_jax.data.mixture import MixturePart, TextChoice, WantedTexts
 from wenlan_jax.data.sources import Source
 from wenlan_jax.evaluation import vqa
 from wenlan_jax.tasks import shared_data
@@ -25,7 +25,7 @@ from wenlan_jax.tasks.single_tower.input.questions import (
     Questions,
     list_questions,
 )
-from wenlan_jax.tasks.single_tower.input.regions import Regions
+from wenlan_jax.tasks.single_tower.input.regions import RegionReader
 from wenlan_jax.tasks.single_tower.input.schedule import Schedule, ScheduledPart
 from wenlan_jax.util import json_files
 
@@ -33,10 +33,10 @@ CACHE = "wenlan_lengths"
 """Under `data.dir`: the tables of lengths, see `tasks/single_tower/input/lengths.py`."""
 
 
-def regions(config: Config) -> Regions:
+def regions(config: Config) -> RegionReader:
     """Says how the regions of a record become arrays, by the section `single.regions`."""
     c = config.single.regions
-    return Regions(
+    return RegionReader(
         features=c.features,
         boxes=c.boxes,
         grid=c.grid,
@@ -49,7 +49,7 @@ def regions(config: Config) -> Regions:
     )
 
 
-def recipe(config: Config, tokenizer: text.Tokenizer) -> examples.Recipe:
+def recipe(config: Config, tokenizer: text.Tokenizer) -> examples.ExampleOptions:
     """Says how records become examples.
 
     Args:
@@ -66,7 +66,7 @@ def recipe(config: Config, tokenizer: text.Tokenizer) -> examples.Recipe:
     words = None
     if "mlm" in trained(config):
         words = masking.word_masking(tokenizer, pretrain.mask_probability, pretrain.masked_words)
-    return examples.Recipe(
+    return examples.ExampleOptions(
         tokenizer=tokenizer,
         text_length=config.data.text_length,
         regions=regions(config),
@@ -113,7 +113,7 @@ def batches(config: Config, tokenizer: text.Tokenizer, share: tuple[int, ...]) -
     return SingleBatches(schedule, recipe(config, tokenizer), share, config.data.bad_records)
 
 
-def measured(config: Config, tokenizer: text.Tokenizer, source: Source, wanted: Wanted) -> lengths.Lengths:
+def measured(config: Config, tokenizer: text.Tokenizer, source: Source, wanted: WantedTexts) -> lengths.Lengths:
     """Measures the lengths of the texts and the numbers of regions of a source, or reads them from the cache.
 
     Args:
@@ -149,9 +149,9 @@ def held_out(
     Returns:
         A maker of batches by objective and language.
     """
-    wanted = Wanted(config.eval.kinds, tuple(languages))
+    wanted = WantedTexts(config.eval.kinds, tuple(languages))
     choice = TextChoice(wanted, "any", (), 1.0)
-    part, table = Part(source, choice, 0.0), measured(config, tokenizer, source, wanted)
+    part, table = MixturePart(source, choice, 0.0), measured(config, tokenizer, source, wanted)
     how, shape = recipe(config, tokenizer), largest(config)
     return {
         (name, language): FixedBatches(

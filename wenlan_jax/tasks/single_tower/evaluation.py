@@ -31,7 +31,7 @@ ALL = "all"
 """The languages together."""
 
 
-class Measured(NamedTuple):
+class MeasuredObjective(NamedTuple):
     """An objective in one language.
 
     Attributes:
@@ -93,7 +93,7 @@ class Pretraining:
 
     def _measure(
         self, params: PyTree, batch_stats: PyTree, maker: FixedBatches, constant: baselines.Constant | None
-    ) -> Measured:
+    ) -> MeasuredObjective:
         config, mesh = self._run.config, self._run.mesh
         sums: dict[str, float] = {}
         count = len(maker) if not config.eval.batches else min(config.eval.batches, len(maker))
@@ -104,7 +104,7 @@ class Pretraining:
                     constant.add({name: meshes.to_host(value) for name, value in on_devices.items()})
                 for name, value in jax.device_get(self._jitted(params, batch_stats, on_devices)).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        return Measured(sums, sums.pop("weight"))
+        return MeasuredObjective(sums, sums.pop("weight"))
 
     def _sums(self, params: PyTree, batch_stats: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         config = self._run.config
@@ -151,7 +151,7 @@ def _cell(scores: Mapping[str, float], name: str, form: str) -> str:
     return form.format(scores[name]) if name in scores else ""
 
 
-def _means(place: str, parts: Sequence[Measured]) -> dict[str, float]:
+def _means(place: str, parts: Sequence[MeasuredObjective]) -> dict[str, float]:
     weight = sum(part.weight for part in parts)
     return {f"{place}/{name}": sum(part.sums[name] for part in parts) / weight for name in parts[0].sums}
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int, PyTree
 
-from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.sources import Source
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.models.single_tower import MATCH
@@ -40,7 +40,7 @@ class PairScorer:
         self._tower = Tower(run.config, run.mesh)
         self._jitted = jax.jit(self._score, out_shardings=meshes.batch_sharding(run.mesh))
 
-    def texts(self, texts: Sequence[str]) -> Batch:
+    def texts(self, texts: Sequence[str]) -> HostBatch:
         """Encodes texts.
 
         Args:
@@ -51,7 +51,7 @@ class PairScorer:
         """
         return self._recipe.encode(texts, self._shape.tokens)
 
-    def images(self, source: Source, rows: Sequence[int]) -> Batch:
+    def images(self, source: Source, rows: Sequence[int]) -> HostBatch:
         """Reads images and their regions.
 
         Args:
@@ -73,8 +73,8 @@ class PairScorer:
         self,
         params: PyTree,
         batch_stats: PyTree,
-        texts: Batch,
-        images: Batch,
+        texts: HostBatch,
+        images: HostBatch,
         text_of_pair: Int[np.ndarray, " pairs"],
         image_of_pair: Int[np.ndarray, " pairs"],
     ) -> Float32[np.ndarray, " pairs"]:
@@ -102,7 +102,7 @@ class PairScorer:
         return found
 
     def matrix(
-        self, params: PyTree, batch_stats: PyTree, texts: Batch, images: Batch
+        self, params: PyTree, batch_stats: PyTree, texts: HostBatch, images: HostBatch
     ) -> Float32[np.ndarray, "texts images"]:
         """Scores all pairs of some texts and images.
 

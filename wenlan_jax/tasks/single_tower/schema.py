@@ -17,7 +17,7 @@ OBJECTIVES = ("itm", "mlm", "mrfr", "mrc")
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleRegions:
+class SingleRegionsConfig:
     """What the tower sees of an image."""
 
     features: Literal["stored", "map", "pixels"] = field(
@@ -48,7 +48,7 @@ class SingleRegions:
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleTower:
+class SingleTowerConfig:
     """One Transformer over the tokens of a text and the regions of an image; MLMM's sizes are not stated [S]."""
 
     vocab_size: int = field(250002, "rows of the word table [UC2]; 0: as many as the tokenizer has pieces", low=0)
@@ -68,11 +68,11 @@ class SingleTower:
     )
     scan_segments: tuple[int, ...] = field((), "compile one layer per segment and loop; lengths sum to layers", low=1)
     remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
-    regions: SingleRegions = section(SingleRegions)
+    regions: SingleRegionsConfig = section(SingleRegionsConfig)
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrain:
+class PretrainConfig:
     """The objectives of task 'mlmm': one a step, drawn with language and bucket of lengths from (seed, step)."""
 
     objectives: tuple[str, ...] = field(OBJECTIVES, f"out of {', '.join(OBJECTIVES)} [S]")
@@ -104,7 +104,7 @@ class Pretrain:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rank:
+class RankConfig:
     """Fine-tuning for retrieval, task 'rank': a hinge on the scores of a pair and of pairs with another side [U]."""
 
     margin: float = field(0.2, "between the scores, after the logistic function [U]", low=0)
@@ -118,7 +118,7 @@ class Rank:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vqa:
+class VqaConfig:
     """Fine-tuning for questions, task 'vqa'."""
 
     answers: int = field(3129, "most frequent answers of the training questions that can be given; columns of the head "

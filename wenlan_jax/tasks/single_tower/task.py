@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from wenlan_jax.core import trees
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
+from wenlan_jax.core.task import Banks, Batch, Metrics, MicroLoss, NewState, PositivePairs, Rows
 from wenlan_jax.models import augment
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.efficientnet import EfficientNet
@@ -182,7 +182,7 @@ class Tower:
             return self.module.apply({"params": params[TOWER]}, *inputs, method=method, rngs=rngs, **options)
 
 
-def _scaled(params: Params, single: schema.SingleTower) -> Params:
+def _scaled(params: Params, single: schema.SingleTowerConfig) -> Params:
     """Fresh parameters, drawn with BERT's deviation, with those of the configuration."""
     deviations = {
         "kernel": single.initial_deviation,
@@ -197,7 +197,7 @@ def _scaled(params: Params, single: schema.SingleTower) -> Params:
     return trees.map_named(scale, params)
 
 
-class Single:
+class SingleTowerTask:
     """The tasks `mlmm`, `rank` and `vqa` (configs/PAPERS.md, MLMM, UNITER and UC2).
 
     Args:
@@ -214,9 +214,9 @@ class Single:
         tokens, regions = batch["token_ids"].shape[1], batch["region_boxes"].shape[1]
         return f"{of_batch(batch)}, {tokens} tokens and {regions} regions"
 
-    def fresh(self, rng: Array) -> Fresh:
+    def fresh(self, rng: Array) -> NewState:
         """Initialises the tower; there are no key encoders and no banks."""
-        return Fresh(*self.tower.init(rng), None, {})
+        return NewState(*self.tower.init(rng), None, {})
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
         """Makes a rank head that was not taken score by the logit of a match, as UNITER's fine-tuning starts."""
@@ -241,7 +241,7 @@ class Single:
         return {"id": micro["id"], WEIGHT: weights}, {}
 
     def micro_loss(
-        self, params: Params, state: TrainState, micro: Batch, own: Own, rows: Rows, rng: Array
+        self, params: Params, state: TrainState, micro: Batch, own: PositivePairs, rows: Rows, rng: Array
     ) -> MicroLoss:
         """Computes the share of these pairs in the mean over the weights of the whole batch."""
         name = of_batch(micro)

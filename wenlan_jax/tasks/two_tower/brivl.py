@@ -12,7 +12,7 @@ from jaxtyping import Int, PyTree
 
 from wenlan_jax.core import bank, momentum
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
+from wenlan_jax.core.task import Banks, Batch, Metrics, MicroLoss, NewState, PositivePairs, Rows
 from wenlan_jax.losses import contrastive
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.tasks import experiment
@@ -48,7 +48,7 @@ class BriVL:
         """Returns an empty text: there is one kind of batch."""
         return ""
 
-    def fresh(self, rng: Array) -> Fresh:
+    def fresh(self, rng: Array) -> NewState:
         """Initialises the towers, their key encoders as copies, and two banks."""
         tower_rng, *bank_rngs = jax.random.split(rng, 3)
         variables = self.towers.init(tower_rng)
@@ -64,7 +64,7 @@ class BriVL:
         }
         copy = jax.tree.map(jnp.copy, variables)
         params = {**variables["params"], **fresh_scale(self.contrast)}
-        return Fresh(params, variables["batch_stats"], Momentum(copy["params"], copy["batch_stats"]), banks)
+        return NewState(params, variables["batch_stats"], Momentum(copy["params"], copy["batch_stats"]), banks)
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
         """Leaves the parameters that were not taken as they were drawn."""
@@ -93,7 +93,7 @@ class BriVL:
         params: Params,
         state: TrainState,
         micro: Batch,
-        own: Own,
+        own: PositivePairs,
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Banks, Batch, Fresh, Metrics, MicroLoss, Own, Rows
+from wenlan_jax.core.task import Banks, Batch, Metrics, MicroLoss, NewState, PositivePairs, Rows
 from wenlan_jax.losses import contrastive
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.tasks import experiment
@@ -43,11 +43,11 @@ class Clip:
         """Returns an empty text: there is one kind of batch."""
         return ""
 
-    def fresh(self, rng: Array) -> Fresh:
+    def fresh(self, rng: Array) -> NewState:
         """Initialises the towers; there are no key encoders and no banks."""
         variables = self.towers.init(rng)
         params = {**variables["params"], **fresh_scale(self.contrast)}
-        return Fresh(params, variables["batch_stats"], None, {})
+        return NewState(params, variables["batch_stats"], None, {})
 
     def derive(self, params: Params, taken: Collection[str]) -> Params:
         """Leaves the parameters that were not taken as they were drawn."""
@@ -73,7 +73,7 @@ class Clip:
         params: Params,
         state: TrainState,
         micro: Batch,
-        own: Own,
+        own: PositivePairs,
         rows: Rows,
         rng: Array,
     ) -> MicroLoss:

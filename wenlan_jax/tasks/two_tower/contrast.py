@@ -15,7 +15,7 @@ OTHER = {"image": "text", "text": "image"}
 """The two towers, and what each is contrasted with."""
 
 
-def fresh_scale(config: two_towers.Contrast) -> dict[str, Array]:
+def fresh_scale(config: two_towers.ContrastConfig) -> dict[str, Array]:
     """Initialises the parameter of a learnable temperature.
 
     Args:
@@ -29,7 +29,7 @@ def fresh_scale(config: two_towers.Contrast) -> dict[str, Array]:
     return {"logit_scale": -jnp.log(jnp.asarray(config.temperature, jnp.float32))}
 
 
-def read_scale(params: Params, config: two_towers.Contrast) -> Float[Array, ""]:
+def read_scale(params: Params, config: two_towers.ContrastConfig) -> Float[Array, ""]:
     """Reads 1 / tau from the parameters or, if it is fixed, from the configuration.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, PyTree
 
 from wenlan_jax.data import loader, sources
-from wenlan_jax.data.mixture import Wanted
+from wenlan_jax.data.mixture import WantedTexts
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.evaluation import metric_names, query_ranks, retrieval, true_pairs
 from wenlan_jax.parallel import mesh as meshes
@@ -238,7 +238,7 @@ def each_text(config: experiment.Config, source: sources.Source) -> list[loader.
     Returns:
         The captions, equal ones as often as they come.
     """
-    return loader.list_texts(source, Wanted(config.eval.kinds, config.eval.languages))
+    return loader.list_texts(source, WantedTexts(config.eval.kinds, config.eval.languages))
 
 
 def _rounded(batch: int, mesh: jax.sharding.Mesh) -> int:

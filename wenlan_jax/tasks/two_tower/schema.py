@@ -9,7 +9,7 @@ from wenlan_jax.config.settings import field, section
 
 
 @dataclasses.dataclass(frozen=True)
-class Backbone:
+class EfficientNetConfig:
     """EfficientNet as a feature extractor; B5 is width 1.6 and depth 2.2."""
 
     stages: tuple[tuple[int, ...], ...] = field(
@@ -32,7 +32,7 @@ class Backbone:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNorm:
+class BatchNormConfig:
     """Statistics of batch normalisation, declared so that they never depend on the number of devices."""
 
     mode: Literal["group", "batch", "frozen"] = field(
@@ -49,7 +49,7 @@ class BatchNorm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Regions:
+class RegionsConfig:
     """Which parts of an image become tokens."""
 
     kind: Literal["grid", "boxes"] = field("grid", "fixed grid (2.0) or detector boxes (1.0) [S]")
@@ -65,7 +65,7 @@ class Regions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class EncoderConfig:
     """The Transformer block over tokens."""
 
     layers: int = field(4, "Transformer layers; 0: tokens are averaged as they come [C]", low=0)
@@ -79,17 +79,17 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTower:
+class ImageTowerConfig:
     """EfficientNet, region pooling, Transformer block, projection."""
 
-    backbone: Backbone = section(Backbone)
-    batch_norm: BatchNorm = section(BatchNorm)
-    regions: Regions = section(Regions)
-    encoder: Encoder = section(Encoder)
+    backbone: EfficientNetConfig = section(EfficientNetConfig)
+    batch_norm: BatchNormConfig = section(BatchNormConfig)
+    regions: RegionsConfig = section(RegionsConfig)
+    encoder: EncoderConfig = section(EncoderConfig)
 
 
 @dataclasses.dataclass(frozen=True)
-class Bert:
+class BertConfig:
     """BERT or RoBERTa; the sizes of the base model."""
 
     vocab_size: int = field(21128, "rows of the word table [C]; 0: as many as the tokenizer has pieces", low=0)
@@ -114,20 +114,20 @@ class Bert:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTower:
+class TextTowerConfig:
     """BERT, Transformer block, projection."""
 
-    bert: Bert = section(Bert)
-    encoder: Encoder = section(Encoder)
+    bert: BertConfig = section(BertConfig)
+    encoder: EncoderConfig = section(EncoderConfig)
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ModelConfig:
     """The two towers."""
 
     embedding: int = field(2048, "width D of the common space [C]", low=1)
-    image: ImageTower = section(ImageTower)
-    text: TextTower = section(TextTower)
+    image: ImageTowerConfig = section(ImageTowerConfig)
+    text: TextTowerConfig = section(TextTowerConfig)
     freeze: tuple[str, ...] = field(
         (
             r"image/backbone/(conv_stem|bn1|blocks_[012]_[\d_]+|conv_head|bn2)/",
@@ -144,7 +144,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class ContrastConfig:
     """The contrastive loss, the momentum towers and the banks of negatives."""
 
     temperature: float = field(0.07, "divides the similarities, at the start if learnable [C]", low=1e-4)

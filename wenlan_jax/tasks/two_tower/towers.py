@@ -30,7 +30,7 @@ Variables = dict[str, PyTree]
 """`params` and `batch_stats`, each by tower."""
 
 
-def image_backbone(config: two_towers.Model, platform: str | None = None) -> EfficientNet:
+def image_backbone(config: two_towers.ModelConfig, platform: str | None = None) -> EfficientNet:
     """Builds the EfficientNet of a configuration.
 
     Args:
@@ -52,7 +52,7 @@ def image_backbone(config: two_towers.Model, platform: str | None = None) -> Eff
     )
 
 
-def image_tower(config: two_towers.Model, platform: str | None = None) -> ImageTower:
+def image_tower(config: two_towers.ModelConfig, platform: str | None = None) -> ImageTower:
     """Builds the image tower of a configuration.
 
     Args:
@@ -76,7 +76,7 @@ def image_tower(config: two_towers.Model, platform: str | None = None) -> ImageT
     )
 
 
-def text_tower(config: two_towers.Model) -> TextTower:
+def text_tower(config: two_towers.ModelConfig) -> TextTower:
     """Builds the text tower of a configuration.
 
     Args:
@@ -106,7 +106,7 @@ def text_tower(config: two_towers.Model) -> TextTower:
     return TextTower(backbone, encoder, Projection(config.embedding, dtype), mask_backbone=bert.attention_mask)
 
 
-def _encoder(config: two_towers.Encoder, dtype: DTypeLike) -> TransformerEncoder:
+def _encoder(config: two_towers.EncoderConfig, dtype: DTypeLike) -> TransformerEncoder:
     return TransformerEncoder(
         depth=config.layers,
         heads=config.heads,
@@ -118,7 +118,7 @@ def _encoder(config: two_towers.Encoder, dtype: DTypeLike) -> TransformerEncoder
     )
 
 
-def _batch_norm(config: two_towers.Model) -> BatchNormOptions:
+def _batch_norm(config: two_towers.ModelConfig) -> BatchNormOptions:
     norm = config.image.batch_norm
     return BatchNormOptions(
         mode=norm.mode,

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from wenlan_jax.data import loader
-from wenlan_jax.data.loader import Batch
-from wenlan_jax.data.mixture import Part, Row
+from wenlan_jax.data.loader import HostBatch
+from wenlan_jax.data.mixture import MixturePart, WantedRow
 from wenlan_jax.tasks.single_tower.input.buckets import Shape
-from wenlan_jax.tasks.single_tower.input.examples import NEGATIVE, ExampleError, Examples, Pool, Recipe
+from wenlan_jax.tasks.single_tower.input.examples import NEGATIVE, ExampleError, ExampleOptions, ExamplePool, Examples
 from wenlan_jax.tasks.single_tower.input.lengths import Lengths
 from wenlan_jax.tasks.single_tower.input.schedule import Cell, Schedule, in_language
 
@@ -35,7 +35,7 @@ class SingleBatches:
     """
 
     mixture: Schedule
-    recipe: Recipe
+    recipe: ExampleOptions
     share: tuple[int, ...]
     bad_records: Literal["raise", "replace"]
 
@@ -43,18 +43,18 @@ class SingleBatches:
         for cell in self.mixture.cells:
             self.recipe.require(cell.objective, self._pool(cell))
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> HostBatch:
         cell = self.mixture.cell(step)
         self.mixture.require(cell)
         examples = Examples(self.recipe, self._pool(cell), cell.shape, self.bad_records)
         return examples.batch(cell.objective, self.mixture.rows(step, self.share))
 
-    def _pool(self, cell: Cell) -> Pool:
+    def _pool(self, cell: Cell) -> ExamplePool:
         source = self.mixture.parts[cell.part].source
-        return Pool(source, self.mixture.texts(cell), cell.rows, cell.images, self.mixture.id(cell.part, 0))
+        return ExamplePool(source, self.mixture.texts(cell), cell.rows, cell.images, self.mixture.id(cell.part, 0))
 
 
-def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
+def whole_pool(part: MixturePart, lengths: Lengths, language: str) -> ExamplePool:
     """Takes all usable rows of a part in one language.
 
     Args:
@@ -71,7 +71,7 @@ def whole_pool(part: Part, lengths: Lengths, language: str) -> Pool:
     rows = lengths.usable(language).astype(np.int32)
     if not len(rows):
         raise ExampleError(f"{part.source.name}: no record has both a wanted text in {language!r} and a region")
-    return Pool(part.source, in_language(part.texts, language), rows, rows, first_id=0)
+    return ExamplePool(part.source, in_language(part.texts, language), rows, rows, first_id=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,8 @@ class FixedBatches:
         share: the places of each global batch that this process makes.
     """
 
-    recipe: Recipe
-    pool: Pool
+    recipe: ExampleOptions
+    pool: ExamplePool
     objective: str
     shape: Shape
     batch_size: int
@@ -104,18 +104,18 @@ class FixedBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.pool.rows) / self.batch_size)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> HostBatch:
         rows, missing = loader.eval_rows(number, self.batch_size, len(self.pool.rows), self.share)
         used = [int(row) for row in self.pool.rows[rows]]
         # Fills the places of missing rows, for their shapes, and is blanked afterwards.
         filling = [int(self.pool.rows[0])] * missing
         examples = Examples(self.recipe, self.pool, self.shape, "raise")
-        batch = examples.batch(self.objective, [Row(0, row, row) for row in (*used, *filling)])
+        batch = examples.batch(self.objective, [WantedRow(0, row, row) for row in (*used, *filling)])
         del batch[loader.REPLACED]
         self._blank(batch, len(used))
         return batch | loader.numbered(batch["id"][: len(used)].tolist(), missing)
 
-    def _blank(self, batch: Batch, first: int) -> None:
+    def _blank(self, batch: HostBatch, first: int) -> None:
         """Makes padding of the rows from `first` on, with the empty text, so that none is without a valid token."""
         empty = self.recipe.encode([""], self.shape.tokens)
         for name, array in batch.items():

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from wenlan_jax.data import loader, order, records
-from wenlan_jax.data.loader import Batch
-from wenlan_jax.data.mixture import Row, TextChoice
+from wenlan_jax.data.loader import HostBatch
+from wenlan_jax.data.mixture import TextChoice, WantedRow
 from wenlan_jax.tasks.single_tower.input import masking
 from wenlan_jax.tasks.single_tower.input.buckets import Images, Rows, Shape
-from wenlan_jax.tasks.single_tower.input.regions import Regions
+from wenlan_jax.tasks.single_tower.input.regions import RegionReader
 from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ExampleError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class ExampleOptions:
     """How records become examples.
 
     Attributes:
@@ -61,14 +61,14 @@ class Recipe:
 
     tokenizer: Tokenizer
     text_length: int
-    regions: Regions
+    regions: RegionReader
     words: masking.WordMasking | None
     region_probability: float
     match_probability: float
     negatives: int
     seed: int
 
-    def require(self, objective: str, pool: Pool) -> None:
+    def require(self, objective: str, pool: ExamplePool) -> None:
         """Checks that examples of an objective can be made.
 
         Args:
@@ -96,7 +96,7 @@ class Recipe:
                 "buckets"
             )
 
-    def encode(self, texts: Sequence[str], length: int) -> Batch:
+    def encode(self, texts: Sequence[str], length: int) -> HostBatch:
         """Encodes texts.
 
         Args:
@@ -113,7 +113,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
+class ExamplePool:
     """Rows of a source, ascending, of which pairs in one language are made.
 
     Attributes:
@@ -165,12 +165,12 @@ class Examples:
         bad_records: `raise` reports a bad record, `replace` takes another row of the pool.
     """
 
-    recipe: Recipe
-    pool: Pool
+    recipe: ExampleOptions
+    pool: ExamplePool
     shape: Shape
     bad_records: Literal["raise", "replace"]
 
-    def batch(self, objective: str, wanted: Sequence[Row]) -> Batch:
+    def batch(self, objective: str, wanted: Sequence[WantedRow]) -> HostBatch:
         """Makes a batch.
 
         Args:
@@ -204,7 +204,7 @@ class Examples:
     def _matches(self, position: int) -> bool:
         return bool(self._random("match", position).random() < self.recipe.match_probability)
 
-    def _pair(self, wanted: Row, batch: Batch, place: int) -> tuple[str, str]:
+    def _pair(self, wanted: WantedRow, batch: HostBatch, place: int) -> tuple[str, str]:
         """Puts the regions of a pair, or of another image where it must not match, at `place`; text and image."""
         rows, matches = self.pool.rows, "match" not in batch or bool(batch["match"][place])
         first = int(np.searchsorted(rows, wanted.row))
@@ -232,7 +232,7 @@ class Examples:
         batch[loader.REPLACED][place] = replaced
         return text, image
 
-    def _write_regions(self, row: int, record: records.Record, batch: Batch, place: int) -> None:
+    def _write_regions(self, row: int, record: records.Record, batch: HostBatch, place: int) -> None:
         self.recipe.regions.write(self.pool.source, row, record, batch, place)
 
     def _others(
@@ -271,7 +271,7 @@ class Examples:
                 replaced = True
         return replaced
 
-    def _hide_words(self, wanted: Sequence[Row], batch: Batch) -> None:
+    def _hide_words(self, wanted: Sequence[WantedRow], batch: HostBatch) -> None:
         words = self.recipe.words
         if words is None:
             raise ExampleError("objective 'mlm' needs a way to mask words")
@@ -282,13 +282,13 @@ class Examples:
         batch["masked_ids"] = np.stack([item.ids for item in hidden])
         batch["masked_valid"] = np.stack([item.valid for item in hidden])
 
-    def _hidden_regions(self, wanted: Sequence[Row], batch: Batch) -> np.ndarray:
+    def _hidden_regions(self, wanted: Sequence[WantedRow], batch: HostBatch) -> np.ndarray:
         chance, rows = self.recipe.region_probability, zip(wanted, batch["region_mask"], strict=True)
         return np.stack(
             [masking.hide_regions(mask, chance, self._random("regions", row.position)) for row, mask in rows]
         )
 
-    def _add_negatives(self, wanted: Sequence[Row], images: Sequence[str], batch: Batch) -> None:
+    def _add_negatives(self, wanted: Sequence[WantedRow], images: Sequence[str], batch: HostBatch) -> None:
         """Adds the texts and the regions of `negatives` other records to every row, drawn apart."""
         rows, count = len(wanted), self.recipe.negatives
         empty = self.recipe.regions.empty(rows * count, self.shape.regions, with_classes=False)
@@ -310,7 +310,7 @@ class Examples:
         random = self._random("negative texts", position)
         return self._others(self.pool.rows, image, self.recipe.negatives, random, use)
 
-    def _negative_regions(self, position: int, image: str, batch: Batch) -> bool:
+    def _negative_regions(self, position: int, image: str, batch: HostBatch) -> bool:
         def use(number: int, row: int, record: records.Record) -> None:
             self._write_regions(row, record, batch, number)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt16
 
-from wenlan_jax.data.mixture import Wanted
-from wenlan_jax.tasks.single_tower.input.regions import Regions
+from wenlan_jax.data.mixture import WantedTexts
+from wenlan_jax.tasks.single_tower.input.regions import RegionReader
 from wenlan_jax.util import atomic_files, json_files, progress_line, resumable_jobs
 from wenlan_jax.util.errors import WenlanError
 
@@ -84,10 +84,10 @@ class Measure:
     """
 
     source: Source
-    wanted: Wanted
+    wanted: WantedTexts
     tokenizer: Tokenizer
     text_length: int
-    regions: Regions
+    regions: RegionReader
 
     def __post_init__(self) -> None:
         if max(self.text_length, self.regions.largest) > np.iinfo(np.uint16).max:

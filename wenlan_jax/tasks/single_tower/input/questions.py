@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from wenlan_jax.data import loader, order, records
-from wenlan_jax.data.loader import Batch
+from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.tasks.single_tower.input.buckets import Shape
-from wenlan_jax.tasks.single_tower.input.examples import ExampleError, Recipe
+from wenlan_jax.tasks.single_tower.input.examples import ExampleError, ExampleOptions
 
 if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
@@ -120,7 +120,7 @@ class _Targets:
     """
 
     questions: Questions
-    recipe: Recipe
+    recipe: ExampleOptions
     columns: Mapping[str, int]
     soften: Soften
     shape: Shape
@@ -128,12 +128,12 @@ class _Targets:
     share: tuple[int, ...]
     blind: bool
 
-    def empty(self, rows: int) -> Batch:
+    def empty(self, rows: int) -> HostBatch:
         """All fields but those of the text, for so many questions."""
         batch = self.recipe.regions.empty(rows, self.shape.regions, with_classes=False)
         return batch | {"id": np.zeros(rows, np.int32), "answers": np.zeros((rows, len(self.columns)), np.float32)}
 
-    def write(self, number: int, batch: Batch, place: int) -> str:
+    def write(self, number: int, batch: HostBatch, place: int) -> str:
         """Puts question `number` at `place`, and returns its text."""
         row, record, question = self.questions[number]
         if not self.blind:
@@ -162,13 +162,13 @@ class QuestionBatches(_Targets):
         """The questions that training draws from."""
         return self.questions
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> HostBatch:
         numbers, _ = order.Order(len(self.questions), self.recipe.seed, True).rows(step, self.batch_size)
         batch = self.empty(len(self.share)) | {loader.REPLACED: np.zeros(len(self.share), bool)}
         texts = [self._write(number, batch, place) for place, number in enumerate(numbers[list(self.share)].tolist())]
         return batch | self.recipe.encode(texts, self.shape.tokens)
 
-    def _write(self, first: int, batch: Batch, place: int) -> str:
+    def _write(self, first: int, batch: HostBatch, place: int) -> str:
         total = len(self.questions)
 
         def read(attempt: int) -> str:
@@ -189,7 +189,7 @@ class FixedQuestionBatches(_Targets):
     def __len__(self) -> int:
         return math.ceil(len(self.questions) / self.batch_size)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> HostBatch:
         numbers, missing = loader.eval_rows(number, self.batch_size, len(self.questions), self.share)
         batch = self.empty(len(self.share))
         texts = [self.write(question, batch, place) for place, question in enumerate(numbers)]

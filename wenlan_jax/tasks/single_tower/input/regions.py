@@ -30,11 +30,11 @@ WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 Boxes = Float32[np.ndarray, "regions 4"]
 
 
-class RegionError(WenlanError, ValueError):
+class RegionReadError(WenlanError, ValueError):
     """Options that do not fit together, or a record without the regions they ask for."""
 
 
-class Kept(NamedTuple):
+class KeptRegions(NamedTuple):
     """The regions of a record that are used.
 
     Attributes:
@@ -61,7 +61,7 @@ def grid_boxes(cells: int) -> Boxes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Regions:
+class RegionReader:
     """How the regions of a record become arrays.
 
     Attributes:
@@ -94,13 +94,17 @@ class Regions:
 
     def __post_init__(self) -> None:
         if self.features == "stored" and self.boxes == "grid":
-            raise RegionError("regions: a grid has no stored features; take 'pixels' or 'map', or stored boxes")
+            raise RegionReadError("regions: a grid has no stored features; take 'pixels' or 'map', or stored boxes")
         if self.features == "pixels" and self.width != 3 * self.crop**2:
-            raise RegionError(f"regions: pixels of crop {self.crop} are {3 * self.crop**2} numbers, not {self.width}")
+            raise RegionReadError(
+                f"regions: pixels of crop {self.crop} are {3 * self.crop**2} numbers, not {self.width}"
+            )
         if (self.features == "map") != (self.images is not None):
-            raise RegionError("regions: `images` is for features on a 'map', which need it")
+            raise RegionReadError("regions: `images` is for features on a 'map', which need it")
         if self.labels and self.classes != len(self.labels) + 1:
-            raise RegionError(f"regions: {len(self.labels)} labels and the background are not {self.classes} classes")
+            raise RegionReadError(
+                f"regions: {len(self.labels)} labels and the background are not {self.classes} classes"
+            )
 
     @property
     def largest(self) -> int:
@@ -119,9 +123,9 @@ class Regions:
             RegionError: if none can.
         """
         if not self.classes or self.boxes == "grid":
-            raise RegionError("regions: objective 'mrc' needs `classes` and stored boxes; leave it out otherwise")
+            raise RegionReadError("regions: objective 'mrc' needs `classes` and stored boxes; leave it out otherwise")
 
-    def empty(self, rows: int, length: int, with_classes: bool) -> loader.Batch:
+    def empty(self, rows: int, length: int, with_classes: bool) -> loader.HostBatch:
         """Makes the fields of a batch, all padding so far.
 
         Args:
@@ -135,7 +139,7 @@ class Regions:
         Raises:
             RegionError: if classes are needed and no record can have them.
         """
-        batch: loader.Batch = {
+        batch: loader.HostBatch = {
             "region_boxes": np.zeros((rows, length, 4), np.float32),
             "region_mask": np.zeros((rows, length), bool),
         }
@@ -149,7 +153,7 @@ class Regions:
             batch["region_classes"] = np.zeros((rows, length, self.classes), np.float16)
         return batch
 
-    def write(self, source: Source, row: int, record: records.Record, batch: loader.Batch, place: int) -> None:
+    def write(self, source: Source, row: int, record: records.Record, batch: loader.HostBatch, place: int) -> None:
         """Writes the regions of a record into a batch. Regions beyond the batch's length are left out.
 
         Args:
@@ -165,7 +169,7 @@ class Regions:
         kept = self._kept(record, batch["region_mask"].shape[1])
         try:
             values = self._values(record, kept, "region_classes" in batch)
-        except RegionError as error:
+        except RegionReadError as error:
             remedy = "add regions with `wenlan regions`, choose other single.regions, or data.bad_records='replace'"
             raise loader.BadRecord(f"{loader.row_name(source, row, record)}: {error}. Remedy: {remedy}.") from error
         except images.CorruptImage as error:
@@ -176,10 +180,10 @@ class Regions:
             batch[name][place, : len(rows)] = rows
         batch["region_mask"][place, : len(kept.boxes)] = True
 
-    def _values(self, record: records.Record, kept: Kept, with_classes: bool) -> loader.Batch:
+    def _values(self, record: records.Record, kept: KeptRegions, with_classes: bool) -> loader.HostBatch:
         if not len(kept.boxes):
-            raise RegionError("no region with an area")
-        values: loader.Batch = {"region_boxes": kept.boxes}
+            raise RegionReadError("no region with an area")
+        values: loader.HostBatch = {"region_boxes": kept.boxes}
         if self.features == "stored":
             values["region_features"] = self._stored(record)[kept.numbers]
         elif self.features == "pixels":
@@ -188,21 +192,21 @@ class Regions:
             values["region_classes"] = self._classes(record)[kept.numbers]
         return values
 
-    def _kept(self, record: records.Record, length: int) -> Kept:
+    def _kept(self, record: records.Record, length: int) -> KeptRegions:
         if self.boxes == "grid":
-            return Kept(grid_boxes(self.grid)[:length], np.arange(min(self.largest, length)))
+            return KeptRegions(grid_boxes(self.grid)[:length], np.arange(min(self.largest, length)))
         corners = np.array([region.box for region in record.regions], np.float64).reshape(-1, 4)
         scaled = np.clip(corners / (record.width, record.height, record.width, record.height), 0.0, 1.0)
         solid = (scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])
         numbers = np.flatnonzero(solid)[: min(self.limit, length)]
-        return Kept(scaled[numbers].astype(np.float32), numbers)
+        return KeptRegions(scaled[numbers].astype(np.float32), numbers)
 
     def _stored(self, record: records.Record) -> records.Features:
         rows = record.region_features
         if rows is None:
-            raise RegionError("no region_features")
+            raise RegionReadError("no region_features")
         if rows.shape[1] != self.width:
-            raise RegionError(f"region_features of {rows.shape[1]} numbers, not {self.width}")
+            raise RegionReadError(f"region_features of {rows.shape[1]} numbers, not {self.width}")
         return rows
 
     def _classes(self, record: records.Record) -> records.Classes:
@@ -210,16 +214,16 @@ class Regions:
         if rows is None:
             return self._one_hot(record)
         if rows.shape[1] != self.classes:
-            raise RegionError(f"region_classes of {rows.shape[1]} columns, not {self.classes}")
+            raise RegionReadError(f"region_classes of {rows.shape[1]} columns, not {self.classes}")
         return rows
 
     def _one_hot(self, record: records.Record) -> records.Classes:
         if not self.labels:
-            raise RegionError("neither region_classes nor `labels` to make them of")
+            raise RegionReadError("neither region_classes nor `labels` to make them of")
         names = ("", *self.labels)
         unknown = sorted({region.label for region in record.regions} - set(names))
         if unknown:
-            raise RegionError(f"regions labelled {unknown}, which are not among `labels`")
+            raise RegionReadError(f"regions labelled {unknown}, which are not among `labels`")
         columns = [names.index(region.label) for region in record.regions]
         return np.eye(self.classes, dtype=np.float16)[columns]
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from wenlan_jax.data import order
-from wenlan_jax.data.mixture import Mixture, Part, Row, TextChoice
+from wenlan_jax.data.mixture import Mixture, MixturePart, TextChoice, WantedRow
 from wenlan_jax.tasks.single_tower.input import buckets
 from wenlan_jax.tasks.single_tower.input.buckets import Shape
 from wenlan_jax.tasks.single_tower.input.lengths import Lengths
@@ -43,7 +43,7 @@ class ScheduledPart(NamedTuple):
         objectives: those it may train; empty for all.
     """
 
-    part: Part
+    part: MixturePart
     lengths: Lengths
     objectives: tuple[str, ...]
 
@@ -135,7 +135,7 @@ class Schedule:
         """Says what a step trains."""
         return self.cells[self._use(step)[0]]
 
-    def rows(self, step: int, share: Sequence[int]) -> list[Row]:
+    def rows(self, step: int, share: Sequence[int]) -> list[WantedRow]:
         """Says which rows a step trains.
 
         Args:
@@ -149,7 +149,7 @@ class Schedule:
         cell, places = self.cells[number], np.asarray(share, np.int64)
         rows = cell.rows[self._orders[number].at(use * self.batch_size + places)]
         positions = np.int64(step) * self.batch_size + places
-        return [Row(cell.part, *row) for row in zip(rows.tolist(), positions.tolist(), strict=True)]
+        return [WantedRow(cell.part, *row) for row in zip(rows.tolist(), positions.tolist(), strict=True)]
 
     def texts(self, cell: Cell) -> TextChoice:
         """Returns the rule for the texts of a cell: that of its part, in its language alone."""
