@@ -78,7 +78,7 @@ def test_in_batch_keys_join_the_denominator_once() -> None:
     ids = np.array([50, 51, 50, 52, 53, 54], np.int32)  # rows 0 and 2 show the same image
     found = contrastive.info_nce(
         queries, keys, ids, jnp.float32(SCALE), bank=bank, batch_keys=keys, batch_ids=ids,
-        own_rows=jnp.arange(N), mask_false_negatives=True,
+        positive_rows=jnp.arange(N), mask_false_negatives=True,
     )  # fmt: skip
     stored, _ = entries(bank)
     logits = SCALE * np.concatenate([keys, stored]) @ queries.T.astype(np.float64)
@@ -136,7 +136,7 @@ def test_top_k_of_a_partly_filled_bank_names_no_empty_entry() -> None:
 def test_a_bank_on_eight_devices_gives_the_loss_and_gradient_of_one(masks: bool) -> None:
     """With false negatives, extra positives, entries that do not count, and an id that stands in two rows."""
     rng = np.random.default_rng(11)
-    queries, own_keys, batch = unit(rng, 8), unit(rng, 8), 16
+    queries, positive_keys, batch = unit(rng, 8), unit(rng, 8), 16
     bank = ring.create(40, batch, DIM)
     for step in range(4):
         bank = ring.push(bank, unit(rng, batch), np.arange(step * batch, (step + 1) * batch, dtype=np.int32) % 60, step)
@@ -151,7 +151,7 @@ def test_a_bank_on_eight_devices_gives_the_loss_and_gradient_of_one(masks: bool)
     def loss(queries: jax.Array, bank: ring.Bank, mesh: Mesh | None) -> tuple[jax.Array, contrastive.InfoNCE]:
         found = contrastive.info_nce(
             queries,
-            own_keys,
+            positive_keys,
             ids,
             jnp.float32(SCALE),
             bank=bank,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wenlan_jax.core.task import MicroLoss, NewState, PositivePairs
+from wenlan_jax.core.task import MicroLoss, MicroPairs, NewState
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.tasks import batch, experiment, registry, shared_data
 from wenlan_jax.tasks.run import Run
@@ -51,7 +51,7 @@ class Lengths:
     def targets(self, state: Any, micro: Any, rng: Any) -> Any:
         return {"id": micro["id"]}, {}
 
-    def micro_loss(self, params: Any, state: Any, micro: Any, own: PositivePairs, rows: Any, rng: Any) -> MicroLoss:
+    def micro_loss(self, params: Any, state: Any, micro: Any, pairs: MicroPairs, keys: Any, rng: Any) -> MicroLoss:
         loss = jnp.sum(squared_errors(params, micro)) / rows["id"].shape[0]
         return MicroLoss(loss, {"loss": loss}, {})
 

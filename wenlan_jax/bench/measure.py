@@ -15,7 +15,7 @@ import numpy as np
 
 from wenlan_jax.core import momentum, optim, rngs, trees
 from wenlan_jax.core.state import TrainState
-from wenlan_jax.core.task import PositivePairs
+from wenlan_jax.core.task import MicroPairs
 from wenlan_jax.losses import contrastive
 from wenlan_jax.monitoring import metrics_file
 from wenlan_jax.parallel import mesh as meshes
@@ -172,9 +172,9 @@ def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], r
     trained, frozen = trees.split(state.params, current.recipe.is_trained)
 
     def loss(part: Any, state: TrainState, batch: Any) -> jax.Array:
-        rows, _ = task.targets(state, batch, rng)
-        own = PositivePairs(positions, rows)
-        return task.micro_loss(trees.merge(part, frozen), state, batch, own, rows, rng).loss
+        keys, _ = task.targets(state, batch, rng)
+        pairs = MicroPairs(positions, keys)
+        return task.micro_loss(trees.merge(part, frozen), state, batch, pairs, keys, rng).loss
 
     prepare = jax.jit(lambda b: task.prepare(b, rng, positions))
     prepared = prepare(batch)

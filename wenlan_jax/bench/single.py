@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from wenlan_jax.bench import measure
 from wenlan_jax.core import rngs, trees
 from wenlan_jax.core.state import TrainState
-from wenlan_jax.core.task import PositivePairs
+from wenlan_jax.core.task import MicroPairs
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower.task import SingleTowerTask
 
@@ -41,9 +41,9 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
         return tower.encode(trees.merge(part, frozen), batch, features, rng).pooled[:, 0].sum()
 
     def objective(part: Any, state: TrainState, batch: Any) -> jax.Array:
-        rows, _ = task.targets(state, batch, rng)
-        own = PositivePairs(jnp.arange(len(rows["id"])), rows)
-        return task.micro_loss(trees.merge(part, frozen), state, batch, own, rows, rng).loss
+        keys, _ = task.targets(state, batch, rng)
+        pairs = MicroPairs(jnp.arange(len(keys["id"])), keys)
+        return task.micro_loss(trees.merge(part, frozen), state, batch, pairs, keys, rng).loss
 
     actions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
     if tower.backbone is not None:

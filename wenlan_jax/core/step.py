@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int, PyTree, UInt32
 
 from wenlan_jax.core import optim, rngs, trees
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Batch, Metrics, MicroLoss, PositivePairs, Rows, Task
+from wenlan_jax.core.task import Batch, Keys, Metrics, MicroLoss, MicroPairs, Task
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.util.errors import WenlanError
 
@@ -65,14 +65,14 @@ class Pass:
 
     Attributes:
         state: the state before the step, with the key encoders of this step.
-        rows: keys and ids of the whole batch.
+        keys: keys and ids of the whole batch.
         grads: gradients of the trained leaves.
         metrics: the task's metrics of the batch.
         batch_stats: the running statistics after the batch.
     """
 
     state: TrainState
-    rows: Rows
+    keys: Keys
     grads: Params
     metrics: Metrics
     batch_stats: PyTree
@@ -152,7 +152,7 @@ def train_step(recipe: StepParts, state: TrainState, batch: Batch) -> tuple[Trai
         params=trees.merge(trained, frozen),
         batch_stats=done.batch_stats,
         opt_state=opt_state,
-        banks=recipe.task.push(state.banks, done.rows, state.step),
+        banks=recipe.task.push(state.banks, done.keys, state.step),
     )
     grad_norm = optax.tree.norm(done.grads)
     finite = jnp.isfinite(done.metrics["loss"]) & jnp.isfinite(grad_norm)
@@ -200,38 +200,38 @@ def forward_backward(recipe: StepParts, state: TrainState, batch: Batch) -> Pass
     micros, positions = _to_micro((batch, positions), k, recipe.unit)
     state = state.replace(momentum=task.advance(state))
 
-    def keys(index: Any, micro: Batch, positions: Int[Array, " n"]) -> tuple[Rows, PyTree]:
+    def targets(index: Any, micro: Batch, positions: Int[Array, " n"]) -> tuple[Keys, PyTree]:
         return jax.lax.stop_gradient(task.targets(state, prepared(micro, positions), rng(index)))
 
-    rows, key_stats = _each_micro(keys, k, micros, positions)
-    own = PositivePairs(positions, rows)
-    rows = _from_micro(rows, k, recipe.unit)
+    keys, key_stats = _each_micro(targets, k, micros, positions)
+    pairs = MicroPairs(positions, keys)
+    keys = _from_micro(keys, k, recipe.unit)
     if state.momentum is not None:
         stats = _mean_change(state.momentum.batch_stats, key_stats, k)
         state = state.replace(momentum=Momentum(state.momentum.params, stats))
     trained, frozen = trees.split(state.params, recipe.is_trained)
 
-    def share(trained: Params, index: Any, micro: Batch, own: PositivePairs) -> tuple[Array, MicroLoss]:
+    def share(trained: Params, index: Any, micro: Batch, pairs: MicroPairs) -> tuple[Array, MicroLoss]:
         params = trees.merge(trained, frozen)
-        result = task.micro_loss(params, state, prepared(micro, own.positions), own, rows, rng(index))
+        result = task.micro_loss(params, state, prepared(micro, pairs.positions), pairs, keys, rng(index))
         return result.loss, result
 
-    def gradients(index: Any, inputs: tuple[Batch, PositivePairs]) -> tuple[Params, Metrics, PyTree]:
+    def gradients(index: Any, inputs: tuple[Batch, MicroPairs]) -> tuple[Params, Metrics, PyTree]:
         grads, result = jax.grad(share, has_aux=True)(trained, index, *inputs)
         return grads, result.metrics, result.batch_stats
 
     if k == 1:
-        return Pass(state, rows, *gradients(0, jax.tree.map(lambda x: x[0], (micros, own))))
+        return Pass(state, keys, *gradients(0, jax.tree.map(lambda x: x[0], (micros, pairs))))
 
     def add(total: T, inputs: Any) -> tuple[T, PyTree]:
         *sums, stats = gradients(*inputs)
         return jax.tree.map(jnp.add, total, tuple(sums)), stats
 
-    first = (jnp.zeros((), jnp.int32), jax.tree.map(lambda x: x[0], (micros, own)))
+    first = (jnp.zeros((), jnp.int32), jax.tree.map(lambda x: x[0], (micros, pairs)))
     *sums, _ = jax.eval_shape(gradients, *first)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tuple(sums))
-    (grads, metrics), stats = jax.lax.scan(add, zero, (jnp.arange(k), (micros, own)))
-    return Pass(state, rows, grads, metrics, _mean_change(state.batch_stats, stats, k))
+    (grads, metrics), stats = jax.lax.scan(add, zero, (jnp.arange(k), (micros, pairs)))
+    return Pass(state, keys, grads, metrics, _mean_change(state.batch_stats, stats, k))
 
 
 def finiteness(recipe: StepParts, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
@@ -251,7 +251,7 @@ def finiteness(recipe: StepParts, state: TrainState, batch: Batch) -> dict[str, 
         state.batch_stats,
         state.momentum,
         state.banks,
-        done.rows,
+        done.keys,
         done.metrics,
         done.batch_stats,
         done.grads,
@@ -279,7 +279,7 @@ def culprits(finite: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _to_micro(tree: T, k: int, unit: int) -> T:
-    """Rows (batch, ...) as (k, batch / k, ...), whole units dealt out in turn."""
+    """Keys (batch, ...) as (k, batch / k, ...), whole units dealt out in turn."""
 
     def deal(x: Array) -> Array:
         if k == 1:

@@ -14,8 +14,8 @@ from wenlan_jax.models.arrays import Array, Tree
 Batch = dict[str, Array]
 """Arrays by name, one row a pair; `TaskSpec.batch_spec` declares them."""
 
-Rows = dict[str, Array]
-"""What the losses need to know of every pair of the batch: keys and ids, one row a pair."""
+Keys = dict[str, Array]
+"""What the losses need to know of every pair of the batch: its keys and `id`, one row a pair."""
 
 Banks = dict[str, Bank]
 Metrics = dict[str, Float[Array, ""]]
@@ -51,23 +51,23 @@ class MicroLoss(Tree):
     batch_stats: PyTree
 
 
-class PositivePairs(Tree):
+class MicroPairs(Tree):
     """The pairs of a micro-batch.
 
     Attributes:
         positions: the rows of its pairs in the whole batch.
-        rows: their own keys and ids, on the devices where the pairs lie.
+        keys: their keys and ids, on the devices where the pairs lie.
     """
 
     positions: Int[Array, " n"]
-    rows: Rows
+    keys: Keys
 
 
 @runtime_checkable
 class Task(Protocol):
     """A task as pure functions over its part of the train state.
 
-    `targets` runs before any gradient, for every micro-batch; `micro_loss` then sees the rows of all of them. That
+    `targets` runs before any gradient, for every micro-batch; `micro_loss` then sees the keys of all of them. That
     is what makes accumulation exact. Both get the same `rng` for the same micro-batch.
     """
 
@@ -129,8 +129,8 @@ class Task(Protocol):
         """
         ...
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
-        """Computes the rows of a micro-batch, without gradient.
+    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
+        """Computes the keys of a micro-batch, without gradient.
 
         Args:
             state: the state, with the key encoders of this step.
@@ -147,8 +147,8 @@ class Task(Protocol):
         params: Params,
         state: TrainState,
         micro: Batch,
-        own: PositivePairs,
-        rows: Rows,
+        pairs: MicroPairs,
+        keys: Keys,
         rng: Array,
     ) -> MicroLoss:
         """Computes the share of a micro-batch in the loss.
@@ -157,8 +157,8 @@ class Task(Protocol):
             params: the parameters to differentiate by, trained and frozen.
             state: the state, with the key encoders of this step.
             micro: the prepared pairs.
-            own: the positions and rows of these pairs.
-            rows: the rows of the whole batch.
+            pairs: the positions and keys of these pairs.
+            keys: the keys and ids of the whole batch.
             rng: the key of this micro-batch.
 
         Returns:
@@ -166,12 +166,12 @@ class Task(Protocol):
         """
         ...
 
-    def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
+    def push(self, banks: Banks, keys: Keys, step: Int[Array, ""]) -> Banks:
         """Pushes the keys of the batch into the banks.
 
         Args:
             banks: the banks before the step.
-            rows: the rows of the whole batch.
+            keys: the keys and ids of the whole batch.
             step: the step.
 
         Returns:

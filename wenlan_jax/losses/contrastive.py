@@ -210,14 +210,14 @@ def _across_devices(part: Negatives) -> Negatives:
 
 def info_nce(
     queries: Float[Array, "n d"],
-    own_keys: Float[Array, "n d"],
+    positive_keys: Float[Array, "n d"],
     ids: Int[Array, " n"],
     scale: Float[Array, ""],
     *,
     bank: Bank | None = None,
     batch_keys: Float[Array, "m d"] | None = None,
     batch_ids: Int[Array, " m"] | None = None,
-    own_rows: Int[Array, " n"] | None = None,
+    positive_rows: Int[Array, " n"] | None = None,
     positives: Bool[Array, "n s b"] | None = None,
     mask_false_negatives: bool,
     mesh: Mesh | None = None,
@@ -229,13 +229,13 @@ def info_nce(
 
     Args:
         queries: unit vectors.
-        own_keys: the key of each query, unit vectors.
+        positive_keys: the key of each query, unit vectors.
         ids: the image id of each query.
         scale: 1 / tau.
         bank: a bank of negatives.
-        batch_keys: the keys of the whole batch, as negatives of each other. Needs `batch_ids` and `own_rows`.
+        batch_keys: the keys of the whole batch, as negatives of each other. Needs `batch_ids` and `positive_rows`.
         batch_ids: the image ids of `batch_keys`.
-        own_rows: the row of each query's own key in `batch_keys`.
+        positive_rows: the row of each query's own key in `batch_keys`.
         positives: bank entries that are positives too. Each adds its own -log softmax, over the same denominator [C].
         mask_false_negatives: whether negatives of the query's own image (equal ids) are left out and counted.
         mesh: the mesh of the bank, for a bank that lies on several devices.
@@ -243,30 +243,30 @@ def info_nce(
     Returns:
         The sums; divide `loss` by the number of queries for the mean.
     """
-    own = scale * jnp.einsum("nd,nd->n", queries, own_keys, precision=jax.lax.Precision.HIGHEST)
+    positive = scale * jnp.einsum("nd,nd->n", queries, positive_keys, precision=jax.lax.Precision.HIGHEST)
     parts: list[Negatives] = []
     if bank is not None:
         parts.append(bank_negatives(queries, ids, scale, bank, positives, mask_false_negatives, mesh))
     if batch_keys is not None:
-        assert own_rows is not None and batch_ids is not None
-        counts = jnp.arange(batch_keys.shape[0])[None] != own_rows[:, None]
+        assert positive_rows is not None and batch_ids is not None
+        counts = jnp.arange(batch_keys.shape[0])[None] != positive_rows[:, None]
         same = batch_ids[None] == ids[:, None] if mask_false_negatives else jnp.zeros_like(counts)
         parts.append(negatives(queries, batch_keys, scale, counts, same, None))
     extra = jnp.asarray(sum(part.positives for part in parts))
     extra_logits = jnp.asarray(sum(part.positive_logits for part in parts))
-    beaten = [own > part.best for part in parts]
+    beaten = [positive > part.best for part in parts]
     return InfoNCE(
-        loss=jnp.sum((1 + extra) * _log_sum_exp(own, parts) - own - extra_logits),
+        loss=jnp.sum((1 + extra) * _log_sum_exp(positive, parts) - positive - extra_logits),
         correct=jnp.sum(functools.reduce(jnp.logical_and, beaten), dtype=jnp.float32),
         masked=jnp.asarray(sum(jnp.sum(part.masked) for part in parts), jnp.float32),
         extra_positives=jnp.sum(extra, dtype=jnp.float32),
     )
 
 
-def _log_sum_exp(own: Float[Array, " n"], parts: Sequence[Negatives]) -> Float[Array, " n"]:
-    """log(exp(own) + sum exp(others)): finite, with finite gradients, also where all the others are -inf."""
-    peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, [part.peak for part in parts], own))
-    total = jnp.exp(own - peak)
+def _log_sum_exp(positive: Float[Array, " n"], parts: Sequence[Negatives]) -> Float[Array, " n"]:
+    """log(exp(positive) + sum exp(others)): finite, with finite gradients, also where all the others are -inf."""
+    peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, [part.peak for part in parts], positive))
+    total = jnp.exp(positive - peak)
     for part in parts:
         total += part.total * jnp.exp(part.peak - peak)
     return peak + jnp.log(total)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from wenlan_jax.core import trees
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Banks, Batch, Metrics, MicroLoss, NewState, PositivePairs, Rows
+from wenlan_jax.core.task import Banks, Batch, Keys, Metrics, MicroLoss, MicroPairs, NewState
 from wenlan_jax.models import augment
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.models.efficientnet import EfficientNet
@@ -235,25 +235,25 @@ class SingleTowerTask:
         """Returns None: there are no key encoders."""
         return None
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
         """Computes the weight of every pair, which the whole batch is divided by; the ids come along."""
         weights = objectives.OBJECTIVES[of_batch(micro)].weights(self.config, micro)
         return {"id": micro["id"], WEIGHT: weights}, {}
 
     def micro_loss(
-        self, params: Params, state: TrainState, micro: Batch, own: PositivePairs, rows: Rows, rng: Array
+        self, params: Params, state: TrainState, micro: Batch, pairs: MicroPairs, keys: Keys, rng: Array
     ) -> MicroLoss:
         """Computes the share of these pairs in the mean over the weights of the whole batch."""
         name = of_batch(micro)
         given = objectives.Given(self.config, self.tower, params, state.batch_stats, micro, rng)
         sums = objectives.OBJECTIVES[name].sums(given)
-        total = jnp.maximum(jnp.sum(rows[WEIGHT]), 1e-9)  # no question has an answer, or no word is masked
+        total = jnp.maximum(jnp.sum(keys[WEIGHT]), 1e-9)  # no question has an answer, or no word is masked
         metrics = {f"{name}_{metric}": value / total for metric, value in sums.metrics.items()}
         loss = sums.loss / total
         metrics |= {"loss": loss, f"{name}_loss": loss, "loss_reference": sums.reference / total}
         return MicroLoss(loss, metrics, state.batch_stats)
 
-    def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
+    def push(self, banks: Banks, keys: Keys, step: Int[Array, ""]) -> Banks:
         """Returns `banks` as they are: there are none."""
         return banks
 

@@ -12,7 +12,7 @@ from jaxtyping import Int, PyTree
 
 from wenlan_jax.core import bank, momentum
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Banks, Batch, Metrics, MicroLoss, NewState, PositivePairs, Rows
+from wenlan_jax.core.task import Banks, Batch, Keys, Metrics, MicroLoss, MicroPairs, NewState
 from wenlan_jax.losses import contrastive
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.tasks import experiment
@@ -80,7 +80,7 @@ class BriVL:
         towers = {name: state.params[name] for name in OTHER}
         return state.momentum.replace(params=momentum.update(state.momentum.params, towers, self.contrast.momentum))
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
         """Computes the keys of both modalities; the ids come along."""
         assert state.momentum is not None
         keys, stats = self.towers.embed(
@@ -93,8 +93,8 @@ class BriVL:
         params: Params,
         state: TrainState,
         micro: Batch,
-        own: PositivePairs,
-        rows: Rows,
+        pairs: MicroPairs,
+        keys: Keys,
         rng: Array,
     ) -> MicroLoss:
         """Computes both directions of the loss, divided by the size of the whole batch: shares of a mean add up."""
@@ -104,8 +104,8 @@ class BriVL:
         positives = None
         if self.contrast.multi_label_top_k:
             positives = contrastive.mutual_top_k(
-                own.rows["image"],
-                own.rows["text"],
+                pairs.keys["image"],
+                pairs.keys["text"],
                 banks["image"],
                 banks["text"],
                 self.contrast.multi_label_top_k,
@@ -113,23 +113,23 @@ class BriVL:
         directions = {
             f"{name}_to_{other}": contrastive.info_nce(
                 queries[name],
-                own.rows[other],
+                pairs.keys[other],
                 micro["id"],
                 scale,
                 bank=banks[other],
-                batch_keys=rows[other] if self.contrast.in_batch_negatives else None,
-                batch_ids=rows["id"],
-                own_rows=own.positions,
+                batch_keys=keys[other] if self.contrast.in_batch_negatives else None,
+                batch_ids=keys["id"],
+                positive_rows=pairs.positions,
                 positives=positives,
                 mesh=self.mesh,
                 mask_false_negatives=self.contrast.mask_false_negatives,
             )
             for name, other in OTHER.items()
         }
-        metrics = direction_metrics(directions, rows["id"].shape[0])
+        metrics = direction_metrics(directions, keys["id"].shape[0])
         if self.contrast.multi_label_top_k:
             extra = sum((d.extra_positives for d in directions.values()), start=jnp.zeros(()))
-            metrics["extra_positives"] = extra / rows["id"].shape[0]
+            metrics["extra_positives"] = extra / keys["id"].shape[0]
         return MicroLoss(metrics["loss"], metrics, stats)
 
     def counted_banks(self, state: TrainState) -> Banks:
@@ -137,9 +137,9 @@ class BriVL:
         counts = state.step >= self.contrast.bank_from_step
         return {name: b.replace(fill=jnp.where(counts, b.fill, 0)) for name, b in state.banks.items()}
 
-    def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
+    def push(self, banks: Banks, keys: Keys, step: Int[Array, ""]) -> Banks:
         """Pushes the keys of the batch into the banks, as the newest negatives."""
-        return {name: bank.push(banks[name], rows[name], rows["id"], step) for name in OTHER}
+        return {name: bank.push(banks[name], keys[name], keys["id"], step) for name in OTHER}
 
     def describe(self, state: TrainState) -> Metrics:
         """Computes temperature, fill and age of the banks, and the loss of a model that knows nothing."""

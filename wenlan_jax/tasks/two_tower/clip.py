@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from wenlan_jax.core.state import Momentum, Params, TrainState
-from wenlan_jax.core.task import Banks, Batch, Metrics, MicroLoss, NewState, PositivePairs, Rows
+from wenlan_jax.core.task import Banks, Batch, Keys, Metrics, MicroLoss, MicroPairs, NewState
 from wenlan_jax.losses import contrastive
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.tasks import experiment
@@ -61,7 +61,7 @@ class Clip:
         """Returns None: there are no key encoders."""
         return None
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Rows, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
         """Returns the ids, and with accumulation the embeddings of all pairs."""
         if self.config.train.accumulation == 1:
             return {"id": micro["id"]}, {}
@@ -73,15 +73,15 @@ class Clip:
         params: Params,
         state: TrainState,
         micro: Batch,
-        own: PositivePairs,
-        rows: Rows,
+        pairs: MicroPairs,
+        keys: Keys,
         rng: Array,
     ) -> MicroLoss:
         """Computes the loss of the whole batch, with gradient through the rows of this micro-batch only."""
         live, stats = self.towers.embed(params, state.batch_stats, micro, rng)
         parts = self.config.train.accumulation
-        ids, batch = rows["id"], rows["id"].shape[0]
-        embeddings = live if parts == 1 else {n: rows[n].at[own.positions].set(live[n]) for n in OTHER}
+        ids, batch = keys["id"], keys["id"].shape[0]
+        embeddings = live if parts == 1 else {n: keys[n].at[pairs.positions].set(live[n]) for n in OTHER}
         scale = read_scale(params, self.contrast)
         # Every micro-batch sees the whole loss, so the temperature would be moved `parts` times.
         scale = jax.lax.stop_gradient(scale) + (scale - jax.lax.stop_gradient(scale)) / parts
@@ -93,7 +93,7 @@ class Clip:
                 scale,
                 batch_keys=embeddings[other],
                 batch_ids=ids,
-                own_rows=jnp.arange(batch),
+                positive_rows=jnp.arange(batch),
                 mask_false_negatives=self.contrast.mask_false_negatives,
             )
             for name, other in OTHER.items()
@@ -101,7 +101,7 @@ class Clip:
         metrics = direction_metrics(directions, batch)
         return MicroLoss(metrics["loss"], jax.tree.map(lambda x: x / parts, metrics), stats)
 
-    def push(self, banks: Banks, rows: Rows, step: Int[Array, ""]) -> Banks:
+    def push(self, banks: Banks, keys: Keys, step: Int[Array, ""]) -> Banks:
         """Returns `banks` as they are: there are none."""
         return banks
 
