@@ -1,6 +1,6 @@
-"""Which module imports which, and the layers they must keep: `python tests/layers.py` prints the graph of rooms.
+"""Which module imports which, and the layers they must keep: `python tests/layers.py` prints the graph of folders.
 
-A room is a folder of the package, or a module that lies beside the folders. Imports inside functions count, those for
+A node is a folder of the package, or a module that lies beside the folders. Imports inside functions count, those for
 type checking alone do not.
 """
 
@@ -46,14 +46,14 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def room(module: str) -> str:
-    """The room of a module by its dotted name within the package; "" for the package itself."""
+def folder(module: str) -> str:
+    """The folder of a module by its dotted name within the package; "" for the package itself."""
     return module.split(".")[0]
 
 
 def layer(module: str) -> int:
-    """The number of a module's layer. Raises KeyError for a room that has none."""
-    return {name: number for number, names in enumerate(LAYERS) for name in names}[room(module)]
+    """The number of a module's layer. Raises KeyError for a folder that has none."""
+    return {name: number for number, names in enumerate(LAYERS) for name in names}[folder(module)]
 
 
 def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -116,29 +116,29 @@ def _reached(found: Graph, start: str) -> frozenset[str]:
     return frozenset(seen)
 
 
-def of_rooms(found: Graph) -> Graph:
-    """The same graph by room."""
+def of_folders(found: Graph) -> Graph:
+    """The same graph by folder."""
     arrows: dict[str, set[str]] = collections.defaultdict(set)
     for one, others in found.items():
-        arrows[room(one)] |= {room(other) for other in others} - {room(one)}
+        arrows[folder(one)] |= {folder(other) for other in others} - {folder(one)}
     return {name: frozenset(others) for name, others in arrows.items()}
 
 
 def main() -> None:
-    """Prints the rooms from the highest layer to the lowest, and what is wrong between them."""
+    """Prints the folders from the highest layer to the lowest, and what is wrong between them."""
     found = graph()
-    rooms = of_rooms(found)
-    sizes = collections.Counter(map(room, found))
+    folders = of_folders(found)
+    sizes = collections.Counter(map(folder, found))
     for number, names in reversed(list(enumerate(LAYERS))):
         for name in names:
-            if name in rooms:
-                print(f"{number:2}  {name:<13}{sizes[name]:3} modules  imports {', '.join(sorted(rooms[name])) or '-'}")
+            if name in folders:
+                print(f"{number:2}  {name:<13}{sizes[name]:3} modules  imports {', '.join(sorted(folders[name])) or '-'}")
     print(
-        f"{len(rooms)} rooms, {sum(map(len, rooms.values()))} arrows; {len(upwards(found))} imports upwards, "
+        f"{len(folders)} folders, {sum(map(len, folders.values()))} arrows; {len(upwards(found))} imports upwards, "
         f"{len(circles(found))} circles; {len(found)} modules"
     )
     for one, other in upwards(found):
-        print(f"upwards: {one} ({room(one)}) imports {other} ({room(other)})")
+        print(f"upwards: {one} ({folder(one)}) imports {other} ({folder(other)})")
     for group in circles(found):
         print(f"circle: {', '.join(group)}")
 

@@ -21,7 +21,7 @@ from wenlan_jax.monitoring import meter as progress
 from wenlan_jax.monitoring import time_ledger
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks import experiment
-from wenlan_jax.training import model_flops, programs
+from wenlan_jax.training import compiled_steps, model_flops
 from wenlan_jax.training import setup as runs
 
 
@@ -164,7 +164,7 @@ def test_a_count_that_fails_is_told_and_ends_nothing(
 
     monkeypatch.setattr(model_flops, "of_step", fails)
     current = runs.set_up(tiny(), jax.devices()[:1])
-    made = programs.Programs(current)
+    made = compiled_steps.Programs(current)
     batch = meshes.to_devices(current.mesh, make_batch(current.config))
     made.compile(batch)
     assert np.isnan(made[batch].model_flops)

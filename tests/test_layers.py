@@ -19,22 +19,22 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_every_module_has_a_layer() -> None:
     assert all(layers.layer(module) >= 0 for module in layers.graph())
-    rooms = {layers.room(module) for module in layers.graph()}
-    assert rooms == {name for names in layers.LAYERS for name in names}
+    folders = {layers.folder(module) for module in layers.graph()}
+    assert folders == {name for names in layers.LAYERS for name in names}
 
 
 def _libraries(path: Path) -> set[str]:
     return {name.split(".")[0] for name in layers.imports(path)}
 
 
-def test_rooms_of_data_need_no_jax() -> None:
+def test_folders_of_data_need_no_jax() -> None:
     found = {module for module, path in layers.modules().items() if module and {"jax", "flax"} & _libraries(path)}
-    assert {module for module in found if layers.room(module) in layers.NO_JAX} == set()
+    assert {module for module in found if layers.folder(module) in layers.NO_JAX} == set()
 
 
 def test_orbax_is_known_to_the_checkpoints_alone() -> None:
     found = {module for module, path in layers.modules().items() if module and "orbax" in _libraries(path)}
-    assert {module for module in found if layers.room(module) != "checkpoints"} == set()
+    assert {module for module in found if layers.folder(module) != "checkpoints"} == set()
 
 
 def _errors() -> dict[str, tuple[str, ...]]:

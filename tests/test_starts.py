@@ -27,7 +27,7 @@ from wenlan_jax.prepare import tfds_files
 from wenlan_jax.tasks import evaluations, experiment, shared_data
 from wenlan_jax.tasks.experiment import Config, ConfigError
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.training import data_note, init_from, tokenizer, trained
+from wenlan_jax.training import data_note, init_from, restore, tokenizer
 from wenlan_jax.training import setup as runs
 from wenlan_jax.util import atomic_files
 
@@ -185,12 +185,12 @@ def test_a_run_keeps_its_tokenizer(with_vocabulary: tuple[Config, Path, Path]) -
     """Also when the file it was made from changes or goes."""
     _, vocab, workdir = with_vocabulary
     assert (workdir / "vocab.txt").read_bytes() == vocab.read_bytes()
-    before = trained.load(workdir, None, (), ()).tokenizer
+    before = restore.load(workdir, None, (), ()).tokenizer
     assert before is not None
     vocab.write_text("\n".join([*PIECES[:5], *PIECES[:4:-1]]) + "\n")
-    changed = trained.load(workdir, None, (), ()).tokenizer
+    changed = restore.load(workdir, None, (), ()).tokenizer
     vocab.unlink()
-    gone = trained.load(workdir, None, (), ()).tokenizer
+    gone = restore.load(workdir, None, (), ()).tokenizer
     assert changed is not None and gone is not None
     assert before.fingerprint == changed.fingerprint == gone.fingerprint
 
@@ -215,7 +215,7 @@ def test_every_command_refuses_another_tokenizer(
     vocab.unlink()
     (workdir / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.path: .* is gone; put the right file there, or into"):
-        trained.load(workdir, None, (), ())
+        restore.load(workdir, None, (), ())
 
 
 def test_a_vocabulary_that_the_texts_do_not_fill_is_as_large_as_they_fill(
@@ -383,11 +383,11 @@ def test_embeddings_of_something_else_are_not_kept(
 
 def test_a_tokenizer_that_is_gone_is_told_as_gone(tiny: Make, data_dir: str, tmp_path: Path) -> None:
     workdir = save(tiny(**TWO_TOWERS, data__dir=data_dir), tmp_path / "run")
-    assert trained.load(workdir, None, [], ()).tokenizer is not None
+    assert restore.load(workdir, None, [], ()).tokenizer is not None
     for name in tokenizer.KEPT:
         (workdir / name).unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match="is gone .*; put it back into .*run as vocab.txt or tokenizer.model"):
-        trained.load(workdir, None, [], ())
+        restore.load(workdir, None, [], ())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ Make = Callable[..., experiment.Config]
 Batch = Callable[..., dict[str, np.ndarray]]
 
 
-def start(config: experiment.Config) -> tuple[step.StepParts, TrainState]:
+def start(config: experiment.Config) -> tuple[step.StepRecipe, TrainState]:
     current = runs.set_up(config, jax.devices()[:1])
     return current.recipe, runs.fresh_state(current)
 
@@ -39,7 +39,7 @@ def one_pass(config: experiment.Config, batch: dict[str, np.ndarray]) -> tuple[T
     return ready, step.Pass(ready.replace(momentum=averaged), {}, grads, metrics, stats)
 
 
-def fill_banks(recipe: step.StepParts, state: TrainState, config: experiment.Config) -> TrainState:
+def fill_banks(recipe: step.StepRecipe, state: TrainState, config: experiment.Config) -> TrainState:
     rng = np.random.default_rng(7)
     banks = state.banks
     for number in range(2 if banks else 0):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from wenlan_jax.convert import sample
+from wenlan_jax.convert import sample_inputs
 from wenlan_jax.data.text import SentencePiece, Tokenizer, WordPiece, XlmRoberta
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"一只黑白猫的Aabcdefghijkln坐[]", "##n", "##e", "red")
@@ -27,7 +27,11 @@ def tokenizer(kind: str, folder: Path) -> Tokenizer:
         ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
     model, limits = io.BytesIO(), {"vocab_size": 110, "hard_vocab_limit": False, "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(list(sample.TEXTS[:7]) * 9), model_writer=model, model_type="unigram", **limits, **ids
+        sentence_iterator=iter(list(sample_inputs.TEXTS[:7]) * 9),
+        model_writer=model,
+        model_type="unigram",
+        **limits,
+        **ids,
     )
     (folder / "any.model").write_bytes(model.getvalue())
     return XlmRoberta(folder / "any.model") if kind == "xlm_roberta" else SentencePiece(folder / "any.model")

@@ -26,7 +26,7 @@ from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.tasks.two_tower.towers import Towers
 from wenlan_jax.training import loop
-from wenlan_jax.training import trained as restore
+from wenlan_jax.training import restore as restore
 
 SECTIONS = ("mesh.", "data.", "eval.")
 """Sections of the configuration that `load` may change: they do not change the model."""

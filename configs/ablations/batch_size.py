@@ -22,7 +22,7 @@ what is between it and "BriVL, batch 16" is the bank's doing, what is between it
 from pathlib import Path
 
 from wenlan_jax import config as configs
-from wenlan_jax.sweep.batches import resized
+from wenlan_jax.sweep.batch_size import resized
 from wenlan_jax.sweep.table import AblationTable, TableRow
 
 BATCHES = (16, 32, 64, 128, 256)

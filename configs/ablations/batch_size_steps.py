@@ -15,7 +15,7 @@ batch shrinks (3,840, 960 and 240). What is counted in steps, and the learning r
 from pathlib import Path
 
 from wenlan_jax import config as configs
-from wenlan_jax.sweep.batches import resized
+from wenlan_jax.sweep.batch_size import resized
 from wenlan_jax.sweep.table import AblationTable, TableRow
 
 BATCHES = (16, 64, 256)

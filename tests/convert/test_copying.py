@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from wenlan_jax.convert import copying
-from wenlan_jax.convert.copying import SOURCE_TILE, TARGET_TILE
+from wenlan_jax.convert import array_copies
+from wenlan_jax.convert.array_copies import SOURCE_TILE, TARGET_TILE
 
 SHAPES = [
     (SOURCE_TILE + 3, TARGET_TILE + 5),
@@ -27,7 +27,7 @@ def numbers(shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
 def test_any_order_of_axes_is_copied_as_numpy_does(shape: tuple[int, ...]) -> None:
     for axes in itertools.permutations(range(len(shape))):
         view = numbers(shape).transpose(axes)
-        copy = copying.contiguous(view)
+        copy = array_copies.contiguous(view)
         assert copy.flags.c_contiguous and copy.dtype == view.dtype
         np.testing.assert_array_equal(copy, view)
 
@@ -35,7 +35,7 @@ def test_any_order_of_axes_is_copied_as_numpy_does(shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("dtype", ["float16", "int64", "uint8", "bool"])
 def test_any_type_keeps_its_bits(dtype: str) -> None:
     view = numbers((TARGET_TILE + 1, 90), dtype).T
-    copy = copying.contiguous(view)
+    copy = array_copies.contiguous(view)
     assert copy.dtype == view.dtype and copy.tobytes() == view.tobytes()
 
 
@@ -50,18 +50,18 @@ def test_any_type_keeps_its_bits(dtype: str) -> None:
     ids=["steps", "backwards", "repeated rows", "repeated columns"],
 )
 def test_views_of_other_steps_are_copied(view: np.ndarray) -> None:
-    copy = copying.contiguous(view)
+    copy = array_copies.contiguous(view)
     assert copy.flags.c_contiguous
     np.testing.assert_array_equal(copy, view)
 
 
 def test_what_lies_in_order_is_not_copied() -> None:
     array = numbers((4, 5))
-    assert copying.contiguous(array) is array
+    assert array_copies.contiguous(array) is array
 
 
 def test_a_buffer_holds_one_copy_at_a_time() -> None:
-    buffer = copying.Buffer()
+    buffer = array_copies.Buffer()
     for dtype, shape in (("float32", (3, 5)), ("float16", (9, 7)), ("int64", (2, 2))):
         view = numbers(shape, dtype).T
         copy = buffer.contiguous(view)
@@ -75,11 +75,11 @@ def test_a_buffer_holds_one_copy_at_a_time() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_stacking_is_that_of_numpy(shape: tuple[int, ...]) -> None:
     views = [np.asarray(numbers(shape) + start).T for start in range(3)]
-    stacked = copying.stacked(views)
+    stacked = array_copies.stacked(views)
     assert stacked.flags.c_contiguous
     np.testing.assert_array_equal(stacked, np.stack(views))
 
 
 def test_arrays_of_different_shapes_are_not_stacked() -> None:
     with pytest.raises(ValueError, match=r"float32 \(2, 3\).*float32 \(3, 2\)"):
-        copying.stacked([numbers((2, 3)), numbers((3, 2))])
+        array_copies.stacked([numbers((2, 3)), numbers((3, 2))])

@@ -21,7 +21,15 @@ Image = pytest.importorskip("PIL.Image")
 
 from vocabularies import tokenizer  # noqa: E402
 
-from wenlan_jax.convert import example, export_torch, exporting, image_modules, sample, text_modules, torch_modules
+from wenlan_jax.convert import (
+    example,
+    export_torch,
+    exporting,
+    image_modules,
+    sample_inputs,
+    text_modules,
+    torch_modules,
+)
 from wenlan_jax.core import rngs
 from wenlan_jax.data import images
 from wenlan_jax.prepare import raw_images
@@ -50,8 +58,8 @@ def model(tiny: Callable[..., experiment.Config], tmp_path: Path) -> Callable[..
 def test_shipped_code_reads_texts_as_the_training_does(model: Any, tmp_path: Path, kind: str) -> None:
     given = model(kind)
     export_torch.write_tokenizer(given, tmp_path)
-    ids, mask = text_modules.load(tmp_path).encode([*sample.TEXTS, "lone \ud800 surrogate"])
-    ours = given.words.encode([*sample.TEXTS, "lone \ud800 surrogate"], given.config.data.text_length)
+    ids, mask = text_modules.load(tmp_path).encode([*sample_inputs.TEXTS, "lone \ud800 surrogate"])
+    ours = given.words.encode([*sample_inputs.TEXTS, "lone \ud800 surrogate"], given.config.data.text_length)
     np.testing.assert_array_equal(ids, ours[0])
     np.testing.assert_array_equal(mask, ours[1])
     assert len({tuple(row) for row in ids[:7]}) == 7
@@ -61,7 +69,7 @@ def test_shipped_code_reads_texts_as_the_training_does(model: Any, tmp_path: Pat
 def test_an_export_begins_with_files_and_raw_texts(model: Any, tmp_path: Path, kind: str) -> None:
     report = exporting.export(model(kind), "torch", export_torch.write, tmp_path / "out", 1e-5)
     assert report["example"]["files"] >= 12
-    assert report["example"]["texts"] == len(sample.TEXTS)
+    assert report["example"]["texts"] == len(sample_inputs.TEXTS)
     assert report["example"]["largest_level_difference"] <= 2.01
 
 

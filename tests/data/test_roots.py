@@ -14,7 +14,7 @@ import pytest
 
 from wenlan_jax.data import sources
 from wenlan_jax.prepare import command as command_of_data
-from wenlan_jax.prepare import inspect, pack, pack_command, raw_images, raw_items, roots
+from wenlan_jax.prepare import image_places, inspect, pack, pack_command, raw_images, raw_items
 from wenlan_jax.prepare.raw_items import ReadError, Rejected
 
 IMAGE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
@@ -60,7 +60,7 @@ def _elsewhere(place: Path) -> list[str]:
 
 
 def test_names_that_lead_elsewhere_are_refused(place: Path) -> None:
-    root = roots.Root(str(place))
+    root = image_places.Root(str(place))
     for name in _elsewhere(place):
         with pytest.raises(Rejected) as caught:
             root.read(name, 100)
@@ -77,8 +77,12 @@ def test_parts_that_are_dots_once_blanks_are_dropped_lead_nowhere(place: Path, l
         f"{part}/secret.jpg" for blank in BLANKS for part in (f"..{blank}", f"{blank}..", f"sub/..{blank}/{blank}..")
     ]
     names += [f"sub/{part}/in.jpg" for blank in BLANKS for part in (f".{blank}", blank, f"{blank}..{blank}")]
-    local = roots.Root(str(place), links=links)
-    for root in (local, roots.Root(f"file://{place}", links=links), roots.Root("https://host/dir", True, links)):
+    local = image_places.Root(str(place), links=links)
+    for root in (
+        local,
+        image_places.Root(f"file://{place}", links=links),
+        image_places.Root("https://host/dir", True, links),
+    ):
         for name in names:
             with pytest.raises(Rejected, match="not below") as caught:
                 root.read(name, 100)
@@ -90,7 +94,7 @@ def test_parts_that_are_dots_once_blanks_are_dropped_lead_nowhere(place: Path, l
 
 def test_names_below_are_read_however_they_are_spelled(place: Path) -> None:
     for base in (place, place / ".." / "images", f"file://{place}"):
-        root = roots.Root(str(base))
+        root = image_places.Root(str(base))
         for name in ("in.jpg", "./in.jpg", "sub/../in.jpg", "sub/within.jpg", str(place / "in.jpg")):
             assert root.read(name, 1000) == IMAGE
 
@@ -98,26 +102,26 @@ def test_names_below_are_read_however_they_are_spelled(place: Path) -> None:
 @pytest.mark.parametrize("name", ["pipe.jpg", "sub", "loop.jpg", "none.jpg", "in.jpg/x", "n" * 5000])
 def test_what_is_no_regular_file_is_missing(place: Path, name: str) -> None:
     with pytest.raises(ReadError):
-        roots.Root(str(place)).read(name, 100)
+        image_places.Root(str(place)).read(name, 100)
 
 
 def test_what_the_user_allows(place: Path) -> None:
-    linked = roots.Root(str(place), links=True)
+    linked = image_places.Root(str(place), links=True)
     assert linked.read("out.jpg", 100) == linked.read("up/secret.jpg", 100) == b"secret"
     for name in ("../secret.jpg", "/dev/zero", f"file://{place.parent}/secret.jpg"):
         with pytest.raises(Rejected):
             linked.read(name, 100)
     with pytest.raises(ReadError, match="a device"):
         linked.read("zero.jpg", 100)
-    remote = roots.Root(str(place), remote=True)
+    remote = image_places.Root(str(place), remote=True)
     with pytest.raises(ReadError, match="http://127.0.0.1:9/a.jpg: (cannot be read|this needs a package)"):
         remote.read("HTTP://127.0.0.1:9/a.jpg", 100)
     for name in ("reference://x", "memory://x", "file:///x", "http://127.0.0.1:9/a::reference://x"):
         with pytest.raises(Rejected):
             remote.read(name, 100)
-    assert roots.Root(str(place), linked=("up",)).read("up/secret.jpg", 100) == b"secret"
+    assert image_places.Root(str(place), linked=("up",)).read("up/secret.jpg", 100) == b"secret"
     with pytest.raises(Rejected):
-        roots.Root(str(place), linked=("sub",)).read("up/secret.jpg", 100)
+        image_places.Root(str(place), linked=("sub",)).read("up/secret.jpg", 100)
 
 
 def test_names_below_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +133,8 @@ def test_names_below_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
             return b"x"
         raise ReadError(f"{address}: gone")
 
-    monkeypatch.setattr(roots.files, "read_bytes", read)
-    web, store = roots.Root("https://host/dir"), roots.Root("s3://bucket/dir")
+    monkeypatch.setattr(image_places.files, "read_bytes", read)
+    web, store = image_places.Root("https://host/dir"), image_places.Root("s3://bucket/dir")
     there = {"https://host/dir/a%23b%3Fc%20%C3%A9.jpg", "s3://bucket/dir/a#b?c é.jpg", "https://host/dir/a%20b.jpg"}
     assert web.read("a#b?c é.jpg", 9) == web.read("a#b?c é.jpg", 9) == store.read("a#b?c é.jpg", 9) == b"x"
     assert web.read("a%20b.jpg", 9) == web.read("a b.jpg", 9) == b"x"
@@ -153,13 +157,13 @@ def test_names_in_another_form(tmp_path: Path, stored: str, asked: str) -> None:
     (tmp_path / folder).mkdir()
     (tmp_path / folder / stored).write_bytes(b"x")
     for name in (f"ü/{asked}", f"{folder}/{asked}"):
-        assert roots.Root(str(tmp_path)).read(name, 9) == b"x"
+        assert image_places.Root(str(tmp_path)).read(name, 9) == b"x"
 
 
 def test_of_two_files_the_exact_one_or_none_is_taken(tmp_path: Path) -> None:
     (tmp_path / NFC).write_bytes(b"c")
     (tmp_path / NFD).write_bytes(b"d")
-    root = roots.Root(str(tmp_path))
+    root = image_places.Root(str(tmp_path))
     assert (root.read(NFC, 9), root.read(NFD, 9)) == (b"c", b"d")
     with pytest.raises(Rejected, match="2 files differ"):
         root.read(NFC + " ", 9)
@@ -350,6 +354,6 @@ def test_stored_regions_are_looked_up_below_their_folder(tmp_path: Path) -> None
 
 def test_readers_that_need_it_say_what_to_do() -> None:
     with pytest.raises(Rejected, match="--allow-remote"):
-        roots.Root(".").read("https://host/a.jpg", 9)
+        image_places.Root(".").read("https://host/a.jpg", 9)
     with pytest.raises(raw_items.Rejected, match="no address but plain ones"):
-        roots.Root(".").read("reference://a", 9)
+        image_places.Root(".").read("reference://a", 9)

@@ -19,7 +19,7 @@ from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
 from wenlan_jax.applications import attention_command, attention_job
-from wenlan_jax.applications.trained import LoadedModel
+from wenlan_jax.applications.loaded_model import LoadedModel
 from wenlan_jax.data import records, sources, text
 from wenlan_jax.models.single_tower import attention
 from wenlan_jax.tasks import experiment

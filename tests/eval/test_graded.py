@@ -16,7 +16,7 @@ from wenlan_jax.applications import cascade, graded
 from wenlan_jax.config import sections
 from wenlan_jax.data import loader, records
 from wenlan_jax.evaluation import graded_ranking
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 
 TEXTS = ("a dog", "a cat", "a dog", "a tree")
 IDS = ("p0", "p1", "p2", "p3", "p4", "p1")
@@ -84,7 +84,7 @@ def _measured() -> cascade.MeasuredWay:
     """Two towers that rank images by row for every text, and a single tower that turns the best four around."""
     texts = [loader.RecordText(row, records.Text("descriptive", "en", said)) for row, said in enumerate(TEXTS)]
     images = np.linspace(6, 1, 6, dtype=np.float32)[:, None]
-    embedded = embedding.Embedded(with_ids(IDS), texts, images, np.ones((4, 1), np.float32))
+    embedded = embedded_split.Embedded(with_ids(IDS), texts, images, np.ones((4, 1), np.float32))
     way = dataclasses.replace(cascade.ways(embedded, 6)[0], orders=np.tile(np.arange(6), (4, 1)))
     return cascade.measure(way, [2, 4], (1,), lambda _, rows: rows.astype(np.float32), 8, lambda: 0.0)
 

@@ -14,7 +14,7 @@ from wenlan_jax.data import loader, records
 from wenlan_jax.evaluation import query_ranks, retrieval, true_pairs
 from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.report import results
-from wenlan_jax.tasks.two_tower import embedding, gallery_queries
+from wenlan_jax.tasks.two_tower import embedded_split, gallery_queries
 
 Said = tuple[int, str, str]
 """Row of the record, language, text."""
@@ -26,10 +26,10 @@ def each(*said: Said) -> list[loader.RecordText]:
 
 def split(
     texts: list[loader.RecordText], images: np.ndarray, words: np.ndarray, chosen: list[loader.RecordText] | None = None
-) -> embedding.Embedded:
+) -> embedded_split.Embedded:
     """A split of equal images in bytes, with these embeddings."""
     source = with_ids(f"p{row}" for row in range(len(images)))
-    return embedding.Embedded(source, true_pairs.distinct(chosen or texts, texts), images, words)
+    return embedded_split.Embedded(source, true_pairs.distinct(chosen or texts, texts), images, words)
 
 
 def shop() -> tuple[list[loader.RecordText], np.ndarray, np.ndarray]:

@@ -12,10 +12,10 @@ from listed_records import with_ids
 
 from wenlan_jax.data import loader, records
 from wenlan_jax.evaluation import query_ranks, retrieval
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 
 
-def embedded(rows: list[int]) -> embedding.Embedded:
+def embedded(rows: list[int]) -> embedded_split.Embedded:
     """Seven images, and texts of the images `rows` in two languages."""
     rng = np.random.default_rng(0)
     texts = [
@@ -24,7 +24,7 @@ def embedded(rows: list[int]) -> embedding.Embedded:
     ]
     images, words = rng.standard_normal((7, 5)), rng.standard_normal((len(rows), 5))
     source = with_ids(f"p{row}" for row in range(7))
-    return embedding.Embedded(source, texts, images.astype(np.float32), words.astype(np.float32))
+    return embedded_split.Embedded(source, texts, images.astype(np.float32), words.astype(np.float32))
 
 
 ROWS = [0, 0, 1, 2, 3, 5, 5, 5]

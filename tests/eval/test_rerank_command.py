@@ -27,7 +27,7 @@ from wenlan_jax.evaluation import retrieval, true_pairs
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.registry import TaskError
 from wenlan_jax.tasks.single_tower import pair_scorer
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 
 DEPTHS = (3, 10)
 KS = (1, 5, 10)
@@ -222,7 +222,7 @@ def test_a_truth_below_the_depth_keeps_its_rank_and_others_go_by_score() -> None
     assert kept == {True, False}, "both kinds of queries occur"
 
 
-def _embedded() -> embedding.Embedded:
+def _embedded() -> embedded_split.Embedded:
     """Nine images, of which the last has no text, and twelve texts, of which two are alike."""
     rng = np.random.default_rng(0)
     images, texts = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 12))
@@ -230,7 +230,7 @@ def _embedded() -> embedding.Embedded:
     rows = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
     said = [records.Text("title", "en" if number % 2 else "de", "") for number in range(12)]
     record_texts = [loader.RecordText(row, text) for row, text in zip(rows, said, strict=True)]
-    return embedding.Embedded(with_ids(f"p{row}" for row in range(9)), record_texts, images, texts)
+    return embedded_split.Embedded(with_ids(f"p{row}" for row in range(9)), record_texts, images, texts)
 
 
 def _clock() -> Callable[[], float]:

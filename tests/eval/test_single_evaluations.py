@@ -21,7 +21,7 @@ from wenlan_jax.tasks.single_tower import data, pair_scorer
 from wenlan_jax.tasks.single_tower import evaluation as single
 from wenlan_jax.tasks.single_tower.input import questions
 from wenlan_jax.tasks.single_tower.task import Tower
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 from wenlan_jax.training import setup
 from wenlan_jax.training import tokenizer as run_tokenizer
 
@@ -68,7 +68,7 @@ def test_folds_are_ranked_alone_and_told_beside_the_whole(
     evaluation = single.Ranking(current, tokenizer)
     found, _ = evaluation.score(None, None, "test")
     scorer = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
-    texts = embedding.wanted_texts(current.config, scorer)
+    texts = embedded_split.wanted_texts(current.config, scorer)
     pairs, languages = true_pairs.of_texts(texts, 16), np.array([text.text.language for text in texts])
     assert len(pairs.text) > pairs.texts, "a text of several images occurs"
     scores = evaluation._matrix(None, None, scorer, texts, 16)
@@ -125,7 +125,7 @@ def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., 
     evaluation, state = evaluations.create(current, tokenizer), setup.fresh_state(current)
     found, what = evaluation.score(state.params, state.batch_stats, "test")
     source = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
-    texts = [text.text.text for text in embedding.wanted_texts(current.config, source) if text.row < 4]
+    texts = [text.text.text for text in embedded_split.wanted_texts(current.config, source) if text.row < 4]
     scorer, logits = pair_scorer.PairScorer(current, tokenizer, 4), np.empty((4, 4), np.float32)
     for text, image in np.ndindex(4, 4):
         batch = {**scorer.texts([texts[text]]), **scorer.images(source, [image])}

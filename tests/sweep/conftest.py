@@ -17,7 +17,7 @@ import pytest
 from conftest import tiny_dict
 from whole_runs import CONFIG
 
-from wenlan_jax.sweep import command, folder, local, plan, table
+from wenlan_jax.sweep import command, folder, local_runs, plan, table
 from wenlan_jax.tasks import experiment
 
 TABLE = '''
@@ -169,10 +169,12 @@ class Sweeps:
         assert found == status, printed.getvalue()
         return printed.getvalue()
 
-    def pool(self, jobs: int = 1, **options: int) -> local.RunPool:
+    def pool(self, jobs: int = 1, **options: int) -> local_runs.RunPool:
         """The runs of the table in this process."""
         wenlan = [sys.executable, str(self.root / "trainer.py")]
-        return local.RunPool(self.folders(), local.slots(jobs, options.get("gpus", 0), None), wenlan, lambda line: None)
+        return local_runs.RunPool(
+            self.folders(), local_runs.slots(jobs, options.get("gpus", 0), None), wenlan, lambda line: None
+        )
 
     def starts(self) -> int:
         """How often the stand-in was started, over all runs."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wenlan_jax.sweep import claims, command, folder, local
+from wenlan_jax.sweep import claims, command, folder, local_runs
 
 
 def table_rows(sweeps: Any, name: str = "queue") -> dict[str, dict[str, str]]:
@@ -152,7 +152,7 @@ def test_a_training_whose_claim_was_taken_over_is_ended(
 ) -> None:
     sweeps.write_base(train__steps=400)
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(local, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(local_runs, "LOOK_SECONDS", 0.1)
     pool = sweeps.pool()
     del pool.waiting[1:]
     made, seen = pool.waiting[0], []
@@ -173,11 +173,11 @@ def test_a_training_whose_claim_was_taken_over_is_ended(
 
 
 def test_gpus_are_shared_out(sweeps: Any) -> None:
-    assert local.slots(2, 0, None) == [{}, {}]
-    assert local.slots(2, 2, None) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
-    assert local.slots(2, 1, "5,7")[1] == {"CUDA_VISIBLE_DEVICES": "7"}
-    with pytest.raises(local.SlotsError, match="needs 4 GPUs; CUDA_VISIBLE_DEVICES names 2"):
-        local.slots(2, 2, "5,7")
+    assert local_runs.slots(2, 0, None) == [{}, {}]
+    assert local_runs.slots(2, 2, None) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    assert local_runs.slots(2, 1, "5,7")[1] == {"CUDA_VISIBLE_DEVICES": "7"}
+    with pytest.raises(local_runs.SlotsError, match="needs 4 GPUs; CUDA_VISIBLE_DEVICES names 2"):
+        local_runs.slots(2, 2, "5,7")
     sweeps.pool(2, gpus=1).run()
     used = {line.split()[1] for path in sweeps.out.glob("runs/*/starts.txt") for line in path.read_text().splitlines()}
     assert used == {"0", "1"}
@@ -194,7 +194,7 @@ def test_gpus_are_shared_out(sweeps: Any) -> None:
     ],
 )
 def test_the_end_of_a_training_is_told_in_words(status: int, text: str) -> None:
-    assert local.ended_with(status) == text
+    assert local_runs.ended_with(status) == text
 
 
 def test_a_dry_run_lists_the_runs_and_starts_nothing(sweeps: Any) -> None:

@@ -17,7 +17,7 @@ from conftest import CONFIGS
 
 from wenlan_jax.config import sections as schema
 from wenlan_jax.core import trees
-from wenlan_jax.sweep import batches, plan
+from wenlan_jax.sweep import batch_size, plan
 from wenlan_jax.sweep.table import TableError, TableFile, TableRow, load
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import setup as runs
@@ -140,7 +140,7 @@ def test_rows_of_other_batch_sizes_see_the_pairs_and_steps_that_they_say() -> No
 
 def test_a_share_that_is_no_whole_number_of_steps_is_refused() -> None:
     with pytest.raises(TableError, match=r"train\.steps: its share of 15,360 pairs is no whole number of steps of 7"):
-        batches.resized(base(), 7, 15_360)
+        batch_size.resized(base(), 7, 15_360)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax.applications import attention_page
-from wenlan_jax.applications.trained import LoadedModel, ModelPlace, find, read
+from wenlan_jax.applications.loaded_model import LoadedModel, ModelPlace, find, read
 from wenlan_jax.config import sections
 from wenlan_jax.data import images, sources
 from wenlan_jax.data.loader import HostBatch

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from wenlan_jax.evaluation import graded_ranking, reranking, retrieval
 from wenlan_jax.evaluation.reranking import CascadeRow, Orders, Pairs
 from wenlan_jax.parallel.console import say
-from wenlan_jax.tasks.two_tower.embedding import Embedded
+from wenlan_jax.tasks.two_tower.embedded_split import Embedded
 from wenlan_jax.util.progress_line import ProgressLine
 
 TEXT_TO_IMAGE, IMAGE_TO_TEXT = "text_to_image", "image_to_text"

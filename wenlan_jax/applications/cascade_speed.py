@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax.applications.trained import LoadedModel
+from wenlan_jax.applications.loaded_model import LoadedModel
 from wenlan_jax.data import sources
 from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks.shared_data import data_dir
 from wenlan_jax.tasks.single_tower.pair_scorer import PairScorer
-from wenlan_jax.tasks.two_tower import embedding
-from wenlan_jax.tasks.two_tower.embedding import Embedded
+from wenlan_jax.tasks.two_tower import embedded_split
+from wenlan_jax.tasks.two_tower.embedded_split import Embedded
 from wenlan_jax.tasks.two_tower.towers import Towers
 
 QUERIES = 20
@@ -116,11 +116,11 @@ def gap(two: LoadedModel, single: LoadedModel, split: str, images: int) -> dict[
     config = two.run.config
     part = f"{split}[:{images}]"
     size = dataclasses.replace(config.eval, batch_size=min(config.eval.batch_size, images))
-    evaluator = embedding.Evaluator(
+    evaluator = embedded_split.Evaluator(
         dataclasses.replace(two.run, config=dataclasses.replace(config, eval=size)), two.tokenizer
     )
     source = sources.open_source(config.data.source, part, data_dir(config))
-    texts = [text.text.text for text in embedding.wanted_texts(config, source)]
+    texts = [text.text.text for text in embedded_split.wanted_texts(config, source)]
     scorer = PairScorer(single.run, single.tokenizer, single.run.config.eval.batch_size)
 
     def by_two() -> np.ndarray:

@@ -14,16 +14,16 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wenlan_jax.applications.trained import ModelPlace, find
+from wenlan_jax.applications.loaded_model import ModelPlace, find
 from wenlan_jax.config import sections
 from wenlan_jax.data import sources
 from wenlan_jax.parallel import compilation_cache, distributed
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks.experiment import Config
 from wenlan_jax.tasks.shared_data import data_dir
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
-from wenlan_jax.training import trained as restore
+from wenlan_jax.training import restore as restore
 from wenlan_jax.util import atomic_files, json_files, progress_line
 from wenlan_jax.util.errors import WenlanError
 
@@ -64,7 +64,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
     everything = dataclasses.replace(config.eval, kinds=(), languages=())
     current = dataclasses.replace(trained.current, config=dataclasses.replace(config, eval=everything))
     state = trained.read("params", "batch_stats")
-    evaluator = embedding.Evaluator(current, trained.tokenizer)
+    evaluator = embedded_split.Evaluator(current, trained.tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_files.holding(out) if jax.process_index() == 0 else contextlib.nullcontext():
         _claim(out, _made_by(trained, config))
@@ -72,7 +72,7 @@ def run_embed(workdir: Path, step: int | None, out: Path, splits: Sequence[str],
 
 
 def _embed(
-    evaluator: embedding.Evaluator,
+    evaluator: embedded_split.Evaluator,
     state: Mapping[str, Any],
     config: Config,
     out: Path,

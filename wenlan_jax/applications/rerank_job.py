@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax.applications import cascade, cascade_speed, graded, rerank_page
-from wenlan_jax.applications.trained import LoadedModel, ModelPlace, find, read
+from wenlan_jax.applications.loaded_model import LoadedModel, ModelPlace, find, read
 from wenlan_jax.config import sections
 from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.sources import Source
@@ -22,7 +22,7 @@ from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks.single_tower.batch import trained
 from wenlan_jax.tasks.single_tower.pair_scorer import PairScorer
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.util import json_files
 from wenlan_jax.util.errors import WenlanError
@@ -91,7 +91,7 @@ def run(request: RerankRequest) -> dict[str, float]:
         sections.DistributedConfig(), same
     )  # the configuration lies in a checkpoint, which needs the devices
     two, single = _models(request)
-    evaluator = embedding.Evaluator(two.run, two.tokenizer)
+    evaluator = embedded_split.Evaluator(two.run, two.tokenizer)
     result = {"two_towers/steps": float(two.step), "single_tower/steps": float(single.step)}
     config = two.run.config
     for number, split in enumerate(config.eval.final_splits):
@@ -133,7 +133,7 @@ def _split(
     two: LoadedModel,
     single: LoadedModel,
     split: str,
-    embedded: embedding.Embedded,
+    embedded: embedded_split.Embedded,
     judged: graded.Judged | None,
 ) -> tuple[dict[str, float], list[cascade.MeasuredWay]]:
     """The figures of a split, and both ways as they were measured; prints the tables."""
@@ -164,7 +164,9 @@ def _split(
     return figures, measured
 
 
-def _grades(judged: graded.Judged, embedded: embedding.Embedded, how: graded_ranking.GradedProtocol) -> graded.Numbered:
+def _grades(
+    judged: graded.Judged, embedded: embedded_split.Embedded, how: graded_ranking.GradedProtocol
+) -> graded.Numbered:
     """The judgements of a split's texts, which may be none."""
     grades = graded.of_split(judged, [text.text.text for text in embedded.texts], embedded.source)
     if grades:

@@ -11,7 +11,7 @@ from wenlan_jax.applications import cascade
 from wenlan_jax.applications.cascade import TEXT_TO_IMAGE, MeasuredWay, Way
 from wenlan_jax.evaluation import gallery, reranking
 from wenlan_jax.evaluation.reranking import Orders
-from wenlan_jax.tasks.two_tower.embedding import Embedded
+from wenlan_jax.tasks.two_tower.embedded_split import Embedded
 
 BEST = 5
 """Answers shown of each query."""

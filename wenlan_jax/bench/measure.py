@@ -21,7 +21,7 @@ from wenlan_jax.monitoring import metrics_file
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.tasks.two_tower.contrast import OTHER
+from wenlan_jax.tasks.two_tower.directions import OTHER
 from wenlan_jax.tasks.two_tower.towers import Towers
 from wenlan_jax.training import setup
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from wenlan_jax.applications.trained import SECTIONS
+from wenlan_jax.applications.loaded_model import SECTIONS
 from wenlan_jax.checkpoints.store import CheckpointError
 from wenlan_jax.config import sections
 from wenlan_jax.core import trees
@@ -15,7 +15,7 @@ from wenlan_jax.parallel import compilation_cache, distributed
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import evaluations
 from wenlan_jax.training import data_note
-from wenlan_jax.training import trained as restore
+from wenlan_jax.training import restore as restore
 from wenlan_jax.util import json_files
 
 

@@ -13,7 +13,7 @@ functions are found under this name, too, and are imported when they are first a
 
 from typing import Any
 
-from wenlan_jax.util.late import LateCallable
+from wenlan_jax.util.late_import import LateCallable
 
 _FUNCTIONS = ("Config", "ConfigError", "default", "parse", "load", "override", "completed", "from_json", "to_json")
 _PRESETS = ("make_large", "make_small", "make_loops")

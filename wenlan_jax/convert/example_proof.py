@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax.convert import example, parity, sample
+from wenlan_jax.convert import example, parity, sample_inputs
 from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.tasks import experiment
 
@@ -44,11 +44,11 @@ def check(model: ExportedModel, folder: Path, batch: parity.FixedBatch, proven: 
         ExportError: if it cannot be run, or if ids, images or embeddings are not those of the training.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        files = sample.write_images(Path(scratch), model.config.data.image_size)
+        files = sample_inputs.write_images(Path(scratch), model.config.data.image_size)
         found = _run(folder, Path(scratch), files, _inputs_of(batch, model.config))
-        wanted = sample.prepared(model.config, model.words, files)
+        wanted = sample_inputs.prepared(model.config, model.words, files)
     _check_texts(found, wanted)
-    apart = np.abs(sample.levels(found["pixel_values"], model.config) - wanted.square)
+    apart = np.abs(sample_inputs.levels(found["pixel_values"], model.config) - wanted.square)
     _check_images(apart, [file.name for file in files])
     _check_embeddings(found, proven)
     return {"files": len(files), "texts": len(wanted.ids), "largest_level_difference": float(apart.max())}
@@ -73,7 +73,7 @@ def _run(folder: Path, scratch: Path, files: list[Path], batch: Mapping[str, Any
     # Older versions of transformers make a Python package of the folder's name, which must not have dots.
     (scratch / "export").symlink_to(folder.resolve(), target_is_directory=True)
     np.savez(scratch / "batch.npz", **batch)
-    job = {"files": [str(file) for file in files], "texts": sample.TEXTS}
+    job = {"files": [str(file) for file in files], "texts": sample_inputs.TEXTS}
     (scratch / "job.json").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-P", str(PROGRAM), str(scratch / "export"), str(scratch)]
     offline = {"HF_MODULES_CACHE": str(scratch / "modules"), "HF_HUB_OFFLINE": "1"}
@@ -84,7 +84,7 @@ def _run(folder: Path, scratch: Path, files: list[Path], batch: Mapping[str, Any
         return dict(result)
 
 
-def _check_texts(found: Mapping[str, np.ndarray], wanted: sample.SampleInputs) -> None:
+def _check_texts(found: Mapping[str, np.ndarray], wanted: sample_inputs.SampleInputs) -> None:
     for name, ours in (("input_ids", wanted.ids), ("attention_mask", wanted.mask)):
         theirs = found[name]
         if theirs.shape != ours.shape:
@@ -94,7 +94,8 @@ def _check_texts(found: Mapping[str, np.ndarray], wanted: sample.SampleInputs) -
             first = wrong[0]
             raise ExportError(
                 f"{example.FILE} reads {len(wrong)} of {len(ours)} texts unlike the training; {name} of "
-                f"{sample.TEXTS[first][:40]!r} are {theirs[first].tolist()}, not {ours[first].astype(int).tolist()}"
+                f"{sample_inputs.TEXTS[first][:40]!r} are {theirs[first].tolist()}, "
+                f"not {ours[first].astype(int).tolist()}"
             )
 
 

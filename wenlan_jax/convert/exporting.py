@@ -31,9 +31,9 @@ from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import registry
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
 from wenlan_jax.tasks.spec import TaskSpec
-from wenlan_jax.tasks.two_tower.contrast import read_scale
+from wenlan_jax.tasks.two_tower.directions import read_scale
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
-from wenlan_jax.training import trained as restore
+from wenlan_jax.training import restore as restore
 
 REPORT = "parity.json"
 LOGIT_SCALE = "logit_scale"

@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from wenlan_jax.convert import copying
+from wenlan_jax.convert import array_copies
 from wenlan_jax.util.errors import WenlanError
 
 FlatTree = dict[str, np.ndarray]
@@ -65,7 +65,7 @@ def split_rows(parts: int) -> AxisLayout:
     """Splits a joint weight or bias of `parts` projections into one Flax leaf each (weights transposed)."""
     return AxisLayout(
         lambda a: [part.T for part in np.split(a, parts)],
-        lambda leaves: copying.stacked([leaf.T for leaf in leaves]).reshape(-1, *leaves[0].T.shape[1:]),
+        lambda leaves: array_copies.stacked([leaf.T for leaf in leaves]).reshape(-1, *leaves[0].T.shape[1:]),
     )
 
 
@@ -217,7 +217,7 @@ def to_flax(
 
 def to_torch(tree: Mapping[str, Any], table: WeightTable) -> FlatTree:
     """Converts a nested or flat Flax tree to a PyTorch state dict of contiguous arrays; otherwise as `torch_views`."""
-    return {key: copying.contiguous(array) for key, array in torch_views(tree, table).items()}
+    return {key: array_copies.contiguous(array) for key, array in torch_views(tree, table).items()}
 
 
 def torch_views(tree: Mapping[str, Any], table: WeightTable) -> FlatTree:
@@ -325,12 +325,12 @@ def _restack(leaves: FlatTree, template: Iterable[str], done: Callable[[np.ndarr
     def restacked(path: str) -> np.ndarray:
         layers = _layers(path) or [path]
         parts = [leaves[layer] for layer in layers]
-        leaf = copying.contiguous(parts[0]) if layers == [path] else copying.stacked(parts)
+        leaf = array_copies.contiguous(parts[0]) if layers == [path] else array_copies.stacked(parts)
         if leaf is not parts[0]:
             for part in parts:
                 done(part)
         return leaf
 
     paths = list(template)
-    with ThreadPoolExecutor(copying.THREADS, "copying") as threads:
+    with ThreadPoolExecutor(array_copies.THREADS, "copying") as threads:
         return dict(zip(paths, threads.map(restacked, paths), strict=True))

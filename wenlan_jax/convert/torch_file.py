@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from wenlan_jax.convert import copying
+from wenlan_jax.convert import array_copies
 
 STORAGES = {
     "float64": "DoubleStorage",
@@ -84,7 +84,7 @@ class TorchFile:
         self._file = file
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
         self._count = itertools.count()
-        self._buffer = copying.Buffer()
+        self._buffer = array_copies.Buffer()
 
     def put(self, array: np.ndarray) -> StoredTensor:
         """Writes the values of an array, which is not needed any more then.

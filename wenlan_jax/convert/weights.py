@@ -23,7 +23,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from wenlan_jax.convert import copying
+from wenlan_jax.convert import array_copies
 from wenlan_jax.convert.torch_file import TorchFile
 from wenlan_jax.util.errors import WenlanError
 
@@ -132,7 +132,7 @@ def write_safetensors(state: Mapping[str, np.ndarray], path: Path, metadata: Map
     with _replacing(path) as file:
         file.write(len(text).to_bytes(_HEADER_LENGTH, "little") + text)
         for array in ordered.values():
-            file.write(copying.contiguous(array).reshape(-1).view(np.uint8).data)
+            file.write(array_copies.contiguous(array).reshape(-1).view(np.uint8).data)
 
 
 def write_torch(state: Mapping[str, Any], path: Path) -> None:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class StepParts:
+class StepRecipe:
     """What a step needs besides state and batch.
 
     Attributes:
@@ -82,7 +82,7 @@ class FreezeError(WenlanError, ValueError):
     """Freezing patterns that freeze nothing, or everything."""
 
 
-def init_state(recipe: StepParts, root: UInt32[Array, 2]) -> TrainState:
+def init_state(recipe: StepRecipe, root: UInt32[Array, 2]) -> TrainState:
     """Makes the state before the first step.
 
     Args:
@@ -106,7 +106,7 @@ def init_state(recipe: StepParts, root: UInt32[Array, 2]) -> TrainState:
     )
 
 
-def check_freeze(recipe: StepParts, params: Params) -> None:
+def check_freeze(recipe: StepRecipe, params: Params) -> None:
     """Checks the patterns of frozen parameters against the parameters that there are.
 
     Args:
@@ -124,7 +124,7 @@ def check_freeze(recipe: StepParts, params: Params) -> None:
         raise FreezeError("model.freeze: all parameters are frozen, nothing is left to train")
 
 
-def train_step(recipe: StepParts, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def train_step(recipe: StepRecipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Takes one training step. Pure; jit it and donate `state`.
 
     A step whose loss or gradient is not finite changes nothing but the counters. With `recipe.halt`, neither does any
@@ -169,7 +169,7 @@ def train_step(recipe: StepParts, state: TrainState, batch: Batch) -> tuple[Trai
     }
 
 
-def forward_backward(recipe: StepParts, state: TrainState, batch: Batch) -> Pass:
+def forward_backward(recipe: StepRecipe, state: TrainState, batch: Batch) -> Pass:
     """Computes keys, loss and gradients of the trained leaves for one batch.
 
     Keys of all micro-batches come first, then the loss of each micro-batch against all of them, so that gradient
@@ -234,7 +234,7 @@ def forward_backward(recipe: StepParts, state: TrainState, batch: Batch) -> Pass
     return Pass(state, keys, grads, metrics, _mean_change(state.batch_stats, stats, k))
 
 
-def finiteness(recipe: StepParts, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
+def finiteness(recipe: StepRecipe, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:
     """Says which values of a step are finite, for the message about a step that is not.
 
     Args:

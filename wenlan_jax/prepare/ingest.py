@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from wenlan_jax.data.records import Question, Record, Region, Text
 from wenlan_jax.prepare import raw_images
+from wenlan_jax.prepare.image_places import Root
 from wenlan_jax.prepare.raw_items import Fault, Item, Outcome, Reason, Rejected
 from wenlan_jax.prepare.regions import detections
 from wenlan_jax.prepare.regions.stored import StoredRegions
-from wenlan_jax.prepare.roots import Root
 
 MAX_BOXES = 100
 """Boxes kept of one image, the first ones, as in the BriVL 1.0 files."""

@@ -17,9 +17,9 @@ from typing import Generic, TypeVar
 
 from wenlan_jax.data import headers, images, named_sets, sources
 from wenlan_jax.data.records import Question, Region, Text
-from wenlan_jax.prepare import contact_sheet, ingest, raw_images, raw_items, roots
-from wenlan_jax.prepare.findings import Findings
+from wenlan_jax.prepare import contact_sheet, image_places, ingest, raw_images, raw_items
 from wenlan_jax.prepare.formats import files, registry
+from wenlan_jax.prepare.inspection import Findings
 from wenlan_jax.prepare.raw_items import Fault, Reason, Rejected
 from wenlan_jax.util.errors import WenlanError
 
@@ -134,7 +134,7 @@ class RawInputs:
         place = options.images if options.images is not None else files.folder_of(options.place)
         if not files.is_url(place) and not os.path.isdir(place):
             raise InspectError(f"{place}: no such image directory; set --images")
-        self._root = roots.Root(place, options.allow_remote, options.allow_links)
+        self._root = image_places.Root(place, options.allow_remote, options.allow_links)
         self.records: dict[str, int] = {}
 
     @functools.cached_property

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.prepare import ingest, packing, raw_images, raw_items, roots, tfds_files
+from wenlan_jax.prepare import image_places, ingest, pack_shard, raw_images, raw_items, tfds_files
 from wenlan_jax.prepare.formats import files, registry
-from wenlan_jax.prepare.packing import PackError
+from wenlan_jax.prepare.pack_shard import PackError
 from wenlan_jax.prepare.regions.stored import StoredRegions
 from wenlan_jax.util import atomic_files, languages, progress_line, resumable_jobs
 
@@ -39,7 +39,7 @@ class PackOptions:
         inputs: files, URLs, patterns of either, or folders, all in one format.
         out: the directory to make.
         images: folder or URL that images are named in; None for the folder of the first input.
-        allow_remote: data may name images by address (`roots.REMOTE`).
+        allow_remote: data may name images by address (`image_places.REMOTE`).
         allow_links: data may name images by links that lead out of that folder.
         file_format: of the inputs; None finds it from the first.
         read: how raw text is understood.
@@ -178,9 +178,9 @@ def _run(options: PackOptions, shards: Sequence[raw_items.RawShard], directory: 
     workers = options.workers
     if workers is None:
         workers = 0 if len(shards) == 1 else min(os.cpu_count() or 1, len(shards))
-    root = roots.Root(options.image_root, options.allow_remote, options.allow_links)
+    root = image_places.Root(options.image_root, options.allow_remote, options.allow_links)
     stored = options.regions and options.regions.knowing(_images(shards, root))
-    target = packing.PackTarget(
+    target = pack_shard.PackTarget(
         directory=directory,
         root=root,
         source=options.source or options.out.resolve().name,
@@ -196,7 +196,9 @@ def _run(options: PackOptions, shards: Sequence[raw_items.RawShard], directory: 
         identity["regions_stamps"] = options.regions.stamps()
     reports = resumable_jobs.run(target, shards, directory, identity, workers, _JOB)
     changed = [
-        shard.name for shard, report in zip(shards, reports, strict=True) if report["stamps"] != packing.stamps(shard)
+        shard.name
+        for shard, report in zip(shards, reports, strict=True)
+        if report["stamps"] != pack_shard.stamps(shard)
     ]
     if changed:
         raise PackError(
@@ -206,7 +208,7 @@ def _run(options: PackOptions, shards: Sequence[raw_items.RawShard], directory: 
     return reports
 
 
-def _images(shards: Sequence[raw_items.RawShard], root: roots.Root) -> Iterator[tuple[str, str, str]]:
+def _images(shards: Sequence[raw_items.RawShard], root: image_places.Root) -> Iterator[tuple[str, str, str]]:
     """Id, name and identity of every image of a pack: names of two files are two, and so are any that are brought."""
     beat = progress_line.ProgressLine()
     for shard in shards:
@@ -274,12 +276,12 @@ def _finish(options: PackOptions, report: PackReport, shards: int, directory: Pa
     """Joins what the shards left and adds the report."""
     with (directory / REJECTED_NAME).open("wb") as joined:
         for number in range(shards):
-            with packing.rejected_file(directory, number).open("rb") as part:
+            with pack_shard.rejected_file(directory, number).open("rb") as part:
                 shutil.copyfileobj(part, joined)
     content = {"options": dataclasses.asdict(options), "report": dataclasses.asdict(report)}
     atomic_files.write_json(directory / REPORT_NAME, content)
     for number in range(shards):
-        packing.rejected_file(directory, number).unlink()
+        pack_shard.rejected_file(directory, number).unlink()
     resumable_jobs.clear(directory, _JOB)
 
 
@@ -321,7 +323,7 @@ def _check_choices(options: PackOptions) -> None:
     if options.workers is not None and options.workers < 0:
         raise PackError(f"workers is {options.workers}; it must not be negative")
     choices = (
-        ("--on-bad", options.on_bad, packing.ON_BAD),
+        ("--on-bad", options.on_bad, pack_shard.ON_BAD),
         ("--exif", options.image_options.exif, raw_images.EXIF_CHOICES),
         ("--format", options.file_format, (None, *registry.FORMATS)),
     )

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 from pathlib import Path
 
-from wenlan_jax.prepare import pack, packing, raw_images, raw_items, roots
+from wenlan_jax.prepare import image_places, pack, pack_shard, raw_images, raw_items
 from wenlan_jax.prepare.formats import registry
 from wenlan_jax.prepare.regions import stored
 from wenlan_jax.util.arguments import text, whole
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--on-bad",
-        choices=packing.ON_BAD,
+        choices=pack_shard.ON_BAD,
         default=usual.on_bad,
         help="count what cannot be packed, or end at the first (default: %(default)s)",
     )
@@ -132,12 +132,12 @@ def _add_image_arguments(group: argparse._ArgumentGroup, usual: raw_images.Image
 def add_trust_arguments(group: argparse._ArgumentGroup) -> None:
     """Declares how far names of images in data are followed."""
     group.add_argument(
-        roots.ALLOW_REMOTE,
+        image_places.ALLOW_REMOTE,
         action="store_true",
-        help=f"fetch images that data names by address ({', '.join(roots.REMOTE)})",
+        help=f"fetch images that data names by address ({', '.join(image_places.REMOTE)})",
     )
     group.add_argument(
-        roots.ALLOW_LINKS,
+        image_places.ALLOW_LINKS,
         action="store_true",
         help="follow links that lead out of the directory of the images, or out of that of stored regions",
     )
@@ -204,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _regions(args: argparse.Namespace) -> stored.StoredRegions | None:
     if (args.regions is None) != (args.regions_format is None):
-        raise packing.PackError("--regions and --regions-format go together; name both")
+        raise pack_shard.PackError("--regions and --regions-format go together; name both")
     return (
         None
         if args.regions is None

@@ -17,10 +17,10 @@ from jaxtyping import UInt8
 
 from wenlan_jax.data import headers, images
 from wenlan_jax.data.records import Region
+from wenlan_jax.prepare.image_places import Root
 from wenlan_jax.prepare.raw_items import Box, ReadError, Reason, Rejected, printable
 from wenlan_jax.prepare.regions import npz
 from wenlan_jax.prepare.regions.detections import DetectionError
-from wenlan_jax.prepare.roots import Root
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 

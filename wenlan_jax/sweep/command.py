@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from wenlan_jax.sweep import figure, local, plan, report, slurm, summary, table
+from wenlan_jax.sweep import figure, local_runs, plan, report, slurm, summary, table
 from wenlan_jax.sweep import folder as folders
 from wenlan_jax.util import atomic_files
 from wenlan_jax.util.arguments import LARGEST_SEED, whole
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     files = [file for path in args.files for file in (table.in_folder(path) if path.is_dir() else [path])]
     planned = plan.make([table.load(file) for file in files], args.seeds)
     chosen = _chosen(planned, args.only, args.only_run)
-    slots = local.slots(args.jobs, args.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    slots = local_runs.slots(args.jobs, args.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
     store = folders.RunStore(args.out)
     wanted = [store.folder(run) for run in chosen]
     if args.dry_run:
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_array(args, open_runs)
     if not args.table_only:
         print(f"{len(wanted) - len(open_runs)} of {len(wanted)} run(s) are done already", flush=True)
-        local.RunPool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
+        local_runs.RunPool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
     if args.only_run is None:
         _write_tables(planned, store, args.out)
     return 0 if all(folder.result() is not None for folder in wanted) else 1

@@ -25,7 +25,7 @@ from wenlan_jax.config.settings import field, section
 from wenlan_jax.tasks import registry
 from wenlan_jax.tasks.single_tower.schema import PretrainConfig, RankConfig, SingleTowerConfig, VqaConfig
 from wenlan_jax.tasks.two_tower.schema import ContrastConfig, ModelConfig
-from wenlan_jax.util.late import late
+from wenlan_jax.util.late_import import late
 
 ConfigError = settings.ConfigError
 
@@ -403,7 +403,7 @@ def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
     task = registry.of(wanted)
     left_to_it = {
         task.vocabulary: settings.value_of(wanted, task.vocabulary) == 0,
-        **dict.fromkeys(task.settled, True),
+        **dict.fromkeys(task.settled_fields, True),
         "train.steps": bool(wanted.train.epochs),
         "optimizer.warmup_steps": bool(wanted.optimizer.warmup_fraction),
         "eval.every": bool(wanted.eval.every_epochs),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from wenlan_jax.tasks.spec import TaskSpec
 from wenlan_jax.util.errors import WenlanError
-from wenlan_jax.util.late import LateCallable
+from wenlan_jax.util.late_import import LateCallable
 
 if TYPE_CHECKING:
     from wenlan_jax.tasks.experiment import Config

@@ -25,6 +25,6 @@ class Run:
 
     config: experiment.Config
     mesh: Mesh
-    recipe: step.StepParts
+    recipe: step.StepRecipe
     shapes: TrainState
     shardings: TrainState

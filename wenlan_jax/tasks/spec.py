@@ -74,11 +74,11 @@ class TaskSpec:
         batch_spec: the fields of the training batch that needs most memory.
         evaluations: the protocols that measure it, in their order.
         clashes: faults of fields of the configuration that concern only this task, one message each.
-        prepare: the configuration with what depends on the data, such as a list of answers, settled and kept in the
+        settle: the configuration with what depends on the data, such as a list of answers, settled and kept in the
             work directory; called by all processes before a training.
-        prepared: the same from what a training left in its work directory.
-        settled: fields that `prepare` sets.
-        files: what `prepare` keeps in the work directory.
+        read_settled: the same from what a training left in its work directory.
+        settled_fields: those that `settle` sets.
+        settled_files: what `settle` keeps in the work directory.
         micro_batch_unit: the smallest number of pairs that a micro-batch consists of.
         remat: groups of parts that may be recomputed in the backward pass: for every part its name and the field that
             turns it on. A plan tries every choice of groups.
@@ -100,10 +100,10 @@ class TaskSpec:
     batch_spec: Callable[[Config], BatchSpec]
     evaluations: tuple[EvaluationSpec, ...]
     clashes: Callable[[Config], list[str]] = no_faults
-    prepare: Callable[[Config, Path], Config] = unchanged
-    prepared: Callable[[Config, Path], Config] = unchanged
-    settled: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    settle: Callable[[Config, Path], Config] = unchanged
+    read_settled: Callable[[Config, Path], Config] = unchanged
+    settled_fields: tuple[str, ...] = ()
+    settled_files: tuple[str, ...] = ()
     micro_batch_unit: Callable[[Config], int] = one_pair
     remat: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     transformers: bool = True

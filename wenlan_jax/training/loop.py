@@ -45,7 +45,7 @@ from wenlan_jax.parallel.console import say
 from wenlan_jax.parallel.stopping import StopAgreement, Stopped, StopSignal
 from wenlan_jax.tasks import evaluations, experiment, registry
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.training import data_note, init_from, prepared, programs, resume, setup
+from wenlan_jax.training import compiled_steps, data_note, init_from, prepared, resume, setup
 from wenlan_jax.training import tokenizer as run_tokenizer
 from wenlan_jax.util import atomic_files, json_files
 from wenlan_jax.util.errors import WenlanError
@@ -112,7 +112,7 @@ def _make_way(config: experiment.Config, workdir: Path) -> None:
         "result.json",
         "curves.png",
         "gallery.html",
-        *registry.of(config).files,
+        *registry.of(config).settled_files,
     ]
     for place in [*(workdir / name for name in known), *workdir.glob("ranks_*.npz")]:
         if (renamed := json_files.make_way(place)) is not None:
@@ -247,7 +247,7 @@ class Loop:
         first = int(state.step)
         self.maker = train_maker(self.current, self.tokenizer)
         self.evaluation = evaluations.create(self.current, self.tokenizer)
-        self.programs = programs.Programs(self.current)
+        self.programs = compiled_steps.Programs(self.current)
         say(
             f"{self.maker.mixture.name}: {len(self.maker.mixture):,} training records; step {first} of "
             f"{config.train.steps}, {config.train.batch_size} pairs a step"
@@ -300,7 +300,7 @@ class Loop:
         self.clock.move(time_ledger.WAIT, time_ledger.STEPS, self.in_flight.busy_seconds(began, time.perf_counter()))
         return on_device
 
-    def _program(self, batch: dict[str, jax.Array]) -> programs.Program:
+    def _program(self, batch: dict[str, jax.Array]) -> compiled_steps.Program:
         """The step for batches of this kind, compiled when the first one comes."""
         if batch not in self.programs:
             with self.clock(time_ledger.COMPILE):

@@ -41,7 +41,7 @@ def for_training(config: Config, workdir: Path) -> PreparedRun:
             with.
     """
     tokenizer = run_tokenizer.prepare(config, workdir)
-    config = registry.of(config).prepare(setup.with_vocabulary(config, tokenizer), workdir)
+    config = registry.of(config).settle(setup.with_vocabulary(config, tokenizer), workdir)
     if config.train.epochs or config.optimizer.warmup_fraction or config.eval.every_epochs:
         config = experiment.with_length(config, shared_data.records(config.data))
     return PreparedRun(config, tokenizer)
@@ -62,5 +62,5 @@ def of_trained(config: Config, workdir: Path, fingerprint: str) -> tuple[Config,
         CheckpointError: the tokenizer is not the one that the model was trained with.
         ConfigError: what the task settles is not what the model was trained with.
     """
-    config = registry.of(config).prepared(config, workdir)
+    config = registry.of(config).read_settled(config, workdir)
     return config, run_tokenizer.saved(config, workdir, fingerprint)

@@ -14,8 +14,8 @@ from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel import partition, waiting
 from wenlan_jax.tasks import experiment, registry
-from wenlan_jax.tasks.recipe import recipe as make_recipe
 from wenlan_jax.tasks.run import Run
+from wenlan_jax.tasks.step_recipe import recipe as make_recipe
 from wenlan_jax.util import host_memory
 
 

@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wenlan_jax.util import atomic_files, json_files, orphans, progress_line
+from wenlan_jax.util import atomic_files, json_files, parent_watch, progress_line
 from wenlan_jax.util.errors import WenlanError
 
 U = TypeVar("U")
@@ -147,13 +147,13 @@ def _finished(
         return
     spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as ended:
-        with orphans.starting():
+        with parent_watch.starting():
             held = (os.getpid(), atomic_files.Held())
             pool = concurrent.futures.ProcessPoolExecutor(
-                min(workers, len(missing)) or 1, spawn, orphans.end_with, held
+                min(workers, len(missing)) or 1, spawn, parent_watch.end_with, held
             )
             ended.callback(pool.shutdown, wait=True, cancel_futures=True)
-            ended.push(orphans.interrupt_too)
+            ended.push(parent_watch.interrupt_too)
             futures = {pool.submit(_do, work, number, units[number], place): number for number in missing}
         try:
             for future in concurrent.futures.as_completed(futures):

@@ -15,9 +15,9 @@ from typing import Any
 from wenlan_jax.data.tfds_builder import BuildError
 from wenlan_jax.prepare.builders import packages
 from wenlan_jax.prepare.builders.cldr import VARIATION
+from wenlan_jax.prepare.image_places import Root
 from wenlan_jax.prepare.raw_images import MAX_BYTES
 from wenlan_jax.prepare.raw_items import ReadError, Rejected
-from wenlan_jax.prepare.roots import Root
 
 NOTO_PACKAGE, NOTO_FONT = "fonts-noto-color-emoji", "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 EMOJIONE_PACKAGE = "ruby-gemojione"

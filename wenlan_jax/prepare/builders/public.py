@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from wenlan_jax.data import named_sets
 from wenlan_jax.data.records import Record
 from wenlan_jax.data.tfds_builder import BuildError, RecordBuilder
-from wenlan_jax.prepare import ingest, raw_images, raw_items, roots
+from wenlan_jax.prepare import image_places, ingest, raw_images, raw_items
 from wenlan_jax.prepare.builders import sets
 from wenlan_jax.prepare.builders.sets import PublicSet, SetPart
 from wenlan_jax.prepare.formats import registry
@@ -101,7 +101,7 @@ class SetReader:
     def __init__(self, of: PublicSet, root: Path) -> None:
         self._of, self._root = of, root
         folders = {*of.images, *(part.images for part in of.parts if part.images)}
-        self._image_root = roots.Root(str(root), linked=tuple(sorted(folders)), options=())
+        self._image_root = image_places.Root(str(root), linked=tuple(sorted(folders)), options=())
         self._parts = [part for part in of.parts if not part.optional or self._is_there(part)]
         absent = [name for part in self._parts for name in part.files if not (root / name).exists()]
         absent += [name for name in of.lists if not (root / name).exists()]

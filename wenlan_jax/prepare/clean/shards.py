@@ -12,8 +12,8 @@ from wenlan_jax.prepare import raw_items
 from wenlan_jax.prepare.clean import signatures
 from wenlan_jax.prepare.clean.options import CleanOptions
 from wenlan_jax.prepare.formats import files
+from wenlan_jax.prepare.image_places import Root
 from wenlan_jax.prepare.raw_images import MAX_BYTES
-from wenlan_jax.prepare.roots import Root
 from wenlan_jax.util import languages
 from wenlan_jax.util.errors import WenlanError
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from wenlan_jax.data.records import Text
-from wenlan_jax.prepare import raw_items, templates
+from wenlan_jax.prepare import name_templates, raw_items
 from wenlan_jax.prepare.formats import files
 from wenlan_jax.prepare.raw_items import Item, Outcome, ReadOptions, Reason, Rejected, Row
 
@@ -45,7 +45,7 @@ def check(options: ReadOptions) -> None:
     Raises:
         ReadError: for a template that is none.
     """
-    templates.check("--image-name", options.image_name, {"number": 0, "url": ""})
+    name_templates.check("--image-name", options.image_name, {"number": 0, "url": ""})
 
 
 def _cells(cells: list[str]) -> Row | Rejected:

@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from wenlan_jax.prepare import roots
+from wenlan_jax.prepare import image_places
 from wenlan_jax.prepare.formats import files
 from wenlan_jax.prepare.raw_items import ReadError, Rejected
 from wenlan_jax.prepare.regions import npz
@@ -59,7 +59,7 @@ class Tsv:
             DetectionError: for a damaged line, or an id that several images have.
         """
         index = self._index()
-        entry = next((index[form] for form in roots.forms(key) if form in index), None)
+        entry = next((index[form] for form in image_places.forms(key) if form in index), None)
         if entry is None:
             return None
         path, start, length = entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wenlan_jax.prepare import roots
+from wenlan_jax.prepare import image_places
 from wenlan_jax.prepare.regions import contract, detector, job, stored
 from wenlan_jax.prepare.regions.detections import Selection
 from wenlan_jax.util.arguments import real, whole
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --stored")
     group.add_argument("--format", choices=tuple(stored.FORMATS))
     group.add_argument("--key", default="", metavar="TEMPLATE", help="name of an image there (default: by format)")
-    group.add_argument(roots.ALLOW_LINKS, action="store_true", help="follow links that lead out of PLACE")
+    group.add_argument(image_places.ALLOW_LINKS, action="store_true", help="follow links that lead out of PLACE")
 
 
 def _add_detector_arguments(group: argparse._ArgumentGroup) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from wenlan_jax.prepare import roots
+from wenlan_jax.prepare import image_places
 from wenlan_jax.prepare.formats import files
+from wenlan_jax.prepare.image_places import Root
 from wenlan_jax.prepare.raw_items import ReadError, Rejected
 from wenlan_jax.prepare.regions.detections import DetectionError, Detections
-from wenlan_jax.prepare.roots import Root
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -51,7 +51,7 @@ class NpzFolder:
         Raises:
             DetectionError: for a damaged one.
         """
-        root, name = Root(self.place, links=self.links, options=(roots.ALLOW_LINKS,)), key + SUFFIX
+        root, name = Root(self.place, links=self.links, options=(image_places.ALLOW_LINKS,)), key + SUFFIX
         try:
             if not root.has(name):
                 return None

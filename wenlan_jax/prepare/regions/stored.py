@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from wenlan_jax.data.records import Record
-from wenlan_jax.prepare import raw_items, templates
+from wenlan_jax.prepare import name_templates, raw_items
 from wenlan_jax.prepare.raw_items import ReadError
 from wenlan_jax.prepare.regions import butd, npz, uniter
 from wenlan_jax.prepare.regions.detections import DetectionError, Detections, Selection
@@ -111,7 +111,7 @@ class StoredRegions:
         self.selection.check()
         if self.file_format not in FORMATS:
             raise ReadError(f"regions of format {self.file_format}: must be one of {', '.join(FORMATS)}")
-        templates.check("--regions-key (--key of `wenlan regions`)", self.template, _fields("0", "0", "0", "0"))
+        name_templates.check("--regions-key (--key of `wenlan regions`)", self.template, _fields("0", "0", "0", "0"))
         if not self.open().some_keys():
             raise ReadError(f"{self.place}: holds no regions of format {self.file_format}")
 

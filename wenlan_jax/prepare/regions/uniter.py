@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from wenlan_jax.prepare.image_places import forms
 from wenlan_jax.prepare.raw_items import ReadError
 from wenlan_jax.prepare.regions import npz
 from wenlan_jax.prepare.regions.detections import UNIT, DetectionError, Detections
-from wenlan_jax.prepare.roots import forms
 from wenlan_jax.util import atomic_files
 
 BOXES, FEATURES, SCORES, CLASSES = "norm_bb", "features", "conf", "soft_labels"

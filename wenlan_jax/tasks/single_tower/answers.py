@@ -16,7 +16,7 @@ from wenlan_jax.tasks.single_tower.spec import ANSWERS
 from wenlan_jax.util import atomic_files, json_files
 
 
-def prepare(config: experiment.Config, workdir: Path) -> experiment.Config:
+def settle(config: experiment.Config, workdir: Path) -> experiment.Config:
     """Settles the list of answers of a run; the first process counts them where none is given.
 
     Args:
@@ -33,7 +33,7 @@ def prepare(config: experiment.Config, workdir: Path) -> experiment.Config:
     if jax.process_index() == 0 and not _is_whole(place):
         atomic_files.write(place, atomic_files.text_bytes(_given(config).to_json()))
     distributed.barrier("answers")
-    return settled(config, workdir)
+    return read_settled(config, workdir)
 
 
 def _is_whole(place: Path) -> bool:
@@ -46,7 +46,7 @@ def _is_whole(place: Path) -> bool:
         return False
 
 
-def settled(config: experiment.Config, workdir: Path) -> experiment.Config:
+def read_settled(config: experiment.Config, workdir: Path) -> experiment.Config:
     """Takes the list of answers that a run has left in its work directory.
 
     Args:

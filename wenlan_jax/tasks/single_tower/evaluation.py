@@ -25,7 +25,7 @@ from wenlan_jax.tasks.single_tower.input.batches import FixedBatches
 from wenlan_jax.tasks.single_tower.input.questions import Asked, Questions
 from wenlan_jax.tasks.single_tower.pair_scorer import PairScorer
 from wenlan_jax.tasks.single_tower.task import Tower
-from wenlan_jax.tasks.two_tower import embedding
+from wenlan_jax.tasks.two_tower import embedded_split
 
 ALL = "all"
 """The languages together."""
@@ -209,7 +209,7 @@ class Ranking:
         """
         config = self._run.config
         source, images = self._open(split)
-        texts = [text for text in embedding.wanted_texts(config, source) if text.row < images]
+        texts = [text for text in embedded_split.wanted_texts(config, source) if text.row < images]
         scores = self._matrix(params, batch_stats, source, texts, images)
         pairs, languages = true_pairs.of_texts(texts, images), [text.text.language for text in texts]
         found = self._figures(scores, pairs, languages)

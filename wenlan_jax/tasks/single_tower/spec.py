@@ -6,7 +6,7 @@ import dataclasses
 
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
-from wenlan_jax.util.late import late
+from wenlan_jax.util.late_import import late
 
 SINGLE_TOWER = "a single tower"
 """The kind of model: an image and a text are seen together."""
@@ -66,9 +66,9 @@ VQA = dataclasses.replace(
     batches=late("wenlan_jax.tasks.single_tower.data:training_questions"),
     evaluations=(EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluation:Answering")),),
     clashes=late("wenlan_jax.tasks.single_tower.config:clashes"),
-    prepare=late("wenlan_jax.tasks.single_tower.answers:prepare"),
-    prepared=late("wenlan_jax.tasks.single_tower.answers:settled"),
-    settled=("vqa.answers_file", "vqa.fingerprint"),
-    files=(ANSWERS,),
+    settle=late("wenlan_jax.tasks.single_tower.answers:settle"),
+    read_settled=late("wenlan_jax.tasks.single_tower.answers:read_settled"),
+    settled_fields=("vqa.answers_file", "vqa.fingerprint"),
+    settled_files=(ANSWERS,),
     reads_captions=False,
 )

@@ -16,7 +16,7 @@ from wenlan_jax.core.task import Banks, Batch, Keys, Metrics, MicroLoss, MicroPa
 from wenlan_jax.losses import contrastive
 from wenlan_jax.models.arrays import Array
 from wenlan_jax.tasks import experiment
-from wenlan_jax.tasks.two_tower.contrast import OTHER, direction_metrics, fresh_scale, read_scale
+from wenlan_jax.tasks.two_tower.directions import OTHER, direction_metrics, fresh_scale, read_scale
 from wenlan_jax.tasks.two_tower.towers import Towers
 
 KEYS, QUERIES = 0, 1

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.evaluation import query_ranks, retrieval_report
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.tasks.two_tower import embedding, gallery_queries
+from wenlan_jax.tasks.two_tower import embedded_split, gallery_queries
 
 
 class Retrieval:
@@ -25,9 +25,9 @@ class Retrieval:
 
     def __init__(self, run: Run, tokenizer: Tokenizer) -> None:
         self._config = run.config
-        self._evaluator = embedding.Evaluator(run, tokenizer)
+        self._evaluator = embedded_split.Evaluator(run, tokenizer)
 
-    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], embedding.Scored]:
+    def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], embedded_split.Scored]:
         """See `Evaluator.score`."""
         return self._evaluator.score(params, batch_stats, split)
 
@@ -39,7 +39,7 @@ class Retrieval:
         """See `retrieval_report.table`."""
         return retrieval_report.table(scores, splits, self._config.eval.ks)
 
-    def write_pages(self, out: Path, found: Sequence[embedding.Scored]) -> None:
+    def write_pages(self, out: Path, found: Sequence[embedded_split.Scored]) -> None:
         """Writes the ranks of all queries of each split, and the gallery of the first one."""
         for one in found:
             query_ranks.write(out, one.split, one.ranks)

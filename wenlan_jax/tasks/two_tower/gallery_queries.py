@@ -9,7 +9,7 @@ import numpy as np
 
 from wenlan_jax.evaluation import gallery, retrieval
 from wenlan_jax.tasks import experiment
-from wenlan_jax.tasks.two_tower.embedding import Embedded
+from wenlan_jax.tasks.two_tower.embedded_split import Embedded
 
 GALLERY_TOP = 5
 """Answers shown for each query of the gallery."""

@@ -6,7 +6,7 @@ import dataclasses
 
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
-from wenlan_jax.util.late import late
+from wenlan_jax.util.late_import import late
 
 TWO_TOWERS = "two towers"
 """The kind of model: images and captions are encoded apart."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from jax.sharding import Mesh
 
 from wenlan_jax.core import optim
-from wenlan_jax.core.step import StepParts
+from wenlan_jax.core.step import StepRecipe
 from wenlan_jax.tasks import experiment, registry
 
 
-def recipe(config: experiment.Config, mesh: Mesh) -> StepParts:
+def recipe(config: experiment.Config, mesh: Mesh) -> StepRecipe:
     """Makes the step's recipe for a configuration.
 
     Args:
@@ -20,7 +20,7 @@ def recipe(config: experiment.Config, mesh: Mesh) -> StepParts:
         Task, optimiser and schedule, what is frozen, and how a batch is split.
     """
     task = registry.of(config)
-    return StepParts(
+    return StepRecipe(
         task=task.create(config, mesh),
         optimizer=optim.create(config.optimizer),
         schedule=optim.schedule(config.optimizer, config.train.steps),

@@ -14,7 +14,7 @@ from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import registry
 from wenlan_jax.tasks.run import Run
-from wenlan_jax.training import trained as restore
+from wenlan_jax.training import restore as restore
 
 SECTIONS = ("data.", "eval.", "mesh.")
 """Fields that may differ from those of the training run."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from wenlan_jax.prepare import ingest, raw_images, tfds_files
+from wenlan_jax.prepare.image_places import Root
 from wenlan_jax.prepare.raw_items import Fault, RawShard, Rejected
 from wenlan_jax.prepare.regions.stored import StoredRegions
-from wenlan_jax.prepare.roots import Root
 from wenlan_jax.util import atomic_files, progress_line
 from wenlan_jax.util.errors import WenlanError
 
