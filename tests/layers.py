@@ -132,7 +132,8 @@ def main() -> None:
     for number, names in reversed(list(enumerate(LAYERS))):
         for name in names:
             if name in folders:
-                print(f"{number:2}  {name:<13}{sizes[name]:3} modules  imports {', '.join(sorted(folders[name])) or '-'}")
+                imported = ", ".join(sorted(folders[name])) or "-"
+                print(f"{number:2}  {name:<13}{sizes[name]:3} modules  imports {imported}")
     print(
         f"{len(folders)} folders, {sum(map(len, folders.values()))} arrows; {len(upwards(found))} imports upwards, "
         f"{len(circles(found))} circles; {len(found)} modules"

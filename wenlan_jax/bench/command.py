@@ -14,6 +14,7 @@ import numpy as np
 from wenlan_jax.bench import measure, single, torch_side, torch_side_single
 from wenlan_jax.bench.torch_worker import AnyJob, TorchError, TorchProcess
 from wenlan_jax.core.state import TrainState
+from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.batch import random_batch
@@ -26,7 +27,6 @@ ROUNDS = 3
 """Turns that each side gets in a comparison."""
 
 
-Batch = dict[str, np.ndarray]
 OnDevices = dict[str, jax.Array]
 
 
@@ -40,7 +40,7 @@ class TorchSide(NamedTuple):
     """
 
     check: Callable[[experiment.Config], None]
-    job: Callable[[experiment.Config, TrainState, Batch], AnyJob]
+    job: Callable[[experiment.Config, TrainState, HostBatch], AnyJob]
     said: Callable[[Run, TrainState, OnDevices], OnDevices]
 
 
@@ -114,7 +114,7 @@ def _alone(stepper: measure.Stepper, steps: int) -> dict[str, float]:
 
 
 def _side_by_side(
-    side: TorchSide, current: Run, stepper: measure.Stepper, batch: Batch, steps: int
+    side: TorchSide, current: Run, stepper: measure.Stepper, batch: HostBatch, steps: int
 ) -> dict[str, float]:
     """Both in turn, round by round, so that a machine whose speed drifts is as slow for one as for the other.
 
@@ -146,7 +146,7 @@ def _side_by_side(
     }
 
 
-def _difference(ours: OnDevices, theirs: Batch) -> float:
+def _difference(ours: OnDevices, theirs: HostBatch) -> float:
     """The largest difference of a number that both sides say; NaN if any is."""
     return float(np.max([np.abs(np.asarray(ours[name]) - theirs[name]).max() for name in ours]))
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from wenlan_jax.models.arrays import Array, Tree
 
@@ -44,7 +44,7 @@ class Bank(Tree):
     capacity: int = struct.field(pytree_node=False)
 
 
-def create(capacity: int, batch: int, dim: int, random_key: Array | None = None) -> Bank:
+def create(capacity: int, batch: int, dim: int, random_key: PRNGKeyArray | None = None) -> Bank:
     """Creates a bank, empty or full of random unit vectors.
 
     Args:

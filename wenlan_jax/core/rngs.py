@@ -9,7 +9,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int, UInt32
+from jaxtyping import Int, PRNGKeyArray, UInt32
 
 from wenlan_jax.models.arrays import Array
 
@@ -26,7 +26,9 @@ def root(seed: int) -> UInt32[Array, 2]:
     return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
 
 
-def stream(root_key: UInt32[Array, 2], name: str, step: Int[Array, ""] | int, index: Int[Array, ""] | int = 0) -> Array:
+def stream(
+    root_key: UInt32[Array, 2], name: str, step: Int[Array, ""] | int, index: Int[Array, ""] | int = 0
+) -> PRNGKeyArray:
     """Makes the random key of a named stream at a step.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
 from wenlan_jax.core.bank import Bank
 from wenlan_jax.core.state import Momentum, Params, TrainState
@@ -82,7 +82,7 @@ class Task(Protocol):
         """
         ...
 
-    def fresh(self, rng: Array) -> NewState:
+    def fresh(self, rng: PRNGKeyArray) -> NewState:
         """Initialises the task's parts of the state.
 
         Args:
@@ -105,7 +105,7 @@ class Task(Protocol):
         """
         ...
 
-    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
+    def prepare(self, micro: Batch, rng: PRNGKeyArray, positions: Int[Array, " n"]) -> Batch:
         """Makes pairs what the model takes: images are augmented and normalised.
 
         Args:
@@ -129,7 +129,7 @@ class Task(Protocol):
         """
         ...
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Computes the keys of a micro-batch, without gradient.
 
         Args:
@@ -149,7 +149,7 @@ class Task(Protocol):
         micro: Batch,
         pairs: MicroPairs,
         keys: Keys,
-        rng: Array,
+        rng: PRNGKeyArray,
     ) -> MicroLoss:
         """Computes the share of a micro-batch in the loss.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, Num, Shaped, UInt8
+from jaxtyping import Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 
 from wenlan_jax.models.arrays import Array
 
@@ -160,7 +160,7 @@ _ADJUSTMENTS: list[Callable[[Images, Factors], Images]] = [
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 
 
-def _in_random_order(images: Images, key: Array, draws: Float[Array, "batch 4"], strengths: Strengths) -> Images:
+def _in_random_order(images: Images, key: PRNGKeyArray, draws: Float[Array, "batch 4"], strengths: Strengths) -> Images:
     """The adjustments of positive strength, in an order drawn from `key`; `draws` are uniform in [-1, 1)."""
     active = [index for index, strength in enumerate(strengths) if strength > 0]
     if not active:
@@ -178,7 +178,7 @@ def _in_random_order(images: Images, key: Array, draws: Float[Array, "batch 4"],
 
 def jitter_and_grayscale(
     images: Images,
-    key: Array,
+    key: PRNGKeyArray,
     strengths: Strengths,
     jitter_probability: float,
     grayscale_probability: float,

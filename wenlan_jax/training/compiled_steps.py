@@ -15,7 +15,7 @@ from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import model_flops as flops
 from wenlan_jax.training import setup
 
-Batch = Mapping[str, jax.Array]
+DeviceBatch = Mapping[str, jax.Array]
 Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 """Name, shape and dtype of every field."""
 
@@ -28,7 +28,7 @@ class Program(NamedTuple):
         model_flops: the model FLOPs of one step (see `model_flops.py`); NaN if they are not counted.
     """
 
-    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    step: Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
     model_flops: float
 
 
@@ -45,10 +45,10 @@ class Programs:
         self._current = current
         self._compiled: dict[Signature, Program] = {}
 
-    def __contains__(self, batch: Batch) -> bool:
+    def __contains__(self, batch: DeviceBatch) -> bool:
         return signature(batch) in self._compiled
 
-    def __getitem__(self, batch: Batch) -> Program:
+    def __getitem__(self, batch: DeviceBatch) -> Program:
         return self._compiled[signature(batch)]
 
     def compile(self, batch: dict[str, jax.Array]) -> None:
@@ -66,6 +66,6 @@ class Programs:
         say(f"compiled in {time.perf_counter() - began:.0f} s")
 
 
-def signature(batch: Batch) -> Signature:
+def signature(batch: DeviceBatch) -> Signature:
     """Says what a program is compiled for: name, shape and dtype of every field."""
     return tuple(sorted((name, array.shape, str(array.dtype)) for name, array in batch.items()))

@@ -9,6 +9,7 @@ import numpy as np
 
 from wenlan_jax.tasks import batch, experiment
 from wenlan_jax.tasks.batch import BatchSpec, Field
+from wenlan_jax.tasks.single_tower.input.examples import NEGATIVE
 from wenlan_jax.tasks.two_tower.batch import image_fields
 
 FIELDS = {
@@ -23,9 +24,6 @@ FIELDS = {
 
 VALID = "valid"
 """In batches of an evaluation: rows that count, the others fill up the last batch."""
-
-NEGATIVE = "negative_"
-"""Before a field: those of the candidates drawn as negatives of each row."""
 
 TEXT = ("token_ids", "token_mask")
 IMAGE = ("region_features", "region_boxes", "region_mask", "image", "image_sides")

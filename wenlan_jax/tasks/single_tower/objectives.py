@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wenlan_jax.core.state import Params
 from wenlan_jax.core.task import Batch
@@ -44,7 +44,7 @@ class Given(NamedTuple):
     params: Params
     batch_stats: PyTree
     batch: Batch
-    rng: Array | None
+    rng: PRNGKeyArray | None
 
     def features(self) -> Float[Array, "rows regions width"]:
         """Computes the features of the batch's regions."""
@@ -237,7 +237,7 @@ def _rank(given: Given) -> Sums:
     return Sums(loss.total / rows, jnp.float32(settings.margin * own.size), {"accuracy": jnp.sum(above)})
 
 
-def _against(given: Given, fields: tuple[str, ...], rng: Array | None) -> Float[Array, "rows hard"]:
+def _against(given: Given, fields: tuple[str, ...], rng: PRNGKeyArray | None) -> Float[Array, "rows hard"]:
     """Scores of each row with its hardest candidates in place of its own `fields`."""
     settings, batch = given.config.rank, given.batch
     candidates = {name: batch[NEGATIVE + name] for name in fields if NEGATIVE + name in batch}
@@ -252,7 +252,7 @@ def _take(values: Array, chosen: Array) -> Array:
     return jax.vmap(lambda of_row, places: of_row[places])(values, chosen)
 
 
-def _scores_of(given: Given, candidates: dict[str, Array], rng: Array | None) -> Float[Array, "rows candidates"]:
+def _scores_of(given: Given, candidates: dict[str, Array], rng: PRNGKeyArray | None) -> Float[Array, "rows candidates"]:
     """Scores of every row with each of its candidates."""
     rows, count = next(iter(candidates.values())).shape[:2]
     fields = (*TEXT, *(name for name in IMAGE if name in given.batch))
@@ -265,7 +265,7 @@ def _scores_of(given: Given, candidates: dict[str, Array], rng: Array | None) ->
     return _scores(given, pairs, rng).reshape(rows, count)
 
 
-def _scores(given: Given, pairs: Batch, rng: Array | None) -> Float[Array, " pairs"]:
+def _scores(given: Given, pairs: Batch, rng: PRNGKeyArray | None) -> Float[Array, " pairs"]:
     """The rank head's scores of pairs."""
     alone = given._replace(batch=pairs, rng=rng)
     return alone.head("rank_score", alone.encode(alone.features()).pooled)

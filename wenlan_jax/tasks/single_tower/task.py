@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree
 
 from wenlan_jax.core import trees
 from wenlan_jax.core.state import Momentum, Params, TrainState
@@ -96,7 +96,7 @@ class Tower:
                 dtype=jnp.dtype(config.model.dtype),
             )
 
-    def init(self, rng: Array) -> tuple[Params, PyTree]:
+    def init(self, rng: PRNGKeyArray) -> tuple[Params, PyTree]:
         """Initialises parameters and batch statistics.
 
         Args:
@@ -146,7 +146,7 @@ class Tower:
         params: Params,
         batch: Batch,
         features: Float[Array, "rows regions width"],
-        rng: Array | None,
+        rng: PRNGKeyArray | None,
         region_masked: Bool[Array, "rows regions"] | None = None,
     ) -> Hidden:
         """Computes the hidden states of the rows of a batch.
@@ -164,7 +164,7 @@ class Tower:
         inputs = (batch["token_ids"], batch["token_mask"], features, batch["region_boxes"], batch["region_mask"])
         return self.call(params, "encode", *inputs, region_masked, train=rng is not None, rng=rng)
 
-    def call(self, params: Params, method: str, *inputs: Any, rng: Array | None = None, **options: Any) -> Any:
+    def call(self, params: Params, method: str, *inputs: Any, rng: PRNGKeyArray | None = None, **options: Any) -> Any:
         """Calls a method of the module, such as a head.
 
         Args:
@@ -214,7 +214,7 @@ class SingleTowerTask:
         tokens, regions = batch["token_ids"].shape[1], batch["region_boxes"].shape[1]
         return f"{of_batch(batch)}, {tokens} tokens and {regions} regions"
 
-    def fresh(self, rng: Array) -> NewState:
+    def fresh(self, rng: PRNGKeyArray) -> NewState:
         """Initialises the tower; there are no key encoders and no banks."""
         return NewState(*self.tower.init(rng), None, {})
 
@@ -227,7 +227,7 @@ class SingleTowerTask:
             return params
         return {**params, TOWER: rank_from_itm(params[TOWER])}
 
-    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
+    def prepare(self, micro: Batch, rng: PRNGKeyArray, positions: Int[Array, " n"]) -> Batch:
         """Returns the pairs as they are: images are not jittered, as a detector's features are not, either."""
         return micro
 
@@ -235,13 +235,13 @@ class SingleTowerTask:
         """Returns None: there are no key encoders."""
         return None
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Computes the weight of every pair, which the whole batch is divided by; the ids come along."""
         weights = objectives.OBJECTIVES[of_batch(micro)].weights(self.config, micro)
         return {"id": micro["id"], WEIGHT: weights}, {}
 
     def micro_loss(
-        self, params: Params, state: TrainState, micro: Batch, pairs: MicroPairs, keys: Keys, rng: Array
+        self, params: Params, state: TrainState, micro: Batch, pairs: MicroPairs, keys: Keys, rng: PRNGKeyArray
     ) -> MicroLoss:
         """Computes the share of these pairs in the mean over the weights of the whole batch."""
         name = of_batch(micro)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Int, PyTree
+from jaxtyping import Int, PRNGKeyArray, PyTree
 
 from wenlan_jax.core import bank, momentum
 from wenlan_jax.core.state import Momentum, Params, TrainState
@@ -48,7 +48,7 @@ class BriVL:
         """Returns an empty text: there is one kind of batch."""
         return ""
 
-    def fresh(self, rng: Array) -> NewState:
+    def fresh(self, rng: PRNGKeyArray) -> NewState:
         """Initialises the towers, their key encoders as copies, and two banks."""
         tower_rng, *bank_rngs = jax.random.split(rng, 3)
         variables = self.towers.init(tower_rng)
@@ -70,7 +70,7 @@ class BriVL:
         """Leaves the parameters that were not taken as they were drawn."""
         return params
 
-    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
+    def prepare(self, micro: Batch, rng: PRNGKeyArray, positions: Int[Array, " n"]) -> Batch:
         """Jitters and normalises the images; they are the same for query and key [C]."""
         return self.towers.prepare(micro, rng, positions)
 
@@ -80,7 +80,7 @@ class BriVL:
         towers = {name: state.params[name] for name in OTHER}
         return state.momentum.replace(params=momentum.update(state.momentum.params, towers, self.contrast.momentum))
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Computes the keys of both modalities; the ids come along."""
         assert state.momentum is not None
         keys, stats = self.towers.embed(
@@ -95,7 +95,7 @@ class BriVL:
         micro: Batch,
         pairs: MicroPairs,
         keys: Keys,
-        rng: Array,
+        rng: PRNGKeyArray,
     ) -> MicroLoss:
         """Computes both directions of the loss, divided by the size of the whole batch: shares of a mean add up."""
         queries, stats = self.towers.embed(params, state.batch_stats, micro, jax.random.fold_in(rng, QUERIES))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Int, PyTree
+from jaxtyping import Int, PRNGKeyArray, PyTree
 
 from wenlan_jax.core.state import Momentum, Params, TrainState
 from wenlan_jax.core.task import Banks, Batch, Keys, Metrics, MicroLoss, MicroPairs, NewState
@@ -43,7 +43,7 @@ class Clip:
         """Returns an empty text: there is one kind of batch."""
         return ""
 
-    def fresh(self, rng: Array) -> NewState:
+    def fresh(self, rng: PRNGKeyArray) -> NewState:
         """Initialises the towers; there are no key encoders and no banks."""
         variables = self.towers.init(rng)
         params = {**variables["params"], **fresh_scale(self.contrast)}
@@ -53,7 +53,7 @@ class Clip:
         """Leaves the parameters that were not taken as they were drawn."""
         return params
 
-    def prepare(self, micro: Batch, rng: Array, positions: Int[Array, " n"]) -> Batch:
+    def prepare(self, micro: Batch, rng: PRNGKeyArray, positions: Int[Array, " n"]) -> Batch:
         """Jitters and normalises the images."""
         return self.towers.prepare(micro, rng, positions)
 
@@ -61,7 +61,7 @@ class Clip:
         """Returns None: there are no key encoders."""
         return None
 
-    def targets(self, state: TrainState, micro: Batch, rng: Array) -> tuple[Keys, PyTree]:
+    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Returns the ids, and with accumulation the embeddings of all pairs."""
         if self.config.train.accumulation == 1:
             return {"id": micro["id"]}, {}
@@ -75,7 +75,7 @@ class Clip:
         micro: Batch,
         pairs: MicroPairs,
         keys: Keys,
-        rng: Array,
+        rng: PRNGKeyArray,
     ) -> MicroLoss:
         """Computes the loss of the whole batch, with gradient through the rows of this micro-batch only."""
         live, stats = self.towers.embed(params, state.batch_stats, micro, rng)

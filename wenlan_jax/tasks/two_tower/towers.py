@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
 from wenlan_jax.core.task import Batch
 from wenlan_jax.models import augment
@@ -155,7 +155,7 @@ class Towers:
         self.image = image_tower(config.model, None if mesh is None else meshes.platform(mesh))
         self.text = text_tower(config.model)
 
-    def init(self, rng: Array) -> Variables:
+    def init(self, rng: PRNGKeyArray) -> Variables:
         """Initialises the variables of both towers.
 
         Args:
@@ -174,7 +174,7 @@ class Towers:
             "batch_stats": {"image": image.get("batch_stats", {})},
         }
 
-    def prepare(self, batch: Batch, rng: Array | None, positions: Int[Array, " n"] | None = None) -> Batch:
+    def prepare(self, batch: Batch, rng: PRNGKeyArray | None, positions: Int[Array, " n"] | None = None) -> Batch:
         """Makes images normalised floats, jittered if a key is given.
 
         Args:
@@ -194,7 +194,7 @@ class Towers:
         return {**batch, "image": augment.normalise(images, a.mean, a.std)}
 
     def embed_images(
-        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array | None
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: PRNGKeyArray | None
     ) -> tuple[TowerOutput, PyTree]:
         """Embeds the images of a batch.
 
@@ -217,7 +217,7 @@ class Towers:
             )
         return output, {"image": changed.get("batch_stats", {})}
 
-    def embed_texts(self, params: PyTree, batch: Batch, rng: Array | None) -> TowerOutput:
+    def embed_texts(self, params: PyTree, batch: Batch, rng: PRNGKeyArray | None) -> TowerOutput:
         """Embeds the captions of a batch.
 
         Args:
@@ -253,7 +253,7 @@ class Towers:
         return self.embed_texts(params, batch, None).embedding
 
     def embed(
-        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: Array
+        self, params: PyTree, batch_stats: PyTree, batch: Batch, rng: PRNGKeyArray
     ) -> tuple[dict[str, Float[Array, "n d"]], PyTree]:
         """Embeds both sides of a batch in training mode.
 
