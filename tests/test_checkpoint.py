@@ -24,7 +24,7 @@ from wenlan_jax.checkpoints.store import CheckpointError, Checkpoints, DamagedEr
 from wenlan_jax.config import sections
 from wenlan_jax.core import trees
 from wenlan_jax.core.state import TrainState
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
@@ -142,7 +142,7 @@ def test_the_note_tells_the_configuration_and_the_tokenizer(saved: Any) -> None:
         step, note = checkpoints.note()
     assert (step, note.tokenizer, note.fingerprint) == (3, "tokens", experiment.fingerprint(current.config))
     assert experiment.parse(note.config) == current.config
-    assert experiment.changes(note.config, current.config) == []
+    assert config_changes.changes(note.config, current.config) == []
 
 
 def test_the_newest_checkpoints_are_kept(saved: Any, tiny: Make) -> None:

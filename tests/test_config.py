@@ -15,7 +15,7 @@ from ml_collections import config_dict
 
 from wenlan_jax.config import sections, settings
 from wenlan_jax.core import rngs
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 
 PACKAGE = Path(experiment.__file__).parents[1]
 FREE = ("mesh", "eval", "checkpoint", "distributed", "compilation", "telemetry")
@@ -212,7 +212,7 @@ def test_every_field_changes_the_fingerprint(path: str) -> None:
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_that_changes_the_result_is_named_as_changed(path: str) -> None:
     saved = json.loads(experiment.to_json(experiment.Config()))
-    found = experiment.changes(saved, with_other(path))
+    found = config_changes.changes(saved, with_other(path))
     free = LEAVES[path].metadata["free"] or path.split(".")[0] in FREE
     assert [line.split(":")[0] for line in found] == ([] if free else [path])
 
@@ -221,7 +221,7 @@ def test_fields_of_another_version_are_named_as_changed() -> None:
     saved = json.loads(experiment.to_json(experiment.Config()))
     del saved["contrast"]["momentum"]  # so it was trained with what is now the default
     saved["contrast"]["queue"] = 3
-    found = experiment.changes(saved, experiment.parse(changed({"contrast.momentum": 0.5})))
+    found = config_changes.changes(saved, experiment.parse(changed({"contrast.momentum": 0.5})))
     assert found == [
         "contrast.momentum: saved 0.99, now 0.5",
         "contrast.queue: saved 3, now 'nothing'",
@@ -292,11 +292,11 @@ def test_every_field_is_read_by_the_package(path: str) -> None:
 def test_a_configuration_saved_before_a_field_existed_is_read_with_its_default():
     saved = json.loads(experiment.to_json(experiment.parse(experiment.default())))
     del saved["init_from"], saved["model"]["image"]["backbone"]["stem"]
-    assert experiment.changes(saved, experiment.parse(experiment.default())) == []
-    assert experiment.parse(experiment.completed(saved)) == experiment.parse(experiment.default())
+    assert config_changes.changes(saved, experiment.parse(experiment.default())) == []
+    assert experiment.parse(config_changes.completed(saved)) == experiment.parse(experiment.default())
     saved["strange"] = 1
     with pytest.raises(experiment.ConfigError, match="strange: no such field"):
-        experiment.parse(experiment.completed(saved))
+        experiment.parse(config_changes.completed(saved))
 
 
 def _types(hint: Any) -> str:

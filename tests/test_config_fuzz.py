@@ -20,7 +20,7 @@ from ml_collections import config_dict
 
 from wenlan_jax.core.step import FreezeError
 from wenlan_jax.parallel.mesh import MeshError
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 from wenlan_jax.training import setup as runs
 
 NUMBER = 1000
@@ -113,7 +113,7 @@ def outcome(values: dict[str, Any], build: bool) -> tuple[str, str]:
     except experiment.ConfigError as error:
         return "refused", str(error)
     assert experiment.from_json(experiment.to_json(config)) == config
-    assert experiment.changes(dataclasses.asdict(config), config) == []
+    assert config_changes.changes(dataclasses.asdict(config), config) == []
     if not build or experiment.vocabulary(config)[1] == 0:
         return "taken", ""
     try:

@@ -31,7 +31,7 @@ from wenlan_jax.data.text import SentencePiece, Tokenizer
 from wenlan_jax.evaluation.vqa import Answers
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import ANSWERS, TOWER
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.training import setup as runs
 
 Command = Callable[..., int]

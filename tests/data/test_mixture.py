@@ -16,7 +16,7 @@ from wenlan_jax.config import sections
 from wenlan_jax.data import loader, order, records, sources
 from wenlan_jax.data.mixture import Mixture, MixtureError, MixturePart, TextChoice, WantedTexts
 from wenlan_jax.prepare import tfds_files
-from wenlan_jax.tasks import experiment, shared_data
+from wenlan_jax.tasks import config_changes, experiment, shared_data
 from wenlan_jax.tasks.experiment import Config, ConfigError
 
 ANY = TextChoice(WantedTexts((), ()), "any", (), 1.0)
@@ -272,9 +272,11 @@ def test_without_a_mixture_the_single_source_is_trained_on(tiny: Callable[..., C
 
 
 def test_a_changed_mixture_is_a_change_of_the_run(tiny: Callable[..., Config]) -> None:
-    saved = experiment.completed({})
-    assert not [line for line in experiment.changes(saved, experiment.parse(experiment.default())) if "mixture" in line]
-    changed = experiment.changes(saved, tiny(data__mixture=(WEB,)))
+    saved = config_changes.completed({})
+    assert not [
+        line for line in config_changes.changes(saved, experiment.parse(experiment.default())) if "mixture" in line
+    ]
+    changed = config_changes.changes(saved, tiny(data__mixture=(WEB,)))
     assert any(line.startswith("data.mixture: saved [], now [{'source': 'web'") for line in changed), changed
 
 

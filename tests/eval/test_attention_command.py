@@ -25,7 +25,7 @@ from wenlan_jax.models.single_tower import attention
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.registry import TaskError
 from wenlan_jax.tasks.single_tower import data
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.tasks.two_tower.towers import image_backbone
 from wenlan_jax.training import setup
 from wenlan_jax.training import tokenizer as run_tokenizer

@@ -20,7 +20,7 @@ from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower import data, pair_scorer
 from wenlan_jax.tasks.single_tower import evaluation as single
 from wenlan_jax.tasks.single_tower.input import questions
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.tasks.two_tower import embedded_split
 from wenlan_jax.training import setup
 from wenlan_jax.training import tokenizer as run_tokenizer

@@ -15,7 +15,8 @@ from single_runs import noise, tiny_single
 
 from wenlan_jax.losses import matching
 from wenlan_jax.tasks.single_tower import objectives, schema
-from wenlan_jax.tasks.single_tower.task import SingleTowerTask, Tower
+from wenlan_jax.tasks.single_tower.task import SingleTowerTask
+from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.training import setup as runs
 
 ROWS, CANDIDATES, HARD = 8, 6, 2

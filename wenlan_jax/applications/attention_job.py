@@ -26,7 +26,7 @@ from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks.shared_data import data_dir
 from wenlan_jax.tasks.single_tower import data
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER, TOWER
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.util.errors import WenlanError
 
 

@@ -36,7 +36,7 @@ from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatt
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import text
 from wenlan_jax.parallel.console import say
-from wenlan_jax.tasks import experiment, registry
+from wenlan_jax.tasks import config_changes, experiment, registry
 from wenlan_jax.tasks.single_tower.spec import TOWER
 from wenlan_jax.training import init_from, setup
 from wenlan_jax.training import tokenizer as run_tokenizer
@@ -245,7 +245,7 @@ def _words_of(out: Path, kept: Iterable[str]) -> _Words | None:
         return None
     with store.Checkpoints(out / "checkpoints", sections.CheckpointConfig()) as checkpoints:
         _, note = checkpoints.note()
-    settings = experiment.parse(experiment.completed(note.config)).tokenizer
+    settings = experiment.parse(config_changes.completed(note.config)).tokenizer
     return _Words(settings, note.tokenizer) if note.tokenizer else None
 
 

@@ -15,7 +15,7 @@ from wenlan_jax.convert.proof import ProofFindings, ReadTower
 from wenlan_jax.models.single_tower import MATCH, Hidden, at_places
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.spec import TOWER
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 
 PLACES = 2
 """Words of each text that the head for words is asked for: its logits for all would take gigabytes."""

@@ -17,7 +17,7 @@ from typing import Any
 from wenlan_jax.monitoring import run_info, time_ledger
 from wenlan_jax.sweep import claims
 from wenlan_jax.sweep.plan import SweepRun
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 from wenlan_jax.util import atomic_files, json_files
 
 DONE, RUNNING, FAILED, HALF, NOT_RUN = "done", "running", "failed", "half done", "not run"
@@ -114,7 +114,7 @@ class RunFolder:
         """Whether config.json holds the configuration of the run, which an older version may have written."""
         try:
             saved = json_files.read(self.path / "config.json", dict[str, Any])
-            return experiment.fingerprint(experiment.parse(experiment.completed(saved))) == self.run.name
+            return experiment.fingerprint(experiment.parse(config_changes.completed(saved))) == self.run.name
         except (json_files.NoteError, experiment.ConfigError):
             return False
 
@@ -159,11 +159,11 @@ class RunFolder:
         try:
             start = run_info.read(self.path)
             if start is not None:
-                return experiment.changes_of_start(start.config, self.run.config)
+                return config_changes.changes_of_start(start.config, self.run.config)
             saved = json_files.read_if_any(self.path / "config.json", dict[str, Any])
         except json_files.NoteError:  # a start writes it anew
             return []
-        return [] if saved is None else experiment.changes_of_start(saved, self.run.config)
+        return [] if saved is None else config_changes.changes_of_start(saved, self.run.config)
 
     def faults(self) -> list[str]:
         """Lists what is wrong with the files of this directory that tell where the run stands."""
@@ -247,7 +247,7 @@ def _older_names(runs: Path) -> dict[str, str]:
     for path in sorted(runs.glob("*/config.json")):
         try:
             saved = json_files.read(path, dict[str, Any])
-            today = experiment.fingerprint(experiment.parse(experiment.completed(saved)))
+            today = experiment.fingerprint(experiment.parse(config_changes.completed(saved)))
         except (json_files.NoteError, experiment.ConfigError):  # damaged, or a field has gone since: no run of today
             continue
         if today != path.parent.name:

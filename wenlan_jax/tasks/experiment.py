@@ -12,8 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
-import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +20,10 @@ from ml_collections import config_dict
 
 from wenlan_jax.config import sections, settings
 from wenlan_jax.config.sections import DataConfig, MeshConfig, MixturePartConfig
-from wenlan_jax.config.settings import field, section
 from wenlan_jax.tasks import registry
-from wenlan_jax.tasks.single_tower.schema import PretrainConfig, RankConfig, SingleTowerConfig, VqaConfig
-from wenlan_jax.tasks.two_tower.schema import ContrastConfig, ModelConfig
-from wenlan_jax.util.late_import import late
+from wenlan_jax.tasks.schema import Config
 
 ConfigError = settings.ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The configuration of one experiment, typed and frozen.
-
-    Every field says its meaning, default and source itself; `wenlan fields` prints them.
-    """
-
-    task: str = field(
-        "brivl",
-        "what is trained: brivl and clip are two towers, with momentum towers and banks or with in-batch negatives "
-        "alone; mlmm is the single tower's pretraining, rank and vqa are its fine-tuning for retrieval and questions",
-        among=late("wenlan_jax.tasks.registry:names"),
-    )
-    seed: int = field(
-        0,
-        "of initialisation, data order, caption choice, dropout and jitter; 32 bits tell them apart",
-        low=0,
-        high=2**32 - 1,
-    )
-    init_from: str = field(
-        "",
-        "start from these weights: a directory made by `wenlan import`, or the work directory of another run; empty: "
-        "from nothing. A run that resumes does not read it again",
-    )
-    mesh: sections.MeshConfig = section(sections.MeshConfig, free=True)
-    data: sections.DataConfig = section(sections.DataConfig)
-    tokenizer: sections.TokenizerConfig = section(sections.TokenizerConfig)
-    augment: sections.AugmentConfig = section(sections.AugmentConfig)
-    model: ModelConfig = section(ModelConfig)
-    contrast: ContrastConfig = section(ContrastConfig)
-    single: SingleTowerConfig = section(SingleTowerConfig)
-    pretrain: PretrainConfig = section(PretrainConfig)
-    rank: RankConfig = section(RankConfig)
-    vqa: VqaConfig = section(VqaConfig)
-    optimizer: sections.OptimizerConfig = section(sections.OptimizerConfig)
-    train: sections.TrainConfig = section(sections.TrainConfig)
-    eval: sections.EvalConfig = section(sections.EvalConfig, free=True)
-    checkpoint: sections.CheckpointConfig = section(sections.CheckpointConfig, free=True)
-    distributed: sections.DistributedConfig = section(sections.DistributedConfig, free=True)
-    compilation: sections.CompilationConfig = section(sections.CompilationConfig, free=True)
-    telemetry: sections.TelemetryConfig = section(sections.TelemetryConfig, free=True)
 
 
 def default() -> config_dict.ConfigDict:
@@ -345,90 +298,3 @@ def fingerprint_of(saved: Mapping[str, Any]) -> str:
         16 hexadecimal digits.
     """
     return hashlib.sha256(_canonical(saved).encode()).hexdigest()[:16]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _free_fields(kind: type = Config, prefix: str = "", inherited: bool = False) -> Iterator[str]:
-    hints = typing.get_type_hints(kind)
-    for one in dataclasses.fields(kind):
-        free = inherited or one.metadata.get("free", False)
-        if dataclasses.is_dataclass(hints[one.name]):
-            yield from _free_fields(hints[one.name], f"{prefix}{one.name}.", free)
-        elif free:
-            yield prefix + one.name
-
-
-def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the fields that came later to a saved configuration, at their defaults: those keep what was before them.
-
-    Args:
-        saved: the saved configuration, as nested mappings.
-
-    Returns:
-        The same with every field of today.
-    """
-    return _overlay(dataclasses.asdict(Config()), saved)
-
-
-def _overlay(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {
-        name: _overlay(base[name], value)
-        for name, value in values.items()
-        if isinstance(base.get(name), dict) and isinstance(value, Mapping)
-    }
-    return {**base, **values, **inner}
-
-
-def changes_of_start(started: Mapping[str, Any], wanted: Config) -> list[str]:
-    """Compares the configuration that a run started with and the one it should have started with.
-
-    What is measured counts, too; what a start works out from the data counts only where that is not left to it.
-
-    Args:
-        started: the saved configuration, as nested mappings.
-        wanted: the configuration that is asked for.
-
-    Returns:
-        The differences, as `changes` tells them.
-    """
-    task = registry.of(wanted)
-    left_to_it = {
-        task.vocabulary: settings.value_of(wanted, task.vocabulary) == 0,
-        **dict.fromkeys(task.settled_fields, True),
-        "train.steps": bool(wanted.train.epochs),
-        "optimizer.warmup_steps": bool(wanted.optimizer.warmup_fraction),
-        "eval.every": bool(wanted.eval.every_epochs),
-    }
-    free = {name for name in _free_fields() if not name.startswith("eval.")}
-    return _differences(started, wanted, free | {name for name, is_free in left_to_it.items() if is_free})
-
-
-def changes(saved: Mapping[str, Any], now: Config) -> list[str]:
-    """Compares a saved configuration with another, without the fields that do not change a result.
-
-    Args:
-        saved: the saved configuration, as nested mappings.
-        now: the other.
-
-    Returns:
-        One message for each field that differs.
-    """
-    return _differences(saved, now, set(_free_fields()))
-
-
-def _differences(saved: Mapping[str, Any], now: Config, ignored: Collection[str]) -> list[str]:
-    old, new = (_flat(json.loads(json.dumps(tree))) for tree in (completed(saved), dataclasses.asdict(now)))
-    return [
-        f"{name}: saved {old.get(name, 'nothing')!r}, now {new.get(name, 'nothing')!r}"
-        for name in sorted((old.keys() | new.keys()) - set(ignored))
-        if old.get(name) != new.get(name)
-    ]

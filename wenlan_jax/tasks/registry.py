@@ -16,7 +16,7 @@ from wenlan_jax.util.errors import WenlanError
 from wenlan_jax.util.late_import import LateCallable
 
 if TYPE_CHECKING:
-    from wenlan_jax.tasks.experiment import Config
+    from wenlan_jax.tasks.schema import Config
 
 SPECS = {
     "brivl": "wenlan_jax.tasks.two_tower.spec:BRIVL",

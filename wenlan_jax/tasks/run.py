@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from wenlan_jax.core import step
 from wenlan_jax.core.state import TrainState
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.schema import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Run:
         shardings: the train state with shardings in place of arrays.
     """
 
-    config: experiment.Config
+    config: Config
     mesh: Mesh
     recipe: step.StepRecipe
     shapes: TrainState

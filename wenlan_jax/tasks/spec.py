@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from wenlan_jax.data.loader import TrainMaker
     from wenlan_jax.data.text import Tokenizer
     from wenlan_jax.tasks.batch import BatchSpec
-    from wenlan_jax.tasks.experiment import Config
     from wenlan_jax.tasks.run import Run
+    from wenlan_jax.tasks.schema import Config
 
 
 def no_faults(config: Config) -> list[str]:

@@ -15,7 +15,7 @@ from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections as schema
 from wenlan_jax.core.state import MOMENTUM
 from wenlan_jax.data.text import Tokenizer
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import prepared, setup
 
@@ -137,7 +137,7 @@ def settings(saved: dict[str, object], overrides: Sequence[str], sections: Seque
     if outside:
         raise experiment.ConfigError(f"{outside[0]}: only fields of {', '.join(sections)} can be set here")
     # Through `parse`, as JSON has no tuples and ml_collections overrides no lists.
-    whole = experiment.parse(experiment.completed(saved))
+    whole = experiment.parse(config_changes.completed(saved))
     return experiment.override(config_dict.ConfigDict(dataclasses.asdict(whole)), overrides)
 
 

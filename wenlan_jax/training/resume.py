@@ -14,7 +14,7 @@ from wenlan_jax.core import bank
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 from wenlan_jax.tasks.run import Run
 
 
@@ -70,7 +70,7 @@ def _banks_before(current: Run, checkpoints: store.Checkpoints, at: int) -> dict
     """The banks of a checkpoint, abstract, whole on every device, where their size is not that of the run."""
     if not current.config.checkpoint.accept_changes or not current.shapes.banks:
         return None
-    saved = experiment.parse(experiment.completed(checkpoints.note(at)[1].config))
+    saved = experiment.parse(config_changes.completed(checkpoints.note(at)[1].config))
     sizes = saved.contrast.bank_size, saved.train.batch_size
     if sizes == (current.config.contrast.bank_size, current.config.train.batch_size):
         return None
@@ -95,7 +95,7 @@ def check_same(checkpoints: store.Checkpoints, current: Run, tokenizer: str) -> 
         CheckpointError: if it was made by another configuration or tokenizer, and changes are not accepted.
     """
     at, note = checkpoints.note()
-    changed = experiment.changes(note.config, current.config)
+    changed = config_changes.changes(note.config, current.config)
     if note.tokenizer != tokenizer:
         changed.append("the tokenizer's file is another one")
     if changed and not current.config.checkpoint.accept_changes:

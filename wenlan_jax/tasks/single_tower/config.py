@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wenlan_jax.tasks.experiment import Config
+from wenlan_jax.tasks.schema import Config
 from wenlan_jax.tasks.single_tower.schema import OBJECTIVES
 
 

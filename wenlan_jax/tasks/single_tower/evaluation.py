@@ -24,7 +24,7 @@ from wenlan_jax.tasks.single_tower.batch import FIELDS, of_batch
 from wenlan_jax.tasks.single_tower.input.batches import FixedBatches
 from wenlan_jax.tasks.single_tower.input.questions import Asked, Questions
 from wenlan_jax.tasks.single_tower.pair_scorer import PairScorer
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.tasks.two_tower import embedded_split
 
 ALL = "all"

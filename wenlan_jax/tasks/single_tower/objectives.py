@@ -24,7 +24,7 @@ from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.single_tower.batch import IMAGE, NEGATIVE, TEXT, VALID
 
 if TYPE_CHECKING:
-    from wenlan_jax.tasks.single_tower.task import Tower
+    from wenlan_jax.tasks.single_tower.tower import Tower
 
 
 class Given(NamedTuple):

@@ -16,7 +16,7 @@ from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower import data
 from wenlan_jax.tasks.single_tower.batch import trained
-from wenlan_jax.tasks.single_tower.task import Tower
+from wenlan_jax.tasks.single_tower.tower import Tower
 
 
 class PairScorer:
