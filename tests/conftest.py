@@ -15,7 +15,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,8 +31,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")  # a vector that meets a 
 
 # A shell starts jobs in the background with SIGINT ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def tiny_dict(**changes: Any) -> config_dict.ConfigDict:

@@ -7,7 +7,9 @@ import os
 import subprocess
 from pathlib import Path
 
-LOCAL = Path(__file__).resolve().parents[1] / "launch" / "local.sh"
+from repository import ROOT
+
+LOCAL = ROOT / "launch" / "local.sh"
 
 
 @dataclasses.dataclass(frozen=True)

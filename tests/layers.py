@@ -12,7 +12,9 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "wenlan_jax"
+from repository import ROOT
+
+PACKAGE = ROOT / "wenlan_jax"
 
 LAYERS = (
     ("util",),

@@ -7,12 +7,10 @@ import re
 import runpy
 import sys
 import types
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from repository import ROOT
 
 
 @pytest.fixture(scope="module")

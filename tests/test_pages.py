@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from repository import ROOT
 
 import wenlan_jax
 from wenlan_jax import cli
@@ -23,7 +24,6 @@ from wenlan_jax.prepare.clean import options
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.experiment import Config
 
-ROOT = Path(__file__).resolve().parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / ".github" / "README.zh.md"
 FOLDERS = (".github", "configs", "launch", "tests", "wenlan_jax")
 PAGES = sorted([README, *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])

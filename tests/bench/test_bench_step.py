@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from repository import CONFIGS
 from single_runs import tiny_single
 
 pytest.importorskip("torch")
@@ -161,7 +162,7 @@ def test_two_towers_beside_pytorch(tiny: Any) -> None:
 
 
 def test_a_conversion_of_a_single_tower_is_refused() -> None:
-    path = Path(__file__).resolve().parents[2] / "configs" / "bench_single.py"
+    path = CONFIGS / "bench_single.py"
     with pytest.raises(conversion.ConversionBenchError, match="two towers of BriVL, and .* has task 'mlmm'"):
         conversion.run_conversion(path, [], None)
 

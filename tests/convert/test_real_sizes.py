@@ -12,12 +12,12 @@ import functools
 import itertools
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from repository import CONFIGS
 
 pytest.importorskip("torch")
 
@@ -30,8 +30,6 @@ from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import to_flax, to_torch, unflatten
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import Towers
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 SMALLER = {
     "data.image_size": 92,  # the strided convolutions meet even and odd sides, so all kinds of padding

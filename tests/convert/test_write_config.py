@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from repository import CONFIGS
 
 from wenlan_jax import cli
 from wenlan_jax.convert import brivl, importing, single_layout, source_sizes, weights
@@ -21,7 +22,6 @@ from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import image_tower
 from wenlan_jax.training.setup import set_up
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VOCABULARY = "--config.model.text.bert.vocab_size=1000"
 
 pytestmark = pytest.mark.usefixtures("drawn_fresh_states")

@@ -15,8 +15,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from repository import ROOT
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+LAUNCH = ROOT / "launch"
 SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())
 
 WORDS = ["wenlan", "train", "--config=a b.py", "--config.eval.splits=('x', \"y\")", "--config.data.dir=$HOME & \\co"]

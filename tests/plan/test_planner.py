@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from repository import CONFIGS
 
 from wenlan_jax import cli
 from wenlan_jax.core import trees
@@ -25,7 +26,7 @@ tpu_compiler = [
 ]
 needs_tpu_compiler = [*tpu_compiler, pytest.mark.slow]
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.py"
+QUICKSTART = CONFIGS / "quickstart.py"
 
 
 def closed_form(current: Run, ways: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import pytest
 from annotations import unchecked
-from conftest import CONFIGS
+from repository import CONFIGS
 
 from wenlan_jax.config import sections as schema
 from wenlan_jax.core import trees

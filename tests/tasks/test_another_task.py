@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from repository import ROOT
 
 from wenlan_jax.core.task import MicroLoss, MicroPairs, NewState
 from wenlan_jax.data.text import Tokenizer
@@ -170,7 +171,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def wenlan(place: Path, *words: str, fails: bool = False) -> str:
     """What the command says, in a process of its own."""
-    tests = Path(__file__).resolve().parents[1]
+    tests = ROOT / "tests"
     path = [str(place / "installed"), str(tests / "tasks"), str(tests), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,

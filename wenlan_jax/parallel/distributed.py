@@ -126,7 +126,8 @@ def _number(name: str, default: int) -> int:
 def _detected(timeout: int) -> _Found | None:
     """The place in the cluster that JAX detects; None where it detects none."""
     # JAX offers what it detects to nobody but its own `initialize`, which aborts without a name when a process stays
-    # away. The range of versions in setup.py keeps this one private call honest; tests/test_distributed.py covers it.
+    # away. The range of versions in setup.py keeps this one private call honest; tests/parallel/test_distributed.py
+    # covers it.
     from jax._src.clusters import ClusterEnv
 
     try:

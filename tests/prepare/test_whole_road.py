@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dirty_shards import LAST, TEST, WHOLE, Planted, plant, write_shards
+from repository import CONFIGS
 from whole_runs import Place
 
 from wenlan_jax import cli
@@ -31,7 +32,7 @@ from wenlan_jax.tasks import experiment
 
 pytestmark = pytest.mark.slow
 
-THRESHOLDS = Path(__file__).resolve().parents[2] / "configs" / "clean" / "web_zh.py"
+THRESHOLDS = CONFIGS / "clean" / "web_zh.py"
 MAX_IMAGES = 5
 STEPS, BATCH = 3, 8
 KILLED_AT = 70

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from repository import CONFIGS
 
 from wenlan_jax.config import settings
 from wenlan_jax.data import sources
 from wenlan_jax.prepare.clean import command, language, options, shards, signatures, texts
 
-CONFIG = Path(__file__).resolve().parents[3] / "configs" / "clean" / "web_zh.py"
+CONFIG = CONFIGS / "clean" / "web_zh.py"
 EVERYTHING_OFF = [
     *("--config.language.action=off", "--config.text.chinese=off"),
     *("--config.duplicates.texts=off", "--config.leakage.text_similarity=0"),

@@ -1,6 +1,6 @@
 """Mutated configurations: each is taken and keeps its meaning, or refused with every fault by the name of its field.
 
-`python tests/test_config_fuzz.py [NUMBER]` prints what became of so many (default 1,000) as a table.
+`python tests/config/test_config_fuzz.py [NUMBER]` prints what became of so many (default 1,000) as a table.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from wenlan_jax.data import sources
 from wenlan_jax.data.records import Record, Text
@@ -185,7 +186,7 @@ def _until(condition: Callable[[], bool]) -> None:
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     script, place = tmp_path / "held.py", tmp_path / "out"
     script.write_text(HELD)
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(ROOT)
     environment = {**os.environ, "PYTHONPATH": root}
     with subprocess.Popen([sys.executable, str(script), str(place)], env=environment, cwd=root) as parent:
         try:

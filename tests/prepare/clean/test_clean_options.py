@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import CONFIGS
 
 from wenlan_jax.config import settings
 from wenlan_jax.prepare.clean import job, options, shards
 from wenlan_jax.prepare.clean.runners import Local
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "clean"
+CONFIGS = CONFIGS / "clean"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 from annotations import unchecked
+from repository import CONFIGS
 
 from wenlan_jax.config import sections
 from wenlan_jax.core import trees
@@ -20,7 +21,6 @@ from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import setup as runs
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OTHERS = ("clean", "ablations")
 """Folders of files of another kind: for `wenlan clean`, and the tables of `wenlan sweep`."""
 FILES = sorted(path for path in CONFIGS.rglob("*.py") if path.parent.name not in OTHERS or path.stem == "base")

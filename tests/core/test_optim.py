@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import CONFIGS
+from repository import CONFIGS
 from single_runs import tiny_single
 
 from wenlan_jax.config import sections

@@ -3,7 +3,7 @@
 Each of train, pack, clean, embed, export and sweep must end in what an undisturbed call gives, byte for byte, and leave
 no process behind. WENLAN_KILLS in the environment sets the kills of each command, in place of 2:
 
-    WENLAN_KILLS=17 python -m pytest tests/test_killed_commands.py -m slow -s
+    WENLAN_KILLS=17 python -m pytest tests/commands/test_killed_commands.py -m slow -s
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from repository import CONFIGS
 from whole_runs import Place, final_state, training_lines
 
 from wenlan_jax.tasks import experiment
@@ -30,7 +31,7 @@ from wenlan_jax.tasks import experiment
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("WENLAN_KILLS", "2"))
-THRESHOLDS = Path(__file__).resolve().parents[1] / "configs" / "clean" / "web_zh.py"
+THRESHOLDS = CONFIGS / "clean" / "web_zh.py"
 UNITS, IMAGES = 5, 40
 """Files that are packed, and the images of each."""
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import CONFIGS
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "brivl_2_released.py"
+CONFIG = CONFIGS / "brivl_2_released.py"
 FIELDS = (
     "data.source=wenlan_scenes/tiny",
     "data.image_size=64",
