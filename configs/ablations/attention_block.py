@@ -9,20 +9,20 @@ Without it an embedding is the mean of the tokens, projected. The text tower has
 row, the image tower nothing that lets regions see each other.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Layers of the block in both towers, and in one."""
-    return AblationTable(
+    return Table(
         title="Self-attention block",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("none", {"model.image.encoder.layers": 0, "model.text.encoder.layers": 0}),
-            TableRow("image tower alone", {"model.text.encoder.layers": 0}),
-            TableRow("text tower alone", {"model.image.encoder.layers": 0}),
-            TableRow("one layer in both"),
-            TableRow("two layers in both", {"model.image.encoder.layers": 2, "model.text.encoder.layers": 2}),
+            Row("none", {"model.image.encoder.layers": 0, "model.text.encoder.layers": 0}),
+            Row("image tower alone", {"model.text.encoder.layers": 0}),
+            Row("text tower alone", {"model.image.encoder.layers": 0}),
+            Row("one layer in both"),
+            Row("two layers in both", {"model.image.encoder.layers": 2, "model.text.encoder.layers": 2}),
         ),
         seeds=(0, 1, 2),
         baseline="one layer in both",

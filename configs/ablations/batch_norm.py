@@ -9,19 +9,19 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: groups of 4 13.2
 and a variance of 1, so that the row has no normalisation, only scales and offsets that are trained.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Statistics over groups of several sizes, and none."""
-    return AblationTable(
+    return Table(
         title="Statistics of batch normalisation",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("groups of 4", {"model.image.batch_norm.group_size": 4}),
-            TableRow("groups of 16"),
-            TableRow("the whole batch of 64", {"model.image.batch_norm.mode": "batch"}),
-            TableRow("fixed", {"model.image.batch_norm.mode": "frozen"}),
+            Row("groups of 4", {"model.image.batch_norm.group_size": 4}),
+            Row("groups of 16"),
+            Row("the whole batch of 64", {"model.image.batch_norm.mode": "batch"}),
+            Row("fixed", {"model.image.batch_norm.mode": "frozen"}),
         ),
         seeds=(0, 1, 2),
         baseline="groups of 16",

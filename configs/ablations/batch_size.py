@@ -23,20 +23,20 @@ from pathlib import Path
 
 from wenlan_jax import config as configs
 from wenlan_jax.sweep.batch_size import resized
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 BATCHES = (16, 32, 64, 128, 256)
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Both tasks at five batch sizes, and the smallest without a bank."""
     base = configs.load(Path(__file__).with_name("base.py"))
     pairs = base.train.steps * base.train.batch_size
     sizes = {batch: resized(base, batch, pairs) for batch in BATCHES}
-    brivl = tuple(TableRow(f"BriVL, batch {batch}", size) for batch, size in sizes.items())
-    no_bank = TableRow("BriVL, batch 16, no bank", {**sizes[16], "contrast.bank_from_step": sizes[16]["train.steps"]})
-    clip = tuple(TableRow(f"CLIP, batch {batch}", {"task": "clip", **size}) for batch, size in sizes.items())
-    return AblationTable(
+    brivl = tuple(Row(f"BriVL, batch {batch}", size) for batch, size in sizes.items())
+    no_bank = Row("BriVL, batch 16, no bank", {**sizes[16], "contrast.bank_from_step": sizes[16]["train.steps"]})
+    clip = tuple(Row(f"CLIP, batch {batch}", {"task": "clip", **size}) for batch, size in sizes.items())
+    return Table(
         title="Batch size at a fixed bank, at equal pairs",
         base="configs/ablations/base.py",
         rows=(*brivl, no_bank, *clip),

@@ -16,20 +16,20 @@ from pathlib import Path
 
 from wenlan_jax import config as configs
 from wenlan_jax.sweep.batch_size import resized
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 BATCHES = (16, 64, 256)
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Both tasks at three batch sizes for as many steps, and the smaller two for as many pairs as the largest has."""
     base = configs.load(Path(__file__).with_name("base.py"))
     most = base.train.steps * max(BATCHES)
     sizes = {f"batch {batch}": resized(base, batch, base.train.steps * batch) for batch in BATCHES}
     sizes |= {f"batch {batch}, {most:,} pairs": resized(base, batch, most) for batch in BATCHES[:-1]}
-    brivl = tuple(TableRow(f"BriVL, {name}", size) for name, size in sizes.items())
-    clip = tuple(TableRow(f"CLIP, {name}", {"task": "clip", **size}) for name, size in sizes.items())
-    return AblationTable(
+    brivl = tuple(Row(f"BriVL, {name}", size) for name, size in sizes.items())
+    clip = tuple(Row(f"CLIP, {name}", {"task": "clip", **size}) for name, size in sizes.items())
+    return Table(
         title="Batch size at a fixed bank, at equal steps and at the pairs of the largest",
         base="configs/ablations/base.py",
         rows=(*brivl, *clip),

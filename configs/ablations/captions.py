@@ -13,26 +13,26 @@ read. The vocabulary is trained on the texts of the row, as in any run without a
 too.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 BOTH = ("weak", "descriptive")
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """From descriptive captions alone to weak ones alone."""
-    return AblationTable(
+    return Table(
         title="Weak and descriptive captions",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("descriptive"),
-            TableRow(
+            Row("descriptive"),
+            Row(
                 "half weak", {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.5, 0.5)}
             ),
-            TableRow(
+            Row(
                 "nine tenths weak",
                 {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.9, 0.1)},
             ),
-            TableRow("weak", {"data.kinds": ("weak",)}),
+            Row("weak", {"data.kinds": ("weak",)}),
         ),
         seeds=(0, 1, 2),
         baseline="descriptive",

@@ -11,23 +11,23 @@ steps for BriVL's 240, and sees 1.35 times the pairs. A bank is no part of CLIP;
 Its temperature is BriVL's, fixed at .07, and in one row learnable from there, as in Radford et al. 2021, section 2.3.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 STEPS_AT_EQUAL_COMPUTE = 323
 """240 x 166.0 / 123.3."""
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """One row of BriVL, three of CLIP."""
     longer = {"train.steps": STEPS_AT_EQUAL_COMPUTE, "checkpoint.every": STEPS_AT_EQUAL_COMPUTE}
-    return AblationTable(
+    return Table(
         title="BriVL against CLIP",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("BriVL"),
-            TableRow("CLIP, equal batch", {"task": "clip"}),
-            TableRow("CLIP, equal compute", {"task": "clip", **longer}),
-            TableRow(
+            Row("BriVL"),
+            Row("CLIP, equal batch", {"task": "clip"}),
+            Row("CLIP, equal compute", {"task": "clip", **longer}),
+            Row(
                 "CLIP, equal batch, learnable temperature", {"task": "clip", "contrast.learnable_temperature": True}
             ),
         ),

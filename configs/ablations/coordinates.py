@@ -9,19 +9,19 @@ The shift is a part of a cell of the map, and the map here is of 4 x 4 cells whe
 x 15: a cell is more of the image here.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Both ways to sample, for a grid and for boxes."""
-    return AblationTable(
+    return Table(
         title="Coordinates of regions",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("grid, corrected"),
-            TableRow("grid, official", {"model.image.regions.coordinates": "official"}),
-            TableRow("boxes, corrected", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
-            TableRow(
+            Row("grid, corrected"),
+            Row("grid, official", {"model.image.regions.coordinates": "official"}),
+            Row("boxes, corrected", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
+            Row(
                 "boxes, official",
                 {
                     "model.image.regions.kind": "boxes",

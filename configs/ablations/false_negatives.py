@@ -8,19 +8,19 @@ An image comes once an epoch of 96 steps. A bank of 1,024 reaches back 16 steps,
 join (.00 to .05 masked a query in one run of the base); one of 4,096 reaches back 64 steps and meets it often.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Masked or not, at two sizes of the bank."""
-    return AblationTable(
+    return Table(
         title="Masking of false negatives, at two sizes of the banks",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("masked, K = 1024"),
-            TableRow("not masked, K = 1024", {"contrast.mask_false_negatives": False}),
-            TableRow("masked, K = 4096", {"contrast.bank_size": 4096}),
-            TableRow("not masked, K = 4096", {"contrast.bank_size": 4096, "contrast.mask_false_negatives": False}),
+            Row("masked, K = 1024"),
+            Row("not masked, K = 1024", {"contrast.mask_false_negatives": False}),
+            Row("masked, K = 4096", {"contrast.bank_size": 4096}),
+            Row("not masked, K = 4096", {"contrast.bank_size": 4096, "contrast.mask_false_negatives": False}),
         ),
         seeds=(0, 1, 2),
         baseline="masked, K = 1024",

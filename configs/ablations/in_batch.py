@@ -9,19 +9,19 @@ Without negatives of the batch there are none before the bank counts, so that "b
 start. The baseline has so, too; the first row is the base of all tables, whose bank counts from step 80 on.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Negatives from the bank, from the batch, and from both."""
-    return AblationTable(
+    return Table(
         title="In-batch negatives",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("bank and batch, bank from step 80"),
-            TableRow("bank and batch", {"contrast.bank_from_step": 0}),
-            TableRow("bank alone", {"contrast.bank_from_step": 0, "contrast.in_batch_negatives": False}),
-            TableRow("batch alone", {"contrast.bank_from_step": 240}),
+            Row("bank and batch, bank from step 80"),
+            Row("bank and batch", {"contrast.bank_from_step": 0}),
+            Row("bank alone", {"contrast.bank_from_step": 0, "contrast.in_batch_negatives": False}),
+            Row("batch alone", {"contrast.bank_from_step": 240}),
         ),
         seeds=(0, 1, 2),
         baseline="bank and batch",

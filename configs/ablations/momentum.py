@@ -10,19 +10,19 @@ coefficient has its time scale, 1/(1-m) steps: in a run of 240 steps .999 keeps 
 start, which it would not in a run of 100,000.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """From keys of the present towers to keys that hardly move."""
-    return AblationTable(
+    return Table(
         title="Momentum coefficient",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("m = 0", {"contrast.momentum": 0.0}),
-            TableRow("m = .9", {"contrast.momentum": 0.9}),
-            TableRow("m = .99"),
-            TableRow("m = .999", {"contrast.momentum": 0.999}),
+            Row("m = 0", {"contrast.momentum": 0.0}),
+            Row("m = .9", {"contrast.momentum": 0.9}),
+            Row("m = .99"),
+            Row("m = .999", {"contrast.momentum": 0.999}),
         ),
         seeds=(0, 1, 2),
         baseline="m = .99",

@@ -5,19 +5,19 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: off 34.9, top 1 
           RESULTS.md.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """How many mutual neighbours count as positives."""
-    return AblationTable(
+    return Table(
         title="Entries of the bank as further positives",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("off"),
-            TableRow("top 1", {"contrast.multi_label_top_k": 1}),
-            TableRow("top 5", {"contrast.multi_label_top_k": 5}),
-            TableRow("top 10", {"contrast.multi_label_top_k": 10}),
+            Row("off"),
+            Row("top 1", {"contrast.multi_label_top_k": 1}),
+            Row("top 5", {"contrast.multi_label_top_k": 5}),
+            Row("top 10", {"contrast.multi_label_top_k": 10}),
         ),
         seeds=(0, 1, 2),
         baseline="off",

@@ -11,20 +11,20 @@ own batch: the row differs from the others in nothing but the negatives. At 64 a
 two thirds of the training set; negatives of the query's own image are masked in every row.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Sizes around that of the base."""
-    return AblationTable(
+    return Table(
         title="Size of the banks",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("no bank", {"contrast.bank_from_step": 240}),
-            TableRow("K = 64", {"contrast.bank_size": 64}),
-            TableRow("K = 256", {"contrast.bank_size": 256}),
-            TableRow("K = 1024"),
-            TableRow("K = 4096", {"contrast.bank_size": 4096}),
+            Row("no bank", {"contrast.bank_from_step": 240}),
+            Row("K = 64", {"contrast.bank_size": 64}),
+            Row("K = 256", {"contrast.bank_size": 256}),
+            Row("K = 1024"),
+            Row("K = 4096", {"contrast.bank_size": 4096}),
         ),
         seeds=(0, 1, 2),
         baseline="K = 1024",

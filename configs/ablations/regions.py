@@ -10,20 +10,20 @@ Every row has the whole image, too; alone it is the only cell of a grid of 1 x 1
 were drawn with, one or two an image: what an unerring detector would find, and more than a real one can give.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """The whole image, grids, several grids, and boxes."""
-    return AblationTable(
+    return Table(
         title="Kind of regions",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("whole image", {"model.image.regions.grid": (1,), "model.image.regions.whole_image": False}),
-            TableRow("grid 2x2", {"model.image.regions.grid": (2,)}),
-            TableRow("grid 4x4"),
-            TableRow("grids 2x2 and 4x4", {"model.image.regions.grid": (2, 4)}),
-            TableRow("boxes", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
+            Row("whole image", {"model.image.regions.grid": (1,), "model.image.regions.whole_image": False}),
+            Row("grid 2x2", {"model.image.regions.grid": (2,)}),
+            Row("grid 4x4"),
+            Row("grids 2x2 and 4x4", {"model.image.regions.grid": (2, 4)}),
+            Row("boxes", {"model.image.regions.kind": "boxes", "model.image.regions.boxes": 4}),
         ),
         seeds=(0, 1, 2),
         baseline="grid 4x4",

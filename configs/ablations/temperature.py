@@ -6,21 +6,21 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: tau = .02 30.7, 
           learnable 34.6%. See RESULTS.md.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Fixed values around that of BriVL, and a trained one."""
-    return AblationTable(
+    return Table(
         title="Temperature",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("tau = .02", {"contrast.temperature": 0.02}),
-            TableRow("tau = .05", {"contrast.temperature": 0.05}),
-            TableRow("tau = .07"),
-            TableRow("tau = .1", {"contrast.temperature": 0.1}),
-            TableRow("tau = .2", {"contrast.temperature": 0.2}),
-            TableRow("learnable from .07", {"contrast.learnable_temperature": True}),
+            Row("tau = .02", {"contrast.temperature": 0.02}),
+            Row("tau = .05", {"contrast.temperature": 0.05}),
+            Row("tau = .07"),
+            Row("tau = .1", {"contrast.temperature": 0.1}),
+            Row("tau = .2", {"contrast.temperature": 0.2}),
+            Row("learnable from .07", {"contrast.learnable_temperature": True}),
         ),
         seeds=(0, 1, 2),
         baseline="tau = .07",

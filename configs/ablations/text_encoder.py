@@ -9,20 +9,20 @@ All start from nothing here, where the papers' encoders were pretrained on text.
 as wide as BERT and grows with it.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """Widths and depths around that of the base."""
-    return AblationTable(
+    return Table(
         title="Size of the text encoder",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("1 layer, 64 wide", {"model.text.bert.width": 64, "model.text.bert.feed_forward": 128}),
-            TableRow("1 layer, 128 wide"),
-            TableRow("2 layers, 128 wide", {"model.text.bert.layers": 2}),
-            TableRow("4 layers, 128 wide", {"model.text.bert.layers": 4}),
-            TableRow(
+            Row("1 layer, 64 wide", {"model.text.bert.width": 64, "model.text.bert.feed_forward": 128}),
+            Row("1 layer, 128 wide"),
+            Row("2 layers, 128 wide", {"model.text.bert.layers": 2}),
+            Row("4 layers, 128 wide", {"model.text.bert.layers": 4}),
+            Row(
                 "2 layers, 256 wide",
                 {
                     "model.text.bert.width": 256,

@@ -12,28 +12,28 @@ learn when nothing was learnt before. With real weights: `wenlan import`, then `
 `model.freeze`.
 """
 
-from wenlan_jax.sweep.table import AblationTable, TableRow
+from wenlan_jax.sweep.table import Table, Row
 
 
-def get_table() -> AblationTable:
+def get_table() -> Table:
     """From everything trained to a backbone that is not."""
-    return AblationTable(
+    return Table(
         title="Unfrozen blocks of the image backbone",
         base="configs/ablations/base.py",
         rows=(
-            TableRow("all trained"),
-            TableRow(
+            Row("all trained"),
+            Row(
                 "stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",), "model.random_frozen": True}
             ),
-            TableRow(
+            Row(
                 "stem and block 0 frozen",
                 {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_0_0)/",), "model.random_frozen": True},
             ),
-            TableRow(
+            Row(
                 "stem and blocks 0 and 1 frozen",
                 {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_[01]_0)/",), "model.random_frozen": True},
             ),
-            TableRow(
+            Row(
                 "all of the backbone frozen", {"model.freeze": (r"image/backbone/",), "model.random_frozen": True}
             ),
         ),

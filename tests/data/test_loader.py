@@ -102,7 +102,7 @@ def _maker(source: Rows | None = None, wanted: WantedTexts = ALL, **changes: obj
         "tokenizer": Letters(),
         "batch_size": BATCH,
         "share": tuple(range(BATCH)),
-        "images": _images(),
+        "reader": _images(),
         "text_length": 24,
         "bad_records": "raise",
     }
@@ -309,11 +309,11 @@ def test_closing_ends_threads_and_processes(workers: int) -> None:
 
 
 def test_arrays_outlive_the_workers() -> None:
-    with loader.train_batches(_maker(images=_images(128, 0)), 0, 1, prefetch=2) as batches:
+    with loader.train_batches(_maker(reader=_images(128, 0)), 0, 1, prefetch=2) as batches:
         kept = [next(batches)[1]["image"] for _ in range(3)]
     gc.collect()
     for step, image in enumerate(kept):
-        assert np.array_equal(image, _maker(images=_images(128, 0))(step)["image"])
+        assert np.array_equal(image, _maker(reader=_images(128, 0))(step)["image"])
 
 
 def test_workers_start_no_jax_backend() -> None:
@@ -365,9 +365,9 @@ from wenlan_jax.data import records
 from wenlan_jax.data import sources
 from wenlan_jax.data import text
 from wenlan_jax.data.mixture import Mixture
-from wenlan_jax.data.mixture import Part
+from wenlan_jax.data.mixture import MixturePart
 from wenlan_jax.data.mixture import TextChoice
-from wenlan_jax.data.mixture import Wanted
+from wenlan_jax.data.mixture import WantedTexts
 
 if __name__ == "__main__":
     workers, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -379,7 +379,7 @@ if __name__ == "__main__":
         (folder / "vocab.txt").write_text("\\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "一"]))
     source = sources.open_source("small", "train", folder)
     maker = loader.TrainBatches(
-        Mixture([Part(source, TextChoice(Wanted((), ()), "any", (), 1.0), 0.0)], 0),
+        Mixture([MixturePart(source, TextChoice(WantedTexts((), ()), "any", (), 1.0), 0.0)], 0),
         text.load_tokenizer(folder / "vocab.txt"), 100, tuple(range(100)),
         loader.ImageReader(16, True, "fast", 0, True), 8, "raise",
     )

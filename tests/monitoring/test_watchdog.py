@@ -16,10 +16,10 @@ import sys, time
 from wenlan_jax.monitoring import time_ledger as ledger
 from wenlan_jax.config import sections as schema
 from wenlan_jax.monitoring import watchdog
-clock = ledger.CleanLedger()
+clock = ledger.TimeLedger()
 clock.go_on(0, None)
 clock.stepping()
-settings = schema.Telemetry(hang_seconds=float(sys.argv[1]), hang_seconds_between=float(sys.argv[2]))
+settings = schema.TelemetryConfig(hang_seconds=float(sys.argv[1]), hang_seconds_between=float(sys.argv[2]))
 """
 
 A_STEP_THAT_HANGS = """

@@ -16,7 +16,7 @@ from wenlan_jax.config import sections as schema
 
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None)
-at = compilation.use_cache(schema.Compilation(cache=sys.argv[1], cache_above=0.0))
+at = compilation.use_cache(schema.CompilationConfig(cache=sys.argv[1], cache_above=0.0))
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
 print(at, len(hits))
 """

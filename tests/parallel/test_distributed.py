@@ -56,8 +56,8 @@ from wenlan_jax.parallel import mesh
 from wenlan_jax.config import sections as schema
 from wenlan_jax.parallel import stopping
 
-distributed.start(schema.Distributed(timeout=60), {"round": int(sys.argv[1])})
-whole = mesh.create(schema.Mesh(smallest_split=0))
+distributed.start(schema.DistributedConfig(timeout=60), {"round": int(sys.argv[1])})
+whole = mesh.create(schema.MeshConfig(smallest_split=0))
 print(distributed.introduction(whole))
 stop = stopping.StopSignal()
 agreement = stopping.StopAgreement(stop, whole)

@@ -69,7 +69,7 @@ def stop(number, frame):
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
 print(f"from step {step}", flush=True)
-clock = ledger.CleanLedger()
+clock = ledger.TimeLedger()
 clock.go_on(step, workdir / "ledger.jsonl")
 seed, bank = config["seed"], config["contrast"]["bank_size"]
 while step < config["train"]["steps"]:
@@ -107,7 +107,7 @@ import argparse, sys
 
 from wenlan_jax.sweep import command
 from wenlan_jax.sweep import folder
-from wenlan_jax.sweep import local
+from wenlan_jax.sweep import local_runs as local
 
 if __name__ == "__main__":
     trainer, *arguments = sys.argv[1:]

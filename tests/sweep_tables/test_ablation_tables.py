@@ -18,7 +18,7 @@ from repository import CONFIGS
 from wenlan_jax.config import sections as schema
 from wenlan_jax.core import trees
 from wenlan_jax.sweep import batch_size, plan
-from wenlan_jax.sweep.table import TableError, TableFile, TableRow, load
+from wenlan_jax.sweep.table import TableError, TableFile, Row, load
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import setup as runs
 
@@ -60,7 +60,7 @@ def base() -> experiment.Config:
     return experiment.load(BASE)
 
 
-def config_of(row: TableRow) -> experiment.Config:
+def config_of(row: Row) -> experiment.Config:
     return plan.with_overrides(base(), row.overrides)
 
 

@@ -7,21 +7,24 @@
         c.train.steps = 500
         return c
 
-Settings and sections lie here. `tasks/experiment.py` puts a whole configuration together, above the tasks; its
-functions are found under this name, too, and are imported when they are first asked for.
+Settings and sections lie here. `tasks/schema.py` and `tasks/experiment.py` put a whole configuration together, above
+the tasks; their functions are found under this name, too, and are imported when they are first asked for.
 """
 
 from typing import Any
 
 from wenlan_jax.util.late_import import LateCallable
 
-_FUNCTIONS = ("Config", "ConfigError", "default", "parse", "load", "override", "completed", "from_json", "to_json")
-_PRESETS = ("make_large", "make_small", "make_loops")
-"""What files of earlier versions find here; new ones take `tasks.two_tower.presets`."""
+_PLACES = {
+    "experiment": ("Config", "ConfigError", "default", "parse", "load", "override", "from_json", "to_json"),
+    "config_changes": ("completed",),
+    "two_tower.presets": ("make_large", "make_small", "make_loops"),
+}
+"""Names that are found here, by their module in `tasks`. The presets are for files of earlier versions."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FUNCTIONS + _PRESETS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "two_tower.presets" if name in _PRESETS else "experiment"
-    return LateCallable(f"wenlan_jax.tasks.{module}:{name}").resolve()
+    for module, names in _PLACES.items():
+        if name in names:
+            return LateCallable(f"wenlan_jax.tasks.{module}:{name}").resolve()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

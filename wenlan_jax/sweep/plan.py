@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax.config import settings
-from wenlan_jax.sweep.table import TableError, TableFile, TableRow
+from wenlan_jax.sweep.table import TableError, TableFile, Row
 from wenlan_jax.tasks import experiment
 
 
@@ -120,14 +120,14 @@ def _lines(error: experiment.ConfigError) -> list[str]:
 
 def _in_order(
     files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[TableFile, TableRow, int]]:
+) -> Iterator[tuple[TableFile, Row, int]]:
     for turn in range(max(map(len, seeds.values()), default=0)):
         for file in files:
             for row in file.table.rows if turn < len(seeds[file.name]) else ():
                 yield file, row, seeds[file.name][turn]
 
 
-def _run(file: TableFile, row: TableRow, seed: int, config: experiment.Config) -> SweepRun:
+def _run(file: TableFile, row: Row, seed: int, config: experiment.Config) -> SweepRun:
     seeded = dataclasses.replace(config, seed=seed)
     name = experiment.fingerprint(seeded)
     return SweepRun(
@@ -135,7 +135,7 @@ def _run(file: TableFile, row: TableRow, seed: int, config: experiment.Config) -
     )
 
 
-def _checked(file: TableFile, row: TableRow) -> experiment.Config:
+def _checked(file: TableFile, row: Row) -> experiment.Config:
     """The configuration of a row, with seed 0 of its base. Raises ConfigError listing its faults."""
     config = with_overrides(experiment.load(file.base(row)), row.overrides)
     faults = list(_held_out_faults(config, file.table.metrics))

@@ -14,7 +14,7 @@ from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.monitoring import curves, time_ledger
 from wenlan_jax.sweep.folder import DONE, RunFolder, RunState, RunStore
 from wenlan_jax.sweep.plan import SweepPlan, curve_metric, split_of
-from wenlan_jax.sweep.table import TableFile, TableRow
+from wenlan_jax.sweep.table import TableFile, Row
 from wenlan_jax.util import json_files
 
 DEVICES = "train/devices"
@@ -66,7 +66,7 @@ class RowSummary:
         curve: the validation metric by pairs seen.
     """
 
-    row: TableRow
+    row: Row
     runs: Sequence[RunSummary]
     comparison: Comparison | str | None
     curve: Mapping[int, float]
@@ -130,7 +130,7 @@ def lines(file: TableFile, plan: SweepPlan, store: RunStore) -> list[RowSummary]
     ]
 
 
-def _runs(file: TableFile, row: TableRow, plan: SweepPlan, store: RunStore) -> list[RunSummary]:
+def _runs(file: TableFile, row: Row, plan: SweepPlan, store: RunStore) -> list[RunSummary]:
     found = []
     for seed in plan.seeds[file.name]:
         folder = store.folder(plan.at(file.name, row.name, seed))

@@ -16,7 +16,7 @@ class TableError(WenlanError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class TableRow:
+class Row:
     """One line of a table.
 
     Attributes:
@@ -31,7 +31,7 @@ class TableRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class AblationTable:
+class Table:
     """An ablation.
 
     Attributes:
@@ -46,7 +46,7 @@ class AblationTable:
 
     title: str
     base: str
-    rows: tuple[TableRow, ...]
+    rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     baseline: str
     metrics: tuple[str, ...]
@@ -64,14 +64,14 @@ class TableFile:
 
     path: Path
     statement: str
-    table: AblationTable
+    table: Table
 
     @property
     def name(self) -> str:
         """The file's name without its ending: the name of what is written about the table."""
         return self.path.stem
 
-    def base(self, row: TableRow) -> Path:
+    def base(self, row: Row) -> Path:
         """Finds the configuration file of a row; where none is found, the path in the working directory."""
         wanted = Path(row.base or self.table.base)
         folders = [Path(), *self.path.resolve().parents]
@@ -101,7 +101,7 @@ def load(path: Path) -> TableFile:
         raise
     except Exception as error:
         raise TableError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(table, AblationTable):
+    if not isinstance(table, Table):
         raise TableError(f"{path}: get_table() must return a wenlan_jax.sweep.table.Table, not {table!r}")
     faults = list(_faults(table))
     if faults:
@@ -127,7 +127,7 @@ def in_folder(folder: Path) -> list[Path]:
     return found
 
 
-def _faults(table: AblationTable) -> Iterator[str]:
+def _faults(table: Table) -> Iterator[str]:
     """What is wrong with a table as such; its fields and values are `plan`'s to check."""
     names = [row.name for row in table.rows]
     if not table.rows or not table.seeds or not table.metrics:

@@ -40,7 +40,7 @@ def test_several_files_and_sources(tmp_path: Path, packed: Any, images: Any) -> 
     root = images("a.jpg", "b.png")
     (tmp_path / "0.csv").write_text("image,caption,source\na.jpg,x,news\nb.png,y,weibo\ngone.jpg,z,news\n")
     (tmp_path / "1.csv").write_text("image,caption,source\na.jpg,again,\n")
-    (tmp_path / "2.csv").write_text("image,caption\na.jpg,again\n")
+    (tmp_path / "2.csv").write_text("nothing,caption\na.jpg,again\n")
     found = packed(tmp_path / "*.csv", images=str(root), source="web")
     assert [(r.id, r.source) for r in found.all()] == [("0/a.jpg", "news"), ("0/b.png", "weibo"), ("1/a.jpg", "web")]
     assert found.report.sources == {
