@@ -9,7 +9,7 @@ Without it an embedding is the mean of the tokens, projected. The text tower has
 row, the image tower nothing that lets regions see each other.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

@@ -9,7 +9,7 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: groups of 4 13.2
 and a variance of 1, so that the row has no normalisation, only scales and offsets that are trained.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

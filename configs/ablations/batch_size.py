@@ -23,7 +23,7 @@ from pathlib import Path
 
 from wenlan_jax import config as configs
 from wenlan_jax.sweep.batch_size import resized
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 BATCHES = (16, 32, 64, 128, 256)
 

@@ -13,7 +13,7 @@ read. The vocabulary is trained on the texts of the row, as in any run without a
 too.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 BOTH = ("weak", "descriptive")
 
@@ -25,9 +25,7 @@ def get_table() -> Table:
         base="configs/ablations/base.py",
         rows=(
             Row("descriptive"),
-            Row(
-                "half weak", {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.5, 0.5)}
-            ),
+            Row("half weak", {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.5, 0.5)}),
             Row(
                 "nine tenths weak",
                 {"data.kinds": BOTH, "data.kind_choice": "weighted", "data.kind_weights": (0.9, 0.1)},

@@ -11,7 +11,7 @@ steps for BriVL's 240, and sees 1.35 times the pairs. A bank is no part of CLIP;
 Its temperature is BriVL's, fixed at .07, and in one row learnable from there, as in Radford et al. 2021, section 2.3.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 STEPS_AT_EQUAL_COMPUTE = 323
 """240 x 166.0 / 123.3."""
@@ -27,9 +27,7 @@ def get_table() -> Table:
             Row("BriVL"),
             Row("CLIP, equal batch", {"task": "clip"}),
             Row("CLIP, equal compute", {"task": "clip", **longer}),
-            Row(
-                "CLIP, equal batch, learnable temperature", {"task": "clip", "contrast.learnable_temperature": True}
-            ),
+            Row("CLIP, equal batch, learnable temperature", {"task": "clip", "contrast.learnable_temperature": True}),
         ),
         seeds=(0, 1, 2),
         baseline="BriVL",

@@ -9,7 +9,7 @@ The shift is a part of a cell of the map, and the map here is of 4 x 4 cells whe
 x 15: a cell is more of the image here.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

@@ -8,7 +8,7 @@ An image comes once an epoch of 96 steps. A bank of 1,024 reaches back 16 steps,
 join (.00 to .05 masked a query in one run of the base); one of 4,096 reaches back 64 steps and meets it often.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

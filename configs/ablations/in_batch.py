@@ -9,7 +9,7 @@ Without negatives of the batch there are none before the bank counts, so that "b
 start. The baseline has so, too; the first row is the base of all tables, whose bank counts from step 80 on.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

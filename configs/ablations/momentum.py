@@ -10,7 +10,7 @@ coefficient has its time scale, 1/(1-m) steps: in a run of 240 steps .999 keeps 
 start, which it would not in a run of 100,000.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

@@ -5,7 +5,7 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: off 34.9, top 1 
           RESULTS.md.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

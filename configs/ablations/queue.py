@@ -11,7 +11,7 @@ own batch: the row differs from the others in nothing but the negatives. At 64 a
 two thirds of the training set; negatives of the query's own image are masked in every row.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

@@ -10,7 +10,7 @@ Every row has the whole image, too; alone it is the only cell of a grid of 1 x 1
 were drawn with, one or two an image: what an unerring detector would find, and more than a real one can give.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

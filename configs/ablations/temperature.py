@@ -6,7 +6,7 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: tau = .02 30.7, 
           learnable 34.6%. See RESULTS.md.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

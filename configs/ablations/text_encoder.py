@@ -9,7 +9,7 @@ All start from nothing here, where the papers' encoders were pretrained on text.
 as wide as BERT and grows with it.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:

@@ -12,7 +12,7 @@ learn when nothing was learnt before. With real weights: `wenlan import`, then `
 `model.freeze`.
 """
 
-from wenlan_jax.sweep.table import Table, Row
+from wenlan_jax.sweep.table import Row, Table
 
 
 def get_table() -> Table:
@@ -22,9 +22,7 @@ def get_table() -> Table:
         base="configs/ablations/base.py",
         rows=(
             Row("all trained"),
-            Row(
-                "stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",), "model.random_frozen": True}
-            ),
+            Row("stem frozen", {"model.freeze": (r"image/backbone/(conv_stem|bn1)/",), "model.random_frozen": True}),
             Row(
                 "stem and block 0 frozen",
                 {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_0_0)/",), "model.random_frozen": True},
@@ -33,9 +31,7 @@ def get_table() -> Table:
                 "stem and blocks 0 and 1 frozen",
                 {"model.freeze": (r"image/backbone/(conv_stem|bn1|blocks_[01]_0)/",), "model.random_frozen": True},
             ),
-            Row(
-                "all of the backbone frozen", {"model.freeze": (r"image/backbone/",), "model.random_frozen": True}
-            ),
+            Row("all of the backbone frozen", {"model.freeze": (r"image/backbone/",), "model.random_frozen": True}),
         ),
         seeds=(0, 1, 2),
         baseline="all trained",

@@ -18,7 +18,7 @@ from repository import CONFIGS
 from wenlan_jax.config import sections as schema
 from wenlan_jax.core import trees
 from wenlan_jax.sweep import batch_size, plan
-from wenlan_jax.sweep.table import TableError, TableFile, Row, load
+from wenlan_jax.sweep.table import Row, TableError, TableFile, load
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import setup as runs
 

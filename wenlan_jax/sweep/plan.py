@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wenlan_jax.config import settings
-from wenlan_jax.sweep.table import TableError, TableFile, Row
+from wenlan_jax.sweep.table import Row, TableError, TableFile
 from wenlan_jax.tasks import experiment
 
 
@@ -118,9 +118,7 @@ def _lines(error: experiment.ConfigError) -> list[str]:
     return lines[1:] or lines
 
 
-def _in_order(
-    files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[TableFile, Row, int]]:
+def _in_order(files: Sequence[TableFile], seeds: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[TableFile, Row, int]]:
     for turn in range(max(map(len, seeds.values()), default=0)):
         for file in files:
             for row in file.table.rows if turn < len(seeds[file.name]) else ():

@@ -14,7 +14,7 @@ from wenlan_jax.evaluation import statistics as stats
 from wenlan_jax.monitoring import curves, time_ledger
 from wenlan_jax.sweep.folder import DONE, RunFolder, RunState, RunStore
 from wenlan_jax.sweep.plan import SweepPlan, curve_metric, split_of
-from wenlan_jax.sweep.table import TableFile, Row
+from wenlan_jax.sweep.table import Row, TableFile
 from wenlan_jax.util import json_files
 
 DEVICES = "train/devices"
