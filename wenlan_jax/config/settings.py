@@ -35,6 +35,20 @@ class ConfigError(WenlanError, ValueError):
     """Settings that cannot be used; the message lists every fault found, one a line."""
 
 
+class Faults(list[str]):
+    """The faults of a configuration, one message each, the name of the field first."""
+
+    def check(self, ok: bool, message: str) -> None:
+        """Adds a fault unless all is well.
+
+        Args:
+            ok: whether it is.
+            message: what is wrong otherwise.
+        """
+        if not ok:
+            self.append(message)
+
+
 def field(
     default: T,
     doc: str,

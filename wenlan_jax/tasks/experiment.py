@@ -132,11 +132,8 @@ def _steps(field: str, epochs: float, of_epoch: float) -> int:
 
 def _clashes(c: Config) -> list[str]:
     """Faults that concern several fields together."""
-    faults: list[str] = []
-
-    def check(ok: bool, message: str) -> None:
-        if not ok:
-            faults.append(message)
+    faults = settings.Faults()
+    check = faults.check
 
     faults += _mixture_clashes(c.data)
     check(

@@ -18,7 +18,7 @@ from wenlan_jax.evaluation import retrieval, true_pairs
 from wenlan_jax.tasks import evaluations, experiment
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower import data, pair_scorer
-from wenlan_jax.tasks.single_tower import evaluation as single
+from wenlan_jax.tasks.single_tower.evaluations import answering, ranking
 from wenlan_jax.tasks.single_tower.input import questions
 from wenlan_jax.tasks.single_tower.tower import Tower
 from wenlan_jax.tasks.two_tower import embedded_split
@@ -53,7 +53,7 @@ def _known_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     def matrix(self: Any, params: Any, stats: Any, source: Any, texts: Any, images: int) -> np.ndarray:
         return np.random.default_rng(0).standard_normal((len(texts), images)).astype(np.float32)
 
-    monkeypatch.setattr(single.Ranking, "_matrix", matrix)
+    monkeypatch.setattr(ranking.Ranking, "_matrix", matrix)
 
 
 def _ranking(**changes: Any) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def test_folds_are_ranked_alone_and_told_beside_the_whole(
 ) -> None:
     _known_scores(monkeypatch)
     current, tokenizer = set_up(**_ranking(eval__folds=FOLDS, data__languages=("en",)))
-    evaluation = single.Ranking(current, tokenizer)
+    evaluation = ranking.Ranking(current, tokenizer)
     found, _ = evaluation.score(None, None, "test")
-    scorer = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
+    scorer = ranking.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
     texts = embedded_split.wanted_texts(current.config, scorer)
     pairs, languages = true_pairs.of_texts(texts, 16), np.array([text.text.language for text in texts])
     assert len(pairs.text) > pairs.texts, "a text of several images occurs"
@@ -99,7 +99,7 @@ def test_without_folds_there_is_the_whole_alone(
     set_up: Callable[..., tuple[Run, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _known_scores(monkeypatch)
-    evaluation = single.Ranking(*set_up(**_ranking(data__languages=())))
+    evaluation = ranking.Ranking(*set_up(**_ranking(data__languages=())))
     found, _ = evaluation.score(None, None, "test")
     assert not [name for name in found if "/folds/" in name]
     shown = evaluation.table(found, ["test"])
@@ -111,9 +111,9 @@ def test_images_that_do_not_divide_are_refused_before_a_training(
 ) -> None:
     """And a split that is evaluated while training, before any of its pairs is scored."""
     with pytest.raises(retrieval.RetrievalError, match="16 images cannot be split into 3 equal folds"):
-        single.Ranking(*set_up(**_ranking(eval__folds=3)))
-    evaluation = single.Ranking(*set_up(**_ranking(eval__folds=3, eval__final_splits=("test[:9]",))))
-    monkeypatch.setattr(single.Ranking, "_matrix", None)
+        ranking.Ranking(*set_up(**_ranking(eval__folds=3)))
+    evaluation = ranking.Ranking(*set_up(**_ranking(eval__folds=3, eval__final_splits=("test[:9]",))))
+    monkeypatch.setattr(ranking.Ranking, "_matrix", None)
     with pytest.raises(retrieval.RetrievalError, match="16 images cannot be split into 3 equal folds"):
         evaluation.score(None, None, "test")
 
@@ -124,7 +124,7 @@ def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., 
     current, tokenizer = set_up(**changes, eval__languages=("en",))
     evaluation, state = evaluations.create(current, tokenizer), setup.fresh_state(current)
     found, what = evaluation.score(state.params, state.batch_stats, "test")
-    source = single.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
+    source = ranking.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
     texts = [text.text.text for text in embedded_split.wanted_texts(current.config, source) if text.row < 4]
     scorer, logits = pair_scorer.PairScorer(current, tokenizer, 4), np.empty((4, 4), np.float32)
     for text, image in np.ndindex(4, 4):
@@ -182,8 +182,8 @@ def test_answers_have_the_official_accuracy_where_several_annotators_answered_in
     current, tokenizer = set_up(**changes, eval__batch_size=len(ANNOTATED))
     asked = questions.list_questions(_Questions(), ())
     monkeypatch.setattr(data, "open_questions", lambda *of: asked)
-    monkeypatch.setattr(single.Answering, "_logits", lambda *of: jax.numpy.eye(len(ANNOTATED)))
-    evaluation = single.Answering(current, tokenizer)
+    monkeypatch.setattr(answering.Answering, "_logits", lambda *of: jax.numpy.eye(len(ANNOTATED)))
+    evaluation = answering.Answering(current, tokenizer)
     found, _ = evaluation.score(None, None, "test")
     # A dog has no target; 2 has 3 of 10 annotators; 犬 is not what was asked alone; cat and 3 are wrong, too.
     assert found["vqa/test/en/accuracy"] == pytest.approx((0 + 0.9 + 0) / 3)

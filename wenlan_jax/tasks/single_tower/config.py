@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wenlan_jax.config.settings import Faults
 from wenlan_jax.tasks.schema import Config
 from wenlan_jax.tasks.single_tower.schema import OBJECTIVES
 
@@ -15,11 +16,8 @@ def clashes(c: Config) -> list[str]:
     Returns:
         One message a fault, the name of the field first; empty if there is none.
     """
-    faults: list[str] = []
-
-    def check(ok: bool, message: str) -> None:
-        if not ok:
-            faults.append(message)
+    faults = Faults()
+    check = faults.check
 
     single, regions, pretrain = c.single, c.single.regions, c.pretrain
     check(single.width % single.heads == 0, "single.heads: must divide single.width")

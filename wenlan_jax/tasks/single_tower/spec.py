@@ -17,7 +17,7 @@ TOWER = "single"
 ANSWERS = "answers.json"
 """In the work directory: the answers in the order of the columns of the head."""
 
-_RANKING = late("wenlan_jax.tasks.single_tower.evaluation:Ranking")
+_RANKING = late("wenlan_jax.tasks.single_tower.evaluations.ranking:Ranking")
 
 
 def _importable(config: experiment.Config) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ MLMM = TaskSpec(
     batches=late("wenlan_jax.tasks.single_tower.data:batches"),
     batch_spec=late("wenlan_jax.tasks.single_tower.batch:batch_spec"),
     evaluations=(
-        EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluation:Pretraining")),
+        EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluations.pretraining:Pretraining")),
         EvaluationSpec(_RANKING, when=_zero_shot),
     ),
     clashes=late("wenlan_jax.tasks.single_tower.config:pretraining_clashes"),
@@ -64,7 +64,7 @@ VQA = dataclasses.replace(
     name="vqa",
     meaning="the single tower fine-tuned for questions",
     batches=late("wenlan_jax.tasks.single_tower.data:training_questions"),
-    evaluations=(EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluation:Answering")),),
+    evaluations=(EvaluationSpec(late("wenlan_jax.tasks.single_tower.evaluations.answering:Answering")),),
     clashes=late("wenlan_jax.tasks.single_tower.config:clashes"),
     settle=late("wenlan_jax.tasks.single_tower.answers:settle"),
     read_settled=late("wenlan_jax.tasks.single_tower.answers:read_settled"),

@@ -1,0 +1,1 @@
+"""Protocols that measure the single tower, one a file."""
