@@ -190,6 +190,14 @@ def test_a_run_that_ranks_nothing_shows_its_accuracy(tmp_path: Path) -> None:
     assert drawn.count("not logged") == 3
 
 
+def test_every_protocol_of_a_run_has_a_panel() -> None:
+    names = ("retrieval/test/text_to_image/recall_at_1", "vqa/test/all/accuracy", "zero_shot/test/top_1")
+    figure = curves.figure_of({"train/loss": {1: 2.0}, **{name: {1: 0.2, 2: 0.4} for name in names}})
+    shown = [axes.get_title(loc="left") for axes in figure.axes if axes.has_data()]
+    assert shown == ["loss (nats)", "retrieval", "accuracy", "top 1"]
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison][-2:] == ["learning rate", "speed"]
+
+
 def test_an_empty_log_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(curves.CurvesError, match="has the run logged yet"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from wenlan_jax.util.errors import WenlanError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Series = dict[int, float]
 """Values by step, in the order of the steps."""
@@ -78,9 +80,17 @@ def _learning_rate(axes: Axes, metrics: dict[str, Series]) -> None:
     _finish(axes, "learning rate")
 
 
-def _results(axes: Axes, metrics: dict[str, Series]) -> None:
-    """What the evaluations found: recall, or shares of right answers, or whatever they give for a whole split."""
-    names = [name for text in sorted(metrics) if (name := metric_names.parse(text)) is not None and not name.is_guess]
+def _results(metrics: dict[str, Series]) -> list[Callable[[Axes], None]]:
+    """A drawer for each protocol of evaluation that has figures; one that says so where none has."""
+    parsed = [name for text in sorted(metrics) if (name := metric_names.parse(text)) is not None and not name.is_guess]
+    protocols: dict[str, list[MetricName]] = {}
+    for name in parsed:
+        protocols.setdefault(name.protocol, []).append(name)
+    return [functools.partial(_protocol, metrics=metrics, names=names) for names in protocols.values() or [[]]]
+
+
+def _protocol(axes: Axes, metrics: dict[str, Series], names: Sequence[MetricName]) -> None:
+    """What a protocol found: recall, or shares of right answers, or whatever it gives for a whole split."""
     recalls = [name for name in names if name.k and name.direction and not name.group]
     if recalls and all(len(metrics[str(name)]) == 1 for name in recalls):
         _recall_once(axes, metrics, recalls)
@@ -164,7 +174,7 @@ def _speed(axes: Axes, metrics: dict[str, Series]) -> None:
 
 
 def plot_curves(metrics_jsonl: Path, out: Path) -> None:
-    """Draws loss, learning rate, results and speed over the steps of a run.
+    """Draws loss, learning rate, the results of each protocol, and speed over the steps of a run.
 
     A curve whose field was not logged is left out.
 
@@ -179,12 +189,30 @@ def plot_curves(metrics_jsonl: Path, out: Path) -> None:
     if not metrics:
         raise CurvesError(f"{metrics_jsonl}: no line with a step and a number; has the run logged yet?")
     from matplotlib import rc_context  # slow to import, and the command line and data workers come by here
-    from matplotlib.figure import Figure
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):  # names of splits may hold a $
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        axes = figure.subplots(2, 2)
-        for draw, place in zip((_loss, _results, _learning_rate, _speed), axes.flat, strict=True):
-            draw(place, metrics)
-        figure.savefig(out, dpi=130)
+        figure_of(metrics).savefig(out, dpi=130)
+
+
+def figure_of(metrics: dict[str, Series]) -> Figure:
+    """Draws curves as `plot_curves` does.
+
+    Args:
+        metrics: values by step, by name.
+
+    Returns:
+        A figure with a panel for the loss, the learning rate, the speed, and each protocol of evaluation.
+    """
+    from matplotlib.figure import Figure
+
+    loss, rate, speed = (functools.partial(draw, metrics=metrics) for draw in (_loss, _learning_rate, _speed))
+    panels: list[Callable[[Axes], None]] = [loss, *_results(metrics), rate, speed]
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(11, 3.5 * rows), layout="constrained")
+    places = iter(figure.subplots(rows, 2).flat)
+    for draw, place in zip(panels, places, strict=False):
+        draw(place)
+    for unused in places:
+        unused.set_axis_off()
+    return figure
