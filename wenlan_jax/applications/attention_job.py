@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax.applications import attention_picture
+from wenlan_jax.applications.requests import AttentionRequest
 from wenlan_jax.applications.trained import Model, Place, find, read
 from wenlan_jax.config import sections
 from wenlan_jax.data import images, sources
@@ -34,32 +35,7 @@ class AttentionError(WenlanError, ValueError):
     """Records that are not there, or that say nothing in the wanted languages."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What `wenlan attention` was asked for; see its arguments.
-
-    Attributes:
-        workdir: of a single tower.
-        out: the folder for the pages.
-        step: the checkpoint; None for the newest.
-        rows: the records to draw.
-        split: where they are; None for the first of `eval.final_splits`.
-        languages: of the texts; empty for those of the configuration.
-        renormalise: whether a word's weights are divided by their sum over the regions.
-        fields: `--config.field=value` each.
-    """
-
-    workdir: Path
-    out: Path
-    step: int | None
-    rows: tuple[int, ...]
-    split: str | None
-    languages: tuple[str, ...]
-    renormalise: bool
-    fields: tuple[str, ...]
-
-
-def run(request: Request) -> list[Path]:
+def run(request: AttentionRequest) -> list[Path]:
     """Draws the attention of some records.
 
     Args:

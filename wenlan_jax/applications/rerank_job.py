@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from wenlan_jax.applications import cascade, cascade_speed, graded, rerank_page
+from wenlan_jax.applications.requests import RerankRequest
 from wenlan_jax.applications.trained import Model, Place, find, read
 from wenlan_jax.config import sections
 from wenlan_jax.data.loader import Batch
@@ -39,34 +39,7 @@ class CascadeError(WenlanError, ValueError):
     """Models or depths that no cascade can be made of; the message says which and what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What `wenlan rerank` was asked for; see its arguments.
-
-    Attributes:
-        workdir: of the two towers.
-        single: the work directory of the single tower.
-        out: the folder for the results.
-        depths: how many candidates of a query are re-ranked.
-        step: the checkpoint of the two towers; None for the newest.
-        single_step: the checkpoint of the single tower; None for the newest.
-        speed_pictures: images that both models rank to compare their speed; 0 for no comparison.
-        judgements: a file of graded judgements; None for none.
-        fields: `--config.field=value` each, for both models.
-    """
-
-    workdir: Path
-    single: Path
-    out: Path
-    depths: tuple[int, ...]
-    step: int | None
-    single_step: int | None
-    speed_pictures: int
-    judgements: Path | None
-    fields: tuple[str, ...]
-
-
-def run(request: Request) -> dict[str, float]:
+def run(request: RerankRequest) -> dict[str, float]:
     """Re-ranks the splits of the two towers' configuration.
 
     Args:
@@ -104,7 +77,7 @@ def run(request: Request) -> dict[str, float]:
     return result
 
 
-def _models(request: Request) -> tuple[Model, Model]:
+def _models(request: RerankRequest) -> tuple[Model, Model]:
     """The two towers and the single tower, which must read the same data."""
     first = Place("--workdir", request.workdir, request.step)
     second = Place("--single", request.single, request.single_step)
@@ -127,7 +100,7 @@ def _models(request: Request) -> tuple[Model, Model]:
 
 
 def _split(
-    request: Request,
+    request: RerankRequest,
     two: Model,
     single: Model,
     split: str,

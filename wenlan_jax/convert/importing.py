@@ -7,7 +7,6 @@ against the configuration's shapes before anything is written.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -22,9 +21,10 @@ import numpy as np
 
 from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
-from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
+from wenlan_jax.convert import UNUSED_LAYERS, weights
 from wenlan_jax.convert.brivl import is_unused_layer
 from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, Format, Found, ImportingError, Target
+from wenlan_jax.convert.requests import ImportRequest
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import text
@@ -40,58 +40,7 @@ MOST_KINDS = 12
 """Kinds of ignored keys listed for one reason; more are those of whole towers, which are named instead."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to import.
-
-    Attributes:
-        format: a name in `FORMATS`.
-        source: the file or directory of weights.
-        out: the directory to make or to add to.
-        tower: `image`, `text` or `both`.
-        trust_pickle: run whatever code a pickled file contains.
-        replace: allow leaves that `out` has already.
-    """
-
-    format: str
-    source: Path
-    out: Path
-    tower: str
-    trust_pickle: bool
-    replace: bool
-
-
-def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
-    """Runs `wenlan import`.
-
-    Args:
-        arguments: the parsed arguments.
-        fields: `--config.field=value` each.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ImportingError: see `run_import`.
-    """
-    wanted = arguments.write_config
-    if (arguments.config is None or arguments.out is None) and wanted is None:
-        raise ImportingError("give --config and --out, or --write-config alone for a file of the weights' sizes")
-    config = None
-    if arguments.config is not None:
-        config = experiment.load(arguments.config, fields)
-    elif fields:
-        config = experiment.override(experiment.default(), fields)
-    if wanted is not None:
-        config = source_sizes.write(config, arguments.format, arguments.source, arguments.trust_pickle, wanted)
-        say(f"{wanted} has the sizes of {arguments.source}; read them, and use the file as --config")
-    if arguments.out is not None and config is not None:
-        given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Request)}
-        run_import(config, Request(**given))
-    return 0
-
-
-def run_import(config: experiment.Config, request: Request) -> None:
+def run_import(config: experiment.Config, request: ImportRequest) -> None:
     """Reads a file, checks it against the configuration, writes the checkpoint and prints what came from where.
 
     A directory that did not exist is not made where this fails.
@@ -139,7 +88,7 @@ def _tokenizer(config: experiment.Config) -> text.Tokenizer | None:
     return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case) if settings.path else None
 
 
-def _target(config: experiment.Config, request: Request, tokenizer: text.Tokenizer | None) -> Target:
+def _target(config: experiment.Config, request: ImportRequest, tokenizer: text.Tokenizer | None) -> Target:
     wanted = _towers(request, config)
     field, rows = experiment.vocabulary(config)
     if tokenizer is not None and 0 < rows < tokenizer.size:
@@ -163,7 +112,7 @@ def _target(config: experiment.Config, request: Request, tokenizer: text.Tokeniz
     return Target(config, setup.set_up(one_device, jax.devices()[:1]).shapes, wanted)
 
 
-def _towers(request: Request, config: experiment.Config) -> Sequence[str]:
+def _towers(request: ImportRequest, config: experiment.Config) -> Sequence[str]:
     """The towers asked for, as far as task and format have them."""
     there = registry.of(config).importable_towers(config)
     asked = there if request.tower == BOTH else (request.tower,)
@@ -178,7 +127,7 @@ def _towers(request: Request, config: experiment.Config) -> Sequence[str]:
     return wanted
 
 
-def _read(state: weights.State, target: Target, request: Request) -> Found:
+def _read(state: weights.State, target: Target, request: ImportRequest) -> Found:
     """What the reader of the format finds; raises ImportingError with all faults, the file and the remedy."""
     chosen = FORMATS[request.format]
     known = [name for name, form in FORMATS.items() if form.knows(state)]
@@ -242,7 +191,7 @@ def _words_of(out: Path, kept: Iterable[str]) -> _Words | None:
     return _Words(settings, note.tokenizer) if note.tokenizer else None
 
 
-def _merge(stored: FlatTree, new: FlatTree, request: Request) -> FlatTree:
+def _merge(stored: FlatTree, new: FlatTree, request: ImportRequest) -> FlatTree:
     """The earlier leaves and the new ones. Replaced leaves take their momentum copies and the banks with them."""
     again = stored.keys() & new.keys()
     if again and not request.replace:

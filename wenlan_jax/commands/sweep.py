@@ -1,4 +1,4 @@
-"""The command line of `wenlan sweep`."""
+"""`wenlan sweep`: runs the rows of ablation tables and writes the tables."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ class SweepError(WenlanError, ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `wenlan sweep`."""
+    """Declares the arguments of `wenlan sweep`."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="table files, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="directory of the runs and the tables")
     parser.add_argument("--jobs", type=_positive, default=1, help="trainings side by side (default: %(default)s)")
@@ -87,11 +86,12 @@ def _positive(value: str) -> int:
     return int(value)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     """Runs `wenlan sweep`.
 
     Args:
-        args: the parsed arguments.
+        arguments: the parsed arguments.
+        fields: none.
 
     Returns:
         0 if every run asked for is done, else 1.
@@ -100,30 +100,31 @@ def run(args: argparse.Namespace) -> int:
         SweepError: for arguments that do not go together, or a row or run that no table has.
         TableError: lists the faults of the tables.
     """
-    _check(args)
-    files = [file for path in args.files for file in (table.in_folder(path) if path.is_dir() else [path])]
-    planned = plan.make([table.load(file) for file in files], args.seeds)
-    chosen = _chosen(planned, args.only, args.only_run)
-    slots = local.slots(args.jobs, args.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    store = folders.Store(args.out)
+    del fields
+    _check(arguments)
+    files = [file for path in arguments.files for file in (table.in_folder(path) if path.is_dir() else [path])]
+    planned = plan.make([table.load(file) for file in files], arguments.seeds)
+    chosen = _chosen(planned, arguments.only, arguments.only_run)
+    slots = local.slots(arguments.jobs, arguments.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    store = folders.Store(arguments.out)
     wanted = [store.folder(run) for run in chosen]
-    if args.dry_run:
+    if arguments.dry_run:
         return _list(wanted, planned)
     open_runs = [folder for folder in wanted if folder.result() is None]
-    if args.backend == "slurm":
-        return _write_array(args, open_runs)
-    if not args.table_only:
+    if arguments.backend == "slurm":
+        return _write_array(arguments, open_runs)
+    if not arguments.table_only:
         print(f"{len(wanted) - len(open_runs)} of {len(wanted)} run(s) are done already", flush=True)
         local.Pool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
-    if args.only_run is None:
-        _write_tables(planned, store, args.out)
+    if arguments.only_run is None:
+        _write_tables(planned, store, arguments.out)
     return 0 if all(folder.result() is not None for folder in wanted) else 1
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.backend == "local" and (args.submit or args.sbatch or args.setup):
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.backend == "local" and (arguments.submit or arguments.sbatch or arguments.setup):
         raise SweepError("--submit, --sbatch and --setup are for --backend=slurm")
-    if args.backend == "slurm" and (args.table_only or args.gpus_per_run):
+    if arguments.backend == "slurm" and (arguments.table_only or arguments.gpus_per_run):
         raise SweepError("--backend=slurm: the tables come from the same command without it; GPUs are asked of sbatch")
 
 
@@ -152,20 +153,20 @@ def _list(wanted: Sequence[folders.Folder], planned: plan.Plan) -> int:
     return 0
 
 
-def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.Folder]) -> int:
+def _write_array(arguments: argparse.Namespace, open_runs: Sequence[folders.Folder]) -> int:
     if not open_runs:
         print("every run is done; the same command without --backend=slurm writes the tables")
         return 0
-    out = args.out.resolve()
+    out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
-    command = ["wenlan", "sweep", *(str(path.resolve()) for path in args.files), f"--out={out}", *seeds]
-    options, names = shlex.split(args.sbatch), [folder.run.name for folder in open_runs]
-    text = slurm.script(slurm.Request(names, command, args.jobs, options, args.setup, out))
+    seeds = ["--seeds", *map(str, arguments.seeds)] if arguments.seeds else []
+    command = ["wenlan", "sweep", *(str(path.resolve()) for path in arguments.files), f"--out={out}", *seeds]
+    options, names = shlex.split(arguments.sbatch), [folder.run.name for folder in open_runs]
+    text = slurm.script(slurm.Request(names, command, arguments.jobs, options, arguments.setup, out))
     path = out / SCRIPT
     atomic_files.write(path, os.fsencode(text), shared=True)
     print(f"{len(names)} task(s) in {path}")
-    print(slurm.submit(path) if args.submit else f"submit it with: sbatch {path}")
+    print(slurm.submit(path) if arguments.submit else f"submit it with: sbatch {path}")
     return 0
 
 
