@@ -56,6 +56,7 @@ def test_a_program_that_imports_the_package_keeps_its_own() -> None:
 WORKERS = """
 import os, sys, time
 from wenlan_jax import cli
+from wenlan_jax.commands import fields
 from wenlan_jax.util import resumable_jobs as units
 
 def work(number, unit):
@@ -66,7 +67,7 @@ def run(*_):
     units.run(work, [0, 1], __import__("pathlib").Path(sys.argv[1]), {}, 2, "job")
 
 if __name__ == "__main__":
-    cli._fields = run
+    fields.run = run
     sys.exit(cli.main(["fields"]))
 """
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wenlan_jax.sweep import claims, command, folder, local
+from wenlan_jax.commands import sweep as command
+from wenlan_jax.sweep import claims, folder, local
 
 
 def table_rows(sweeps: Any, name: str = "queue") -> dict[str, dict[str, str]]:

@@ -78,7 +78,7 @@ def _text_field(word: str) -> tuple[str, str]:
     return name, kind or DEFAULT_KIND
 
 
-def _same_name(name: str) -> str | None:
+def _same_name(name: str) -> Any:
     return option(None, name, metavar="FIELD", usual=f"{name}, where present")
 
 

@@ -12,6 +12,7 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, unquote
 
 from wenlan_jax.config.options import option
@@ -24,12 +25,12 @@ REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss
 ALLOW_REMOTE, ALLOW_LINKS = "--allow-remote", "--allow-links"
 
 
-def allow_remote() -> bool:
+def allow_remote() -> Any:
     """Declares the field of that name: whether data may name images by address."""
     return option(False, f"fetch images that data names by address ({', '.join(REMOTE)})")
 
 
-def allow_links() -> bool:
+def allow_links() -> Any:
     """Declares the field of that name: whether names in data may lead out of their folder by links."""
     return option(False, "follow links that lead out of the directory of the images, or out of that of stored regions")
 

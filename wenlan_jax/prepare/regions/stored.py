@@ -79,7 +79,9 @@ class Stored:
         selection: which boxes are taken.
     """
 
-    place: str = option(REQUIRED, "where regions are stored", read=str, metavar="PLACE")
+    place: str = option(
+        REQUIRED, "where regions are stored; they replace the boxes of records", read=str, metavar="PLACE"
+    )
     file_format: str = option(
         REQUIRED,
         "; ".join(f"{name}: {of.meaning}" for name, of in FORMATS.items()),
