@@ -54,8 +54,6 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
 def _runner(arguments: argparse.Namespace) -> Runner:
     from wenlan_jax.prepare.clean.shards import CleanError
 
-    if arguments.workers < 0:
-        raise CleanError(f"--workers {arguments.workers}: must not be negative")
     if arguments.runner == "local":
         if arguments.beam_options:
             raise CleanError("--beam-options: only with --runner beam")

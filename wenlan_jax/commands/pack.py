@@ -75,7 +75,6 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     report = pack.pack(
         PACK.read(
             arguments,
-            inputs=tuple(arguments.inputs),
             read=read_options(arguments),
             pictures=PICTURES.read(arguments),
             regions=_regions(arguments),

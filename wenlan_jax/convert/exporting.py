@@ -75,7 +75,8 @@ def run_export(request: ExportRequest) -> None:
     if form.tokenizer:
         _ = model.words
     say(f"checkpoint {model.step} of {request.workdir}: writing {request.format} ...")
-    export(model, request.format, writer, request.out, request.tolerance or parity.TOLERANCES[request.dtype])
+    tolerance = parity.TOLERANCES[request.dtype] if request.tolerance is None else request.tolerance
+    export(model, request.format, writer, request.out, tolerance)
 
 
 def _check_kind(name: str, task: TaskSpec) -> None:
