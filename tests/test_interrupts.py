@@ -28,7 +28,9 @@ sys.exit(main(["fields"]))
 """
 
 
-@pytest.mark.parametrize("late", ["argparse", "wenlan_jax.util.arguments", "wenlan_jax.config"])
+@pytest.mark.parametrize(
+    "late", ["argparse", "wenlan_jax.commands.process", "wenlan_jax.commands.fields", "wenlan_jax.config"]
+)
 def test_while_modules_are_imported(late: str) -> None:
     code = SLOW.replace("sys.argv[1]", repr(late))
     process = subprocess.Popen(

@@ -363,7 +363,7 @@ def test_a_directory_of_something_else_is_never_replaced(folder: Path) -> None:
         ({"split_shares": {"test": 1.5}}, "share in"),
         ({"split_shares": {"a": 0.6, "b": 0.6}}, "more than 1"),
         ({"split_shares": {"a-b": 0.1}}, "letters, digits"),
-        ({"max_side": 0}, "max side"),
+        ({"max_side": 0}, "max_side: at least 1 is needed, not 0"),
         ({"images": "/nonexistent"}, "--images"),
     ],
 )
