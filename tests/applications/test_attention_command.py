@@ -18,8 +18,10 @@ import pytest
 from jobs import launch, without_devices
 from saved_models import SINGLE, TWO_TOWERS, save
 
-from wenlan_jax.applications import attention_command, attention_job
+from wenlan_jax.applications import attention_job
 from wenlan_jax.applications.loaded_model import LoadedModel
+from wenlan_jax.applications.requests import AttentionRequest
+from wenlan_jax.commands import attention as attention_command
 from wenlan_jax.data import records, sources, text
 from wenlan_jax.models.single_tower import attention
 from wenlan_jax.tasks import experiment
@@ -162,7 +164,7 @@ def test_two_processes_write_the_pages_of_one(root: Path, single: Path) -> None:
 
 
 def test_the_command_line_says_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[attention_job.AttentionRequest] = []
+    asked: list[AttentionRequest] = []
     monkeypatch.setattr(attention_job, "run", asked.append)
     parser = argparse.ArgumentParser()
     attention_command.add_arguments(parser)
@@ -176,8 +178,8 @@ def test_the_command_line_says_what_is_asked_for(monkeypatch: pytest.MonkeyPatch
 
 
 @functools.cache
-def _request(single: Path, out: Path) -> attention_job.AttentionRequest:
-    return attention_job.AttentionRequest(single, out, None, (0,), None, (), False, FIELDS)
+def _request(single: Path, out: Path) -> AttentionRequest:
+    return AttentionRequest(single, out, None, (0,), None, (), False, FIELDS)
 
 
 @pytest.mark.parametrize(

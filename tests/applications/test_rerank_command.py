@@ -19,9 +19,10 @@ from jobs import launch, without_devices
 from listed_records import with_ids
 from saved_models import SINGLE, TWO_TOWERS, save
 
-from wenlan_jax.applications import cascade, rerank_command, rerank_job, rerank_page
+from wenlan_jax.applications import cascade, evaluate, rerank_job, rerank_page
+from wenlan_jax.applications.requests import RerankRequest
 from wenlan_jax.checkpoints.store import CheckpointError
-from wenlan_jax.commands import eval
+from wenlan_jax.commands import rerank as rerank_command
 from wenlan_jax.data import loader, mixture, records, sources
 from wenlan_jax.evaluation import retrieval, true_pairs
 from wenlan_jax.tasks import experiment
@@ -48,8 +49,8 @@ def pair(root: Path, tiny: Callable[..., experiment.Config]) -> tuple[Path, Path
     return save(two, root / "two"), save(tiny(**SINGLE, **data), root / "single")
 
 
-def _request(root: Path, pair: tuple[Path, Path], out: str, **changes: Any) -> rerank_job.RerankRequest:
-    usual = rerank_job.RerankRequest(*pair, root / out, DEPTHS, None, None, 2, None, FIELDS)
+def _request(root: Path, pair: tuple[Path, Path], out: str, **changes: Any) -> RerankRequest:
+    usual = RerankRequest(*pair, root / out, DEPTHS, None, None, 2, None, FIELDS)
     return dataclasses.replace(usual, **changes)
 
 
@@ -61,7 +62,7 @@ def _reranked(root: Path, pair: tuple[Path, Path]) -> dict[str, float]:
 def test_the_command_line_says_what_is_asked_for(
     root: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[rerank_job.RerankRequest] = []
+    asked: list[RerankRequest] = []
     monkeypatch.setattr(rerank_job, "run", asked.append)
     parser = argparse.ArgumentParser()
     rerank_command.add_arguments(parser)
@@ -77,7 +78,7 @@ def test_the_command_line_says_what_is_asked_for(
 def test_two_towers_alone_have_the_recall_of_an_evaluation(root: Path, pair: tuple[Path, Path]) -> None:
     """Although orders come from a sort here, and from counts of what scores as high there."""
     found = _reranked(root, pair)
-    expected = eval.run_eval(pair[0], None, root / "evaluated", FIELDS)
+    expected = evaluate.run_eval(pair[0], None, root / "evaluated", FIELDS)
     for way in WAYS:
         for k in KS:
             np.testing.assert_allclose(

@@ -14,7 +14,7 @@ from single_runs import tiny_single
 
 pytest.importorskip("torch")
 
-from wenlan_jax.bench import command, conversion, measure, torch_side_single
+from wenlan_jax.bench import conversion, measure, step, torch_side_single
 from wenlan_jax.bench.torch_worker import TorchError
 from wenlan_jax.convert import weights
 from wenlan_jax.losses import masked
@@ -82,7 +82,7 @@ def test_random_batches_of_the_other_objectives(objective: str) -> None:
     [({}, set()), pytest.param(MAP, {"part/backbone_and_pooling"}, marks=pytest.mark.slow)],
 )
 def test_a_single_tower_alone(changes: dict[str, Any], extra: set[str], tmp_path: Path, capsys: Any) -> None:
-    figures = command.run_bench(config_for(**changes), 1, None, tmp_path / "figures.json")
+    figures = step.run_bench(config_for(**changes), 1, None, tmp_path / "figures.json")
     assert json.loads((tmp_path / "figures.json").read_text()) == figures
     parts = {name for name in figures if name.startswith("part/")}
     assert parts == {"part/encoder_both_ways", "part/objective_both_ways", "part/optimiser"} | extra
@@ -93,7 +93,7 @@ def test_a_single_tower_alone(changes: dict[str, Any], extra: set[str], tmp_path
 @pytest.mark.slow
 def test_a_single_tower_beside_pytorch(capsys: Any) -> None:
     """Same weights, same batch: the two must say the same before they are timed."""
-    figures = command.run_bench(config_for(single__dropout=0.1), 1, "torch", None)
+    figures = step.run_bench(config_for(single__dropout=0.1), 1, "torch", None)
     assert figures["difference"] < 1e-6
     assert figures["speed_ratio_lowest"] <= figures["speed_ratio"] <= figures["speed_ratio_highest"]
     assert figures["torch_step_seconds"] > 0
@@ -140,7 +140,7 @@ def test_both_sides_have_the_same_loss_and_take_the_same_step(offset: int) -> No
 )
 def test_what_pytorch_cannot_follow_is_named(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(TorchError, match=told):
-        command.run_bench(config_for(**changes), 1, "torch", None)
+        step.run_bench(config_for(**changes), 1, "torch", None)
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_two_towers_beside_pytorch(tiny: Any) -> None:
         contrast__mask_false_negatives=False,
         contrast__bank_size=24,
     )
-    figures = command.run_bench(config, 1, "torch", None)
+    figures = step.run_bench(config, 1, "torch", None)
     assert figures["difference"] < 1e-4 and figures["speed_ratio"] > 0
     assert "part/key_towers" in figures
 

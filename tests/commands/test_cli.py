@@ -197,6 +197,7 @@ def test_the_version_is_told() -> None:
 def test_the_command_line_is_light() -> None:
     """Data workers import it again, and --help is to answer at once."""
     loaded = set(python("import sys; from wenlan_jax import cli; cli._parser(); print(*sys.modules)").split())
+    assert {f"wenlan_jax.commands.{command.module}" for command in cli.COMMANDS.values()} <= loaded
     heavy = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "torch"}
     assert loaded & heavy == set()
 

@@ -16,6 +16,7 @@ from wenlan_jax import cli
 from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
 from wenlan_jax.convert import bert, brivl, efficientnet, importing, queues, weights
+from wenlan_jax.convert.requests import ImportRequest
 from wenlan_jax.convert.rules import FlatTree, to_torch
 from wenlan_jax.core import bank, trees
 from wenlan_jax.tasks import experiment
@@ -42,7 +43,7 @@ def import_file(tmp_path: Path) -> Callable[..., Path]:
         file = tmp_path / "weights.safetensors"
         weights.write_safetensors(state, file, {})
         chosen = {"format": "brivl", "tower": "both", "trust_pickle": False, "replace": False, **options}
-        importing.run_import(config, importing.ImportRequest(source=file, out=tmp_path / out, **chosen))
+        importing.run_import(config, ImportRequest(source=file, out=tmp_path / out, **chosen))
         return tmp_path / out
 
     return make
@@ -170,7 +171,7 @@ def test_positions_of_roberta_start_behind_the_padding_row(tiny: Make, tmp_path:
     (folder / "config.json").write_text(
         json.dumps({"model_type": "roberta", "pad_token_id": 1, "num_attention_heads": 2})
     )
-    request = importing.ImportRequest("bert", folder, tmp_path / "out", "both", False, False)
+    request = ImportRequest("bert", folder, tmp_path / "out", "both", False, False)
     importing.run_import(config, request)
     found = started(config, tmp_path / "out")["params/text/backbone/embeddings/position/embedding"]
     np.testing.assert_array_equal(found, drawn["embeddings"]["position"]["embedding"])

@@ -17,6 +17,7 @@ from wenlan_jax.convert import brivl, importing, single_layout, source_sizes, we
 from wenlan_jax.convert.bert import bert_description, bert_table
 from wenlan_jax.convert.efficientnet import KeyLayout, efficientnet_table
 from wenlan_jax.convert.import_formats import FORMATS, ImportingError
+from wenlan_jax.convert.requests import ImportRequest
 from wenlan_jax.convert.rules import ConversionError, torch_views
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import image_tower
@@ -141,9 +142,9 @@ def test_the_commands_of_the_table_of_weights_name_what_there_is(monkeypatch: py
     """Each is one that the command line takes, with a configuration of this repository that has the format's towers."""
     text = (CONFIGS / "WEIGHTS.md").read_text("utf-8").replace("\\\n", " ")
     commands = [line.split()[1:] for line in text.splitlines() if line.startswith("wenlan import")]
-    seen: list[importing.ImportRequest] = []
+    seen: list[ImportRequest] = []
 
-    def record(config: experiment.Config, request: importing.ImportRequest) -> None:
+    def record(config: experiment.Config, request: ImportRequest) -> None:
         assert importing._towers(request, config)
         seen.append(request)
 

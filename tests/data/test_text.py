@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wenlan_jax.commands import vocab as command
 from wenlan_jax.data import text, vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -226,10 +227,10 @@ def test_a_size_that_does_not_fit_is_explained(tmp_path: Path, size: int, remedy
 def test_the_command_names_its_option_for_a_size_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
     parser = argparse.ArgumentParser()
-    vocab.add_vocab_arguments(parser)
+    command.add_arguments(parser)
     arguments = [f"--text={tmp_path / 'texts.txt'}", f"--out={tmp_path / 'x.model'}", "--size=100"]
     with pytest.raises(text.TokenizerError, match=r"^--size: a vocabulary of 100 is too small"):
-        vocab.run_vocab(parser.parse_args(arguments))
+        command.run(parser.parse_args(arguments), [])
 
 
 def test_training_reports_the_cause_of_a_failing_corpus(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_a_call_that_goes_on_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
 HANGS = """
 import signal, sys, time
 from wenlan_jax import cli
+from wenlan_jax.commands import fields
 from wenlan_jax.parallel import stopping
 from wenlan_jax.parallel import waiting
 
@@ -56,7 +57,7 @@ def run(*_):
             waiting.aloud("compiling", hang)
     waiting.aloud("compiling", hang)
 
-cli._fields = run
+fields.run = run
 sys.exit(cli.main(["fields"]))
 """
 

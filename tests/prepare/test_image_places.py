@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from wenlan_jax.commands import data as command_of_data
+from wenlan_jax.commands import pack as pack_command
 from wenlan_jax.data import sources
-from wenlan_jax.prepare import command as command_of_data
-from wenlan_jax.prepare import image_places, inspect, pack, pack_command, raw_images, raw_items
+from wenlan_jax.prepare import image_places, inspect, pack, raw_images, raw_items
 from wenlan_jax.prepare.raw_items import ReadError, Rejected
 
 IMAGE = cv2.imencode(".jpg", np.full((6, 8, 3), 90, np.uint8))[1].tobytes()
@@ -236,7 +237,7 @@ def test_the_options_of_the_commands(place: Path, capsys: pytest.CaptureFixture[
             (["--allow-links"], "untrusted_place 1"),
             (["--allow-links", "--allow-remote"], "missing_image 1"),
         ):
-            assert command.run(parser.parse_args([*arguments, *more])) == 0
+            assert command.run(parser.parse_args([*arguments, *more]), []) == 0
             assert expected in capsys.readouterr().out
 
 

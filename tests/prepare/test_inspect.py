@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from wenlan_jax import cli
+from wenlan_jax.commands import data as command
 from wenlan_jax.data import images, tfds_builder
 from wenlan_jax.data.records import Question, Record, Region, Text
-from wenlan_jax.prepare import command, contact_sheet, inspect, raw_items, tfds_files
+from wenlan_jax.prepare import contact_sheet, inspect, raw_items, tfds_files
 
 
 def _image(seed: int, suffix: str = ".jpg", width: int = 40, height: int = 20) -> bytes:
@@ -175,8 +176,8 @@ def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
         _look(_table(tmp_path), tmp_path, images=str(tmp_path / "nowhere"))
     with pytest.raises(raw_items.ReadError, match="nowhere.tsv"):
         _look(tmp_path / "nowhere.tsv", tmp_path)
-    for wrong in ({"limit": 0}, {"cards": 0}):
-        with pytest.raises(inspect.InspectError, match="must be positive"):
+    for wrong in ({"limit": 0}, {"cards": 0}, {"file_format": "doc"}):
+        with pytest.raises(inspect.InspectError, match=f"{next(iter(wrong))}: (at least|one of) .* needed, not"):
             _look(tmp_path, tmp_path, **wrong)
 
 
@@ -219,7 +220,7 @@ def test_the_contact_sheet_shows_every_card(packed: Path, tmp_path: Path) -> Non
 def _run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return command.run(parser.parse_args(arguments))
+    return command.run(parser.parse_args(arguments), [])
 
 
 def test_the_command_prints_text_or_json(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

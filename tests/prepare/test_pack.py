@@ -23,9 +23,10 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
+from wenlan_jax.commands import pack as pack_command
 from wenlan_jax.data import images, sources
 from wenlan_jax.data.records import Record, Text
-from wenlan_jax.prepare import ingest, inspect, pack, pack_command, raw_images, raw_items
+from wenlan_jax.prepare import ingest, inspect, pack, raw_images, raw_items
 from wenlan_jax.util import atomic_files
 from wenlan_jax.util.languages import LANGUAGES
 
@@ -362,7 +363,7 @@ def test_a_directory_of_something_else_is_never_replaced(folder: Path) -> None:
         ({"split_shares": {"test": 1.5}}, "share in"),
         ({"split_shares": {"a": 0.6, "b": 0.6}}, "more than 1"),
         ({"split_shares": {"a-b": 0.1}}, "letters, digits"),
-        ({"max_side": 0}, "max side"),
+        ({"max_side": 0}, "max_side: at least 1 is needed, not 0"),
         ({"images": "/nonexistent"}, "--images"),
     ],
 )
@@ -438,7 +439,7 @@ def test_an_interrupted_pack_does_not_look_finished(folder: Path, sent: signal.S
 def _run(*arguments: str) -> int:
     parser = argparse.ArgumentParser("wenlan pack")
     pack_command.add_arguments(parser)
-    return pack_command.run(parser.parse_args(arguments))
+    return pack_command.run(parser.parse_args(arguments), [])
 
 
 def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

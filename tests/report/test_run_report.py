@@ -15,8 +15,9 @@ import report_runs
 from conftest import tiny_dict
 from report_runs import IMAGES, STEPS, Page
 
+from wenlan_jax.commands import report as command
 from wenlan_jax.evaluation import query_ranks, statistics
-from wenlan_jax.report import command, evidence, page, results
+from wenlan_jax.report import evidence, page, results
 from wenlan_jax.tasks import experiment
 from wenlan_jax.util import html_page
 
@@ -252,7 +253,7 @@ def test_the_command_writes_beside_the_run_or_where_it_is_told(
         ([], run / "report.html"),
         ([f"--out={tmp_path / 'new' / 'a.html'}"], tmp_path / "new" / "a.html"),
     ):
-        assert command.run(parser.parse_args([str(run), *given])) == 0
+        assert command.run(parser.parse_args([str(run), *given]), []) == 0
         assert capsys.readouterr().out == f"{place} written\n"
         assert place.read_text().startswith("<!doctype html>")
 

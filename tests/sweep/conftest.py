@@ -17,7 +17,8 @@ import pytest
 from conftest import tiny_dict
 from whole_runs import CONFIG
 
-from wenlan_jax.sweep import command, folder, local_runs, plan, table
+from wenlan_jax.commands import sweep as command
+from wenlan_jax.sweep import folder, local_runs, plan, table
 from wenlan_jax.tasks import experiment
 
 TABLE = '''
@@ -105,7 +106,7 @@ os.unlink(workdir / "writing")
 DRIVER = """
 import argparse, sys
 
-from wenlan_jax.sweep import command
+from wenlan_jax.commands import sweep as command
 from wenlan_jax.sweep import folder
 from wenlan_jax.sweep import local_runs as local
 
@@ -116,7 +117,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     try:
-        sys.exit(command.run(parser.parse_args(arguments)))
+        sys.exit(command.run(parser.parse_args(arguments), []))
     except local.Interrupted as stopped:
         print(stopped)
         sys.exit(128 + stopped.signal)
@@ -165,7 +166,7 @@ class Sweeps:
         command.add_arguments(parser)
         files = [str(self.root / f"{name}.py") for name in tables]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            found = command.run(parser.parse_args([*files, f"--out={self.out}", *arguments]))
+            found = command.run(parser.parse_args([*files, f"--out={self.out}", *arguments]), [])
         assert found == status, printed.getvalue()
         return printed.getvalue()
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wenlan_jax.sweep import claims, command, folder, local_runs
+from wenlan_jax.sweep import claims, folder, local_runs, plan
 
 
 def table_rows(sweeps: Any, name: str = "queue") -> dict[str, dict[str, str]]:
@@ -226,7 +226,7 @@ def test_one_run_alone_is_run_by_its_name_and_writes_no_table(sweeps: Any) -> No
     ],
 )
 def test_arguments_that_fit_nothing_are_refused(sweeps: Any, argument: str, message: str) -> None:
-    with pytest.raises(command.SweepError, match=message):
+    with pytest.raises(plan.SweepError, match=message):
         sweeps.call(argument)
 
 

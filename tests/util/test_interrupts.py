@@ -28,7 +28,9 @@ sys.exit(main(["fields"]))
 """
 
 
-@pytest.mark.parametrize("late", ["argparse", "wenlan_jax.util.arguments", "wenlan_jax.config"])
+@pytest.mark.parametrize(
+    "late", ["argparse", "wenlan_jax.commands.process", "wenlan_jax.commands.fields", "wenlan_jax.config"]
+)
 def test_while_modules_are_imported(late: str) -> None:
     code = SLOW.replace("sys.argv[1]", repr(late))
     process = subprocess.Popen(
@@ -56,6 +58,7 @@ def test_a_program_that_imports_the_package_keeps_its_own() -> None:
 WORKERS = """
 import os, sys, time
 from wenlan_jax import cli
+from wenlan_jax.commands import fields
 from wenlan_jax.util import resumable_jobs as units
 
 def work(number, unit):
@@ -66,7 +69,7 @@ def run(*_):
     units.run(work, [0, 1], __import__("pathlib").Path(sys.argv[1]), {}, 2, "job")
 
 if __name__ == "__main__":
-    cli._fields = run
+    fields.run = run
     sys.exit(cli.main(["fields"]))
 """
 

@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from wenlan_jax.applications import attention_page
 from wenlan_jax.applications.loaded_model import LoadedModel, ModelPlace, find, read
+from wenlan_jax.applications.requests import AttentionRequest
 from wenlan_jax.config import sections
 from wenlan_jax.data import images, sources
 from wenlan_jax.data.loader import HostBatch
@@ -32,31 +33,6 @@ from wenlan_jax.util.errors import WenlanError
 
 class AttentionError(WenlanError, ValueError):
     """Records that are not there, or that say nothing in the wanted languages."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionRequest:
-    """What `wenlan attention` was asked for; see its arguments.
-
-    Attributes:
-        workdir: of a single tower.
-        out: the folder for the pages.
-        step: the checkpoint; None for the newest.
-        rows: the records to draw.
-        split: where they are; None for the first of `eval.final_splits`.
-        languages: of the texts; empty for those of the configuration.
-        renormalise: whether a word's weights are divided by their sum over the regions.
-        fields: `--config.field=value` each.
-    """
-
-    workdir: Path
-    out: Path
-    step: int | None
-    rows: tuple[int, ...]
-    split: str | None
-    languages: tuple[str, ...]
-    renormalise: bool
-    fields: tuple[str, ...]
 
 
 def run(request: AttentionRequest) -> list[Path]:

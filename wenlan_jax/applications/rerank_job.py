@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float32
 
 from wenlan_jax.applications import cascade, cascade_speed, graded, rerank_page
 from wenlan_jax.applications.loaded_model import LoadedModel, ModelPlace, find, read
+from wenlan_jax.applications.requests import RerankRequest
 from wenlan_jax.config import sections
 from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.sources import Source
@@ -37,33 +37,6 @@ READ_AT_ONCE = 256
 
 class CascadeError(WenlanError, ValueError):
     """Models or depths that no cascade can be made of; the message says which and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RerankRequest:
-    """What `wenlan rerank` was asked for; see its arguments.
-
-    Attributes:
-        workdir: of the two towers.
-        single: the work directory of the single tower.
-        out: the folder for the results.
-        depths: how many candidates of a query are re-ranked.
-        step: the checkpoint of the two towers; None for the newest.
-        single_step: the checkpoint of the single tower; None for the newest.
-        speed_images: images that both models rank to compare their speed; 0 for no comparison.
-        judgements: a file of graded judgements; None for none.
-        fields: `--config.field=value` each, for both models.
-    """
-
-    workdir: Path
-    single: Path
-    out: Path
-    depths: tuple[int, ...]
-    step: int | None
-    single_step: int | None
-    speed_images: int
-    judgements: Path | None
-    fields: tuple[str, ...]
 
 
 def run(request: RerankRequest) -> dict[str, float]:

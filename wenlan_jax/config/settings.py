@@ -352,7 +352,7 @@ def _leaf(value: Any, hint: Any, one: dataclasses.Field[Any], path: str, faults:
         return one.default
     within = f" in {value!r}" if isinstance(value, tuple) else ""
     faults += [
-        f"{path}: {fault}{within}" for fault in map(functools.partial(_range_fault, metadata), _numbers(value)) if fault
+        f"{path}: {fault}{within}" for fault in map(functools.partial(range_fault, metadata), numbers(value)) if fault
     ]
     if metadata["each"] is not None:
         try:
@@ -362,17 +362,17 @@ def _leaf(value: Any, hint: Any, one: dataclasses.Field[Any], path: str, faults:
     return value
 
 
-def _numbers(value: Any) -> Iterator[int | float]:
-    """The numbers of a value, which may be a tuple of tuples."""
+def numbers(value: Any) -> Iterator[int | float]:
+    """Iterates over the numbers of a value, which may be a tuple of tuples."""
     if isinstance(value, tuple):
         for item in value:
-            yield from _numbers(item)
+            yield from numbers(item)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
 
 
-def _range_fault(metadata: Mapping[str, Any], number: int | float) -> str:
-    """What is wrong with the size of a number; '' if nothing."""
+def range_fault(metadata: Mapping[str, Any], number: int | float) -> str:
+    """Says what is wrong with the size of a number, by `low` and `high` of its field; '' if nothing."""
     if isinstance(number, float) and not math.isfinite(number):
         return f"a finite number is needed, not {number!r}"
     low, high = metadata["low"], metadata["high"]

@@ -6,7 +6,6 @@ with our towers does the folder get its name, with `parity.json` in it.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import importlib.util
@@ -26,6 +25,7 @@ from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_p
 from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.proof import Proof, ProofFindings, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
+from wenlan_jax.convert.requests import ExportRequest
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
 from wenlan_jax.tasks import registry
@@ -52,34 +52,31 @@ Writer = Callable[[ExportedModel, Path], Runner]
 """A format: writes its files into a folder."""
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Runs `wenlan export`.
+def run_export(request: ExportRequest) -> None:
+    """Exports a checkpoint and prints how well the artefact agrees.
 
     Args:
-        arguments: the parsed arguments.
-
-    Returns:
-        The exit status.
+        request: what to export.
 
     Raises:
         ExportError: for a format that does not fit, a library that is missing, or an artefact that disagrees.
     """
-    form = EXPORT_FORMATS[arguments.format]
+    form = EXPORT_FORMATS[request.format]
     missing = [name for name in form.libraries if importlib.util.find_spec(name) is None]
     if missing:
-        needed = f"--format={arguments.format} needs {', '.join(missing)}"
+        needed = f"--format={request.format} needs {', '.join(missing)}"
         raise ExportError(f"{needed}: pip install 'wenlan_jax[{form.extra}]'")
-    if arguments.out.exists():
-        raise ExportError(f"{arguments.out} exists; remove it or choose another --out")
+    if request.out.exists():
+        raise ExportError(f"{request.out} exists; remove it or choose another --out")
     module, function = form.writer.split(":")
     writer = getattr(importlib.import_module(f"wenlan_jax.convert.{module}"), function)
-    model = dataclasses.replace(load(arguments.workdir, arguments.step, arguments.dtype), license=arguments.license)
-    _check_kind(arguments.format, registry.of(model.config))
+    model = dataclasses.replace(load(request.workdir, request.step, request.dtype), license=request.license)
+    _check_kind(request.format, registry.of(model.config))
     if form.tokenizer:
         _ = model.words
-    say(f"checkpoint {model.step} of {arguments.workdir}: writing {arguments.format} ...")
-    export(model, arguments.format, writer, arguments.out, arguments.tolerance or parity.TOLERANCES[arguments.dtype])
-    return 0
+    say(f"checkpoint {model.step} of {request.workdir}: writing {request.format} ...")
+    tolerance = parity.TOLERANCES[request.dtype] if request.tolerance is None else request.tolerance
+    export(model, request.format, writer, request.out, tolerance)
 
 
 def _check_kind(name: str, task: TaskSpec) -> None:

@@ -7,7 +7,6 @@ against the configuration's shapes before anything is written.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -22,7 +21,7 @@ import numpy as np
 
 from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
-from wenlan_jax.convert import UNUSED_LAYERS, source_sizes, weights
+from wenlan_jax.convert import UNUSED_LAYERS, weights
 from wenlan_jax.convert.brivl import is_unused_layer
 from wenlan_jax.convert.import_formats import (
     FORMATS,
@@ -32,6 +31,7 @@ from wenlan_jax.convert.import_formats import (
     ImportingError,
     ImportTarget,
 )
+from wenlan_jax.convert.requests import ImportRequest
 from wenlan_jax.convert.rules import ConversionError, FlatTree, flatten, unflatten
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.data import text
@@ -45,57 +45,6 @@ BOTH = "both"
 
 MOST_KINDS = 12
 """Kinds of ignored keys listed for one reason; more are those of whole towers, which are named instead."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportRequest:
-    """What to import.
-
-    Attributes:
-        format: a name in `FORMATS`.
-        source: the file or directory of weights.
-        out: the directory to make or to add to.
-        tower: `image`, `text` or `both`.
-        trust_pickle: run whatever code a pickled file contains.
-        replace: allow leaves that `out` has already.
-    """
-
-    format: str
-    source: Path
-    out: Path
-    tower: str
-    trust_pickle: bool
-    replace: bool
-
-
-def run_command(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
-    """Runs `wenlan import`.
-
-    Args:
-        arguments: the parsed arguments.
-        fields: `--config.field=value` each.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ImportingError: see `run_import`.
-    """
-    wanted = arguments.write_config
-    if (arguments.config is None or arguments.out is None) and wanted is None:
-        raise ImportingError("give --config and --out, or --write-config alone for a file of the weights' sizes")
-    config = None
-    if arguments.config is not None:
-        config = experiment.load(arguments.config, fields)
-    elif fields:
-        config = experiment.override(experiment.default(), fields)
-    if wanted is not None:
-        config = source_sizes.write(config, arguments.format, arguments.source, arguments.trust_pickle, wanted)
-        say(f"{wanted} has the sizes of {arguments.source}; read them, and use the file as --config")
-    if arguments.out is not None and config is not None:
-        given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(ImportRequest)}
-        run_import(config, ImportRequest(**given))
-    return 0
 
 
 def run_import(config: experiment.Config, request: ImportRequest) -> None:

@@ -1,19 +1,16 @@
-"""`wenlan vocab`: trains a SentencePiece vocabulary on the texts of data sets or of plain text files."""
+"""SentencePiece vocabularies: how one is trained on texts, and which sizes they fill."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from wenlan_jax.config import sections
-from wenlan_jax.data import sources, text
+from wenlan_jax.data import text
 from wenlan_jax.data.text import TokenizerError
 from wenlan_jax.util import atomic_files
-from wenlan_jax.util.arguments import real, whole
 
 TRAIN_THREADS = 2
 """Fixed: scores differ in the last digits between thread counts, and a vocabulary should not depend on the machine."""
@@ -165,86 +162,3 @@ def _explained(message: str, count: int, vocab_size: int) -> TokenizerError:
             f"{found[1]}; set more than {found[1]}, or lower the character coverage"
         )
     return TokenizerError(f"SentencePiece cannot train on these {count} texts: {message}")
-
-
-def add_vocab_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `wenlan vocab`; their defaults are those of a training run."""
-    data, tokenizer = sections.DataConfig(), sections.TokenizerConfig()
-    parser.description = (
-        "Train a SentencePiece vocabulary (with byte fallback) on the texts of data sets and text files."
-    )
-    parser.epilog = "example: wenlan vocab --data wenlan_scenes/s64 --out vocab/scenes.model --size 2000"
-    parser.add_argument("--data", action="append", default=[], metavar="SPEC", help="data set; may be repeated")
-    parser.add_argument("--text", action="append", default=[], type=Path, metavar="FILE", help="UTF-8, a text a line")
-    parser.add_argument("--split", default=data.train_split, help="split of the data sets (default: %(default)s)")
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(data.dir), help="where data sets lie (default: %(default)s)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="model file to write, *.model")
-    parser.add_argument("--size", type=whole(1), required=True, help="number of pieces, special ones included")
-    parser.add_argument(
-        "--algorithm",
-        choices=("unigram", "bpe"),
-        default=tokenizer.algorithm,
-        help="bpe keeps frequent words whole on a small corpus (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--split-han", action="store_true", help="make every Han character a piece of its own (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--coverage",
-        type=real(0, 1),
-        default=tokenizer.character_coverage,
-        help="share of characters with a piece (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-sentences",
-        type=whole(1),
-        default=tokenizer.train_texts,
-        help="texts to train on at most (default: %(default)s)",
-    )
-
-
-def run_vocab(args: argparse.Namespace) -> int:
-    """Runs `wenlan vocab`.
-
-    Args:
-        args: the parsed arguments.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        TokenizerError: if there is nothing to train on.
-    """
-    if not args.data and not args.text:
-        raise TokenizerError("nothing to train on; give --data or --text")
-    texts = _all_texts(args.data, args.split, args.data_dir.expanduser(), args.text)
-    try:
-        count = train_sentencepiece(
-            texts, args.out, args.size, args.coverage, args.max_sentences, args.algorithm, args.split_han
-        )
-    except VocabularySizeError as error:
-        raise VocabularySizeError(f"--size: {error}") from error
-    tokenizer = text.SentencePiece(args.out)
-    print(f"{args.out}: {tokenizer.size} pieces from {count} texts, {tokenizer.fingerprint}")
-    return 0
-
-
-def _all_texts(specs: list[str], split: str, data_dir: Path, files: list[Path]) -> Iterator[str]:
-    for spec in specs:
-        source = sources.open_source(spec, split, data_dir)
-        for row in range(len(source)):
-            yield from (entry.text for entry in source[row].texts)
-    for file in files:
-        yield from _lines(file)
-
-
-def _lines(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8") as lines:
-            yield from lines
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"{file}: not UTF-8 ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise TokenizerError(f"{file}: cannot be read ({error.strerror or error})") from error

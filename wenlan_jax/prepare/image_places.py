@@ -12,8 +12,10 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, unquote
 
+from wenlan_jax.config.options import option
 from wenlan_jax.prepare.formats import files
 from wenlan_jax.prepare.raw_items import ReadError, Reason, Rejected, printable
 
@@ -21,6 +23,17 @@ REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss
 """Schemes of the addresses that data may name where the user allows it: web servers and object stores."""
 
 ALLOW_REMOTE, ALLOW_LINKS = "--allow-remote", "--allow-links"
+
+
+def allow_remote() -> Any:
+    """Declares the field of that name: whether data may name images by address."""
+    return option(False, f"fetch images that data names by address ({', '.join(REMOTE)})")
+
+
+def allow_links() -> Any:
+    """Declares the field of that name: whether names in data may lead out of their folder by links."""
+    return option(False, "follow links that lead out of the directory of the images, or out of that of stored regions")
+
 
 _LOCAL_SCHEME = "file://"
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from wenlan_jax.config import sections
+from wenlan_jax.config.options import REQUIRED, faults, option
 from wenlan_jax.data import headers, images, named_sets, sources
 from wenlan_jax.data.records import Question, Region, Text
 from wenlan_jax.prepare import contact_sheet, image_places, ingest, raw_images, raw_items
@@ -36,38 +38,37 @@ class InspectError(WenlanError, ValueError):
 class InspectOptions:
     """What to look at, and how closely.
 
+    `images`, `allow_remote`, `allow_links`, `file_format` and `read` are for raw data only, as for `wenlan pack`.
+
     Attributes:
-        place: a packed directory, the name of a data set, or an input of `wenlan pack`.
-        data_dir: where data sets lie.
-        images: as for `wenlan pack`; for raw data only, as are the next four.
-        allow_remote: as for `wenlan pack`.
-        allow_links: as for `wenlan pack`.
-        file_format: as for `wenlan pack`.
-        read: as for `wenlan pack`.
-        decode: images are decoded whole, not opened by their headers.
-        limit: records looked at, evenly spaced; None for all.
-        cards: images of the contact sheet, evenly spaced, too.
+        read: how raw text is understood.
 
     Raises:
         InspectError: for a limit or number of cards below 1.
     """
 
-    place: str
-    data_dir: Path
-    images: str | None = None
-    allow_remote: bool = False
-    allow_links: bool = False
-    file_format: str | None = None
+    place: str = option(
+        REQUIRED,
+        "packed directory, name of a set, or raw file, folder or URL",
+        read=str,
+        metavar="PATH",
+        positional=True,
+    )
+    data_dir: Path = option(Path(sections.DataConfig.dir), "where sets lie", metavar="DIR")
+    images: str | None = option(None, "directory or URL of the images", read=str, usual="that of PATH")
+    allow_remote: bool = image_places.allow_remote()
+    allow_links: bool = image_places.allow_links()
+    file_format: str | None = option(
+        None, "of PATH", among=lambda: tuple(registry.FORMATS), usual="found from its name and content"
+    )
     read: raw_items.ReadOptions = dataclasses.field(default_factory=raw_items.ReadOptions)
-    decode: bool = False
-    limit: int | None = None
-    cards: int = 64
+    decode: bool = option(False, "decode every image instead of reading its header")
+    limit: int | None = option(None, "look at N records, evenly spaced, instead of all", low=1, metavar="N")
+    cards: int = option(64, "images of the contact sheet, at most", low=1)
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise InspectError(f"--limit {self.limit}: must be positive")
-        if self.cards < 1:
-            raise InspectError(f"--cards {self.cards}: must be positive")
+        for fault in faults(self):
+            raise InspectError(fault)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wenlan_jax.config.options import REQUIRED, faults, option
 from wenlan_jax.prepare import image_places, ingest, pack_shard, raw_images, raw_items, tfds_files
 from wenlan_jax.prepare.formats import files, registry
 from wenlan_jax.prepare.pack_shard import PackError
@@ -27,6 +28,19 @@ from wenlan_jax.util import atomic_files, languages, progress_line, resumable_jo
 
 REPORT_NAME, REJECTED_NAME = "pack.json", "rejected.jsonl"
 _JOB = "pack"
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        pairs = [(name.strip(), float(share)) for name, share in (part.split("=") for part in text.split(","))]
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not NAME=SHARE,NAME=SHARE") from error
+    for name, count in collections.Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{text!r} names {name!r} {count} times; give one share")
+    return dict(pairs)
+
+
 _SHOWN = 30
 """Names of one kind that data gives which the summary shows; the report has all."""
 
@@ -36,36 +50,38 @@ class PackOptions:
     """What to pack and where to.
 
     Attributes:
-        inputs: files, URLs, patterns of either, or folders, all in one format.
-        out: the directory to make.
-        images: folder or URL that images are named in; None for the folder of the first input.
-        allow_remote: data may name images by address (`image_places.REMOTE`).
-        allow_links: data may name images by links that lead out of that folder.
-        file_format: of the inputs; None finds it from the first.
         read: how raw text is understood.
         image_options: what happens to images.
-        source: of records which name none; "" for the name of `out`.
-        split_shares: fractions by a hash of the id, for items that name no split; the rest is `train`.
         regions: boxes and features of a detector, which take the place of the boxes of the inputs.
-        on_bad: `skip` counts an item that cannot be packed, `stop` ends the pack at the first.
-        workers: processes, at most one a shard; None uses all cores for several shards and this process for one.
-        threads: that read and check images, shared out among the workers.
     """
 
-    inputs: tuple[str, ...]
-    out: Path
-    images: str | None = None
-    allow_remote: bool = False
-    allow_links: bool = False
-    file_format: str | None = None
+    inputs: tuple[str, ...] = option(
+        REQUIRED, "files, URLs, patterns of either, or folders", read=str, metavar="INPUT", positional=True
+    )
+    out: Path = option(REQUIRED, "directory to write; an earlier pack is replaced")
+    images: str | None = option(None, "directory or URL of the images", read=str, usual="that of the first input")
+    allow_remote: bool = image_places.allow_remote()
+    allow_links: bool = image_places.allow_links()
+    file_format: str | None = option(
+        None, "of the inputs", among=lambda: tuple(registry.FORMATS), usual="found from the first"
+    )
     read: raw_items.ReadOptions = dataclasses.field(default_factory=raw_items.ReadOptions)
     image_options: raw_images.ImageOptions = dataclasses.field(default_factory=raw_images.ImageOptions)
-    source: str = ""
-    split_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    source: str = option("", "source of records that name none", usual="OUT's name")
+    split_shares: Mapping[str, float] = option(
+        {},
+        "put these shares of the records in splits, by a hash of the id, where items name no split; the rest is train",
+        read=_shares,
+        metavar="NAME=SHARE,...",
+    )
     regions: StoredRegions | None = None
-    on_bad: str = "skip"
-    workers: int | None = None
-    threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    on_bad: pack_shard.OnBad = option("skip", "count what cannot be packed, or end at the first")
+    workers: int | None = option(
+        None, "processes, each at a shard", low=0, usual="one per core for several shards, this one for one"
+    )
+    threads: int = option(
+        os.cpu_count() or 1, "threads for images, shared out among the workers", low=1, usual="one per core"
+    )
 
     @property
     def image_root(self) -> str:
@@ -311,25 +327,8 @@ def _check_shares(shares: Mapping[str, float]) -> None:
 
 
 def _check_choices(options: PackOptions) -> None:
-    numbers = {
-        "max side": options.image_options.max_side,
-        "max pixels": options.image_options.max_pixels,
-        "max caption": options.read.max_caption,
-        "threads": options.threads,
-    }
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise PackError(f"{name} is {number}; it must be positive")
-    if options.workers is not None and options.workers < 0:
-        raise PackError(f"workers is {options.workers}; it must not be negative")
-    choices = (
-        ("--on-bad", options.on_bad, pack_shard.ON_BAD),
-        ("--exif", options.image_options.exif, raw_images.EXIF_CHOICES),
-        ("--format", options.file_format, (None, *registry.FORMATS)),
-    )
-    for name, value, known in choices:
-        if value not in known:
-            raise PackError(f"{name} {value}: must be one of {', '.join(filter(None, known))}")
+    for fault in (*faults(options), *faults(options.image_options), *faults(options.read)):
+        raise PackError(fault)
     try:
         files.encoding_of(options.read.encoding)
         languages.typed(options.read.language)

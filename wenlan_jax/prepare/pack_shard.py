@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from wenlan_jax.prepare import ingest, raw_images, tfds_files
 from wenlan_jax.prepare.image_places import Root
@@ -20,7 +20,7 @@ from wenlan_jax.util.errors import WenlanError
 
 T = TypeVar("T")
 
-ON_BAD = ("skip", "stop")
+OnBad = Literal["skip", "stop"]
 _WINDOW_BYTES = 1 << 28
 """Of the images that wait for their turn, where the input brings them."""
 
@@ -40,7 +40,7 @@ class PackTarget:
         split_shares: see `PackOptions`.
         image_options: what happens to images.
         threads: that read and check images.
-        on_bad: one of ON_BAD.
+        on_bad: see `PackOptions`.
         sole: the only shard of a pack: its ids need no prefix, and it must be readable.
         regions: those of another file than the items, if any.
     """
@@ -51,7 +51,7 @@ class PackTarget:
     split_shares: Mapping[str, float]
     image_options: raw_images.ImageOptions
     threads: int
-    on_bad: str
+    on_bad: OnBad
     sole: bool
     regions: StoredRegions | None = None
 

@@ -10,11 +10,13 @@ import collections
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from wenlan_jax.config.options import option
 from wenlan_jax.data import headers, images
 from wenlan_jax.data.records import Region
 from wenlan_jax.prepare.image_places import Root
@@ -29,24 +31,21 @@ MAX_BYTES = 1 << 28
 PIXEL_BYTES = 4
 """Of a pixel of four channels of 8 bits; the pixels of one that is deeper weigh more."""
 JPEG_QUALITY = 95
-EXIF_CHOICES = ("ignore", "apply")
 _STORED = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """What happens to images.
+    """What happens to images."""
 
-    Attributes:
-        max_side: in pixels; a longer side is shrunk to it. None keeps all.
-        max_pixels: an image with more, by its header, is refused unopened; so is one that decodes to more than
-            PIXEL_BYTES times as many bytes.
-        exif: one of EXIF_CHOICES. Boxes refer to stored pixels, and are turned with them.
-    """
-
-    max_side: int | None = None
-    max_pixels: int = 100_000_000
-    exif: str = "ignore"
+    max_side: int | None = option(None, "shrink larger images to this long side", low=1, metavar="PIXELS")
+    max_pixels: int = option(
+        100_000_000,
+        f"refuse images of more, or of more bytes than {PIXEL_BYTES} for each, unopened",
+        low=1,
+        metavar="PIXELS",
+    )
+    exif: Literal["ignore", "apply"] = option("ignore", "whether to turn images, and boxes with them, as EXIF says")
 
 
 @dataclasses.dataclass(frozen=True)

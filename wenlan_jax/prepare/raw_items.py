@@ -16,8 +16,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from wenlan_jax.config.options import option
 from wenlan_jax.data.records import Question, Region, Text
-from wenlan_jax.util import languages
+from wenlan_jax.util import arguments, languages
 from wenlan_jax.util.errors import WenlanError
 
 Row = Mapping[str, Any]
@@ -70,31 +71,39 @@ class Rejected(Exception):  # noqa: N818 - counted, not raised to the user
         self.reason, self.detail = reason, detail
 
 
+def _text_field(word: str) -> tuple[str, str]:
+    name, _, kind = arguments.text(word).partition("=")
+    if not name:
+        raise ValueError(f"{word!r} is not FIELD or FIELD=KIND")
+    return name, kind or DEFAULT_KIND
+
+
+def _same_name(name: str) -> Any:
+    return option(None, name, metavar="FIELD", usual=f"{name}, where present")
+
+
 @dataclasses.dataclass(frozen=True)
 class FieldNames:
     """Which fields of a row hold what.
 
     None takes the field of the same name (`id`, `split`, `language`, `kind`, `source`) where a row has it.
-
-    Attributes:
-        image: the path or URL of the image.
-        texts: from a field to the kind of its texts.
-        id: the id of the record.
-        split: the split.
-        language: of the texts.
-        kind: of the texts.
-        source: of the record.
-        boxes: of the image; None for none.
     """
 
-    image: str = "image"
-    texts: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"caption": DEFAULT_KIND})
-    id: str | None = None
-    split: str | None = None
-    language: str | None = None
-    kind: str | None = None
-    source: str | None = None
-    boxes: str | None = None
+    image: str = option("image", "path or URL of the image", metavar="FIELD")
+    texts: Mapping[str, str] = option(
+        {"caption": DEFAULT_KIND},
+        "texts and their kind, e.g. descriptive or weak; may be given several times",
+        read=_text_field,
+        metavar="FIELD[=KIND]",
+        usual="caption",
+        repeated=True,
+    )
+    id: str | None = _same_name("id")
+    split: str | None = _same_name("split")
+    language: str | None = _same_name("language")
+    kind: str | None = _same_name("kind")
+    source: str | None = _same_name("source")
+    boxes: str | None = option(None, "boxes [[x1, y1, x2, y2], ...] in pixels", metavar="FIELD")
 
     def asked(self) -> list[str]:
         """Lists the fields that a table must have."""
@@ -108,18 +117,18 @@ class ReadOptions:
 
     Attributes:
         fields: which fields of a row hold what.
-        language: of texts which name none.
-        encoding: of the files.
-        max_caption: in characters; longer texts are dropped.
-        image_name: where the image of a set that gives only URLs lies, a format string of `number` (the line, from 0)
-            and `url`.
     """
 
     fields: FieldNames = dataclasses.field(default_factory=FieldNames)
-    language: str = ""
-    encoding: str = "utf-8"
-    max_caption: int = 10_000
-    image_name: str = "{number:09d}.jpg"
+    language: str = option("", "language of texts that name none, e.g. zh; any usual spelling")
+    encoding: str = option("utf-8", "of the files, e.g. gb18030; a byte order mark tells more", read=str)
+    max_caption: int = option(10_000, "longer texts are dropped and counted", low=1, metavar="CHARACTERS")
+    image_name: str = option(
+        "{number:09d}.jpg",
+        "name of the image of a line that gives a URL, by {number} (of the line, from 0) and {url}",
+        read=str,
+        metavar="TEMPLATE",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

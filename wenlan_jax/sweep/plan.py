@@ -14,6 +14,11 @@ from typing import Any
 from wenlan_jax.config import settings
 from wenlan_jax.sweep.table import Row, TableError, TableFile
 from wenlan_jax.tasks import experiment
+from wenlan_jax.util.errors import WenlanError
+
+
+class SweepError(WenlanError, ValueError):
+    """Arguments of `wenlan sweep` that go together with nothing there is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +115,33 @@ def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> SweepPlan:
         runs[run.name] = run if known is None else dataclasses.replace(known, places=known.places + run.places)
         at[run.places[0]] = run.name
     return SweepPlan(tuple(files), wanted, runs, at)
+
+
+def chosen(planned: SweepPlan, only: Sequence[str] | None, only_run: str | None) -> list[SweepRun]:
+    """Picks the runs to make.
+
+    Args:
+        planned: all runs.
+        only: names of rows; None for all.
+        only_run: the name of one run, in place of rows.
+
+    Returns:
+        The runs.
+
+    Raises:
+        SweepError: for a row or a run that no table has.
+    """
+    if only_run is not None:
+        if only_run not in planned.runs:
+            raise SweepError(
+                f"--only-run: the tables have no run {only_run}; they or their base have changed since it was named"
+            )
+        return [planned.runs[only_run]]
+    rows = sorted({row.name for file in planned.files for row in file.table.rows})
+    for name in only or ():
+        if name not in rows:
+            raise SweepError(f"--only: no row {name!r}; there are {', '.join(map(repr, rows))}")
+    return [run for run in planned.runs.values() if only is None or any(place.row in only for place in run.places)]
 
 
 def _lines(error: experiment.ConfigError) -> list[str]:

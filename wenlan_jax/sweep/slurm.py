@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from wenlan_jax.util import atomic_files
 from wenlan_jax.util.errors import WenlanError
+
+SCRIPT = "sweep.sbatch"
+"""In the folder of a sweep: its job array."""
 
 WARNING_SECONDS = 300
 """How long before the end of its time a task is told to save."""
@@ -88,6 +93,15 @@ def script(request: SlurmRequest) -> str:
     lines.append(f"runs=({' '.join(request.runs)})")
     lines.append(f'set -- {shlex.join(request.command)} "--only-run=${{runs[$SLURM_ARRAY_TASK_ID]}}"')
     return "\n".join(lines) + "\n" + TASK
+
+
+def write(request: SlurmRequest) -> Path:
+    """Writes the batch script into the folder of the logs, and returns its path. See `script`."""
+    text = script(request)
+    request.logs.mkdir(parents=True, exist_ok=True)
+    path = request.logs / SCRIPT
+    atomic_files.write(path, os.fsencode(text), shared=True)
+    return path
 
 
 def submit(path: Path) -> str:

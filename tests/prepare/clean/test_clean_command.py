@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from repository import CONFIGS
 
+from wenlan_jax.commands import clean as command
+from wenlan_jax.commands import score
 from wenlan_jax.config import settings
 from wenlan_jax.data import sources
-from wenlan_jax.prepare.clean import command, language, options, shards, signatures, texts
+from wenlan_jax.prepare.clean import language, options, shards, signatures, texts
 
 CONFIG = CONFIGS / "clean" / "web_zh.py"
 EVERYTHING_OFF = [
@@ -44,9 +46,9 @@ def test_clean_and_score(plant: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
     for name in ("images", "texts"):
         np.save(arrays / f"train.{name}.npy", np.eye(6, dtype=np.float32))
     parser = argparse.ArgumentParser()
-    command.add_score_arguments(parser)
+    score.add_arguments(parser)
     given = [tmp_path / "out", "--embeddings", arrays, "--out", tmp_path / "scores"]
-    assert command.run_score(parser.parse_args([str(value) for value in given])) == 0
+    assert score.run(parser.parse_args([str(value) for value in given]), []) == 0
     assert "web: 6 pairs, 100.0% above the quantile 0.95 of shuffled pairs (0.000): 100.0% correlated" in (
         capsys.readouterr().out
     )
@@ -92,7 +94,7 @@ def test_a_source_that_is_none_is_told_as_what_it_is(plant: Any, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     scored = argparse.ArgumentParser()
-    command.add_score_arguments(scored)
+    score.add_arguments(scored)
     for name, told in (
         ("nothing", "nothing: no such directory"),
         ("empty", "empty: no data set, it has no dataset_info.json"),
@@ -105,7 +107,7 @@ def test_a_source_that_is_none_is_told_as_what_it_is(plant: Any, tmp_path: Path)
         assert "remove it" not in str(caught.value)
         arguments = [str(place), "--embeddings", str(tmp_path / "empty"), "--out", str(tmp_path / "scores")]
         with pytest.raises(sources.SourceError, match=told):
-            command.run_score(scored.parse_args(arguments))
+            score.run(scored.parse_args(arguments), [])
 
 
 def test_every_field_is_described() -> None:

@@ -14,9 +14,10 @@ import pytest
 from annotations import unchecked
 from onnx import TensorProto, helper, numpy_helper
 
+from wenlan_jax.commands import regions as command
 from wenlan_jax.data import images
 from wenlan_jax.data.records import Record
-from wenlan_jax.prepare.regions import command, contract, detector, job
+from wenlan_jax.prepare.regions import contract, detector, job
 from wenlan_jax.prepare.regions.contract import DetectorError
 from wenlan_jax.prepare.regions.detector import Supplied
 
@@ -87,7 +88,7 @@ def _run(tmp_path: Path, packed: Path, *options: str, out: str = "out") -> job.R
         [str(packed), f"--out={tmp_path / out}", f"--detector={tmp_path / 'toy.onnx'}", "--min-boxes=0", *options]
     )
     detector._opened.cache_clear()
-    assert command.run(arguments) == 0
+    assert command.run(arguments, []) == 0
     content = json.loads((tmp_path / out / job.REPORT_NAME).read_text())["report"]
     content.pop("feature_norm")
     return job.RegionReport(**content)
@@ -196,10 +197,10 @@ def test_a_store_needs_its_format(tmp_path: Path, packed: Path) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     with pytest.raises(job.RegionJobError, match="--stored needs --format"):
-        command.run(parser.parse_args([str(packed), f"--out={tmp_path / 'out'}", "--stored=x.tsv"]))
+        command.run(parser.parse_args([str(packed), f"--out={tmp_path / 'out'}", "--stored=x.tsv"]), [])
     with pytest.raises(job.RegionJobError, match="is also the source"):
         command.run(
-            parser.parse_args([str(packed), f"--out={tmp_path / 'packed'}", "--stored=x", "--format=brivl_npz"])
+            parser.parse_args([str(packed), f"--out={tmp_path / 'packed'}", "--stored=x", "--format=brivl_npz"]), []
         )
     with pytest.raises(SystemExit):
         parser.parse_args([str(packed), "--out=out"])

@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone names it
 from torch import nn
 
+from wenlan_jax.commands import regions as command
 from wenlan_jax.data import images, sources
 from wenlan_jax.data.records import Record
 from wenlan_jax.prepare import tfds_files
-from wenlan_jax.prepare.regions import boxes, command, job
+from wenlan_jax.prepare.regions import boxes, job
 from wenlan_jax.synthetic import compose
 from wenlan_jax.synthetic.world import CLOSE, SHAPES
 
@@ -176,7 +177,7 @@ def test_a_trained_detector_finds_the_things_of_scenes(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     places = [str(tmp_path / "packed"), f"--out={tmp_path / 'out'}", f"--detector={tmp_path / 'scenes.onnx'}"]
-    assert command.run(parser.parse_args([*places, "--min-boxes=0"])) == 0
+    assert command.run(parser.parse_args([*places, "--min-boxes=0"]), []) == 0
 
     source = sources.TfdsSource(tmp_path / "out", "test", "out")
     found = [source[row] for row in range(len(source))]

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from wenlan_jax.config.options import faults, option
 from wenlan_jax.data import records
 from wenlan_jax.data.records import Classes, Features, Region
 from wenlan_jax.util.errors import WenlanError
@@ -32,15 +33,11 @@ class Selection:
 
     The usual values are those of the bottom-up attention features that UNITER was trained on.
 
-    Attributes:
-        threshold: boxes of at least this score are kept.
-        min_boxes: so many are kept in any case, if there are so many.
-        max_boxes: so many are kept at most.
     """
 
-    threshold: float = 0.2
-    min_boxes: int = 10
-    max_boxes: int = 100
+    threshold: float = option(0.2, "least score of a box", low=0, high=1)
+    min_boxes: int = option(10, "kept of an image whatever their score", low=0)
+    max_boxes: int = option(100, "kept of an image", low=1)
 
     def check(self) -> None:
         """Checks the numbers.
@@ -48,10 +45,10 @@ class Selection:
         Raises:
             DetectionError: for numbers that make no sense.
         """
-        if not 0 <= self.min_boxes <= self.max_boxes or not self.max_boxes:
+        for fault in faults(self):
+            raise DetectionError(fault)
+        if self.min_boxes > self.max_boxes:
             raise DetectionError(f"at least {self.min_boxes} and at most {self.max_boxes} boxes cannot be kept")
-        if not 0 <= self.threshold <= 1:
-            raise DetectionError(f"the threshold is {self.threshold:g}; a score is between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)

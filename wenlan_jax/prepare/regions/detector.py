@@ -6,8 +6,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from wenlan_jax.config.options import REQUIRED, faults, option
 from wenlan_jax.data import images
 from wenlan_jax.data.records import Record
 from wenlan_jax.prepare.regions import contract
@@ -16,8 +17,6 @@ from wenlan_jax.prepare.regions.detections import DetectionError, Detections, Se
 from wenlan_jax.prepare.regions.onnx_detector import AnyPixels, OnnxDetector, Pixels
 from wenlan_jax.prepare.regions.transformers_detector import TransformersDetector
 from wenlan_jax.util import atomic_files
-
-KINDS = ("onnx", "transformers")
 
 
 @runtime_checkable
@@ -36,24 +35,33 @@ class Supplied:
     """A detector of the user: picklable, and opened once in each process.
 
     Attributes:
-        place: an ONNX file or a directory of transformers.
-        kind: one of KINDS.
-        threshold: the least score of a box; None for that of the contract, else that of Selection.
-        nms: the overlap above which a worse box goes; None for that of the contract, else no suppression.
         min_boxes: see `Selection`.
         max_boxes: see `Selection`.
-        batch_size: images that the detector sees at once.
-        threads: of each process; 0 uses all cores.
     """
 
-    place: Path
-    kind: str
-    threshold: float | None = None
-    nms: float | None = None
+    place: Path = option(REQUIRED, "an ONNX file or a directory of transformers", metavar="PATH")
+    kind: Literal["onnx", "transformers"] = option(
+        REQUIRED, "of the detector", usual="onnx for a file, transformers for a directory"
+    )
+    threshold: float | None = option(
+        None,
+        "least score of a box",
+        low=0,
+        high=1,
+        usual=f"that of the detector's contract, else {Selection.threshold:g}",
+    )
+    nms: float | None = option(
+        None,
+        "suppress worse boxes that overlap more",
+        low=0,
+        high=1,
+        metavar="OVERLAP",
+        usual="that of the detector's contract, else none is suppressed",
+    )
     min_boxes: int = Selection.min_boxes
     max_boxes: int = Selection.max_boxes
-    batch_size: int = 16
-    threads: int = 0
+    batch_size: int = option(16, "images at once", low=1)
+    threads: int = option(0, "of each process; 0: all cores", low=0)
 
     @property
     def selection(self) -> Selection:
@@ -71,10 +79,8 @@ class Supplied:
             DetectorError: for one that cannot be used.
             DetectionError: for a selection that makes no sense.
         """
-        if self.batch_size < 1:
-            raise DetectorError(f"the batch size is {self.batch_size}; it must be positive")
-        if self.nms is not None and not 0 <= self.nms <= 1:
-            raise DetectorError(f"nms is {self.nms:g}; an overlap is between 0 and 1")
+        for fault in faults(self):
+            raise DetectorError(fault)
         if not self.place.exists():
             raise DetectorError(f"{self.place}: no such detector")
         self.selection.check()
@@ -101,7 +107,7 @@ class Supplied:
         return f"{self.place}: none of the images can be decoded"
 
 
-def kind_of(place: Path) -> str:
+def kind_of(place: Path) -> Literal["onnx", "transformers"]:
     """Guesses the kind of a detector from its path."""
     return "transformers" if place.is_dir() else "onnx"
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from wenlan_jax.config.options import REQUIRED, faults, option
 from wenlan_jax.data.records import Record
 from wenlan_jax.prepare import name_templates, raw_items
 from wenlan_jax.prepare.raw_items import ReadError
@@ -77,20 +78,27 @@ class StoredRegions:
     """A store in use.
 
     Attributes:
-        place: where it is.
-        file_format: one of FORMATS.
-        key: a format string of `id` (of the record), `path` (of the image, or the id, without the ending), `stem` (its
-            last part) and `number` (the last digits of the stem, as a number: `coco_train2014_{number:012d}`); "" takes
-            the usual one.
         selection: which boxes are taken.
-        links: entries may be links that lead out of the folder.
     """
 
-    place: str
-    file_format: str
-    key: str = ""
+    place: str = option(
+        REQUIRED, "where regions are stored; they replace the boxes of records", read=str, metavar="PLACE"
+    )
+    file_format: str = option(
+        REQUIRED,
+        "; ".join(f"{name}: {of.meaning}" for name, of in FORMATS.items()),
+        among=lambda: tuple(FORMATS),
+    )
+    key: str = option(
+        "",
+        "name of an image there, of {id} (of the record), {path} (of the image, or the id, without the ending), "
+        "{stem} (its last part) and {number} (the last digits of the stem, as in coco_train2014_{number:012d})",
+        read=str,
+        metavar="TEMPLATE",
+        usual="by format",
+    )
     selection: Selection = dataclasses.field(default_factory=Selection)
-    links: bool = False
+    links: bool = option(False, "follow links that lead out of PLACE")
 
     @property
     def template(self) -> str:
@@ -109,8 +117,8 @@ class StoredRegions:
             DetectionError: for a selection that makes no sense.
         """
         self.selection.check()
-        if self.file_format not in FORMATS:
-            raise ReadError(f"regions of format {self.file_format}: must be one of {', '.join(FORMATS)}")
+        for fault in faults(self):
+            raise ReadError(f"regions: {fault}")
         name_templates.check("--regions-key (--key of `wenlan regions`)", self.template, _fields("0", "0", "0", "0"))
         if not self.open().some_keys():
             raise ReadError(f"{self.place}: holds no regions of format {self.file_format}")

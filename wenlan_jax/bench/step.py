@@ -1,4 +1,4 @@
-"""What `wenlan bench` runs and prints."""
+"""`wenlan bench` of a training step: its speed, where its time and memory go, and PyTorch beside it."""
 
 from __future__ import annotations
 

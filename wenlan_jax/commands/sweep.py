@@ -1,4 +1,4 @@
-"""The command line of `wenlan sweep`."""
+"""`wenlan sweep`: runs the rows of ablation tables and writes the tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 
 from wenlan_jax.sweep import figure, local_runs, plan, report, slurm, summary, table
 from wenlan_jax.sweep import folder as folders
-from wenlan_jax.util import atomic_files
 from wenlan_jax.util.arguments import LARGEST_SEED, whole
-from wenlan_jax.util.errors import WenlanError
 
 DESCRIPTION = """\
 Run the rows of ablation tables, each with every seed, through `wenlan train`, and write the tables.
@@ -32,24 +30,16 @@ examples:
   wenlan sweep configs/ablations/queue.py --out=/shared/ablations --table-only
 """
 
-SCRIPT = "sweep.sbatch"
-"""In OUT: the job array of --backend=slurm."""
-
-
-class SweepError(WenlanError, ValueError):
-    """Arguments of `wenlan sweep` that go together with nothing there is."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `wenlan sweep`."""
+    """Declares the arguments of `wenlan sweep`."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="table files, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="directory of the runs and the tables")
-    parser.add_argument("--jobs", type=_positive, default=1, help="trainings side by side (default: %(default)s)")
+    parser.add_argument("--jobs", type=whole(1), default=1, help="trainings side by side (default: %(default)s)")
     parser.add_argument(
         "--gpus-per-run",
-        type=_positive,
+        type=whole(1),
         metavar="G",
         help="give each training G GPUs of its own by CUDA_VISIBLE_DEVICES (default: each sees all)",
     )
@@ -74,24 +64,20 @@ def _add_slurm_arguments(group: argparse._ArgumentGroup) -> None:
         "--backend",
         choices=("local", "slurm"),
         default="local",
-        help=f"slurm: write OUT/{SCRIPT}, one job array with a task a run that is not done (default: %(default)s)",
+        help=f"slurm: write OUT/{slurm.SCRIPT}, one job array with a task a run that is not done "
+        "(default: %(default)s)",
     )
     group.add_argument("--submit", action="store_true", help="also give it to sbatch")
     group.add_argument("--sbatch", default="", metavar="'--A=B ...'", help="options of sbatch for every task")
     group.add_argument("--setup", type=Path, metavar="FILE", help="a script that each task sources first")
 
 
-def _positive(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, not {value!r}")
-    return int(value)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     """Runs `wenlan sweep`.
 
     Args:
-        args: the parsed arguments.
+        arguments: the parsed arguments.
+        fields: none.
 
     Returns:
         0 if every run asked for is done, else 1.
@@ -100,46 +86,34 @@ def run(args: argparse.Namespace) -> int:
         SweepError: for arguments that do not go together, or a row or run that no table has.
         TableError: lists the faults of the tables.
     """
-    _check(args)
-    files = [file for path in args.files for file in (table.in_folder(path) if path.is_dir() else [path])]
-    planned = plan.make([table.load(file) for file in files], args.seeds)
-    chosen = _chosen(planned, args.only, args.only_run)
-    slots = local_runs.slots(args.jobs, args.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    store = folders.RunStore(args.out)
+    del fields
+    _check(arguments)
+    files = [file for path in arguments.files for file in (table.in_folder(path) if path.is_dir() else [path])]
+    planned = plan.make([table.load(file) for file in files], arguments.seeds)
+    chosen = plan.chosen(planned, arguments.only, arguments.only_run)
+    slots = local_runs.slots(arguments.jobs, arguments.gpus_per_run or 0, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    store = folders.RunStore(arguments.out)
     wanted = [store.folder(run) for run in chosen]
-    if args.dry_run:
+    if arguments.dry_run:
         return _list(wanted, planned)
     open_runs = [folder for folder in wanted if folder.result() is None]
-    if args.backend == "slurm":
-        return _write_array(args, open_runs)
-    if not args.table_only:
+    if arguments.backend == "slurm":
+        return _write_array(arguments, open_runs)
+    if not arguments.table_only:
         print(f"{len(wanted) - len(open_runs)} of {len(wanted)} run(s) are done already", flush=True)
         local_runs.RunPool(open_runs, slots, folders.wenlan_command(), lambda line: print(line, flush=True)).run()
-    if args.only_run is None:
-        _write_tables(planned, store, args.out)
+    if arguments.only_run is None:
+        _write_tables(planned, store, arguments.out)
     return 0 if all(folder.result() is not None for folder in wanted) else 1
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.backend == "local" and (args.submit or args.sbatch or args.setup):
-        raise SweepError("--submit, --sbatch and --setup are for --backend=slurm")
-    if args.backend == "slurm" and (args.table_only or args.gpus_per_run):
-        raise SweepError("--backend=slurm: the tables come from the same command without it; GPUs are asked of sbatch")
-
-
-def _chosen(planned: plan.SweepPlan, only: Sequence[str] | None, only_run: str | None) -> list[plan.SweepRun]:
-    """The runs to make. Raises SweepError for a row or a run that no table has."""
-    if only_run is not None:
-        if only_run not in planned.runs:
-            raise SweepError(
-                f"--only-run: the tables have no run {only_run}; they or their base have changed since it was named"
-            )
-        return [planned.runs[only_run]]
-    rows = sorted({row.name for file in planned.files for row in file.table.rows})
-    for name in only or ():
-        if name not in rows:
-            raise SweepError(f"--only: no row {name!r}; there are {', '.join(map(repr, rows))}")
-    return [run for run in planned.runs.values() if only is None or any(place.row in only for place in run.places)]
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.backend == "local" and (arguments.submit or arguments.sbatch or arguments.setup):
+        raise plan.SweepError("--submit, --sbatch and --setup are for --backend=slurm")
+    if arguments.backend == "slurm" and (arguments.table_only or arguments.gpus_per_run):
+        raise plan.SweepError(
+            "--backend=slurm: the tables come from the same command without it; GPUs are asked of sbatch"
+        )
 
 
 def _list(wanted: Sequence[folders.RunFolder], planned: plan.SweepPlan) -> int:
@@ -152,20 +126,17 @@ def _list(wanted: Sequence[folders.RunFolder], planned: plan.SweepPlan) -> int:
     return 0
 
 
-def _write_array(args: argparse.Namespace, open_runs: Sequence[folders.RunFolder]) -> int:
+def _write_array(arguments: argparse.Namespace, open_runs: Sequence[folders.RunFolder]) -> int:
     if not open_runs:
         print("every run is done; the same command without --backend=slurm writes the tables")
         return 0
-    out = args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    seeds = ["--seeds", *map(str, args.seeds)] if args.seeds else []
-    command = ["wenlan", "sweep", *(str(path.resolve()) for path in args.files), f"--out={out}", *seeds]
-    options, names = shlex.split(args.sbatch), [folder.run.name for folder in open_runs]
-    text = slurm.script(slurm.SlurmRequest(names, command, args.jobs, options, args.setup, out))
-    path = out / SCRIPT
-    atomic_files.write(path, os.fsencode(text), shared=True)
+    out = arguments.out.resolve()
+    seeds = ["--seeds", *map(str, arguments.seeds)] if arguments.seeds else []
+    command = ["wenlan", "sweep", *(str(path.resolve()) for path in arguments.files), f"--out={out}", *seeds]
+    options, names = shlex.split(arguments.sbatch), [folder.run.name for folder in open_runs]
+    path = slurm.write(slurm.SlurmRequest(names, command, arguments.jobs, options, arguments.setup, out))
     print(f"{len(names)} task(s) in {path}")
-    print(slurm.submit(path) if args.submit else f"submit it with: sbatch {path}")
+    print(slurm.submit(path) if arguments.submit else f"submit it with: sbatch {path}")
     return 0
 
 

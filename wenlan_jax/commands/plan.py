@@ -1,4 +1,4 @@
-"""What `wenlan plan` takes, runs and prints.
+"""`wenlan plan`: says what a run needs on devices that are not here.
 
 jax starts only after `topology.prepare` has said how many devices it is to simulate, so all that needs it is imported
 late.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wenlan_jax.commands import ADVICE
 from wenlan_jax.plan import topology as topologies
 from wenlan_jax.tasks import experiment
 from wenlan_jax.util.arguments import real, whole
@@ -29,14 +30,14 @@ class PlanError(WenlanError, ValueError):
     """Arguments of `wenlan plan` that do not go together."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, advice: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `wenlan plan`."""
     parser.description = (
         "Compile the training step of a configuration for devices that are not here, and say what it will need\n"
         "there: bytes per device by part with a verdict, FLOPs, bytes moved, collectives, an estimate of the time.\n"
         "TPUs: with their own compiler (extra [tpu]), on any machine. GPUs, or without it: from XLA's program for as\n"
         "many CPUs, which is said. Topologies: v5e:16x8, v5p:4x4x4*2 (two slices), h100:8, a100:14x8 (14 machines).\n\n"
-        + advice
+        + ADVICE
     )
     parser.epilog = (
         "examples:\n  wenlan plan --config=configs/brivl_2.py --topology=v5e:16x8 --search\n"

@@ -1,11 +1,11 @@
-"""The command line of `wenlan report`."""
+"""`wenlan report`: turns one run into a page that a person reads."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wenlan_jax.report import page
@@ -24,23 +24,25 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `wenlan report`."""
+    """Declares the arguments of `wenlan report`."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="directory of a run of `wenlan train`")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the page to write (default: WORKDIR/{page.NAME})")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     """Runs `wenlan report` and says where the page is.
 
     Args:
-        args: the parsed arguments.
+        arguments: the parsed arguments.
+        fields: none.
 
     Returns:
         The exit status.
     """
+    del fields
     with _errors_alone():  # what would be warned of stands on the page
-        written = page.write(args.workdir, args.out)
+        written = page.write(arguments.workdir, arguments.out)
     print(f"{written} written")
     return 0
 

@@ -1,0 +1,20 @@
+"""`wenlan fields`: lists every configuration field with its default and source."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `wenlan fields`."""
+    parser.epilog = "example:\n  wenlan fields | grep -A 1 optimizer"
+
+
+def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
+    """Runs `wenlan fields` and returns the exit status."""
+    del arguments, fields
+    from wenlan_jax.tasks import experiment
+
+    print(experiment.describe())
+    return 0
