@@ -57,10 +57,12 @@ def write(model: Model, folder: Path) -> Runner:
 
 def _check(model: Model) -> None:
     """The official modules have no switch for these."""
-    regions, text = model.config.model.image.regions, model.config.model.text.bert
+    image, text = model.config.model.image, model.config.model.text.bert
+    regions = image.regions
     faults = [
         fault
         for holds, fault in (
+            (image.architecture == "efficientnet", "model.image.architecture must be 'efficientnet'"),
             (regions.project, "model.image.regions.project must be true"),
             (regions.whole_image, "model.image.regions.whole_image must be true"),
             (regions.coordinates == "official", "model.image.regions.coordinates must be 'official'"),
