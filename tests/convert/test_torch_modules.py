@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import official_brivl
 import pytest
+from backbones import OTHER_BACKBONES, TINY
 
 pytest.importorskip("torch")
 
@@ -145,6 +146,11 @@ def test_image_towers_agree(name: str, tiny: Callable[..., experiment.Config]):
     assert_image_parity(tiny(**BACKBONE, **regions), batch=3, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("name", OTHER_BACKBONES)
+def test_image_towers_of_other_backbones_agree(name: str, tiny: Callable[..., experiment.Config]):
+    assert_image_parity(tiny(**TINY[name]), batch=3, tolerance=1e-5)
+
+
 @pytest.mark.parametrize("attention_mask", [True, False])
 @pytest.mark.parametrize("lengths", [(9, 9, 9), (3, 12, 7)], ids=["unpadded", "padded"])
 def test_text_towers_agree(attention_mask: bool, lengths: tuple[int, ...], tiny: Callable[..., experiment.Config]):
@@ -215,7 +221,7 @@ def fixture_architecture(sizes: dict[str, Any]) -> torch_modules.Architecture:
         text[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     )
     architecture = architecture_of(experiment.parse(c))
-    assert architecture["image"]["stages"] == [list(stage) for stage in net.stages]
+    assert architecture["image"]["backbone"]["stages"] == [list(stage) for stage in net.stages]
     return architecture
 
 
