@@ -282,13 +282,9 @@ def test_names_of_other_networks_are_told_apart(name: str, plain: bool):
 
 
 def test_other_networks_are_named():
-    with pytest.raises(
-        ConversionError, match="not a ResNet of torchvision, timm or Hugging Face: no key ends"
-    ):
+    with pytest.raises(ConversionError, match="not a ResNet of torchvision, timm or Hugging Face: no key ends"):
         resnet.detect(["conv_stem.weight"])
-    with pytest.raises(
-        ConversionError, match=r"without layer1\.0\.conv3\.weight: one of other blocks"
-    ):
+    with pytest.raises(ConversionError, match=r"without layer1\.0\.conv3\.weight: one of other blocks"):
         resnet.detect(["conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight"])
     with pytest.raises(ConversionError, match=r"without conv1\.weight: .* another\s+stem"):
         resnet.detect(["conv1.0.weight", "layer1.0.conv1.weight", "layer1.0.conv3.weight"])

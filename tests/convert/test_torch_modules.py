@@ -67,9 +67,11 @@ def tower_shapes(towers: Towers, tower: str) -> Any:
     return {kind: trees[tower] for kind, trees in shapes.items() if tower in trees}
 
 
-def official_state(variables: Mapping[str, Any], prefix: str) -> dict[str, torch.Tensor]:
+def official_state(
+    variables: Mapping[str, Any], prefix: str, backbone: str = "efficientnet"
+) -> dict[str, torch.Tensor]:
     """One tower's variables as its state dict in the official layout, without the tower's prefix."""
-    state = with_batch_counters(to_torch({QUERY_TOWERS[prefix]: variables}, brivl_table()))
+    state = with_batch_counters(to_torch({QUERY_TOWERS[prefix]: variables}, brivl_table(backbone=backbone)))
     return {key.removeprefix(prefix + "."): torch.from_numpy(value) for key, value in state.items()}
 
 
@@ -79,7 +81,8 @@ def both_image_towers(config: experiment.Config) -> tuple[Callable[..., np.ndarr
     variables = random_weights(tower_shapes(towers, "image"))
     with torch.device("meta"):
         theirs = torch_modules.ImageTower(architecture_of(config))
-    theirs.load_state_dict(official_state(variables, "imgencoder"), strict=True, assign=True)
+    state = official_state(variables, "imgencoder", config.model.image.architecture)
+    theirs.load_state_dict(state, strict=True, assign=True)
     ours = jax.jit(lambda *inputs: towers.image.apply(variables, *inputs, train=False).embedding)
     return ours, theirs.eval()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from wenlan_jax.bench.torch_worker import Job, TorchError
 from wenlan_jax.convert.bert import bert_description
-from wenlan_jax.convert.brivl import brivl_table, with_batch_counters
+from wenlan_jax.convert.brivl import OFFICIAL_BACKBONE, brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.models.efficientnet import EfficientNet
@@ -48,7 +48,7 @@ def check(config: experiment.Config) -> None:
     faults = [
         fault
         for holds, fault in (
-            (image.architecture == "efficientnet", "model.image.architecture must be 'efficientnet'"),
+            (image.architecture == OFFICIAL_BACKBONE, f"model.image.architecture must be {OFFICIAL_BACKBONE!r}"),
             (config.model.dtype == "float32", "model.dtype must be 'float32'"),
             (config.train.accumulation == 1, "train.accumulation must be 1"),
             (image.batch_norm.mode != "frozen", "model.image.batch_norm.mode must not be 'frozen'"),

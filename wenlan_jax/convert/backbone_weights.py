@@ -57,7 +57,8 @@ class Conversion(NamedTuple):
         read: prepares weights for a configuration whose architecture is this; takes the arrays, the configuration and
             the file, whose neighbours say more. Raises ConversionError for weights that no configuration can take.
         sizes: the fields that weights settle, from the arrays, the file and the configuration that is changed.
-        rules: those of our own exports, from the prefix of the keys and the scope of the Flax paths.
+        rules: those of our own exports, from the prefix of the keys and the scope of the Flax paths, with
+            `{collection}` for the name of the collection.
         architecture: the sizes of a module, as `torch_modules` wants them.
     """
 
@@ -72,19 +73,6 @@ def of(name: str) -> Conversion:
     """Finds the table of the backbone of a name."""
     found: Conversion = backbones.BACKBONES[name].conversion.resolve()
     return found
-
-
-def export_rules(prefix: str, scope: str) -> list[Rule]:
-    """Makes the rules of our own exports for any backbone; they have no key and no path in common.
-
-    Args:
-        prefix: of the keys.
-        scope: of the Flax paths, with `{collection}` for the name of the collection.
-
-    Returns:
-        The rules.
-    """
-    return [rule for name in backbones.BACKBONES for rule in of(name).rules(prefix, scope)]
 
 
 def sole_prefix(keys: Iterable[str], stems: Mapping[Family, str], what: str) -> tuple[Family, str]:

@@ -19,12 +19,15 @@ from wenlan_jax.convert.rules import FlatTree, Ignore, Rule, Table
 from wenlan_jax.core.state import MOMENTUM
 
 QUERY_TOWERS = {"imgencoder": "image", "textencoder": "text"}
+OFFICIAL_BACKBONE = "efficientnet"
+"""The image backbone of the official models."""
+
 MOMENTUM_TOWERS = {f"{prefix}_mom": tower + MOMENTUM for prefix, tower in QUERY_TOWERS.items()}
 
 _BATCH_COUNTER = "num_batches_tracked"
 
 
-def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> Table:
+def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS, backbone: str = OFFICIAL_BACKBONE) -> Table:
     """Makes the rules for some towers of an official checkpoint.
 
     Image and text towers are told apart by the prefix (`img...`, `text...`). The towers of the checkpoint that are not
@@ -32,13 +35,14 @@ def brivl_table(towers: Mapping[str, str] = QUERY_TOWERS) -> Table:
 
     Args:
         towers: from the official prefix to the Flax name: QUERY_TOWERS, MOMENTUM_TOWERS or both merged.
+        backbone: the image backbone, a value of `model.image.architecture`.
 
     Returns:
         The rules.
     """
     rules: list[Rule] = []
     for prefix, name in towers.items():
-        rules += image_rules(prefix, name) if prefix.startswith("img") else text_rules(prefix, name)
+        rules += image_rules(prefix, name, backbone) if prefix.startswith("img") else text_rules(prefix, name)
     left_out = [p for p in (*QUERY_TOWERS, *MOMENTUM_TOWERS) if p not in towers]
     others = tuple(Ignore(rf"{prefix}\..*", "a tower that was not asked for") for prefix in left_out)
     return Table(tuple(rules), (*_UNUSED, *others))
@@ -57,17 +61,18 @@ def is_unused_layer(key: str) -> bool:
     return ".backbone.classifier." in key or ".bert.pooler." in key
 
 
-def image_rules(prefix: str, tower: str) -> list[Rule]:
-    """Makes the rules of an image tower: the backbone, whichever it is, region projection, encoder, projection head.
+def image_rules(prefix: str, tower: str, backbone: str) -> list[Rule]:
+    """Makes the rules of an image tower: backbone, region projection, encoder, projection head.
 
     Args:
         prefix: of the official keys.
         tower: the Flax name.
+        backbone: the image backbone, a value of `model.image.architecture`.
 
     Returns:
         The rules.
     """
-    rules = backbone_weights.export_rules(f"{prefix}.backbone.", f"{tower}/{{collection}}/backbone/")
+    rules = backbone_weights.of(backbone).rules(f"{prefix}.backbone.", f"{tower}/{{collection}}/backbone/")
     head = f"{prefix}.learnable.max_pool.0"
     pooling = f"{tower}/params/regions/region_proj"
     rules += [pointwise(head, pooling), bias(head, pooling)]

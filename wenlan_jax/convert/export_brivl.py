@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert import model_card, weights
-from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, is_unused_layer, with_batch_counters
+from wenlan_jax.convert.brivl import (
+    MOMENTUM_TOWERS,
+    OFFICIAL_BACKBONE,
+    QUERY_TOWERS,
+    is_unused_layer,
+    with_batch_counters,
+)
 from wenlan_jax.convert.export_torch import tower_state
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportError, Model
@@ -62,7 +68,7 @@ def _check(model: Model) -> None:
     faults = [
         fault
         for holds, fault in (
-            (image.architecture == "efficientnet", "model.image.architecture must be 'efficientnet'"),
+            (image.architecture == OFFICIAL_BACKBONE, f"model.image.architecture must be {OFFICIAL_BACKBONE!r}"),
             (regions.project, "model.image.regions.project must be true"),
             (regions.whole_image, "model.image.regions.whole_image must be true"),
             (regions.coordinates == "official", "model.image.regions.coordinates must be 'official'"),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wenlan_jax.convert import backbone_weights, bert, import_single, queues, weights
-from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
+from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, OFFICIAL_BACKBONE, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, Table, flatten, to_flax
 from wenlan_jax.core.state import MOMENTUM, TrainState
 from wenlan_jax.tasks import experiment, registry
@@ -21,9 +21,6 @@ from wenlan_jax.util import host_memory
 from wenlan_jax.util.errors import WenlanError
 
 TOWERS = ("image", "text")
-
-OFFICIAL_BACKBONE = "efficientnet"
-"""The image backbone of the official models."""
 
 WHOLE_MODEL = "learnable."
 """Before the towers' keys in the state dict of the official model as a whole, queues included."""

@@ -351,7 +351,7 @@ class VisionTransformer(nn.Module):
         height, width = patches.shape[-2:]
         prefix = torch.cat((self.cls_token, self.reg_token), 1) if self.sizes["registers"] else self.cls_token
         x = patches.flatten(2).transpose(1, 2) + self.positions(height, width)
-        x = torch.cat((prefix.expand(len(x), -1, -1), x), 1)
+        x = torch.cat((prefix.expand(x.shape[0], -1, -1), x), 1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x[:, prefix.shape[1] :]).transpose(1, 2).unflatten(-1, (height, width))
