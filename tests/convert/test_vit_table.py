@@ -414,6 +414,31 @@ def test_normalisation_and_activation_are_read_where_they_are_told(tmp_path: Pat
         vit.read(weights.read(stored, False), settled(stored), stored)
 
 
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", 3),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", 12),
+        ("dinov2_vits14_pretrain", 6),
+        ("dinov2_vitl14_reg4_pretrain", 16),
+        ("vit_giant_patch14_224", None),
+        ("mine", None),
+    ],
+)
+def test_heads_are_those_of_the_name_where_it_says_a_size(name: str, heads: int | None, tmp_path: Path):
+    source = file_in(tmp_path / name, SOURCES["plain"][0]())
+    state = weights.read(source, False)
+    assert vit._said(state, vit.detect(state), source).heads == heads
+    unlike = settled(source, **{"model.image.vit.heads": HEADS if heads != HEADS else 2})
+    if heads is None:
+        assert "attention heads" in vit.read(state, unlike, source).unchecked
+        return
+    with pytest.raises(
+        ConversionError, match=rf"have heads={heads}; set model\.image\.vit\.heads={heads}"
+    ):
+        vit.read(state, unlike, source)
+
+
 def test_other_networks_are_named():
     with pytest.raises(ConversionError, match=r"not a Vision Transformer of timm, DINOv2 or Hugging Face: no key ends"):
         vit.detect(["conv_stem.weight", "blocks.0.0.conv_pw.weight"])

@@ -36,11 +36,11 @@ _NAME = r"(vit|deit3?|flexivit|dinov2)_[a-z0-9_.]+"
 EPS = 1e-6
 """Of the LayerNorms of timm and of DINOv2."""
 
-_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16, "giant": 24}
-"""Attention heads by the size that a name has (Dosovitskiy et al. 2021, table 1; Touvron et al. 2021; Oquab et al.
-2023)."""
+_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16, "vits": 6, "vitb": 12, "vitl": 16}
+"""Attention heads by the size that a name has, of timm or of DINOv2 (Dosovitskiy et al. 2021, table 1; Touvron et al.
+2021; Oquab et al. 2023)."""
 
-_USUAL_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
+_USUAL_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """The same by width."""
 
 _EPSILONS = {"vit": 1e-12, "dinov2": EPS, "dinov2_with_registers": EPS}
@@ -277,7 +277,7 @@ def _said(state: weights.State, layout: KeyLayout, source: Path) -> _Said:
         heads = description.get("num_attention_heads", 12) if description else None
         return _Said(heads, eps, "antialiased" if registers else "plain")
     name = backbone_weights.called(description, weights.metadata(source), source, _NAME)
-    heads = next((heads for size, heads in _HEADS.items() if f"_{size}_" in f"{name}_"), None)
+    heads = next((heads for size, heads in _HEADS.items() if re.search(rf"_{size}(\d+)?_", f"{name}_")), None)
     # DINOv2's own files have a mask token; those of timm do not.
     own = f"{layout.prefix}mask_token" in state and not registers
     return _Said(heads, EPS, "offset" if own else "antialiased")
