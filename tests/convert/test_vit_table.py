@@ -433,9 +433,7 @@ def test_heads_are_those_of_the_name_where_it_says_a_size(name: str, heads: int 
     if heads is None:
         assert "attention heads" in vit.read(state, unlike, source).unchecked
         return
-    with pytest.raises(
-        ConversionError, match=rf"have heads={heads}; set model\.image\.vit\.heads={heads}"
-    ):
+    with pytest.raises(ConversionError, match=rf"have heads={heads}; set model\.image\.vit\.heads={heads}"):
         vit.read(state, unlike, source)
 
 
