@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import official_brivl
 import pytest
+from backbones import OTHER_BACKBONES, TINY
 
 pytest.importorskip("torch")
 
@@ -66,9 +67,11 @@ def tower_shapes(towers: Towers, tower: str) -> Any:
     return {kind: trees[tower] for kind, trees in shapes.items() if tower in trees}
 
 
-def official_state(variables: Mapping[str, Any], prefix: str) -> dict[str, torch.Tensor]:
+def official_state(
+    variables: Mapping[str, Any], prefix: str, backbone: str = "efficientnet"
+) -> dict[str, torch.Tensor]:
     """One tower's variables as its state dict in the official layout, without the tower's prefix."""
-    state = with_batch_counters(to_torch({QUERY_TOWERS[prefix]: variables}, brivl_table()))
+    state = with_batch_counters(to_torch({QUERY_TOWERS[prefix]: variables}, brivl_table(backbone=backbone)))
     return {key.removeprefix(prefix + "."): torch.from_numpy(value) for key, value in state.items()}
 
 
@@ -78,7 +81,8 @@ def both_image_towers(config: experiment.Config) -> tuple[Callable[..., np.ndarr
     variables = random_weights(tower_shapes(towers, "image"))
     with torch.device("meta"):
         theirs = torch_modules.ImageTower(architecture_of(config))
-    theirs.load_state_dict(official_state(variables, "imgencoder"), strict=True, assign=True)
+    state = official_state(variables, "imgencoder", config.model.image.architecture)
+    theirs.load_state_dict(state, strict=True, assign=True)
     ours = jax.jit(lambda *inputs: towers.image.apply(variables, *inputs, train=False).embedding)
     return ours, theirs.eval()
 
@@ -143,6 +147,11 @@ def assert_text_parity(config: experiment.Config, lengths: tuple[int, ...], tole
 def test_image_towers_agree(name: str, tiny: Callable[..., experiment.Config]):
     regions = {f"model__image__regions__{field}": value for field, value in REGIONS[name].items()}
     assert_image_parity(tiny(**BACKBONE, **regions), batch=3, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHER_BACKBONES)
+def test_image_towers_of_other_backbones_agree(name: str, tiny: Callable[..., experiment.Config]):
+    assert_image_parity(tiny(**TINY[name]), batch=3, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("attention_mask", [True, False])
@@ -215,7 +224,7 @@ def fixture_architecture(sizes: dict[str, Any]) -> torch_modules.Architecture:
         text[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     )
     architecture = architecture_of(experiment.parse(c))
-    assert architecture["image"]["stages"] == [list(stage) for stage in net.stages]
+    assert architecture["image"]["backbone"]["stages"] == [list(stage) for stage in net.stages]
     return architecture
 
 

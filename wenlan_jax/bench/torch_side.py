@@ -11,9 +11,10 @@ import numpy as np
 
 from wenlan_jax.bench.torch_worker import StepJob, TorchError
 from wenlan_jax.convert.bert import bert_description
-from wenlan_jax.convert.brivl import brivl_table, with_batch_counters
+from wenlan_jax.convert.brivl import OFFICIAL_BACKBONE, brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
 from wenlan_jax.core.state import TrainState
+from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.regions import grid_boxes
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.run import Run
@@ -47,6 +48,7 @@ def check(config: experiment.Config) -> None:
     faults = [
         fault
         for holds, fault in (
+            (image.architecture == OFFICIAL_BACKBONE, f"model.image.architecture must be {OFFICIAL_BACKBONE!r}"),
             (config.model.dtype == "float32", "model.dtype must be 'float32'"),
             (config.train.accumulation == 1, "train.accumulation must be 1"),
             (image.batch_norm.mode != "frozen", "model.image.batch_norm.mode must not be 'frozen'"),
@@ -61,7 +63,7 @@ def check(config: experiment.Config) -> None:
                 "regions.project and .whole_image must be on",
             ),
             (image.encoder == config.model.text.encoder, "both encoders must be alike"),
-            (config.model.embedding == _head_width(config), "model.embedding must be the backbone's width"),
+            (config.model.embedding == _map_width(config), "model.embedding must be the backbone's width"),
             (not config.model.freeze, "model.freeze must be empty"),
             (contrast.bank_size % config.train.batch_size == 0, "the batch must divide contrast.bank_size"),
             (contrast.bank_start == "random", "contrast.bank_start must be 'random'"),
@@ -77,8 +79,8 @@ def check(config: experiment.Config) -> None:
         raise TorchError("the PyTorch reference does not cover this configuration:\n  " + "\n  ".join(faults))
 
 
-def _head_width(config: experiment.Config) -> int:
-    return towers.image_tower(config.model).backbone.head_width
+def _map_width(config: experiment.Config) -> int:
+    return towers.image_backbone(config.model).channels
 
 
 def job(config: experiment.Config, state: TrainState, batch: dict[str, np.ndarray]) -> StepJob:
@@ -122,7 +124,8 @@ def _batch(config: experiment.Config, batch: dict[str, np.ndarray]) -> dict[str,
 
 
 def _sizes(config: experiment.Config) -> dict[str, Any]:
-    backbone, encoder = towers.image_tower(config.model).backbone, config.model.text.encoder
+    backbone, encoder = towers.image_backbone(config.model), config.model.text.encoder
+    assert isinstance(backbone, EfficientNet), "`check` lets no other through"
     return {
         "stem_width": backbone.stem_width,
         "stages": tuple(tuple(stage) for stage in backbone.stages),

@@ -6,6 +6,7 @@ Imports nothing heavy, so that the command line can list what there is.
 from typing import NamedTuple
 
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER
+from wenlan_jax.tasks.two_tower.backbones import BACKBONES
 from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 
 
@@ -87,7 +88,7 @@ UNUSED_LAYERS = "unused_layers.safetensors"
 IMPORT_FORMATS: dict[str, str] = {
     "brivl": "an official checkpoint, or the whole official model with its queues",
     "bert": "the text backbone: BERT, RoBERTa or XLM-R of Hugging Face; BERT as a single tower's text side",
-    "efficientnet": "the image backbone: EfficientNet of timm or Hugging Face",
+    **{name: f"the image backbone: {spec.meaning}" for name, spec in BACKBONES.items()},
     "uniter": "the single tower: UNITER",
     "uc2": "the single tower: UC2",
     "xlm_roberta": "the single tower's text side: XLM-R with its head for words, of Hugging Face",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wenlan_jax.convert import backbone_weights
 from wenlan_jax.models.transformer import TransformerEncoder
 from wenlan_jax.models.two_tower import ImageTower, TextTower
 from wenlan_jax.tasks import experiment
@@ -49,18 +50,14 @@ def image_settings(config: experiment.Config) -> dict[str, Any]:
 
 
 def _image(config: experiment.Config, tower: ImageTower) -> torch_modules.ImageArchitecture:
-    backbone = tower.backbone
     return {
         "size": config.data.image_size,
         "antialias": config.data.antialias,
         "averaging": config.data.averaging,
         "mean": list(config.augment.mean),
         "std": list(config.augment.std),
-        "stem": backbone.stem_width,
-        "stages": [list(stage) for stage in backbone.stages],
-        "features": backbone.head_width,
-        "norm_eps": backbone.batch_norm.eps,
-        "norm_momentum": backbone.batch_norm.momentum,
+        "backbone": backbone_weights.of(config.model.image.architecture).architecture(tower.backbone),
+        "features": tower.backbone.channels,
         "regions": {
             "grid": list(tower.regions.grid),
             "boxes": 0 if tower.regions.grid else config.model.image.regions.boxes,

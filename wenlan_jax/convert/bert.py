@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax.convert.brivl import bert_rules
+from wenlan_jax.convert.layer_rules import layer_norm, linear
 from wenlan_jax.convert.rules import ConversionError, Ignore, WeightRule, WeightTable
 from wenlan_jax.tasks.two_tower import schema as two_towers
 
@@ -59,6 +59,15 @@ _FIELDS = {
 }
 """Names of transformers' `BertConfig` for the fields of `model.text.bert`."""
 
+_LAYER = {
+    "attention.self.query": "attention/query",
+    "attention.self.key": "attention/key",
+    "attention.self.value": "attention/value",
+    "attention.output.dense": "attention/out",
+    "intermediate.dense": "linear1",
+    "output.dense": "linear2",
+}
+_NORMS = {"attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2"}
 _WORDS = "embeddings.word_embeddings.weight"
 _HEADS = (
     Ignore(r"cls\..*", "heads of BERT's pretraining: masked words and next sentence"),
@@ -93,6 +102,30 @@ def bert_table(prefix: str) -> WeightTable:
     """Makes the rules of an encoder whose keys start with `prefix`, for both directions."""
     rules = bert_rules(prefix, BACKBONE)
     return WeightTable((*rules, *_old_norms(rules)), (*_unused(prefix), *_HEADS))
+
+
+def bert_rules(prefix: str, scope: str) -> list[WeightRule]:
+    """Makes the rules of a Hugging Face BertModel.
+
+    Args:
+        prefix: of its keys, maybe empty.
+        scope: of our encoder's paths.
+
+    Returns:
+        The rules.
+    """
+    embeddings = prefix + "embeddings."
+    rules = [
+        WeightRule(f"{embeddings}{kind}_embeddings.weight", (f"{scope}embeddings/{name}/embedding",))
+        for kind, name in (("word", "word"), ("position", "position"), ("token_type", "type"))
+    ]
+    rules += layer_norm(embeddings + "LayerNorm", scope + "embeddings/norm")
+    torch, flax = prefix + "encoder.layer.{i}.", scope + "layers_{i}/"
+    for theirs, ours in _LAYER.items():
+        rules += linear(torch + theirs, flax + ours)
+    for theirs, ours in _NORMS.items():
+        rules += layer_norm(torch + theirs, flax + ours)
+    return rules
 
 
 def position_offset(config: Mapping[str, Any]) -> int:

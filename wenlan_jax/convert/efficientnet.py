@@ -11,18 +11,23 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from wenlan_jax.convert.brivl import image_rules
+from wenlan_jax.convert import backbone_weights, bert, weights
+from wenlan_jax.convert.layer_rules import batch_norm, bias, convolution, params, pointwise
 from wenlan_jax.convert.rules import ConversionError, Ignore, WeightRule, WeightTable
-from wenlan_jax.models.efficientnet import SQUEEZE_RATIO, Stage
+from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, SQUEEZE_RATIO, EfficientNet, Stage, efficientnet_sizes
+from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks.two_tower.towers import image_backbone
 
-TOWER = "image"
+if TYPE_CHECKING:  # that module imports torch, which is optional
+    from wenlan_jax.convert import torch_modules
+
 Family = Literal["timm", "huggingface"]
 
 TF_EPS = 1e-3
 """Of batch normalisation in weights that came from TensorFlow, the only ones whose padding `EfficientNet` has."""
-_NAME = re.compile(r"(tf_)?(efficientnet(v2)?_[a-z0-9]+)(_[a-z0-9_]+)?")
+_NAME = r"(tf_)?(efficientnet(v2)?_[a-z0-9]+)(_[a-z0-9_]+)?"
 _PLAIN = re.compile(r"efficientnet_b\d")
 _TF_NAME = re.compile(r"tf_efficientnet_b\d(_[a-z0-9_]+)?([.-].*)?")
 
@@ -87,19 +92,7 @@ def detect(keys: Iterable[str]) -> KeyLayout:
     Raises:
         ConversionError: if they hold no stem, or several.
     """
-    found = [
-        KeyLayout(family, key.removesuffix(stem))
-        for key in keys
-        for family, stem in _STEMS.items()
-        if key == stem or key.endswith("." + stem)
-    ]
-    if not found:
-        stems = " or ".join(_STEMS.values())
-        raise ConversionError(f"not an EfficientNet of timm or Hugging Face: no key ends in {stems}")
-    if len(found) > 1:
-        places = ", ".join(sorted(layout.prefix or "the top level" for layout in found))
-        raise ConversionError(f"several image networks, under {places}: give a file with one of them")
-    return found[0]
+    return KeyLayout(*backbone_weights.sole_prefix(keys, _STEMS, "an EfficientNet of timm or Hugging Face"))
 
 
 def names_of(description: Mapping[str, Any], said: Mapping[str, str], source: Path) -> str:
@@ -113,11 +106,7 @@ def names_of(description: Mapping[str, Any], said: Mapping[str, str], source: Pa
     Returns:
         The name; empty where none of them names an EfficientNet.
     """
-    inner = description.get("pretrained_cfg")
-    described = [description.get("architecture"), inner.get("architecture") if isinstance(inner, Mapping) else None]
-    candidates = [*described, *said.values(), source.name, source.absolute().parent.name]
-    found = (_NAME.search(candidate) for candidate in candidates if isinstance(candidate, str))
-    return next((match[0] for match in found if match), "")
+    return backbone_weights.called(description, said, source, _NAME)
 
 
 def differences(
@@ -172,11 +161,7 @@ def _of_huggingface(description: Mapping[str, Any]) -> list[str]:
         "squeeze_expansion_ratio": (SQUEEZE_RATIO,),
         "num_channels": (3,),
     }
-    return [
-        f"config.json says {field}={description[field]}; the image backbone computes {values[0]} only"
-        for field, values in computed.items()
-        if field in description and description[field] not in values
-    ]
+    return backbone_weights.said_otherwise(description, computed, "the image backbone")
 
 
 def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> WeightTable:
@@ -189,8 +174,8 @@ def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> WeightTabl
     Returns:
         The rules.
     """
-    rules = timm_rules() if layout.family == "timm" else _huggingface_rules(stages)
-    renamed = tuple(dataclasses.replace(rule, torch=layout.prefix + rule.torch) for rule in rules)
+    plain = rules("", backbone_weights.SCOPE) if layout.family == "timm" else _huggingface_rules(stages)
+    renamed = tuple(dataclasses.replace(rule, torch=layout.prefix + rule.torch) for rule in plain)
     # With Hugging Face the classifier stands beside the network, not in it.
     owner = rf"({re.escape(layout.prefix)})?"
     ignored = (
@@ -200,19 +185,36 @@ def efficientnet_table(layout: KeyLayout, stages: Sequence[Stage]) -> WeightTabl
     return WeightTable(renamed, ignored)
 
 
-def timm_rules() -> list[WeightRule]:
-    """Makes the rules of the backbone in the official image tower, under no prefix."""
-    scope = f"{TOWER}.backbone."
-    official = [rule for rule in image_rules(TOWER, TOWER) if rule.torch.startswith(scope)]
-    return [dataclasses.replace(rule, torch=rule.torch.removeprefix(scope)) for rule in official]
+def rules(prefix: str, scope: str) -> list[WeightRule]:
+    """Makes the rules of timm's layout, which the official image tower and our own exports have.
+
+    Args:
+        prefix: of the keys.
+        scope: of the Flax paths, with `{collection}` for the name of the collection.
+
+    Returns:
+        The rules.
+    """
+    made = [convolution(prefix + "conv_stem", params(scope + "conv_stem"))]
+    made += [pointwise(prefix + "conv_head", params(scope + "conv_head"))]
+    made += batch_norm(prefix + "bn1", scope + "bn1") + batch_norm(prefix + "bn2", scope + "bn2")
+    torch, flax = prefix + "blocks.{s}.{i}.", scope + "blocks_{s}_{i}/"
+    made += [convolution(torch + "conv_dw", params(flax + "conv_dw"))]
+    for name in ("conv_pw", "conv_pwl", "se.conv_reduce", "se.conv_expand"):
+        made.append(pointwise(torch + name, params(flax + name.replace(".", "/"))))
+    for name in ("se.conv_reduce", "se.conv_expand"):
+        made.append(bias(torch + name, params(flax + name.replace(".", "/"))))
+    for name in ("bn1", "bn2", "bn3"):
+        made += batch_norm(torch + name, flax + name)
+    return made
 
 
 def _huggingface_rules(stages: Sequence[Stage]) -> list[WeightRule]:
     """timm's rules with Hugging Face's names, block by block."""
     block = "blocks.{s}.{i}."
-    timm = timm_rules()
+    timm = rules("", backbone_weights.SCOPE)
     inside = [rule for rule in timm if rule.torch.startswith(block)]
-    rules = [_renamed(rule, rule.torch, _ENDS) for rule in timm if rule not in inside]
+    made = [_renamed(rule, rule.torch, _ENDS) for rule in timm if rule not in inside]
     blocks = [(number, index, stage) for number, stage in enumerate(stages) for index in range(stage.repeats)]
     for position, (number, index, stage) in enumerate(blocks):
         names = _SEPARABLE if stage.expand == 1 else _INVERTED
@@ -220,11 +222,77 @@ def _huggingface_rules(stages: Sequence[Stage]) -> list[WeightRule]:
         for rule in inside:
             flax = tuple(path.format(s=number, i=index) for path in rule.flax)
             placed = dataclasses.replace(rule, flax=flax)
-            rules.append(_renamed(placed, rule.torch.removeprefix(block), places))
-    return [rule for rule in rules if rule is not None]
+            made.append(_renamed(placed, rule.torch.removeprefix(block), places))
+    return [rule for rule in made if rule is not None]
 
 
 def _renamed(rule: WeightRule, key: str, names: dict[str, str]) -> WeightRule | None:
     """The rule with its layer under another name; None for a layer that `names` lacks."""
     layer, leaf = key.rsplit(".", 1)
     return dataclasses.replace(rule, torch=f"{names[layer]}.{leaf}") if layer in names else None
+
+
+def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.Reading:
+    """Prepares an EfficientNet of timm or Hugging Face, see `Conversion`."""
+    layout, description, said = detect(state), bert.read_description(source), weights.metadata(source)
+    name = names_of(description, said, source)
+    usual = (config.augment.mean, config.augment.std)
+    faults = differences(layout.family, name, description, config.model.image.batch_norm.eps, usual)
+    net = image_backbone(config.model)
+    assert isinstance(net, EfficientNet), "as the configuration's architecture is this"
+    table = efficientnet_table(layout, net.stages)
+    told = description if layout.family == "huggingface" else name
+    return backbone_weights.Reading(state, table, faults, "" if told else UNCHECKED)
+
+
+def sizes(state: weights.StateDict, prefix: str, family: Family) -> backbone_weights.Fields:
+    """Finds the multipliers of an EfficientNet by its stem, its head and its number of blocks.
+
+    Args:
+        state: the arrays by key.
+        prefix: what stands before the keys.
+        family: whose names they have.
+
+    Returns:
+        The fields.
+
+    Raises:
+        ConversionError: if it is none of the published ones.
+    """
+    stem, head = ("conv_stem", "conv_head") if family == "timm" else ("embeddings.convolution", "encoder.top_conv")
+    blocks = sum(_ends_block(key.removeprefix(prefix)) for key in state if key.startswith(prefix))
+    ends = (backbone_weights.rows(state, f"{prefix}{name}.weight") for name in (stem, head))
+    found = (*ends, blocks)
+    for width, depth in COMPOUND_COEFFICIENTS.values():
+        made = efficientnet_sizes(width, depth)
+        if (made.stem_width, made.head_width, sum(stage.repeats for stage in made.stages)) == found:
+            backbone = "model.image.backbone."
+            return {f"{backbone}width_multiplier": width, f"{backbone}depth_multiplier": depth}
+    raise ConversionError(
+        f"an EfficientNet of {found[0]} channels after the stem, {found[1]} after the head and {found[2]} blocks is "
+        f"none of {', '.join(COMPOUND_COEFFICIENTS)}; set model.image.backbone.* yourself"
+    )
+
+
+def _ends_block(key: str) -> bool:
+    """Whether a key is the depthwise kernel of a block, of which each has one."""
+    return key.endswith((".conv_dw.weight", ".depthwise_conv.depthwise_conv.weight"))
+
+
+def _sizes_of(state: weights.StateDict, source: Path, base: experiment.Config) -> backbone_weights.Fields:
+    layout = detect(state)
+    return sizes(state, layout.prefix, layout.family)
+
+
+def architecture(backbone: EfficientNet) -> torch_modules.EfficientNetSizes:
+    """Returns the sizes of a module, ready for JSON."""
+    return {
+        "architecture": "efficientnet",
+        "stem": backbone.stem_width,
+        "stages": [list(stage) for stage in backbone.stages],
+        "norm_eps": backbone.batch_norm.eps,
+        "norm_momentum": backbone.batch_norm.momentum,
+    }
+
+
+CONVERSION = backbone_weights.Conversion(detect, read, _sizes_of, rules, architecture)

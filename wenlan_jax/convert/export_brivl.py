@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert import model_card, weights
-from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, is_unused_layer, with_batch_counters
+from wenlan_jax.convert.brivl import (
+    MOMENTUM_TOWERS,
+    OFFICIAL_BACKBONE,
+    QUERY_TOWERS,
+    is_unused_layer,
+    with_batch_counters,
+)
 from wenlan_jax.convert.export_torch import tower_state
 from wenlan_jax.convert.exporting import Runner
 from wenlan_jax.convert.model import ExportedModel, ExportError
@@ -57,10 +63,12 @@ def write(model: ExportedModel, folder: Path) -> Runner:
 
 def _check(model: ExportedModel) -> None:
     """The official modules have no switch for these."""
-    regions, text = model.config.model.image.regions, model.config.model.text.bert
+    image, text = model.config.model.image, model.config.model.text.bert
+    regions = image.regions
     faults = [
         fault
         for holds, fault in (
+            (image.architecture == OFFICIAL_BACKBONE, f"model.image.architecture must be {OFFICIAL_BACKBONE!r}"),
             (regions.project, "model.image.regions.project must be true"),
             (regions.whole_image, "model.image.regions.whole_image must be true"),
             (regions.coordinates == "official", "model.image.regions.coordinates must be 'official'"),

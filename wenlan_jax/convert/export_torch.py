@@ -67,7 +67,8 @@ def tower_state(model: ExportedModel, prefix: str, tower: str) -> FlatTree:
     Returns:
         Arrays by key; views of what was read where the layout allows: each is made contiguous when it is written.
     """
-    state = torch_views({tower: model.tower(tower)}, brivl_table({prefix: tower}))
+    backbone = model.config.model.image.architecture
+    state = torch_views({tower: model.tower(tower)}, brivl_table({prefix: tower}, backbone))
     return {key: value.astype(model.dtype, copy=False) for key, value in state.items()}
 
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
-from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, QUERY_TOWERS, brivl_table
+from wenlan_jax.convert import backbone_weights, bert, import_single, queues, weights
+from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, OFFICIAL_BACKBONE, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, WeightTable, flatten, to_flax
 from wenlan_jax.core.state import MOMENTUM, TrainState
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import TOWER
-from wenlan_jax.tasks.two_tower.towers import image_tower
+from wenlan_jax.tasks.two_tower import backbones
 from wenlan_jax.util import host_memory
 from wenlan_jax.util.errors import WenlanError
 
@@ -63,7 +63,7 @@ class ImportTarget:
         """Returns the shapes of a tower by collection, or of one part of it such as `backbone`."""
         collections = {"params": self.shapes.params, "batch_stats": self.shapes.batch_stats}
         found = {name: tree[tower] for name, tree in collections.items() if tower in tree}
-        return {name: {part: tree[part]} for name, tree in found.items()} if part else found
+        return {name: {part: tree[part]} for name, tree in found.items() if part in tree} if part else found
 
 
 def _has_towers(keys: Iterable[str]) -> bool:
@@ -96,6 +96,12 @@ def read_brivl(state: weights.StateDict, target: ImportTarget, source: Path) -> 
         ConversionError: for keys or shapes that do not fit.
     """
     state = {key.removeprefix(WHOLE_MODEL): array for key, array in state.items()}
+    image = target.config.model.image
+    if "image" in target.towers and image.architecture != OFFICIAL_BACKBONE:
+        raise ConversionError(
+            f"the official image backbone is an EfficientNet; set model.image.architecture={OFFICIAL_BACKBONE!r}, "
+            f"which is {image.architecture!r}, or import the text tower alone with --tower=text"
+        )
     if TOWER in registry.of(target.config).towers:
         return _map_backbone(state, target)
     prefixes = {key.partition(".")[0] for key in state}
@@ -161,30 +167,22 @@ def read_bert(state: weights.StateDict, target: ImportTarget, source: Path) -> F
     return found if described else dataclasses.replace(found, unchecked=(bert.UNCHECKED,))
 
 
-def read_efficientnet(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
-    """Reads an EfficientNet of timm or Hugging Face.
+def _of_backbone(name: str) -> Callable[[weights.StateDict, ImportTarget, Path], FoundWeights]:
+    """The reader of an image backbone."""
 
-    Args:
-        state: the file's arrays by key.
-        target: what they must fit.
-        source: the file; a config.json beside it is read.
+    def reader(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
+        image = target.config.model.image
+        if image.architecture != name:
+            raise ConversionError(
+                f"these are weights of another image backbone; set model.image.architecture={name!r}, which is "
+                f"{image.architecture!r}"
+            )
+        reading = backbone_weights.of(name).read(state, target.config, source)
+        template = {"image": target.template("image", "backbone")}
+        found = _convert(reading.state, reading.table, template, reading.faults)
+        return dataclasses.replace(found, unchecked=(reading.unchecked,)) if reading.unchecked else found
 
-    Returns:
-        The leaves.
-
-    Raises:
-        ConversionError: for keys, shapes or a config.json that do not fit.
-    """
-    layout, config = efficientnet.detect(state), target.config
-    description, said = bert.read_description(source), weights.metadata(source)
-    name = efficientnet.names_of(description, said, source)
-    normalisation = (config.augment.mean, config.augment.std)
-    eps = config.model.image.batch_norm.eps
-    faults = efficientnet.differences(layout.family, name, description, eps, normalisation)
-    table = efficientnet.efficientnet_table(layout, image_tower(config.model).backbone.stages)
-    found = _convert(state, table, {"image": target.template("image", "backbone")}, faults)
-    told = description if layout.family == "huggingface" else name
-    return found if told else dataclasses.replace(found, unchecked=(efficientnet.UNCHECKED,))
+    return reader
 
 
 def _of_single(read: Callable[..., Imported]) -> Callable[[weights.StateDict, ImportTarget, Path], FoundWeights]:
@@ -219,12 +217,18 @@ _TEXT_ENCODER = functools.partial(_is_backbone, bert.detect)
 FORMATS: dict[str, ImportFormat] = {
     "brivl": ImportFormat(TOWERS, read_brivl, _has_towers, "model.*"),
     "bert": ImportFormat(("text", TOWER), read_bert, _TEXT_ENCODER, "model.text.bert.*"),
-    "efficientnet": ImportFormat(
-        ("image",), read_efficientnet, functools.partial(_is_backbone, efficientnet.detect), "model.image.backbone.*"
-    ),
     "uniter": ImportFormat((TOWER,), _of_single(import_single.read_uniter), import_single.is_uniter, "single.*"),
     "uc2": ImportFormat((TOWER,), _of_single(import_single.read_uc2), import_single.is_uc2, "single.*"),
     "xlm_roberta": ImportFormat((TOWER,), _of_single(import_single.read_xlm_roberta), _TEXT_ENCODER, "single.*"),
+}
+FORMATS |= {
+    name: ImportFormat(
+        ("image",),
+        _of_backbone(name),
+        functools.partial(_is_backbone, backbone_weights.of(name).detect),
+        f"{spec.path}.*",
+    )
+    for name, spec in backbones.BACKBONES.items()
 }
 
 

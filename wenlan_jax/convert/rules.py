@@ -4,8 +4,8 @@ A rule pairs a template of PyTorch keys with one or more templates of Flax paths
 the arrays differ. Templates hold named numbers: `blocks.{s}.{i}.conv_pw.weight` <->
 `blocks_{s}_{i}/conv_pw/kernel`. The first rule that matches a key is the one that applies. Whatever no rule
 covers is an error that names it; keys may be ignored only by an explicit rule, and the result lists them.
-Scanned layers and blocks (`layers_0_19`, `blocks_3_1_6`, with a leading layer axis) are handled by the engine: rules
-only ever see `layers_0`, `blocks_3_1`, ...
+Scanned layers and blocks (`layers_0_19`, `blocks_3_1_6`, `stage_3_1_5`, with a leading layer axis) are handled by the
+engine: rules only ever see `layers_0`, `blocks_3_1`, ...
 
 Everything is NumPy: reading or writing a framework's files is the caller's part.
 """
@@ -26,7 +26,8 @@ from wenlan_jax.util.errors import WenlanError
 
 FlatTree = dict[str, np.ndarray]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_SCANNED = re.compile(r"(?P<before>(?:^|.*/)(?:layers|blocks_\d+)_)(?P<first>\d+)_(?P<last>\d+)(?P<after>/.*)")
+_STACK = r"(?:layers|(?:blocks|stage)_\d+)_"
+_SCANNED = re.compile(rf"(?P<before>(?:^|.*/){_STACK})(?P<first>\d+)_(?P<last>\d+)(?P<after>/.*)")
 
 
 class ConversionError(WenlanError, ValueError):

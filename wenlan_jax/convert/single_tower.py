@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from wenlan_jax.convert.brivl import bert_rules
+from wenlan_jax.convert.bert import bert_rules
+from wenlan_jax.convert.layer_rules import layer_norm, linear
 from wenlan_jax.convert.rules import (
-    LINEAR,
     AxisLayout,
     ConversionError,
     FlatTree,
@@ -202,7 +202,7 @@ def bert_table(prefix: str) -> TiedTable:
     Returns:
         The rules.
     """
-    rules = [*bert_rules(prefix, SCOPE), *_linear(prefix + "pooler.dense", SCOPE + "pooler"), *_uniter_head()]
+    rules = [*bert_rules(prefix, SCOPE), *linear(prefix + "pooler.dense", SCOPE + "pooler"), *_uniter_head()]
     copies = {"cls.predictions.decoder.weight": _words(prefix), "cls.predictions.decoder.bias": "cls.predictions.bias"}
     next_sentence = Ignore(r"cls\.seq_relationship\..*", "BERT's head for the next sentence")
     return _tied(rules, copies, (*HEADS, *FRESH), (*_constants(prefix), next_sentence))
@@ -223,13 +223,13 @@ def _encoder(prefix: str, types: str) -> list[WeightRule]:
         dataclasses.replace(rule, torch=plain.replace("token_type", types)) if rule.torch == plain else rule
         for rule in bert_rules(prefix, SCOPE)
     ]
-    rules += _linear(image + "img_linear", regions + "features")
-    rules += _linear(image + "pos_linear", regions + "boxes")
-    rules += _layer_norm(image + "img_layer_norm", regions + "features_norm")
-    rules += _layer_norm(image + "pos_layer_norm", regions + "boxes_norm")
-    rules += _layer_norm(image + "LayerNorm", regions + "norm")
+    rules += linear(image + "img_linear", regions + "features")
+    rules += linear(image + "pos_linear", regions + "boxes")
+    rules += layer_norm(image + "img_layer_norm", regions + "features_norm")
+    rules += layer_norm(image + "pos_layer_norm", regions + "boxes_norm")
+    rules += layer_norm(image + "LayerNorm", regions + "norm")
     rules.append(WeightRule(image + "mask_embedding.weight", (regions + "mask_vector",), MASK_ROW))
-    return rules + _linear(prefix + "pooler.dense", SCOPE + "pooler")
+    return rules + linear(prefix + "pooler.dense", SCOPE + "pooler")
 
 
 def _heads() -> list[WeightRule]:
@@ -237,11 +237,11 @@ def _heads() -> list[WeightRule]:
     rules = [WeightRule("feat_regress.bias", (SCOPE + "feature_head/bias",))]
     for theirs, ours in (("feat_regress.net", "feature_head"), ("region_classifier.net", "class_head")):
         rules += _transform(f"{theirs}.0", f"{theirs}.2", ours)
-    rules += _linear("region_classifier.net.3", SCOPE + "class_head/out")
+    rules += linear("region_classifier.net.3", SCOPE + "class_head/out")
     rules += _transform("vqa_output.0", "vqa_output.2", "answer_head")
-    rules += _linear("vqa_output.3", SCOPE + "answer_head/out")
+    rules += linear("vqa_output.3", SCOPE + "answer_head/out")
     for name in ("itm", "rank"):
-        rules += _linear(f"{name}_output", f"{SCOPE}{name}_head")
+        rules += linear(f"{name}_output", f"{SCOPE}{name}_head")
     return rules
 
 
@@ -264,15 +264,7 @@ def _word_head(dense: str, norm: str, bias: str) -> list[WeightRule]:
 
 def _transform(dense: str, norm: str, head: str) -> list[WeightRule]:
     scope = f"{SCOPE}{head}/transform/"
-    return [*_linear(dense, scope + "dense"), *_layer_norm(norm, scope + "norm")]
-
-
-def _linear(torch: str, flax: str) -> list[WeightRule]:
-    return [WeightRule(f"{torch}.weight", (f"{flax}/kernel",), LINEAR), WeightRule(f"{torch}.bias", (f"{flax}/bias",))]
-
-
-def _layer_norm(torch: str, flax: str) -> list[WeightRule]:
-    return [WeightRule(f"{torch}.weight", (f"{flax}/scale",)), WeightRule(f"{torch}.bias", (f"{flax}/bias",))]
+    return [*linear(dense, scope + "dense"), *layer_norm(norm, scope + "norm")]
 
 
 def _old_norms(rules: Iterable[WeightRule]) -> list[WeightRule]:

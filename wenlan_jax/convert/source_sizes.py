@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import config_dict
 
 from wenlan_jax import __version__
-from wenlan_jax.convert import bert, efficientnet, import_single, queues, weights
+from wenlan_jax.convert import backbone_weights, bert, efficientnet, import_single, queues, weights
+from wenlan_jax.convert.backbone_weights import Fields, count, rows
 from wenlan_jax.convert.brivl import QUERY_TOWERS
 from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, ImportingError
 from wenlan_jax.convert.rules import ConversionError, flatten
-from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, efficientnet_sizes
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import SINGLE_TOWER, TOWER
-
-Fields = dict[str, Any]
-"""Values by dotted path of the configuration."""
+from wenlan_jax.tasks.two_tower import backbones
 
 HEAD_WIDTH = 64
 """Of one attention head in every published BERT, where no config.json gives their number."""
@@ -101,9 +97,8 @@ def sizes(form: str, state: weights.StateDict, source: Path, base: experiment.Co
     of_single = base is not None and _is_single(base)
     if form == "brivl":
         return _brivl({key.removeprefix(WHOLE_MODEL): array for key, array in state.items()})
-    if form == "efficientnet":
-        layout = efficientnet.detect(state)
-        return _backbone(state, layout.prefix, layout.family)
+    if form in backbones.BACKBONES:
+        return _backbone(form, state, source, experiment.Config() if base is None else base)
     if form == "bert" and not of_single:
         return {
             f"model.text.bert.{name}": value for name, value in _bert(state, bert.detect(state), description).items()
@@ -115,29 +110,17 @@ def _is_single(config: experiment.Config) -> bool:
     return registry.of(config).model == SINGLE_TOWER
 
 
-def _rows(state: Mapping[str, np.ndarray], key: str, axis: int = 0) -> int:
-    if key not in state or state[key].ndim <= axis:
-        raise ConversionError(f"no sizes in it: no key {key}, or without its axes")
-    return state[key].shape[axis]
-
-
-def _count(keys: Iterable[str], before: str) -> int:
-    """How many different numbers follow `before` in keys."""
-    pattern = re.compile(re.escape(before) + r"(\d+)\.")
-    return len({match[1] for match in map(pattern.match, keys) if match})
-
-
 def _encoder(state: weights.StateDict, prefix: str, description: Mapping[str, Any]) -> Fields:
     """What the text encoder of two towers and the single tower have in common; `positions` are all rows."""
     words = f"{prefix}embeddings.word_embeddings.weight"
-    usual = bert.DEFAULTS["num_attention_heads"] if description else _rows(state, words, 1) // HEAD_WIDTH
+    usual = bert.DEFAULTS["num_attention_heads"] if description else rows(state, words, 1) // HEAD_WIDTH
     return {
-        "vocab_size": _rows(state, words),
-        "width": _rows(state, words, 1),
-        "layers": _count(state, f"{prefix}encoder.layer."),
+        "vocab_size": rows(state, words),
+        "width": rows(state, words, 1),
+        "layers": count(state, f"{prefix}encoder.layer."),
         "heads": description.get("num_attention_heads", max(1, usual)),
-        "feed_forward": _rows(state, f"{prefix}encoder.layer.0.intermediate.dense.weight"),
-        "positions": _rows(state, f"{prefix}embeddings.position_embeddings.weight"),
+        "feed_forward": rows(state, f"{prefix}encoder.layer.0.intermediate.dense.weight"),
+        "positions": rows(state, f"{prefix}embeddings.position_embeddings.weight"),
     }
 
 
@@ -148,46 +131,36 @@ def _bert(state: weights.StateDict, prefix: str, description: Mapping[str, Any])
     return {
         **found,
         "positions": found["positions"] - bert.position_offset(known),
-        "types": _rows(state, f"{prefix}embeddings.token_type_embeddings.weight"),
+        "types": rows(state, f"{prefix}embeddings.token_type_embeddings.weight"),
         "eps": known["layer_norm_eps"],
     }
 
 
-def _backbone(state: weights.StateDict, prefix: str, family: str) -> Fields:
-    """The multipliers of the EfficientNet whose stem, head and number of blocks these are."""
-    stem, head = ("conv_stem", "conv_head") if family == "timm" else ("embeddings.convolution", "encoder.top_conv")
-    blocks = sum(_ends_block(key.removeprefix(prefix)) for key in state if key.startswith(prefix))
-    found = _rows(state, f"{prefix}{stem}.weight"), _rows(state, f"{prefix}{head}.weight"), blocks
-    for width, depth in COMPOUND_COEFFICIENTS.values():
-        made = efficientnet_sizes(width, depth)
-        if (made.stem_width, made.head_width, sum(stage.repeats for stage in made.stages)) == found:
-            backbone = "model.image.backbone."
-            return {f"{backbone}width_multiplier": width, f"{backbone}depth_multiplier": depth}
-    raise ConversionError(
-        f"an EfficientNet of {found[0]} channels after the stem, {found[1]} after the head and {found[2]} blocks is "
-        f"none of {', '.join(COMPOUND_COEFFICIENTS)}; set model.image.backbone.* yourself"
-    )
-
-
-def _ends_block(key: str) -> bool:
-    """Whether a key is the depthwise kernel of a block, of which each has one."""
-    return key.endswith((".conv_dw.weight", ".depthwise_conv.depthwise_conv.weight"))
+def _backbone(name: str, state: weights.StateDict, source: Path, base: experiment.Config) -> Fields:
+    """Architecture, sizes and normalisation of an image backbone; patterns that freeze parts of another go."""
+    told = backbone_weights.normalisation(source)
+    fields: Fields = {f"augment.{moment}": values for moment, values in told.items()}
+    fields |= backbone_weights.of(name).sizes(state, source, base)
+    if base.model.image.architecture != name:
+        fields["model.image.architecture"] = name
+        fields["model.freeze"] = tuple(pattern for pattern in base.model.freeze if "image/backbone/" not in pattern)
+    return fields
 
 
 def _brivl(state: weights.StateDict) -> Fields:
     """Both towers of the official layout, as the released code computes them."""
     image, text = QUERY_TOWERS
     fields: Fields = {
-        "model.embedding": _rows(state, f"{image}.learnable.imgFC.fc2.weight"),
+        "model.embedding": rows(state, f"{image}.learnable.imgFC.fc2.weight"),
         "model.image.regions.project": any(key.startswith(f"{image}.learnable.max_pool.") for key in state),
         "model.image.regions.coordinates": "official",
         "model.text.bert.attention_mask": False,
-        **_backbone(state, f"{image}.backbone.", "timm"),
+        **efficientnet.sizes(state, f"{image}.backbone.", "timm"),
     }
     fields |= {f"model.text.bert.{name}": value for name, value in _bert(state, f"{text}.backbone.bert.", {}).items()}
     for tower, block in (("image", f"{image}.learnable.imgAtt."), ("text", f"{text}.learnable.textAtt.")):
-        fields[f"model.{tower}.encoder.layers"] = _count(state, f"{block}layers.")
-        fields[f"model.{tower}.encoder.feed_forward"] = _rows(state, f"{block}layers.0.linear1.weight")
+        fields[f"model.{tower}.encoder.layers"] = count(state, f"{block}layers.")
+        fields[f"model.{tower}.encoder.feed_forward"] = rows(state, f"{block}layers.0.linear1.weight")
     queue = next((state[name] for name in queues.NAMES["image"] if name in state), None)
     if queue is not None:
         fields["contrast.bank_size"] = next((n for n in queue.shape if n != fields["model.embedding"]), queue.shape[0])
@@ -207,9 +180,9 @@ def _single(form: str, state: weights.StateDict, description: Mapping[str, Any])
     }
     images = f"{prefix}{import_single.IMAGES}"
     if images in state:
-        fields["regions.width"] = _rows(state, images, 1)
+        fields["regions.width"] = rows(state, images, 1)
     if _CLASSES in state:
-        fields["regions.classes"] = _rows(state, _CLASSES)
+        fields["regions.classes"] = rows(state, _CLASSES)
     return {"task": "mlmm"} | {f"single.{name}": value for name, value in fields.items()}
 
 
@@ -228,7 +201,7 @@ def _with(base: experiment.Config | None, fields: Fields) -> experiment.Config:
         for part in sections:
             section = section[part]
         section[leaf] = value
-    for tower in (start.model.text.bert, start[TOWER]):
+    for tower in (start.model.text.bert, start.model.image.vit, start[TOWER]):
         if sum(tower.scan_segments) not in (0, tower.layers):
             tower.scan_segments = ()
     return experiment.parse(start)

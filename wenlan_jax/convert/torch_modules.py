@@ -64,19 +64,54 @@ class EncoderArchitecture(TypedDict):
     dropout: float
 
 
+class EfficientNetSizes(TypedDict):
+    """EfficientNet."""
+
+    architecture: Literal["efficientnet"]
+    stem: int  # channels after the first convolution
+    stages: list[list[int]]  # (kernel, stride, expansion, channels, blocks) of each stage
+    norm_eps: float
+    norm_momentum: float
+
+
+class VisionTransformerSizes(TypedDict):
+    """A Vision Transformer, DINOv2's among them."""
+
+    architecture: Literal["vit"]
+    patch: int  # side, pixels
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    registers: int  # tokens beside the class token
+    positions: int  # side of the position table, patches
+    interpolation: Literal["antialiased", "plain", "offset"]  # of the table to the image's number of patches
+    qkv_bias: bool
+    layer_scale: bool
+    norm_eps: float
+
+
+class ResNetSizes(TypedDict):
+    """A ResNet with bottlenecks."""
+
+    architecture: Literal["resnet"]
+    width: int  # channels after the first convolution
+    expansion: int  # output channels of a bottleneck over those of its 3x3 convolution
+    blocks: list[int]  # of each stage
+    norm_eps: float
+    norm_momentum: float
+
+
 class ImageArchitecture(TypedDict):
-    """EfficientNet, regions and Transformer block; and how images are prepared."""
+    """The backbone, regions and Transformer block; and how images are prepared."""
 
     size: int  # side of the square input, pixels
     antialias: bool  # average when shrinking
     averaging: Literal["fast", "exact"]  # how, of files: by samples of a JPEG decoded at a fraction, or over areas
     mean: list[float]  # of each channel, pixels in [0, 1]
     std: list[float]
-    stem: int  # channels after the first convolution
-    stages: list[list[int]]  # (kernel, stride, expansion, channels, blocks) of each stage
+    backbone: EfficientNetSizes | VisionTransformerSizes | ResNetSizes
     features: int  # channels of the feature map
-    norm_eps: float
-    norm_momentum: float
     regions: RegionsArchitecture
     encoder: EncoderArchitecture
 
@@ -185,7 +220,7 @@ class MBConv(nn.Module):
 class EfficientNet(nn.Module):
     """Maps normalised images (B, 3, S, S) to features (B, C, h, w), after the head's normalisation and swish."""
 
-    def __init__(self, sizes: ImageArchitecture) -> None:
+    def __init__(self, sizes: EfficientNetSizes, features: int) -> None:
         super().__init__()
         norm = functools.partial(nn.BatchNorm2d, eps=sizes["norm_eps"], momentum=sizes["norm_momentum"])
         width = sizes["stem"]
@@ -196,12 +231,139 @@ class EfficientNet(nn.Module):
             blocks += [MBConv(outputs, outputs, kernel, 1, expand, norm) for _ in range(repeats - 1)]
             self.blocks.append(nn.Sequential(*blocks))
             width = outputs
-        self.conv_head, self.bn2 = convolution(width, sizes["features"], 1), norm(sizes["features"])
+        self.conv_head, self.bn2 = convolution(width, features, 1), norm(features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes feature maps of normalised images (B, 3, S, S)."""
         x = self.blocks(F.silu(self.bn1(self.conv_stem(images))))
         return F.silu(self.bn2(self.conv_head(x)))
+
+
+class Bottleneck(nn.Module):
+    """Narrow, convolve by 3x3, widen, add the input, which the first block of a stage projects."""
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, project: bool, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), norm(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False), norm(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), norm(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if project:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the block to feature maps (B, C, h, w)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """Maps normalised images (B, 3, S, S) to features (B, C, h, w), with torchvision's names."""
+
+    def __init__(self, sizes: ResNetSizes, features: int) -> None:
+        super().__init__()
+        norm = functools.partial(nn.BatchNorm2d, eps=sizes["norm_eps"], momentum=sizes["norm_momentum"])
+        inputs = sizes["width"]
+        self.conv1, self.bn1 = nn.Conv2d(3, inputs, 7, 2, padding=3, bias=False), norm(inputs)
+        self.stages = [f"layer{number}" for number in range(1, len(sizes["blocks"]) + 1)]
+        for stage, (name, count) in enumerate(zip(self.stages, sizes["blocks"])):  # noqa: B905, lists of one length
+            width = sizes["width"] * 2**stage
+            outputs, stride = width * sizes["expansion"], 2 if stage else 1
+            first = Bottleneck(inputs, width, outputs, stride, True, norm)
+            rest = [Bottleneck(outputs, width, outputs, 1, False, norm) for _ in range(count - 1)]
+            self.add_module(name, nn.Sequential(first, *rest))
+            inputs = outputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Computes feature maps of normalised images (B, 3, S, S)."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, padding=1)
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+class LayerScale(nn.Module):
+    """One factor a channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales tokens (B, T, W)."""
+        return x * self.gamma
+
+
+class PatchLayer(nn.Module):
+    """A pre-norm layer with exact GELU."""
+
+    def __init__(self, sizes: VisionTransformerSizes) -> None:
+        super().__init__()
+        width, wide, self.heads = sizes["width"], sizes["feed_forward"], sizes["heads"]
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=sizes["norm_eps"]) for _ in range(2))
+        joint = nn.Linear(width, 3 * width, bias=sizes["qkv_bias"])
+        self.attn = nn.ModuleDict({"qkv": joint, "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, wide), "fc2": nn.Linear(wide, width)})
+        self.ls1, self.ls2 = (LayerScale(width) if sizes["layer_scale"] else nn.Identity() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the layer to tokens (B, T, W)."""
+        query, key, value = self.attn["qkv"](self.norm1(x)).chunk(3, -1)
+        x = x + self.ls1(self.attn["proj"](attend(query, key, value, self.heads, None, 0.0)))
+        return x + self.ls2(self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))))
+
+
+class VisionTransformer(nn.Module):
+    """Maps normalised images (B, 3, S, S) to its patch tokens (B, C, h, w), with timm's names.
+
+    The position table has rows for patches alone; those of class token and registers are added to the tokens.
+    """
+
+    def __init__(self, sizes: VisionTransformerSizes, features: int) -> None:
+        super().__init__()
+        self.sizes, width = sizes, sizes["width"]
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, sizes["patch"], sizes["patch"])})
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        if sizes["registers"]:
+            self.reg_token = nn.Parameter(torch.zeros(1, sizes["registers"], width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, sizes["positions"] ** 2, width))
+        self.blocks = nn.ModuleList(PatchLayer(sizes) for _ in range(sizes["layers"]))
+        self.norm = nn.LayerNorm(width, eps=sizes["norm_eps"])
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """The position table (1, h * w, W), interpolated to another number of patches."""
+        side, how = self.sizes["positions"], self.sizes["interpolation"]
+        if (height, width) == (side, side):
+            return self.pos_embed
+        table = self.pos_embed.unflatten(1, (side, side)).movedim(-1, 1).float()
+        size: dict[str, Any] = {"size": (height, width)}
+        if how == "offset":  # DINOv2's own code
+            size = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
+        resized = F.interpolate(table, mode="bicubic", antialias=how == "antialiased", **size)
+        return resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Computes feature maps of normalised images (B, 3, S, S)."""
+        patches = self.patch_embed["proj"](images)
+        height, width = patches.shape[-2:]
+        prefix = torch.cat((self.cls_token, self.reg_token), 1) if self.sizes["registers"] else self.cls_token
+        x = patches.flatten(2).transpose(1, 2) + self.positions(height, width)
+        x = torch.cat((prefix.expand(x.shape[0], -1, -1), x), 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, prefix.shape[1] :]).transpose(1, 2).unflatten(-1, (height, width))
+
+
+BACKBONES = {"efficientnet": EfficientNet, "vit": VisionTransformer, "resnet": ResNet}
+
+
+def image_backbone(sizes: ImageArchitecture) -> nn.Module:
+    """The image backbone of an architecture."""
+    module: nn.Module = BACKBONES[sizes["backbone"]["architecture"]](sizes["backbone"], sizes["features"])
+    return module
 
 
 # Regions -------------------------------------------------------------------------------------------------------------
@@ -412,7 +574,7 @@ class ImageTower(nn.Module):
         self.sizes = sizes = architecture["image"]
         width, regions = sizes["features"], sizes["regions"]
         self.grid = grid_boxes(regions["grid"], regions["whole_image"]) if regions["grid"] else None
-        self.backbone = EfficientNet(sizes)
+        self.backbone = image_backbone(sizes)
         self.learnable = nn.ModuleDict(
             {
                 "imgAtt": TokenEncoder(width, sizes["encoder"]),

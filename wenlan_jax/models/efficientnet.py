@@ -19,6 +19,7 @@ from wenlan_jax.models.depthwise import DepthwiseImplementation, depthwise_conv
 from wenlan_jax.models.initializers import convolution_kernel
 from wenlan_jax.models.layers import BatchNorm, BatchNormOptions
 from wenlan_jax.models.placement import rows, whole
+from wenlan_jax.models.pointwise import pointwise_conv
 
 SQUEEZE_RATIO = 0.25
 """Width of the squeeze-and-excitation bottleneck over the width of the block's input (Tan and Le 2019)."""
@@ -155,6 +156,11 @@ class EfficientNet(nn.Module):
     dtype: DTypeLike
     remat: bool
     scan: bool
+
+    @property
+    def channels(self) -> int:
+        """The width of the map."""
+        return self.head_width
 
     @nn.compact
     def __call__(
@@ -299,54 +305,3 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", convolution_kernel(self.size, 1), shape, jnp.float32)
         # A kernel split by channels would have the activations split that way too.
         return depthwise_conv(x.astype(self.dtype), whole(kernel), self.stride, self.implementation)
-
-
-def pointwise_conv(features: int, dtype: DTypeLike, name: str, use_bias: bool = False) -> nn.Dense:
-    """Makes a 1x1 convolution as a matrix product over the channels; its kernel is (inputs, features).
-
-    Args:
-        features: output channels.
-        dtype: of the computation.
-        name: of the layer in the parameter tree.
-        use_bias: whether a bias is added.
-
-    Returns:
-        The layer.
-    """
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=dtype,
-        kernel_init=convolution_kernel(1, features),
-        dot_general=_pointwise_product,
-        name=name,
-    )
-
-
-def _pointwise_product(x: Array, kernel: Array, dimensions: object, precision: object = None) -> Array:
-    """The `dot_general` of a 1x1 convolution: the last axis of `x` with the first of `kernel`."""
-    del dimensions, precision  # always these, and the default
-    return _product(x, kernel)
-
-
-@jax.custom_vjp
-def _product(x: Float[Array, "*places inputs"], kernel: Float[Array, "inputs outputs"]) -> Array:
-    return x @ kernel
-
-
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
-
-
-def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """The kernel's gradient with the narrower side on the left: XLA's CPU backend copies the left side transposed.
-
-    Widening and narrowing convolutions differ by a factor of 6, so this is most of the copying.
-    """
-    x, kernel = saved
-    inputs, outputs = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    gradient = inputs.T @ outputs if inputs.shape[1] <= outputs.shape[1] else (outputs.T @ inputs).T
-    return dy @ kernel.T, gradient
-
-
-_product.defvjp(_product_forward, _product_backward)

@@ -45,9 +45,9 @@ def torch_linear_bias(fan_in: int) -> Initializer:
 
 
 def convolution_kernel(kernel_size: int, outputs_per_input: int) -> Initializer:
-    """Starts the kernel of an EfficientNet convolution: normal with variance 2 / (k * k * outputs_per_input).
+    """Starts the kernel of a convolution: normal with variance 2 / (k * k * outputs_per_input).
 
-    Source: Tan and Le 2019, the released initialiser.
+    Sources: Tan and Le 2019, the released initialiser; He et al. 2015 by the outputs, as torchvision starts a ResNet.
 
     Args:
         kernel_size: side k of the kernel.

@@ -56,6 +56,7 @@ class Attention(nn.Module):
         dtype: of the computation.
         attention_init: initialiser of query, key and value kernels.
         kernel_init: initialiser of the output kernel.
+        biases: whether query, key and value have a bias.
     """
 
     heads: int
@@ -63,6 +64,7 @@ class Attention(nn.Module):
     dtype: DTypeLike
     attention_init: Initializer
     kernel_init: Initializer
+    biases: bool = True
 
     @nn.compact
     def __call__(
@@ -87,7 +89,7 @@ class Attention(nn.Module):
             raise ValueError(f"Attention: a width of {width} does not divide into {self.heads} heads.")
 
         def project(name: str) -> Array:
-            y = nn.Dense(width, dtype=self.dtype, kernel_init=self.attention_init, name=name)(x)
+            y = nn.Dense(width, self.biases, dtype=self.dtype, kernel_init=self.attention_init, name=name)(x)
             return inner(y.reshape(*x.shape[:2], self.heads, width // self.heads))
 
         query, key, value = project("query"), project("key"), project("value")
@@ -182,7 +184,7 @@ class LayerStack:
 
 
 def apply_layers(
-    make_layer: Callable[[str], TransformerLayer],
+    make_layer: Callable[[str], nn.Module],
     x: Float[Array, "batch tokens width"],
     key_mask: Bool[Array, "batch tokens"] | None,
     stack: LayerStack,
@@ -191,7 +193,7 @@ def apply_layers(
     """Runs a stack of layers; call it inside a compact method.
 
     Args:
-        make_layer: makes the layer of a name.
+        make_layer: makes the layer of a name, called as a `TransformerLayer` is.
         x: tokens.
         key_mask: true where a token may be attended to; None for everywhere.
         stack: depth, scans and rematerialisation.

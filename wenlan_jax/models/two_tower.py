@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from wenlan_jax.models.arrays import Array
+from wenlan_jax.models.backbone import Backbone
 from wenlan_jax.models.bert import BertEncoder
-from wenlan_jax.models.efficientnet import EfficientNet
 from wenlan_jax.models.initializers import torch_dense
 from wenlan_jax.models.layers import l2_normalize, masked_mean
 from wenlan_jax.models.placement import inner, rows
@@ -75,7 +75,7 @@ class ImageTower(nn.Module):
         projection: to the embedding, which has its width.
     """
 
-    backbone: EfficientNet
+    backbone: Backbone
     regions: RegionPooling
     encoder: TransformerEncoder
     projection: Projection

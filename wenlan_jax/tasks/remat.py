@@ -26,7 +26,7 @@ def choices(config: experiment.Config) -> Iterator[dict[str, bool]]:
     Yields:
         By field, whether that part is recomputed.
     """
-    groups = [[field for fields in group.values() for field in fields] for group in registry.of(config).remat]
+    groups = [[field for fields in group.values() for field in fields] for group in registry.of(config).remat(config)]
     for chosen in itertools.product((False, True), repeat=len(groups)):
         yield {field: on for on, group in zip(chosen, groups, strict=True) for field in group}
 
@@ -57,4 +57,4 @@ def text(config: experiment.Config) -> str:
 
 def _parts(config: experiment.Config) -> dict[str, tuple[str, ...]]:
     """The fields of every part by its name."""
-    return {name: fields for group in registry.of(config).remat for name, fields in group.items()}
+    return {name: fields for group in registry.of(config).remat(config) for name, fields in group.items()}

@@ -39,6 +39,16 @@ def always(config: Config) -> bool:
     return True
 
 
+RematGroups = tuple[Mapping[str, tuple[str, ...]], ...]
+"""Groups of parts that may be recomputed in the backward pass: for every part its name and the fields that turn it
+on."""
+
+
+def no_remat(config: Config) -> RematGroups:
+    """Returns no groups, for a task of which nothing may be recomputed."""
+    return ()
+
+
 def one_pair(config: Config) -> int:
     """Returns 1, for a task whose pairs are independent of each other in a micro-batch."""
     return 1
@@ -80,8 +90,8 @@ class TaskSpec:
         settled_fields: those that `settle` sets.
         settled_files: what `settle` keeps in the work directory.
         micro_batch_unit: the smallest number of pairs that a micro-batch consists of.
-        remat: groups of parts that may be recomputed in the backward pass: for every part its name and the field that
-            turns it on. A plan tries every choice of groups.
+        remat: the parts of a configuration that may be recomputed in the backward pass; a plan tries every choice of
+            groups.
         transformers: whether the model has Transformer layers, whose sharding rules must then find their leaves.
         may_lack: a pattern of leaves that a checkpoint may lack when a run starts from it, and that may stay random.
         reads_captions: whether `eval.languages` and `eval.kinds` choose among the captions of the data.
@@ -105,7 +115,7 @@ class TaskSpec:
     settled_fields: tuple[str, ...] = ()
     settled_files: tuple[str, ...] = ()
     micro_batch_unit: Callable[[Config], int] = one_pair
-    remat: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    remat: Callable[[Config], RematGroups] = no_remat
     transformers: bool = True
     may_lack: str = ""
     reads_captions: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from wenlan_jax.config.settings import Faults
 from wenlan_jax.tasks.schema import Config
 from wenlan_jax.tasks.single_tower.schema import OBJECTIVES
+from wenlan_jax.tasks.two_tower import backbones
 
 
 def clashes(c: Config) -> list[str]:
@@ -19,7 +20,8 @@ def clashes(c: Config) -> list[str]:
     faults = Faults()
     check = faults.check
 
-    single, regions, pretrain = c.single, c.single.regions, c.pretrain
+    single, regions, pretrain, backbone = c.single, c.single.regions, c.pretrain, backbones.of(c.model)
+    faults += backbone.clashes(c) if regions.features == "map" else []
     check(single.width % single.heads == 0, "single.heads: must divide single.width")
     check(
         not single.scan_segments or sum(single.scan_segments) == single.layers,
@@ -49,7 +51,7 @@ def clashes(c: Config) -> list[str]:
     faults += _objectives(c)
     check(c.rank.hard <= c.rank.candidates, "rank.hard: at most rank.candidates")
     check(
-        regions.features != "map" or c.model.image.batch_norm.mode == "frozen",
+        regions.features != "map" or not backbone.batch_norm or c.model.image.batch_norm.mode == "frozen",
         "model.image.batch_norm.mode: 'frozen', as the backbone under single.regions.features='map' stays as it is",
     )
     check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from wenlan_jax.tasks import experiment
-from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
+from wenlan_jax.tasks.spec import EvaluationSpec, RematGroups, TaskSpec
 from wenlan_jax.util.late_import import late
 
 SINGLE_TOWER = "a single tower"
@@ -29,6 +29,10 @@ def _zero_shot(config: experiment.Config) -> bool:
     return config.eval.zero_shot
 
 
+def _remat(config: experiment.Config) -> RematGroups:
+    return ({"single tower": ("single.remat",)},)
+
+
 MLMM = TaskSpec(
     name="mlmm",
     meaning="the single tower's pretraining",
@@ -44,7 +48,7 @@ MLMM = TaskSpec(
         EvaluationSpec(_RANKING, when=_zero_shot),
     ),
     clashes=late("wenlan_jax.tasks.single_tower.config:pretraining_clashes"),
-    remat=({"single tower": ("single.remat",)},),
+    remat=_remat,
     # Heads of other tasks, and BriVL's image tower but its backbone, on whose map regions are pooled.
     may_lack=r"params/single/\w+_head/|(params|batch_stats)/image/(?!backbone/)",
     importable=_importable,

@@ -14,7 +14,7 @@ from wenlan_jax.core.state import Params
 from wenlan_jax.core.task import Batch
 from wenlan_jax.models import augment
 from wenlan_jax.models.arrays import Array
-from wenlan_jax.models.efficientnet import EfficientNet
+from wenlan_jax.models.backbone import Backbone
 from wenlan_jax.models.initializers import BERT_DEVIATION
 from wenlan_jax.models.placement import placing
 from wenlan_jax.models.regions import RegionPooling
@@ -70,15 +70,23 @@ class Tower:
         module: the tower.
         backbone: the image backbone whose map regions are pooled on; None where features come with the data.
         places: how arrays lie on the mesh; None without one.
+
+    Raises:
+        ConfigError: for regions of another width than the map's.
     """
 
     def __init__(self, config: experiment.Config, mesh: Mesh | None = None) -> None:
         self.config = config
         self.places = None if mesh is None else meshes.places(mesh)
         self.module = single_tower(config)
-        self.backbone: EfficientNet | None = None
+        self.backbone: Backbone | None = None
         if config.single.regions.features == "map":
             self.backbone = image_backbone(config.model, None if mesh is None else meshes.platform(mesh))
+            if config.single.regions.width != self.backbone.channels:
+                raise experiment.ConfigError(
+                    f"single.regions.width: {config.single.regions.width}, and the map of model.image.architecture="
+                    f"{config.model.image.architecture!r} has {self.backbone.channels} channels; set it to that"
+                )
             self.pooling = RegionPooling(
                 grid=(),
                 whole_image=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wenlan_jax.config.settings import Faults
 from wenlan_jax.tasks.schema import Config
+from wenlan_jax.tasks.two_tower import backbones
 
 
 def clashes(c: Config) -> list[str]:
@@ -18,11 +19,9 @@ def clashes(c: Config) -> list[str]:
     faults = Faults()
     check = faults.check
 
-    bert, norm, micro = (
-        c.model.text.bert,
-        c.model.image.batch_norm,
-        c.train.batch_size // c.train.accumulation,
-    )
+    bert, norm, backbone = c.model.text.bert, c.model.image.batch_norm, backbones.of(c.model)
+    micro, unit = c.train.batch_size // c.train.accumulation, backbones.micro_batch_unit(c)
+    faults += backbone.clashes(c)
     check(bert.width % bert.heads == 0, "model.text.bert.heads: must divide model.text.bert.width")
     check(
         bert.width % c.model.text.encoder.heads == 0,
@@ -34,18 +33,14 @@ def clashes(c: Config) -> list[str]:
         "model.text.bert.scan_segments: must sum to model.text.bert.layers",
     )
     check(
-        norm.mode != "group" or micro % norm.group_size == 0,
+        micro % unit == 0,
         f"model.image.batch_norm.group_size: must divide the micro-batch of {micro} "
         "(train.batch_size / train.accumulation)",
     )
     check(
-        norm.mode != "batch" or c.train.accumulation == 1,
+        not backbone.batch_norm or norm.mode != "batch" or c.train.accumulation == 1,
         "train.accumulation: statistics of the whole batch cannot be had from micro-batches; "
         "use model.image.batch_norm.mode='group' or 'frozen'",
-    )
-    check(
-        all(len(stage) == 5 for stage in c.model.image.backbone.stages),
-        "model.image.backbone.stages: five numbers a stage",
     )
     check(
         bool(c.model.image.regions.grid) or c.model.image.regions.kind == "boxes",

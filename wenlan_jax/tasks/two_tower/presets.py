@@ -57,3 +57,20 @@ def make_loops(c: config_dict.ConfigDict, frozen_layers: int) -> None:
     bert = c.model.text.bert
     bert.scan_segments = tuple(length for length in (frozen_layers, bert.layers - frozen_layers) if length)
     c.model.freeze = (c.model.freeze[0], rf"text/backbone/(embeddings|layers_0_{frozen_layers - 1})/")
+
+
+def make_vit_large(c: config_dict.ConfigDict, frozen_layers: int) -> None:
+    """Turns the image backbone of `c` into DINOv2's ViT-L/14, as timm has it (Oquab et al. 2023).
+
+    Args:
+        c: a configuration; changed in place. Its patterns for another image backbone are left out.
+        frozen_layers: the first layers, which are not trained and neither are the embeddings; 0 to train all of it.
+    """
+    c.model.image.architecture = "vit"
+    vit = c.model.image.vit
+    vit.patch, vit.positions, vit.layer_scale = 14, 37, 1e-5
+    vit.width, vit.layers, vit.heads, vit.feed_forward = 1024, 24, 16, 4096
+    vit.scan_segments = tuple(length for length in (frozen_layers, vit.layers - frozen_layers) if length)
+    parts = rf"image/backbone/(patch_embedding|positions|class_token|layers_0_{frozen_layers - 1}/)"
+    others = tuple(pattern for pattern in c.model.freeze if not pattern.startswith("image/backbone/"))
+    c.model.freeze = ((parts,) if frozen_layers else ()) + others

@@ -32,8 +32,52 @@ class EfficientNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Vit:
+    """A Vision Transformer as a feature extractor: the sizes of ViT-B/16 (Dosovitskiy et al. 2021, table 1)."""
+
+    patch: int = field(16, "side of a patch, pixels; 14 in DINOv2; data.image_size is a multiple of it [W]", low=1)
+    width: int = field(768, "of tokens and map; 768 in base, 1024 in large models [W]", low=1)
+    layers: int = field(12, "Transformer layers; 12 in base, 24 in large models [W]", low=1)
+    heads: int = field(12, "attention heads of a layer; they divide width [W]", low=1)
+    feed_forward: int = field(3072, "width of the hidden layer of the feed-forward network [W]", low=1)
+    registers: int = field(0, "register tokens, 4 in the later models of DINOv2 [W]", low=0)
+    positions: int = field(
+        14, "side of the position table, patches; it is interpolated to the image's; 37 in DINOv2 [W]", low=1, high=4096
+    )
+    interpolation: Literal["antialiased", "plain", "offset"] = field(
+        "antialiased",
+        "how the position table is: as timm and transformers' DINOv2 with registers do it; plain, as transformers' ViT "
+        "and DINOv2; offset, as DINOv2's own code does without registers [W]",
+    )
+    qkv_bias: bool = field(True, "query, key and value have a bias, as in all published models [W]")
+    layer_scale: float = field(
+        0.0, "where the factors of LayerScale start, 1e-5 in DINOv2; 0: without them, as ViT [W]", low=0
+    )
+    eps: float = field(1e-6, "added to the variance by its LayerNorms; 1e-12 in transformers' ViT [W]", low=1e-20)
+    scan_segments: tuple[int, ...] = field(
+        (), "compile one layer per segment and loop; lengths sum to layers, frozen and trained layers apart", low=1
+    )
+    remat: bool = field(False, "recompute each layer in the backward pass to save memory", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resnet:
+    """ResNet with bottlenecks as a feature extractor: the sizes of ResNet-50 (He et al. 2016, table 1)."""
+
+    blocks: tuple[int, ...] = field(
+        (3, 4, 6, 3), "bottlenecks of each stage; (3, 4, 23, 3) makes a ResNet-101 [W]", low=1, high=512
+    )
+    width: int = field(64, "channels of the first convolution; the map has 32 times as many with 4 stages [W]", low=1)
+    remat: bool = field(False, "recompute each block in the backward pass to save memory", free=True)
+    scan: bool = field(False, "compile the equal blocks of a stage once and loop over their stacked parameters")
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchNormConfig:
-    """Statistics of batch normalisation, declared so that they never depend on the number of devices."""
+    """Statistics of batch normalisation, declared so that they never depend on the number of devices.
+
+    A Vision Transformer has none and reads no field of this.
+    """
 
     mode: Literal["group", "batch", "frozen"] = field(
         "group",
@@ -41,7 +85,9 @@ class BatchNormConfig:
     )
     group_size: int = field(16, "examples in a group; the papers' per-GPU batch is 16 [X]", low=1)
     momentum: float = field(0.1, "weight of the new statistics in the running ones (PyTorch's sense)", low=0, high=1)
-    eps: float = field(1e-3, "added to the variance; that of the tf_ variants of EfficientNet [C]", low=1e-20)
+    eps: float = field(
+        1e-3, "added to the variance; that of the tf_ variants of EfficientNet [C]; 1e-5 in ResNets", low=1e-20
+    )
     official_frozen_drift: bool = field(
         False,
         "frozen layers normalise by, and store, batch statistics all the same, as the released code does [C]",
@@ -80,9 +126,15 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImageTowerConfig:
-    """EfficientNet, region pooling, Transformer block, projection."""
+    """The backbone, region pooling, Transformer block, projection."""
 
+    architecture: Literal["efficientnet", "vit", "resnet"] = field(
+        "efficientnet",
+        "of the backbone; its sizes are in model.image.backbone, .vit or .resnet, and nothing reads the other two [C]",
+    )
     backbone: EfficientNetConfig = section(EfficientNetConfig)
+    vit: Vit = section(Vit)
+    resnet: Resnet = section(Resnet)
     batch_norm: BatchNormConfig = section(BatchNormConfig)
     regions: RegionsConfig = section(RegionsConfig)
     encoder: EncoderConfig = section(EncoderConfig)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 
 from wenlan_jax.tasks import experiment
-from wenlan_jax.tasks.spec import EvaluationSpec, TaskSpec
+from wenlan_jax.tasks.spec import EvaluationSpec, RematGroups, TaskSpec
+from wenlan_jax.tasks.two_tower import backbones
 from wenlan_jax.util.late_import import late
 
 TWO_TOWERS = "two towers"
 """The kind of model: images and captions are encoded apart."""
 
 
-def _micro_batch_unit(config: experiment.Config) -> int:
-    """Groups of batch normalisation are not divided."""
-    norm = config.model.image.batch_norm
-    return norm.group_size if norm.mode == "group" else 1
+def _remat(config: experiment.Config) -> RematGroups:
+    backbone = f"{backbones.of(config.model).path}.remat"
+    return (
+        {"image backbone": (backbone,), "image encoder": ("model.image.encoder.remat",)},
+        {"text tower": ("model.text.bert.remat", "model.text.encoder.remat")},
+    )
 
 
 BRIVL = TaskSpec(
@@ -30,11 +33,8 @@ BRIVL = TaskSpec(
     batch_spec=late("wenlan_jax.tasks.two_tower.batch:batch_spec"),
     evaluations=(EvaluationSpec(late("wenlan_jax.tasks.two_tower.evaluation:Retrieval")),),
     clashes=late("wenlan_jax.tasks.two_tower.config:clashes"),
-    micro_batch_unit=_micro_batch_unit,
-    remat=(
-        {"image backbone": ("model.image.backbone.remat",), "image encoder": ("model.image.encoder.remat",)},
-        {"text tower": ("model.text.bert.remat", "model.text.encoder.remat")},
-    ),
+    micro_batch_unit=backbones.micro_batch_unit,
+    remat=_remat,
     tags=("brivl",),
 )
 

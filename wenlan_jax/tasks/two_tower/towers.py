@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,8 @@ from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 from wenlan_jax.core.task import Batch
 from wenlan_jax.models import augment
 from wenlan_jax.models.arrays import Array
+from wenlan_jax.models.backbone import Backbone
 from wenlan_jax.models.bert import BertEncoder
-from wenlan_jax.models.efficientnet import BASE_STAGES, EfficientNet, Stage, efficientnet_sizes
-from wenlan_jax.models.layers import BatchNormOptions
 from wenlan_jax.models.placement import placing
 from wenlan_jax.models.regions import RegionPooling
 from wenlan_jax.models.transformer import TransformerEncoder
@@ -23,6 +22,7 @@ from wenlan_jax.models.two_tower import ImageTower, Projection, TextTower, Tower
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.two_tower import backbones
 from wenlan_jax.tasks.two_tower import schema as two_towers
 from wenlan_jax.tasks.two_tower.batch import batch_spec
 
@@ -30,26 +30,19 @@ Variables = dict[str, PyTree]
 """`params` and `batch_stats`, each by tower."""
 
 
-def image_backbone(config: two_towers.ModelConfig, platform: str | None = None) -> EfficientNet:
-    """Builds the EfficientNet of a configuration.
+def image_backbone(config: two_towers.ModelConfig, platform: str | None = None) -> Backbone:
+    """Builds the image backbone of a configuration.
 
     Args:
         config: the section `model`.
-        platform: what it runs on, in jax's name; it chooses the depthwise convolution. None for the default backend.
+        platform: what it runs on, in jax's name; it chooses between computations with equal results. None for the
+            default backend.
 
     Returns:
         The module.
     """
-    net = config.image.backbone
-    stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
-    return EfficientNet(
-        *efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head),
-        batch_norm=_batch_norm(config),
-        depthwise=_depthwise(net.depthwise, platform or jax.default_backend()),
-        dtype=jnp.dtype(config.dtype),
-        remat=net.remat,
-        scan=net.scan,
-    )
+    dtype = jnp.dtype(config.dtype)
+    return backbones.of(config).create(config, dtype, platform or jax.default_backend())
 
 
 def image_tower(config: two_towers.ModelConfig, platform: str | None = None) -> ImageTower:
@@ -116,24 +109,6 @@ def _encoder(config: two_towers.EncoderConfig, dtype: DTypeLike) -> TransformerE
         scan_segments=(config.layers,) if config.scan and config.layers else (),
         remat=config.remat,
     )
-
-
-def _batch_norm(config: two_towers.ModelConfig) -> BatchNormOptions:
-    norm = config.image.batch_norm
-    return BatchNormOptions(
-        mode=norm.mode,
-        group_size=norm.group_size,
-        momentum=norm.momentum,
-        eps=norm.eps,
-        frozen_paths=() if norm.official_frozen_drift else config.freeze,
-        scope="image/",
-    )
-
-
-def _depthwise(implementation: str, platform: str) -> Any:
-    if implementation != "auto":
-        return implementation
-    return "shift" if platform == "cpu" else "conv"
 
 
 class Towers:
