@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
+from wenlan_jax import cli
+from wenlan_jax.checkpoints import store
+from wenlan_jax.config import sections
 from wenlan_jax.convert import e5_q4
+from wenlan_jax.convert.rules import flatten
 from wenlan_jax.convert.weights import WeightsError
+from wenlan_jax.data.text import load_tokenizer
+from wenlan_jax.tasks import experiment
 
-WIDTH, LAYERS, HEADS, INNER, POSITIONS = 32, 2, 4, 64, 16
+WIDTH, LAYERS, HEADS, INNER, POSITIONS = 32, 2, 4, 64, 128
 SENTENCES = (
     "一只红色的猫和两只狗在草地上。",
     "ein roter hund und zwei katzen",
@@ -152,3 +158,34 @@ def test_damaged_files_are_refused(tmp_path: Path, model: SentencePieceProcessor
     (tmp_path / "damaged.bin").write_bytes(damage(content))
     with pytest.raises(WeightsError, match=told):
         e5_q4.state(tmp_path / "damaged.bin")
+
+
+def test_a_file_is_imported_with_its_tokenizer(
+    tmp_path: Path, model: SentencePieceProcessor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = written(tmp_path / "e5.bin", model)
+    common = [f"--from={tmp_path / 'e5.bin'}", f"--config={tmp_path / 'sizes.py'}", f"--out={tmp_path / 'imported'}"]
+    made = cli.main(["import", "--format=e5_q4", common[0], f"--write-config={tmp_path / 'sizes.py'}"])
+    assert made == 0
+    config = experiment.load(tmp_path / "sizes.py")
+    bert = config.model.text.bert
+    assert (bert.width, bert.layers, bert.heads, bert.positions) == (WIDTH, LAYERS, HEADS, POSITIONS)
+    assert cli.main(["import", "--format=e5_q4", *common]) == 0
+    with store.Checkpoints(tmp_path / "imported" / "checkpoints", sections.CheckpointConfig()) as checkpoints:
+        _, leaves = checkpoints.stored()
+    assert {name.split("/")[1] for name in flatten(leaves) if name.startswith("params/")} == {"text"}
+    kept = load_tokenizer(tmp_path / "imported")
+    assert kept.fingerprint == e5_q4.tokenizer(tmp_path / "e5.bin").fingerprint
+    assert f"--config.tokenizer.path={tmp_path / 'imported'}" in capsys.readouterr().out
+    assert arrays["emb.word"].shape[0] == bert.vocab_size
+
+
+@pytest.mark.parametrize("form", ["bert", "brivl", "xlm_roberta"])
+def test_another_format_is_told_the_right_one(
+    tmp_path: Path, model: SentencePieceProcessor, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    written(tmp_path / "e5.bin", model)
+    arguments = ["import", f"--format={form}", f"--from={tmp_path / 'e5.bin'}"]
+    assert cli.main([*arguments, f"--write-config={tmp_path / 'sizes.py'}"]) == 1
+    assert "choose --format=e5_q4" in capsys.readouterr().err
+    assert not (tmp_path / "sizes.py").exists()

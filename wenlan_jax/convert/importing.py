@@ -21,7 +21,7 @@ import numpy as np
 
 from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
-from wenlan_jax.convert import UNUSED_LAYERS, weights
+from wenlan_jax.convert import UNUSED_LAYERS, import_formats, weights
 from wenlan_jax.convert.brivl import is_unused_layer
 from wenlan_jax.convert.import_formats import (
     FORMATS,
@@ -62,9 +62,9 @@ def run_import(config: experiment.Config, request: ImportRequest) -> None:
         ConfigError: for a configuration that cannot be used.
         CheckpointError: for what is in `out` already.
     """
-    tokenizer = _tokenizer(config)
+    tokenizer = _tokenizer(config, request)
     target = _target(config, request, tokenizer)
-    state = weights.read(request.source, request.trust_pickle)
+    state = import_formats.load(request.format, request.source, request.trust_pickle)
     found = _read(state, target, request)
     unused = _unused(state) if "text" in registry.of(config).towers else {}
     del state
@@ -81,7 +81,8 @@ def run_import(config: experiment.Config, request: ImportRequest) -> None:
     fingerprint = tokenizer.fingerprint if tokenizer else kept.fingerprint if kept else ""
     _write(request.out, merged, unused, config, tokenizer, fingerprint)
     say(summary(found, target.shapes, merged))
-    say(f"start from it with: wenlan train --config=... --config.init_from={request.out}")
+    with_words = f" --config.tokenizer.path={request.out}" if tokenizer is not None or kept is not None else ""
+    say(f"start from it with: wenlan train --config=... --config.init_from={request.out}{with_words}")
 
 
 def _unused(state: weights.StateDict) -> FlatTree:
@@ -89,10 +90,12 @@ def _unused(state: weights.StateDict) -> FlatTree:
     return {key.removeprefix(WHOLE_MODEL): array for key, array in state.items() if is_unused_layer(key)}
 
 
-def _tokenizer(config: experiment.Config) -> text.Tokenizer | None:
-    """The configured tokenizer; None where the run is to train its own."""
-    settings = config.tokenizer
-    return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case) if settings.path else None
+def _tokenizer(config: experiment.Config, request: ImportRequest) -> text.Tokenizer | None:
+    """The configured tokenizer, or the one in the file of weights; None where the run is to train its own."""
+    settings, own = config.tokenizer, FORMATS[request.format].tokenizer
+    if settings.path:
+        return text.load_tokenizer(Path(settings.path).expanduser(), settings.lower_case)
+    return None if own is None else own(request.source)
 
 
 def _target(config: experiment.Config, request: ImportRequest, tokenizer: text.Tokenizer | None) -> ImportTarget:
@@ -137,12 +140,6 @@ def _towers(request: ImportRequest, config: experiment.Config) -> Sequence[str]:
 def _read(state: weights.StateDict, target: ImportTarget, request: ImportRequest) -> FoundWeights:
     """What the reader of the format finds; raises ImportingError with all faults, the file and the remedy."""
     chosen = FORMATS[request.format]
-    known = [name for name, form in FORMATS.items() if form.knows(state)]
-    if known and request.format not in known:
-        raise ImportingError(
-            f"{request.source}: its keys are not those of --format={request.format}; "
-            f"choose --format={' or '.join(known)}"
-        )
     try:
         return chosen.read(state, target, request.source)
     except ConversionError as error:

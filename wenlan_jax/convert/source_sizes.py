@@ -10,7 +10,16 @@ from typing import Any
 from ml_collections import config_dict
 
 from wenlan_jax import __version__
-from wenlan_jax.convert import backbone_weights, bert, efficientnet, import_single, queues, weights
+from wenlan_jax.convert import (
+    backbone_weights,
+    bert,
+    e5_q4,
+    efficientnet,
+    import_formats,
+    import_single,
+    queues,
+    weights,
+)
 from wenlan_jax.convert.backbone_weights import Fields, count, rows
 from wenlan_jax.convert.brivl import QUERY_TOWERS
 from wenlan_jax.convert.import_formats import FORMATS, WHOLE_MODEL, ImportingError
@@ -61,7 +70,7 @@ def write(base: experiment.Config | None, form: str, source: Path, trust_pickle:
     """
     if path.exists():
         raise ImportingError(f"{path} exists; remove it or choose another --write-config")
-    state = weights.read(source, trust_pickle)
+    state = import_formats.load(form, source, trust_pickle)
     try:
         fields = sizes(form, state, source, base)
     except ConversionError as error:
@@ -99,10 +108,9 @@ def sizes(form: str, state: weights.StateDict, source: Path, base: experiment.Co
         return _brivl({key.removeprefix(WHOLE_MODEL): array for key, array in state.items()})
     if form in backbones.BACKBONES:
         return _backbone(form, state, source, experiment.Config() if base is None else base)
-    if form == "bert" and not of_single:
-        return {
-            f"model.text.bert.{name}": value for name, value in _bert(state, bert.detect(state), description).items()
-        }
+    if form == "e5_q4" or (form == "bert" and not of_single):
+        known = e5_q4.description(source) if form == "e5_q4" else description
+        return {f"model.text.bert.{name}": value for name, value in _bert(state, bert.detect(state), known).items()}
     return _single(form, state, description)
 
 
