@@ -2,8 +2,9 @@
 
 Command   wenlan train --config=configs/brivl_vit_l.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
           --config.init_from=imported/vit --config.tokenizer.path=imported/vit   (configs/WEIGHTS.md makes them)
-Hardware  not yet planned
-Time      not yet run
+Hardware  planned on 64 TPU v5p, run on nothing yet: 4.1 of 95 GiB a device with 32 pairs each
+          (wenlan plan --config=configs/brivl_vit_l.py --topology=v5p:4x4x4 --config.mesh.preset=slice)
+Time      not yet run; planned: .29 s a step, 26 hours for 650 million pairs, if devices reach .4 of their peak
 Metric    not yet run
 
 The backbone's map is that of its patch tokens: images of 392 pixels are 28 x 28 patches, to which the position table of

@@ -54,6 +54,8 @@ def drawn(config: experiment.Config) -> dict[str, Any]:
 def model_of(config: experiment.Config, words: Tokenizer) -> exporting.Model:
     tree = drawn(config)
     towers = exporting.by_tower(tree["params"], tree["batch_stats"])
+    # As a checkpoint gives them, which does not store that there are no statistics.
+    towers = {name: {kind: leaves for kind, leaves in parts.items() if leaves} for name, parts in towers.items()}
     return exporting.Model(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32")
 
 
@@ -195,6 +197,19 @@ def test_weights_of_another_architecture_are_refused(
     other = {"vit": "resnet", "resnet": "vit"}[name]
     assert imported(tiny(**TINY[other]), source, other) == 1
     assert f"its keys are not those of --format={other}; choose --format={name}" in capsys.readouterr().err
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_official_model_has_no_other_backbone(
+    name: str, tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "brivl.safetensors"
+    stem = {"imgencoder.backbone.conv_stem.weight": np.zeros((8, 3, 3, 3), np.float32)}
+    weights.write_safetensors(stem, source, {})
+    assert imported(tiny(**TINY[name]), source, "brivl") == 1
+    told = capsys.readouterr().err
+    assert f"set model.image.architecture='efficientnet', which is {name!r}" in told
     assert not (tmp_path / "imported").exists()
 
 

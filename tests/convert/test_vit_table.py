@@ -445,8 +445,10 @@ def test_other_networks_are_named():
     with pytest.raises(ConversionError, match=r"several image networks, under a\., b\."):
         vit.detect([f"{name}.patch_embed.proj.weight" for name in "ab"])
     state = arrays(randomized(Reference()))
-    with pytest.raises(ConversionError, match="SwiGLU"):
-        vit.read({**state, "blocks.0.mlp.w12.weight": state["norm.weight"]}, experiment.Config(), Path("x"))
+    joint = np.zeros((2 * WIDE, WIDTH), np.float32)
+    for key, array in (("blocks.0.mlp.w12.weight", state["norm.weight"]), ("blocks.1.mlp.fc1.weight", joint)):
+        with pytest.raises(ConversionError, match="SwiGLU"):
+            vit.read({**state, key: array}, experiment.Config(), Path("x"))
     with pytest.raises(ConversionError, match=r"pos_embed has 33 rows"):
         wrong = {**state, "pos_embed": np.zeros((1, 33, WIDTH), np.float32)}
         vit.fold_positions(wrong, vit.detect(wrong), 8)

@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 import torch
 from transformers import BertConfig, BertModel
 
-from wenlan_jax.convert.brivl import bert_rules, brivl_table
+from wenlan_jax.convert.bert import bert_rules
+from wenlan_jax.convert.brivl import brivl_table
 from wenlan_jax.convert.rules import Ignore, WeightTable, to_flax, to_torch, unflatten
 
 WIDTH, TOKENS = 16, 7

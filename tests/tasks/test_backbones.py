@@ -16,6 +16,9 @@ from wenlan_jax.core import step, trees
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel import partition
 from wenlan_jax.tasks import experiment, remat
+from wenlan_jax.tasks.batch import zeros
+from wenlan_jax.tasks.single_tower.batch import objective_spec
+from wenlan_jax.tasks.single_tower.task import SingleTowerTask
 from wenlan_jax.tasks.two_tower import backbones
 from wenlan_jax.training import model_flops
 from wenlan_jax.training import setup as runs
@@ -212,6 +215,11 @@ def test_the_single_tower_pools_regions_on_any_map(name: str, width: int, tiny: 
     changes = {**TINY[name], **MAP, "model__freeze": ("image/",), "single__regions__width": width}
     current = runs.set_up(tiny(**changes), jax.devices()[:1])
     assert set(current.shapes.params) == {"single", "image"}
+    task = current.recipe.task
+    assert isinstance(task, SingleTowerTask)
+    batch = zeros(objective_spec(current.config, "itm", 2, current.config.pretrain.text_buckets[0], 3))
+    features = jax.eval_shape(task.tower.features, current.shapes.params, current.shapes.batch_stats, batch)
+    assert features.shape == (2, 3, width)
     with pytest.raises(experiment.ConfigError, match=rf"single\.regions\.width: 9, .* has {width} channels; set it to"):
         runs.set_up(tiny(**{**changes, "single__regions__width": 9}), jax.devices()[:1])
 

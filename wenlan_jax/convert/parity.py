@@ -137,7 +137,7 @@ def compiled_tower(
     towers = Towers(dataclasses.replace(config, model=model))
 
     def embed_image(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:
-        params, stats = ({"image": variables[name]} for name in ("params", "batch_stats"))
+        params, stats = ({"image": variables.get(name, {})} for name in ("params", "batch_stats"))
         return towers.embed_images(params, stats, towers.prepare(inputs, None), None)[0].embedding
 
     def embed_text(variables: dict[str, Any], inputs: dict[str, jax.Array]) -> jax.Array:

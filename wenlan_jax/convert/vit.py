@@ -202,6 +202,8 @@ class _Shape(NamedTuple):
 
 
 def _shape(state: weights.StateDict, layout: KeyLayout) -> _Shape:
+    if _is_gated(state):
+        raise ConversionError("a feed-forward network with SwiGLU; the Vision Transformer computes GELU only")
     prefix, keys = layout.prefix, _KEYS[layout.family]
     stem = prefix + _STEMS[layout.family]
     places = backbone_weights.rows(state, prefix + keys["position"], 1)
@@ -286,8 +288,6 @@ def _said(state: weights.StateDict, layout: KeyLayout, source: Path) -> _Said:
 def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.Reading:
     """Prepares a Vision Transformer for a configuration, see `Conversion`."""
     layout, vit = detect(state), config.model.image.vit
-    if any(".mlp.w12." in key or ".mlp.weights_in." in key for key in state):
-        raise ConversionError("a feed-forward network with SwiGLU; the Vision Transformer computes GELU only")
     shape, said = _shape(state, layout), _said(state, layout, source)
     known = {name: value for name, value in (("heads", said.heads), ("eps", said.eps)) if value is not None}
     faults = backbone_weights.size_faults(vit, SECTION, {**shape.fields, **known})
@@ -301,6 +301,15 @@ def read(state: weights.StateDict, config: experiment.Config, source: Path) -> b
     told = said.heads is not None and said.eps is not None
     folded = fold_positions(state, layout, shape.extra)
     return backbone_weights.Reading(folded, vit_table(layout), (), "" if told else UNCHECKED)
+
+
+def _is_gated(state: weights.StateDict) -> bool:
+    """Whether feed-forward networks are SwiGLU, by its own names, or by a first layer of both halves (timm)."""
+    if any(".mlp.w12." in key or ".mlp.weights_in." in key for key in state):
+        return True
+    first = {key: len(array) for key, array in state.items() if key.endswith(".mlp.fc1.weight") and array.ndim == 2}
+    inputs = {key: state.get(key.replace(".fc1.", ".fc2.")) for key in first}
+    return any(array is not None and first[key] == 2 * array.shape[-1] for key, array in inputs.items())
 
 
 def _scale_faults(has: bool, start: float) -> list[str]:
