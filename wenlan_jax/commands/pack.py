@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
         PACK.read(
             arguments,
             read=read_options(arguments),
-            images=IMAGES.read(arguments),
+            image_options=IMAGES.read(arguments),
             regions=_regions(arguments),
         )
     )
