@@ -16,10 +16,11 @@ pytest.importorskip("transformers")
 import torch
 from transformers import EfficientNetConfig, EfficientNetForImageClassification, EfficientNetModel
 
+from wenlan_jax.convert import backbone_weights, torch_modules
 from wenlan_jax.convert.brivl import with_batch_counters
-from wenlan_jax.convert.efficientnet import KeyLayout, detect, efficientnet_table
+from wenlan_jax.convert.efficientnet import KeyLayout, architecture, detect, efficientnet_table, is_lite, rules, sizes
 from wenlan_jax.convert.reference import torch_brivl
-from wenlan_jax.convert.rules import ConversionError, Imported, flatten, to_flax, to_torch, unflatten
+from wenlan_jax.convert.rules import ConversionError, Imported, WeightTable, flatten, to_flax, to_torch, unflatten
 from wenlan_jax.models.efficientnet import COMPOUND_COEFFICIENTS, EfficientNet, Stage, efficientnet_sizes
 from wenlan_jax.models.layers import BatchNormOptions
 
@@ -32,8 +33,8 @@ BATCH_NORM = BatchNormOptions(mode="batch", group_size=0, momentum=0.1, eps=1e-3
 TIMM, HUGGING_FACE = KeyLayout("timm", ""), KeyLayout("huggingface", "")
 
 
-def network(stem: int = STEM, stages: tuple[Stage, ...] = STAGES, head: int = HEAD) -> EfficientNet:
-    return EfficientNet(stem, stages, head, BATCH_NORM, "conv", jnp.float32, False, False)
+def network(stem: int = STEM, stages: tuple[Stage, ...] = STAGES, head: int = HEAD, lite: bool = False) -> EfficientNet:
+    return EfficientNet(stem, stages, head, BATCH_NORM, lite, "conv", jnp.float32, False, False)
 
 
 def template(net: EfficientNet) -> dict[str, Any]:
@@ -188,3 +189,92 @@ def test_other_networks_and_sizes_are_named():
         imported(arrays(timm_model()), deeper)
     with pytest.raises(ConversionError, match="covered by no rule|has shape"):
         imported(arrays(EfficientNetModel(hugging_face_config())), network(stages=STAGES[:2]))
+
+
+class LiteBlock(torch.nn.Module):
+    """A block of the lite variants under the names of efficientnet_pytorch, written from the paper's figure."""
+
+    def __init__(self, inputs: int, stage: Stage, stride: int) -> None:
+        super().__init__()
+        wide, self.stride, self.kernel = inputs * stage.expand, stride, stage.kernel
+        if stage.expand > 1:
+            self._expand_conv, self._bn0 = torch.nn.Conv2d(inputs, wide, 1, bias=False), norm(wide)
+        self._depthwise_conv = torch.nn.Conv2d(wide, wide, stage.kernel, stride, groups=wide, bias=False)
+        self._bn1 = norm(wide)
+        self._project_conv, self._bn2 = torch.nn.Conv2d(wide, stage.width, 1, bias=False), norm(stage.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        if hasattr(self, "_expand_conv"):
+            y = self._bn0(self._expand_conv(y)).clamp(0, 6)
+        y = self._bn1(self._depthwise_conv(padded(y, self.kernel, self.stride))).clamp(0, 6)
+        y = self._bn2(self._project_conv(y))
+        return x + y if x.shape == y.shape else y
+
+
+class Lite(torch.nn.Module):
+    """A lite variant up to its map, with a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0 = torch.nn.Conv2d(3, STEM, 3, 2, bias=False), norm(STEM)
+        widths = [STEM, *(stage.width for stage in STAGES for _ in range(stage.repeats))]
+        strides = [stage.stride if not index else 1 for stage in STAGES for index in range(stage.repeats)]
+        every = [stage for stage in STAGES for _ in range(stage.repeats)]
+        blocks = zip(widths, every, strides, strict=False)
+        self._blocks = torch.nn.ModuleList(LiteBlock(width, stage, stride) for width, stage, stride in blocks)
+        self._conv_head, self._bn1 = torch.nn.Conv2d(widths[-1], HEAD, 1, bias=False), norm(HEAD)
+        self._fc = torch.nn.Linear(HEAD, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self._bn0(self._conv_stem(padded(images, 3, 2))).clamp(0, 6)
+        for block in self._blocks:
+            x = block(x)
+        return self._bn1(self._conv_head(x)).clamp(0, 6)
+
+
+def norm(width: int) -> torch.nn.Module:
+    return torch.nn.BatchNorm2d(width, eps=1e-3)
+
+
+def padded(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """TensorFlow's "SAME": more behind than before."""
+    side = x.shape[-1]
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return torch.nn.functional.pad(x, (total // 2, total - total // 2) * 2)
+
+
+def test_a_lite_variant_gives_the_same_map_and_returns_unchanged():
+    net, model = network(lite=True), randomized(Lite())
+    state = arrays(model)
+    assert detect(state) == KeyLayout("efficientnet_pytorch", "") and is_lite(state)
+    assert not is_lite(arrays(timm_model()))
+    result = imported(state, net)
+    assert not any("/se/" in name for name in flatten(result.leaves))
+    pixels = torch.tensor(images()).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        assert_maps_equal(net, result, model(pixels))
+    back = with_batch_counters(to_torch(result.leaves, efficientnet_table(detect(state), STAGES)))
+    assert set(state) - set(back) == {"_fc.weight", "_fc.bias"}
+    for key, value in back.items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(value, state[key], err_msg=key)
+    exported = torch_modules.EfficientNet(architecture(net), HEAD).eval()
+    table = WeightTable(tuple(rules("", backbone_weights.SCOPE)), ())
+    leaves = {key: torch.tensor(value) for key, value in with_batch_counters(to_torch(result.leaves, table)).items()}
+    exported.load_state_dict(leaves, strict=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(exported(pixels), model(pixels), atol=2e-5)
+
+
+@pytest.mark.parametrize("multipliers", [(1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8)])
+def test_the_multipliers_of_lite_variants_are_read_off_their_arrays(multipliers: tuple[float, float]) -> None:
+    made = efficientnet_sizes(*multipliers, lite=True)
+    assert (made.stem_width, made.head_width) == (32, 1280)
+    state = {f"_blocks.{n}._depthwise_conv.weight": np.zeros(1) for n in range(sum(s.repeats for s in made.stages))}
+    state["_conv_stem.weight"] = np.zeros((32, 3, 3, 3))
+    state["_conv_head.weight"] = np.zeros((1280, made.stages[-1].width, 1, 1))
+    found = sizes(state, "", "efficientnet_pytorch")
+    backbone = "model.image.backbone."
+    assert (found[f"{backbone}width_multiplier"], found[f"{backbone}depth_multiplier"]) == multipliers
+    assert found[f"{backbone}lite"] is True and found["augment.std"][0] == pytest.approx(128 / 255, abs=1e-6)

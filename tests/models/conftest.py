@@ -33,6 +33,7 @@ def make_backbone() -> Callable[..., EfficientNet]:
             "stages": SMALL_STAGES,
             "head_width": 32,
             "batch_norm": BATCH_NORM,
+            "lite": False,
             "depthwise": "conv",
             "dtype": jnp.float32,
             "remat": False,

@@ -187,7 +187,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     script, place = tmp_path / "held.py", tmp_path / "out"
     script.write_text(HELD)
     root = str(ROOT)
-    environment = {**os.environ, "PYTHONPATH": root}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, str(ROOT / "tests")])}
     with subprocess.Popen([sys.executable, str(script), str(place)], env=environment, cwd=root) as parent:
         try:
             _until(lambda: all((atomic_files.unfinished(place) / f"busy-{unit}").exists() for unit in range(2)))

@@ -336,25 +336,51 @@ def _varint(number: int) -> bytes:
 def _piece(piece: str, score: float, kind: int) -> bytes:
     """Field 1 of a model: text, score, and type where it is no ordinary one."""
     content = piece.encode()
-    inner = b"\x0a" + _varint(len(content)) + content + b"\x15" + struct.pack("<f", score)
+    inner = _field(1, content) + b"\x15" + struct.pack("<f", score)
     if kind:
-        inner += b"\x18" + _varint(kind)
-    return b"\x0a" + _varint(len(inner)) + inner
+        inner += _field(3, kind)
+    return _field(1, inner)
 
 
 def _without_pieces(model: bytes) -> bytes:
-    """The other fields of a model, all of which are messages: of training, normaliser and tests."""
-    kept, at = [], 0
-    while at < len(model):
-        begin, shift, length = at, 0, 0
-        number = model[at] >> 3
-        at += 1
-        while True:
-            length |= (model[at] & 127) << shift
-            shift, at = shift + 7, at + 1
-            if model[at - 1] < 128:
-                break
-        at += length
+    """The other fields of a model: of training, normaliser and tests. The name of the rules' file is left out, too."""
+    kept = []
+    for number, content in _fields(model):
+        if number == _NORMALISER and isinstance(content, bytes):
+            content = b"".join(_field(inner, value) for inner, value in _fields(content) if inner != _RULES_FILE)
         if number != 1:
-            kept.append(model[begin:at])
+            kept.append(_field(number, content))
     return b"".join(kept)
+
+
+_NORMALISER, _RULES_FILE = 3, 6
+"""Fields of SentencePiece's `ModelProto` and `NormalizerSpec`."""
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Number and value of each field of a message whose fields are numbers, texts or messages."""
+    at = 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        value, at = _read_varint(message, at)
+        if tag & 7 == 0:
+            yield tag >> 3, value
+        else:
+            yield tag >> 3, message[at : at + value]
+            at += value
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number, and the place after it."""
+    value, shift = 0, 0
+    while True:
+        value |= (message[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if message[at - 1] < 128:
+            return value, at

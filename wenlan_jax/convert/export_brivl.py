@@ -69,6 +69,7 @@ def _check(model: ExportedModel) -> None:
         fault
         for holds, fault in (
             (image.architecture == OFFICIAL_BACKBONE, f"model.image.architecture must be {OFFICIAL_BACKBONE!r}"),
+            (not image.backbone.lite, "model.image.backbone.lite must be false"),
             (regions.project, "model.image.regions.project must be true"),
             (regions.whole_image, "model.image.regions.whole_image must be true"),
             (regions.coordinates == "official", "model.image.regions.coordinates must be 'official'"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wenlan_jax.convert import backbone_weights, bert, e5_q4, import_single, queues, weights
+from wenlan_jax.convert import backbone_weights, bert, e5_q4, efficientnet, import_single, queues, weights
 from wenlan_jax.convert.brivl import MOMENTUM_TOWERS, OFFICIAL_BACKBONE, QUERY_TOWERS, brivl_table
 from wenlan_jax.convert.rules import ConversionError, FlatTree, Imported, WeightTable, flatten, to_flax
 from wenlan_jax.core.state import MOMENTUM, TrainState
@@ -266,6 +266,15 @@ FORMATS |= {
     )
     for name, spec in backbones.BACKBONES.items()
 }
+
+
+def _is_lite(keys: Iterable[str]) -> bool:
+    known = set(keys)
+    return FORMATS["efficientnet"].knows(known) and efficientnet.is_lite(known)
+
+
+FORMATS["efficientnet_lite"] = FORMATS["efficientnet"]._replace(knows=_is_lite)
+"""The same table; other variants are refused under this name."""
 
 
 def load(form: str, source: Path, trust_pickle: bool) -> weights.StateDict:

@@ -106,6 +106,8 @@ def sizes(form: str, state: weights.StateDict, source: Path, base: experiment.Co
     of_single = base is not None and _is_single(base)
     if form == "brivl":
         return _brivl({key.removeprefix(WHOLE_MODEL): array for key, array in state.items()})
+    if form == "efficientnet_lite":
+        return _backbone("efficientnet", state, source, experiment.Config() if base is None else base)
     if form in backbones.BACKBONES:
         return _backbone(form, state, source, experiment.Config() if base is None else base)
     if form == "e5_q4" or (form == "bert" and not of_single):

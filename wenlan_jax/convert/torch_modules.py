@@ -70,6 +70,7 @@ class EfficientNetSizes(TypedDict):
     architecture: Literal["efficientnet"]
     stem: int  # channels after the first convolution
     stages: list[list[int]]  # (kernel, stride, expansion, channels, blocks) of each stage
+    lite: bool  # ReLU6 in place of swish, and no squeeze and excitation
     norm_eps: float
     norm_momentum: float
 
@@ -191,14 +192,22 @@ class MBConv(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, expand: int, norm: Callable[[int], nn.Module]
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        expand: int,
+        norm: Callable[[int], nn.Module],
+        lite: bool,
     ) -> None:
         super().__init__()
         wide = inputs * expand
+        self.activation = F.relu6 if lite else F.silu
         self.widens, self.residual = expand > 1, stride == 1 and inputs == outputs
         self.conv_dw = convolution(wide, wide, kernel, stride, groups=wide)
         self.bn1, self.bn2 = norm(wide), norm(wide if self.widens else outputs)
-        self.se = SqueezeExcite(wide, int(inputs * SQUEEZE_RATIO))
+        self.se = nn.Identity() if lite else SqueezeExcite(wide, int(inputs * SQUEEZE_RATIO))
         if self.widens:
             self.conv_pw = convolution(inputs, wide, 1)
             self.conv_pwl, self.bn3 = convolution(wide, outputs, 1), norm(outputs)
@@ -208,11 +217,11 @@ class MBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block to feature maps (B, C, h, w)."""
         if self.widens:
-            y = F.silu(self.bn1(self.conv_pw(x)))
-            y = F.silu(self.bn2(self.conv_dw(y)))
+            y = self.activation(self.bn1(self.conv_pw(x)))
+            y = self.activation(self.bn2(self.conv_dw(y)))
             y = self.bn3(self.conv_pwl(self.se(y)))
         else:
-            y = F.silu(self.bn1(self.conv_dw(x)))
+            y = self.activation(self.bn1(self.conv_dw(x)))
             y = self.bn2(self.conv_pw(self.se(y)))
         return x + y if self.residual else y
 
@@ -223,20 +232,21 @@ class EfficientNet(nn.Module):
     def __init__(self, sizes: EfficientNetSizes, features: int) -> None:
         super().__init__()
         norm = functools.partial(nn.BatchNorm2d, eps=sizes["norm_eps"], momentum=sizes["norm_momentum"])
-        width = sizes["stem"]
+        width, lite = sizes["stem"], sizes["lite"]
+        self.activation = F.relu6 if lite else F.silu
         self.conv_stem, self.bn1 = convolution(3, width, 3, stride=2), norm(width)
         self.blocks = nn.Sequential()
         for kernel, stride, expand, outputs, repeats in sizes["stages"]:
-            blocks = [MBConv(width, outputs, kernel, stride, expand, norm)]
-            blocks += [MBConv(outputs, outputs, kernel, 1, expand, norm) for _ in range(repeats - 1)]
+            blocks = [MBConv(width, outputs, kernel, stride, expand, norm, lite)]
+            blocks += [MBConv(outputs, outputs, kernel, 1, expand, norm, lite) for _ in range(repeats - 1)]
             self.blocks.append(nn.Sequential(*blocks))
             width = outputs
         self.conv_head, self.bn2 = convolution(width, features, 1), norm(features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes feature maps of normalised images (B, 3, S, S)."""
-        x = self.blocks(F.silu(self.bn1(self.conv_stem(images))))
-        return F.silu(self.bn2(self.conv_head(x)))
+        x = self.blocks(self.activation(self.bn1(self.conv_stem(images))))
+        return self.activation(self.bn2(self.conv_head(x)))
 
 
 class Bottleneck(nn.Module):

@@ -6,6 +6,7 @@ Layer names are those of the official BriVL checkpoints, with dots turned into u
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -98,6 +99,7 @@ def efficientnet_sizes(
     base_stages: tuple[Stage, ...] = BASE_STAGES,
     base_stem: int = BASE_STEM_WIDTH,
     base_head: int = BASE_HEAD_WIDTH,
+    lite: bool = False,
 ) -> EfficientNetSizes:
     """Scales the base network by compound coefficients (Tan and Le 2019, section 3.3).
 
@@ -109,6 +111,8 @@ def efficientnet_sizes(
         base_stages: the stages to scale; pass others for another total stride.
         base_stem: output channels of the first convolution before scaling.
         base_head: output channels of the last convolution before scaling.
+        lite: scale neither stem nor head, nor the number of blocks of the first and the last stage, as the lite
+            variants do (tensorflow/tpu, models/official/efficientnet/lite).
 
     Returns:
         The scaled sizes.
@@ -116,18 +120,16 @@ def efficientnet_sizes(
     Example:
         `efficientnet_sizes(*COMPOUND_COEFFICIENTS["b5"])` gives those of EfficientNet-B5.
     """
+    unscaled = (0, len(base_stages) - 1) if lite else ()
     stages = tuple(
         stage._replace(
             width=round_width(stage.width * width_multiplier),
-            repeats=math.ceil(stage.repeats * depth_multiplier),
+            repeats=stage.repeats if number in unscaled else math.ceil(stage.repeats * depth_multiplier),
         )
-        for stage in base_stages
+        for number, stage in enumerate(base_stages)
     )
-    return EfficientNetSizes(
-        round_width(base_stem * width_multiplier),
-        stages,
-        round_width(base_head * width_multiplier),
-    )
+    of_ends = 1.0 if lite else width_multiplier
+    return EfficientNetSizes(round_width(base_stem * of_ends), stages, round_width(base_head * of_ends))
 
 
 class EfficientNet(nn.Module):
@@ -141,6 +143,7 @@ class EfficientNet(nn.Module):
         stages: the stages, e.g. from `efficientnet_sizes`.
         head_width: output channels of the last convolution.
         batch_norm: see `BatchNormOptions`; the `tf_` weights have eps 1e-3.
+        lite: the lite variant: ReLU6 in place of swish, and no squeeze and excitation.
         depthwise: implementation of the depthwise convolutions.
         dtype: of the computation and the result; parameters and statistics stay float32.
         remat: recompute each block in the backward pass instead of keeping its activations.
@@ -152,6 +155,7 @@ class EfficientNet(nn.Module):
     stages: tuple[Stage, ...]
     head_width: int
     batch_norm: BatchNormOptions
+    lite: bool
     depthwise: DepthwiseImplementation
     dtype: DTypeLike
     remat: bool
@@ -185,11 +189,11 @@ class EfficientNet(nn.Module):
             kernel_init=convolution_kernel(STEM_KERNEL, self.stem_width),
             name="conv_stem",
         )(images.astype(self.dtype))
-        x = rows(nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn1")(x, train)))
+        x = rows(activation(self.lite)(BatchNorm(self.batch_norm, self.dtype, name="bn1")(x, train)))
         for number, stage in enumerate(self.stages):
             x = self._stage(number, stage, x, train)
         x = pointwise_conv(self.head_width, self.dtype, name="conv_head")(x)
-        return rows(nn.swish(BatchNorm(self.batch_norm, self.dtype, name="bn2")(x, train)))
+        return rows(activation(self.lite)(BatchNorm(self.batch_norm, self.dtype, name="bn2")(x, train)))
 
     def _stage(self, number: int, stage: Stage, x: Array, train: bool) -> Array:
         def step(block: nn.Module, carry: Array, _: None) -> tuple[Array, None]:
@@ -215,10 +219,16 @@ class EfficientNet(nn.Module):
             expand=stage.expand,
             width=stage.width,
             batch_norm=self.batch_norm,
+            lite=self.lite,
             depthwise=self.depthwise,
             dtype=self.dtype,
             name=name,
         )
+
+
+def activation(lite: bool) -> Callable[[Array], Array]:
+    """Returns the activation of the network or of its lite variant."""
+    return nn.relu6 if lite else nn.swish
 
 
 class MBConv(nn.Module):
@@ -234,6 +244,7 @@ class MBConv(nn.Module):
         expand: factor by which the input is widened.
         width: output channels.
         batch_norm: see `BatchNormOptions`.
+        lite: see `EfficientNet`.
         depthwise: implementation of the depthwise convolution.
         dtype: of the computation.
     """
@@ -243,6 +254,7 @@ class MBConv(nn.Module):
     expand: int
     width: int
     batch_norm: BatchNormOptions
+    lite: bool
     depthwise: DepthwiseImplementation
     dtype: DTypeLike
 
@@ -253,10 +265,11 @@ class MBConv(nn.Module):
         inputs, channels = x, x.shape[-1]
         if widens:
             x = pointwise_conv(channels * self.expand, self.dtype, name="conv_pw")(x)
-            x = rows(nn.swish(self._norm(names[0])(x, train)))
+            x = rows(activation(self.lite)(self._norm(names[0])(x, train)))
         x = DepthwiseConv(self.kernel, self.stride, self.depthwise, self.dtype, name="conv_dw")(x)
-        x = rows(nn.swish(self._norm(names[1])(x, train)))
-        x = SqueezeExcite(int(channels * SQUEEZE_RATIO), self.dtype, name="se")(x)
+        x = rows(activation(self.lite)(self._norm(names[1])(x, train)))
+        if not self.lite:
+            x = SqueezeExcite(int(channels * SQUEEZE_RATIO), self.dtype, name="se")(x)
         x = self._norm(names[3])(pointwise_conv(self.width, self.dtype, name=names[2])(x), train)
         return rows(x + inputs if x.shape == inputs.shape else x)
 

@@ -82,8 +82,9 @@ def _efficientnet(model: schema.ModelConfig, dtype: DTypeLike, platform: str) ->
     net = model.image.backbone
     stages = tuple(Stage(*stage) for stage in net.stages) or BASE_STAGES
     return EfficientNet(
-        *efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head),
+        *efficientnet_sizes(net.width_multiplier, net.depth_multiplier, stages, net.stem, net.head, net.lite),
         batch_norm=_batch_norm(model),
+        lite=net.lite,
         depthwise=_depthwise(net.depthwise, platform),
         dtype=dtype,
         remat=net.remat,

@@ -22,6 +22,11 @@ class EfficientNetConfig:
     head: int = field(1280, "channels of the map before scaling [C]", low=1)
     width_multiplier: float = field(1.6, "scales all channels; 1.6 makes a B5, 2.0 a B7 [C]", low=0.05, high=16)
     depth_multiplier: float = field(2.2, "scales all repeats; 2.2 makes a B5, 3.1 a B7 [C]", low=0.1, high=16)
+    lite: bool = field(
+        False,
+        "the lite variant: ReLU6, no squeeze and excitation, stem, head and the numbers of blocks of the first and the "
+        "last stage not scaled; lite0 has both multipliers 1.0 [W]",
+    )
     depthwise: Literal["auto", "conv", "shift"] = field(
         "auto",
         "how depthwise convolutions are computed, with equal results; auto: shift on CPU, conv elsewhere",
@@ -32,7 +37,7 @@ class EfficientNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vit:
+class VitConfig:
     """A Vision Transformer as a feature extractor: the sizes of ViT-B/16 (Dosovitskiy et al. 2021, table 1)."""
 
     patch: int = field(16, "side of a patch, pixels; 14 in DINOv2; data.image_size is a multiple of it [W]", low=1)
@@ -61,7 +66,7 @@ class Vit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Resnet:
+class ResnetConfig:
     """ResNet with bottlenecks as a feature extractor: the sizes of ResNet-50 (He et al. 2016, table 1)."""
 
     blocks: tuple[int, ...] = field(
@@ -133,8 +138,8 @@ class ImageTowerConfig:
         "of the backbone; its sizes are in model.image.backbone, .vit or .resnet, and nothing reads the other two [C]",
     )
     backbone: EfficientNetConfig = section(EfficientNetConfig)
-    vit: Vit = section(Vit)
-    resnet: Resnet = section(Resnet)
+    vit: VitConfig = section(VitConfig)
+    resnet: ResnetConfig = section(ResnetConfig)
     batch_norm: BatchNormConfig = section(BatchNormConfig)
     regions: RegionsConfig = section(RegionsConfig)
     encoder: EncoderConfig = section(EncoderConfig)
