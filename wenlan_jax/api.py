@@ -15,6 +15,7 @@ from ml_collections import config_dict
 
 from wenlan_jax.applications import api_inputs
 from wenlan_jax.applications.api_inputs import Image, ModelError
+from wenlan_jax.applications.loaded_model import SECTIONS
 from wenlan_jax.data import images as image_files
 from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.text import Tokenizer
@@ -27,9 +28,6 @@ from wenlan_jax.tasks.two_tower.spec import TWO_TOWERS
 from wenlan_jax.tasks.two_tower.towers import Towers
 from wenlan_jax.training import loop
 from wenlan_jax.training import restore as restore
-
-SECTIONS = ("mesh.", "data.", "eval.")
-"""Sections of the configuration that `load` may change: they do not change the model."""
 
 Embeddings = Float32[np.ndarray, "n dim"]
 
