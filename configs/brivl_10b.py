@@ -8,8 +8,8 @@ Hardware  planned on 64 TPU v5p (launch/README.md), run on nothing yet; the stat
 Time      not yet run
 Metric    not yet run
 
-The announcement counts query and momentum towers ("one billion" for B7 + large, 1.202B [M]), and so do we: two towers
-of about 2.5 billion each, twice. Reasons for the sizes:
+The announcement counts query towers and key encoders ("one billion" for B7 + large, 1.202B [M]), and so do we: two
+towers of about 2.5 billion each, twice. Reasons for the sizes:
 - The text tower takes half of the parameters: matrix products of width 3,072 run near an accelerator's peak, while
   widening EfficientNet further mostly widens depthwise convolutions, which are bound by memory.
 - The image tower keeps B7 for the map and grows in the block over region tokens, 37 an image, where width is cheap.

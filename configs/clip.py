@@ -1,4 +1,4 @@
-"""CLIP on BriVL's towers: in-batch negatives, no momentum towers, no banks; the papers' baseline.
+"""CLIP on BriVL's towers: in-batch negatives, no key encoders, no banks; the papers' baseline.
 
 Command   wenlan train --config=configs/clip.py --workdir=DIR --config.data.source=DIR_OF_PACKED_PAIRS
           --config.init_from=imported/base --config.tokenizer.path=imported/base   (configs/WEIGHTS.md makes them)

@@ -13,7 +13,7 @@ Metric    text to image on held-out names, all seven languages, recall@1 / @5 / 
             stamps                  .9 /  6.9 / 13.6% of 78    (1.3 / 6.4 / 12.8)
           By language, recall@10 in the other style: zh 9.9, en 14.8, de 18.3, fr 17.6, cs 17.6, ja 14.8, ko 15.5%
 
-1,468 images from scratch teach little: the other style is above chance, the stamps are not. No momentum towers and no
+1,468 images from scratch teach little: the other style is above chance, the stamps are not. No key encoders and no
 banks: with banks of 1,024 keys that count from step 175 (600 steps of 64 pairs at 64 pixels) the loss fell, then rose
 again with the falling learning rate, and recall@10 in the style trained on was 15.3%. Drift of old keys may be why; the
 two differ in size and batch, too, so this is no comparison of the tasks.

@@ -19,8 +19,8 @@ from wenlan_jax.applications.loaded_model import SECTIONS
 from wenlan_jax.data import images as image_files
 from wenlan_jax.data.loader import HostBatch
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.parallel import interruptible_calls
 from wenlan_jax.parallel import mesh as meshes
-from wenlan_jax.parallel import waiting
 from wenlan_jax.tasks import experiment, registry, shared_data
 from wenlan_jax.tasks.experiment import Config
 from wenlan_jax.tasks.run import Run
@@ -268,7 +268,7 @@ class Model:
 
 def _aloud(what: str, program: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The program, whose compilation says that it goes on."""
-    return lambda *inputs: waiting.aloud(what, lambda: jax.block_until_ready(program(*inputs)))
+    return lambda *inputs: interruptible_calls.aloud(what, lambda: jax.block_until_ready(program(*inputs)))
 
 
 def _filled(field: np.ndarray, size: int) -> np.ndarray:

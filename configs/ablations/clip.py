@@ -5,7 +5,7 @@ Tested    BriVL retrieves better than CLIP: on held-out pre-training pairs it is
 Measured  text to image recall@1 of 1,000, mean of three seeds: BriVL 34.6, CLIP at equal batch 24.5, at equal compute
           39.4, with a learnable temperature 24.0%. Supported at equal batch, not at equal compute; see RESULTS.md.
 
-At equal batch both see the same pairs. BriVL's step then costs more, as the momentum towers see each pair, too: 166.0
+At equal batch both see the same pairs. BriVL's step then costs more, as the key encoders see each pair, too: 166.0
 million FLOPs a pair against 123.3, as `wenlan_jax/training/model_flops.py` counts them. At equal compute CLIP has 323
 steps for BriVL's 240, and sees 1.35 times the pairs. A bank is no part of CLIP; its negatives are those of the batch.
 Its temperature is BriVL's, fixed at .07, and in one row learnable from there, as in Radford et al. 2021, section 2.3.

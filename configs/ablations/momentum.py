@@ -6,7 +6,7 @@ Measured  text to image recall@1 of 1,000, mean of three seeds: m = 0 1.2, .9 13
           RESULTS.md.
 
 With m = 0 the keys of a batch come from the present towers, and those in the bank from the towers as they were. A
-coefficient has its time scale, 1/(1-m) steps: in a run of 240 steps .999 keeps the momentum towers near their random
+coefficient has its time scale, 1/(1-m) steps: in a run of 240 steps .999 keeps the key encoders near their random
 start, which it would not in a run of 100,000.
 """
 

@@ -46,8 +46,8 @@ def test_judgements_are_read_by_text_and_image(tmp_path: Path) -> None:
         ([{"text": "t", "image": "p", "grade": -1}], "line 1: grades begin at 0, got -1"),
         ([{"text": "t", "image": "p", "grade": 1.5}], "line 1: 'grade' must be a whole number"),
         ([{"text": "t", "image": "p", "grade": True}], "line 1: 'grade' must be a whole number"),
-        ([{"text": "t", "image": 7, "grade": 1}], "line 1: 'image' must be a text"),
-        ([{"image": "p", "grade": 1}], "line 1: 'text' must be a text"),
+        ([{"text": "t", "image": 7, "grade": 1}], "line 1: 'image' must be the id of a record, a string"),
+        ([{"image": "p", "grade": 1}], "line 1: 'text' must be a string"),
         ([{"text": "t", "image": "p", "grade": g} for g in (1, 2)], "line 2: image 'p' has grade 1 for this text"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(graded.JudgementsError, match="line 1: Expecting value"):
         graded.read(tmp_path / "judged")
     (tmp_path / "judged").write_text("[1]\n")
-    with pytest.raises(graded.JudgementsError, match="line 1: 'text' must be a text"):
+    with pytest.raises(graded.JudgementsError, match="line 1: 'text' must be a string"):
         graded.read(tmp_path / "judged")
 
 

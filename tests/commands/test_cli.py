@@ -93,7 +93,7 @@ def test_all_faults_of_the_fields_are_told(good: Path, tmp_path: Path, capsys: p
     fields = ["--config.train.stesp=5", "--config.model.dtype=float8"]
     assert cli.main(["train", f"--config={good}", f"--workdir={tmp_path / 'run'}", *fields]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("wenlan train: 2 fault(s) in the configuration:")
+    assert error.startswith("wenlan train: 2 faults in the configuration:")
     assert "did you mean train.steps?" in error
     assert "one of float32, bfloat16" in error
 

@@ -16,6 +16,7 @@ from ml_collections import config_dict
 from wenlan_jax.config import sections, settings
 from wenlan_jax.core import rngs
 from wenlan_jax.tasks import config_changes, experiment
+from wenlan_jax.util.errors import counted
 
 PACKAGE = Path(experiment.__file__).parents[1]
 FREE = ("mesh", "eval", "checkpoint", "distributed", "compilation", "telemetry")
@@ -26,7 +27,7 @@ HINTS = {path: hint for path, _, hint in experiment.fields()}
 
 def fault_lines(error: pytest.ExceptionInfo[experiment.ConfigError]) -> list[str]:
     head, *lines = str(error.value).split("\n  ")
-    assert head == f"{len(lines)} fault(s) in the configuration:"
+    assert head == f"{counted(len(lines))} in the configuration:"
     return lines
 
 
@@ -51,7 +52,7 @@ def test_all_faults_of_fields_are_listed_at_once() -> None:
         experiment.parse(values)
     expected = (
         r"model\.embeding: no such field; did you mean model\.embedding\?",
-        r"xyz: no such field",
+        r"xyz: no such field; `wenlan fields` lists them",
         r"seed: int is needed, not True",
         r"data\.image_size: int is needed, not '456'",
         r"data\.kinds: tuple\[str, \.\.\.\] is needed, not 'descriptive'",
@@ -272,6 +273,17 @@ def test_a_file_and_overrides_make_the_configuration(tmp_path: Path) -> None:
     path.write_text(f"from wenlan_jax import config\n\n\ndef get_config():\n{body}")
     config = experiment.load(path, ["--config.train.steps=9"])
     assert (config.seed, config.train.steps) == (5, 9)
+
+
+def test_a_word_chooses_fields_and_an_unknown_section_is_listed() -> None:
+    found = experiment.describe("MUON")
+    assert "--config.optimizer.muon_momentum=" in found and "--config.train.steps=" not in found
+    with pytest.raises(experiment.ConfigError, match="no field has 'nothing of the kind'"):
+        experiment.describe("nothing of the kind")
+    with pytest.raises(
+        experiment.ConfigError, match=r"eval\.quux: no such field; eval\.\* has .*batch_size, .*final_splits"
+    ):
+        experiment.override(experiment.default(), ["--config.eval.quux=1"])
 
 
 @pytest.mark.parametrize("path", LEAVES)

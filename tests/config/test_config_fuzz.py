@@ -22,6 +22,7 @@ from wenlan_jax.core.step import FreezeError
 from wenlan_jax.parallel.mesh import MeshError
 from wenlan_jax.tasks import config_changes, experiment
 from wenlan_jax.training import setup as runs
+from wenlan_jax.util.errors import counted
 
 NUMBER = 1000
 BUILT = 60
@@ -135,7 +136,7 @@ def test_every_mutated_configuration_is_accounted_for() -> None:
         found[kind] += 1
         if kind == "refused":
             head, *lines = message.split("\n  ")
-            assert head == f"{len(lines)} fault(s) in the configuration:"
+            assert head == f"{counted(len(lines))} in the configuration:"
             assert all(re.match(r"[\w.\[\]]+(, \.?[\w.]+)*: ", line) for line in lines), message
     assert found.total() == NUMBER
     assert found["refused"] > NUMBER / 3 and found["taken"] + found["taken and built"] > NUMBER / 5
@@ -150,7 +151,7 @@ def test_mutated_overrides_are_accounted_for(seed: int) -> None:
         config = experiment.override(config_dict.ConfigDict(tiny_dict().to_dict()), given)
     except experiment.ConfigError as error:
         head, *lines = str(error).split("\n  ")
-        assert head == f"{len(lines)} fault(s) in the configuration:"
+        assert head == f"{counted(len(lines))} in the configuration:"
     else:
         assert experiment.from_json(experiment.to_json(config)) == config
 

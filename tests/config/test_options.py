@@ -19,7 +19,7 @@ from wenlan_jax.prepare.inspect import InspectOptions
 from wenlan_jax.prepare.pack import PackOptions
 from wenlan_jax.prepare.raw_images import ImageOptions
 from wenlan_jax.prepare.regions.detections import Selection
-from wenlan_jax.prepare.regions.detector import Supplied
+from wenlan_jax.prepare.regions.detector import UserDetector
 from wenlan_jax.prepare.regions.stored import StoredRegions
 
 
@@ -170,7 +170,7 @@ MADE = [
     (pack.REGIONS, StoredRegions("a", "butd_tsv"), ["--regions=a", "--regions-format=butd_tsv"]),
     (data.INSPECT, InspectOptions("a"), ["a"]),
     (regions.SELECTION, Selection(), []),
-    (regions.SUPPLIED, Supplied(PLACE, "onnx"), ["--detector=a", "--kind=onnx"]),
+    (regions.SUPPLIED, UserDetector(PLACE, "onnx"), ["--detector=a", "--kind=onnx"]),
     (regions.STORED, StoredRegions("a", "butd_tsv"), ["--stored=a", "--format=butd_tsv"]),
     (rerank.REQUEST, RerankRequest(PLACE, PLACE, PLACE), ["--workdir=a", "--single=a", "--out=a"]),
     (attention.REQUEST, AttentionRequest(PLACE, PLACE), ["--workdir=a", "--out=a"]),

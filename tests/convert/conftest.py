@@ -54,7 +54,7 @@ def _set_up_once(config: experiment.Config, devices: Sequence[jax.Device] | None
 
 @pytest.fixture
 def tower_trees() -> Callable[..., dict[str, Any]]:
-    """Random query and momentum towers by name, with collections."""
+    """Random query towers and key encoders by name, with collections."""
     return _tower_trees
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 from wenlan_jax import cli
 from wenlan_jax.convert import backbone_weights, export_brivl, export_torch, exporting, torch_modules, weights
 from wenlan_jax.convert.brivl import with_batch_counters
-from wenlan_jax.convert.model import ExportError
+from wenlan_jax.convert.exported_model import ExportError
 from wenlan_jax.convert.rules import WeightTable, to_torch
 from wenlan_jax.core import rngs
 from wenlan_jax.data import vocab

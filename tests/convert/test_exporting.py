@@ -319,7 +319,7 @@ def test_the_scale_of_similarities_is_the_learnt_one(
 def test_an_import_is_exported_as_it_was(
     tiny: Make, official: Any, command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Back to the same bits, momentum towers and unused layers among them; nothing is added to the import."""
+    """Back to the same bits, key encoders and unused layers among them; nothing is added to the import."""
     config = tiny(**OFFICIAL, model__text__bert__vocab_size=40)
     state = {key: value for key, value in official(config).items() if "num_batches" not in key}
     state = {key: np.abs(value) * np.float32(0.1) if value.ndim > 1 else value for key, value in state.items()}

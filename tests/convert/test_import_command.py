@@ -213,7 +213,7 @@ def test_one_wrong_key(name: str, change: Any, told: str, tiny: Make, made: Any,
     source = save(name, change(made(name, config), layout.key), config)
     message = refused(config, source, layout.format)
     assert f"{source} does not fit the configuration" in message
-    assert "1 fault(s)" in message
+    assert "1 fault" in message
     assert told.format(key=layout.key) in message
     assert ("Set model." in message) == (change is not _with_adapter)
 
@@ -401,7 +401,7 @@ def test_the_table_lists_what_was_loaded_ignored_and_left_fresh(
     for name in part(expected(config), "timm"):
         del left[name]
     assert rows(sections[fresh]) == totals(left)
-    assert momentum == "momentum towers start as copies of the query towers"
+    assert momentum == "key encoders start as copies of the query towers"
     assert advice.endswith(f"--config.init_from={tmp_path / 'out'}")
 
 

@@ -253,7 +253,7 @@ def test_one_wrong_key(name: str, change: Any, told: str, refused: Refused, tmp_
     file = FILES[name]
     key = file.prefix + LAYER
     message = refused(file.config, save(change(file.state(), key), tmp_path), file.format)
-    assert "1 fault(s)" in message and told.format(key=key) in message
+    assert "1 fault:" in message and told.format(key=key) in message
     assert ("Set single.* to the sizes" in message) == (change is not _with_adapter)
 
 

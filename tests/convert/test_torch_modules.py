@@ -25,7 +25,7 @@ from wenlan_jax.convert import torch_modules
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
 from wenlan_jax.convert.rules import to_torch
-from wenlan_jax.data import images as images
+from wenlan_jax.data import images as image_files
 from wenlan_jax.models.efficientnet import BASE_STAGES, efficientnet_sizes
 from wenlan_jax.tasks import experiment
 from wenlan_jax.tasks.two_tower.towers import Towers
@@ -318,7 +318,7 @@ def test_the_model_exports_with_a_dynamic_batch(kind: str, tiny: Callable[..., e
 def test_images_are_resized_as_in_training(shape: tuple[int, int], antialias: bool):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     resized = torch_modules.resize(torch.from_numpy(pixels), 32, antialias).numpy()
-    difference = np.abs(resized - images.resize(pixels, 32, antialias))
+    difference = np.abs(resized - image_files.resize(pixels, 32, antialias))
     averaged = antialias and min(shape) >= 32
     assert difference.max() <= (0 if averaged else 1)
     assert (difference == 0).mean() > 0.85
@@ -339,7 +339,7 @@ def test_transparent_images_are_laid_on_white(tiny: Callable[..., experiment.Con
     model = torch_modules.WenLan(architecture_of(tiny(**BACKBONE)))
     pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 4)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    opaque = torch.from_numpy(images.decode((tmp_path / "a.png").read_bytes()))
+    opaque = torch.from_numpy(image_files.decode((tmp_path / "a.png").read_bytes()))
     assert torch.equal(model.preprocess(Image.open(tmp_path / "a.png")), model.normalise(opaque[None]))
 
 

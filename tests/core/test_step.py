@@ -26,7 +26,7 @@ def start(config: experiment.Config) -> tuple[step.StepRecipe, TrainState]:
     return current.recipe, runs.fresh_state(current)
 
 
-def one_pass(config: experiment.Config, batch: dict[str, np.ndarray]) -> tuple[TrainState, step.Pass]:
+def one_pass(config: experiment.Config, batch: dict[str, np.ndarray]) -> tuple[TrainState, step.PassResult]:
     """A fresh state whose banks hold two batches already, and one pass over `batch`."""
     recipe, state = start(config)
     ready = fill_banks(recipe, state, config)
@@ -36,7 +36,7 @@ def one_pass(config: experiment.Config, batch: dict[str, np.ndarray]) -> tuple[T
         return done.grads, done.metrics, done.batch_stats, done.state.momentum
 
     grads, metrics, stats, averaged = jax.jit(whole)(ready, batch)
-    return ready, step.Pass(ready.replace(momentum=averaged), {}, grads, metrics, stats)
+    return ready, step.PassResult(ready.replace(momentum=averaged), {}, grads, metrics, stats)
 
 
 def fill_banks(recipe: step.StepRecipe, state: TrainState, config: experiment.Config) -> TrainState:

@@ -1,4 +1,4 @@
-"""The pages and images made for people: the retrieval gallery and the training curves."""
+"""What is drawn for people: the retrieval gallery and the training curves."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def distributions(classes: int = CLASSES) -> np.ndarray:
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def mean(loss: masked.Summed) -> jax.Array:
+def mean(loss: masked.WeightedSum) -> jax.Array:
     return loss.total / loss.weight
 
 
@@ -124,7 +124,7 @@ def test_hard_labels_are_the_best_class_but_the_background():
     )
 
 
-def every_loss(x: Any, rows: slice, chosen: np.ndarray) -> dict[str, masked.Summed]:
+def every_loss(x: Any, rows: slice, chosen: np.ndarray) -> dict[str, masked.WeightedSum]:
     ids, target = np.random.default_rng(3).integers(0, CLASSES, (BATCH, REGIONS)), distributions()
     features = logits(BATCH, REGIONS, CLASSES, seed=4)
     x, chosen = x[rows], chosen[rows]

@@ -78,7 +78,7 @@ def test_first_loss_and_gradients(towers: tuple[Any, Any, dict[str, Any]], confi
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
 
     def loss(params: Any) -> Any:
-        # The momentum towers start equal to the query towers, so the keys are the queries themselves.
+        # The key encoders start equal to the query towers, so the keys are the queries themselves.
         stats = variables["image"]["batch_stats"]
         own = {"params": params["image"], "batch_stats": stats}
         seen, _ = image.apply(own, *arguments, train=True, mutable=["batch_stats"])

@@ -89,7 +89,7 @@ def test_every_head_equals_that_of_the_reference(sides: Sides):
         np.testing.assert_allclose(np.asarray(ours[name])[real], value[real], atol=1e-5, err_msg=name)
 
 
-def summed_losses(net: SingleTower, params: Any, batch: tuple[np.ndarray, ...]) -> dict[str, masked_losses.Summed]:
+def summed_losses(net: SingleTower, params: Any, batch: tuple[np.ndarray, ...]) -> dict[str, masked_losses.WeightedSum]:
     def call(method: str, *values: Any, **options: Any) -> Any:
         return net.apply({"params": params}, *values, **options, method=method)
 

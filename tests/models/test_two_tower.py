@@ -111,7 +111,7 @@ def test_loss_and_gradients_equal_torch(
 
 
 def contrastive_loss(image: Any, text: Any, image_bank: Any, text_bank: Any, temperature: float) -> Any:
-    """The first loss of a run: the momentum towers equal the query towers, so keys are constant queries."""
+    """The first loss of a run: the key encoders equal the query towers, so keys are constant queries."""
     image_keys, text_keys = jax.lax.stop_gradient((image, text))
 
     def direction(queries: Any, keys: Any, bank: Any) -> Any:

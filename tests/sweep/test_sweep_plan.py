@@ -56,7 +56,7 @@ def test_every_fault_of_every_row_is_told_at_once(sweeps: Any) -> None:
     with pytest.raises(table.TableError) as error:
         sweeps.plan()
     text = str(error.value)
-    assert text.startswith("4 fault(s) in the tables, and nothing was started")
+    assert text.startswith("4 faults in the tables, and nothing was started")
     assert "row 'a': contrast.bank_sizes: no such field; did you mean contrast.bank_size?" in text
     assert "row 'b': contrast.momentum: at most 1 is needed, not 2.0" in text
     assert "row 'c': train.steps: int is needed, not 'many'" in text

@@ -49,7 +49,7 @@ class Lengths:
     def advance(self, state: Any) -> None:
         return None
 
-    def targets(self, state: Any, micro: Any, rng: Any) -> Any:
+    def encode_keys(self, state: Any, micro: Any, rng: Any) -> Any:
         return {"id": micro["id"]}, {}
 
     def micro_loss(self, params: Any, state: Any, micro: Any, pairs: MicroPairs, keys: Any, rng: Any) -> MicroLoss:

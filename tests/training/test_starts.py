@@ -24,7 +24,7 @@ from wenlan_jax.checkpoints.store import CheckpointError
 from wenlan_jax.data import loader, records, sources
 from wenlan_jax.parallel import distributed
 from wenlan_jax.prepare import tfds_files
-from wenlan_jax.tasks import evaluations, experiment, shared_data
+from wenlan_jax.tasks import experiment, run_evaluations, shared_data
 from wenlan_jax.tasks.experiment import Config, ConfigError
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import data_note, init_from, restore, tokenizer
@@ -95,14 +95,16 @@ def test_what_an_evaluation_would_miss_is_told_before(
     tiny: Make, data_dir: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluations.check(tiny(data__dir=data_dir, **changes), training=True)
+        run_evaluations.check(tiny(data__dir=data_dir, **changes), training=True)
 
 
 def test_splits_that_are_not_evaluated_need_not_be_there(tiny: Make, data_dir: str) -> None:
     never = tiny(data__dir=data_dir, eval__every=0, eval__splits=("valid",), eval__languages=("zh", "cs"))
-    evaluations.check(never, training=True)
-    evaluations.check(tiny(data__dir=data_dir, eval__every=9, train__steps=9, eval__splits=("valid",)), training=True)
-    evaluations.check(tiny(data__dir=data_dir, eval__every=2, eval__splits=("valid",)))  # as by `wenlan eval`
+    run_evaluations.check(never, training=True)
+    run_evaluations.check(
+        tiny(data__dir=data_dir, eval__every=9, train__steps=9, eval__splits=("valid",)), training=True
+    )
+    run_evaluations.check(tiny(data__dir=data_dir, eval__every=2, eval__splits=("valid",)))  # as by `wenlan eval`
 
 
 def test_data_that_were_made_anew_under_the_same_name_are_noticed(tiny: Make, tmp_path: Path) -> None:

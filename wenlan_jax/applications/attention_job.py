@@ -117,7 +117,7 @@ class View:
     """
 
     boxes: Float32[np.ndarray, "regions 4"]
-    readings: list[attention_page.Reading]
+    readings: list[attention_page.AttendedText]
 
 
 class Viewer:
@@ -158,7 +158,7 @@ class Viewer:
             words = words_of(self._model.tokenizer, ids[mask].tolist())
             rows = attention_page.text_to_regions(heads, len(ids), seen, renormalise)
             of_words = attention_page.of_words(rows, words)
-            readings.append(attention_page.Reading(text.text, text.language, words, of_words))
+            readings.append(attention_page.AttendedText(text.text, text.language, words, of_words))
         return View(regions["region_boxes"][0][seen], readings)
 
     def _weights(

@@ -236,7 +236,7 @@ def panel(image: Image, boxes: Boxes, weights: Weights, largest: float) -> UInt8
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class AttendedText:
     """A text in one language and where its words look.
 
     Attributes:
@@ -252,7 +252,7 @@ class Reading:
     weights: Float32[np.ndarray, "words regions"]
 
 
-def _figure(image: Image, boxes: Boxes, reading: Reading, place: int, largest: float) -> str:
+def _figure(image: Image, boxes: Boxes, reading: AttendedText, place: int, largest: float) -> str:
     word, weights, whole = reading.words[place], reading.weights[place], is_whole(boxes)
     shaded = html_page.image(_png(panel(image, boxes[~whole], weights[~whole], largest)), f"where {word.text} looks")
     numbers = [f"all {weights.sum():.3f}", f"most {weights[~whole].max(initial=0.0):.3f}"]
@@ -262,7 +262,7 @@ def _figure(image: Image, boxes: Boxes, reading: Reading, place: int, largest: f
     return f"<li><figure>{shaded}<figcaption>{caption}</figcaption></figure></li>"
 
 
-def _section(image: Image, boxes: Boxes, reading: Reading) -> str:
+def _section(image: Image, boxes: Boxes, reading: AttendedText) -> str:
     if reading.weights.shape != (len(reading.words), len(boxes)):
         raise AttentionPageError(
             f"{len(reading.words)} words and {len(boxes)} boxes, but weights {reading.weights.shape}."
@@ -274,7 +274,7 @@ def _section(image: Image, boxes: Boxes, reading: Reading) -> str:
     return f"<section><h3>{heading}</h3><ul>{figures}</ul></section>"
 
 
-def render(image: Image, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str) -> str:
+def render(image: Image, boxes: Boxes, readings: Sequence[AttendedText], renormalised: bool, title: str) -> str:
     """Renders the page: the image, then each reading with a panel a word, shaded on one scale a reading.
 
     Args:
@@ -307,7 +307,9 @@ def render(image: Image, boxes: Boxes, readings: Sequence[Reading], renormalised
     return html_page.document(title, note, [original, *sections])
 
 
-def write(path: Path, image: Image, boxes: Boxes, readings: Sequence[Reading], renormalised: bool, title: str) -> None:
+def write(
+    path: Path, image: Image, boxes: Boxes, readings: Sequence[AttendedText], renormalised: bool, title: str
+) -> None:
     """Writes the page of `render` to a file, whole or not at all.
 
     Args:

@@ -31,7 +31,7 @@ PairScores = Callable[[Pairs, Pairs], Float32[np.ndarray, " pairs"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class RetrievalWay:
     """One way of retrieval on a split.
 
     Attributes:
@@ -68,7 +68,7 @@ class Way:
         chosen = self.queries[queries]
         return (chosen, rows) if self.name == TEXT_TO_IMAGE else (rows, chosen)
 
-    def part(self, chosen: Int64[np.ndarray, " part"]) -> Way:
+    def part(self, chosen: Int64[np.ndarray, " part"]) -> RetrievalWay:
         """Narrows this way to some of its queries, given by their numbers."""
         return dataclasses.replace(
             self,
@@ -79,7 +79,7 @@ class Way:
         )
 
 
-def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
+def ways(embedded: Embedded, depth: int) -> tuple[RetrievalWay, RetrievalWay]:
     """Makes both ways of retrieval on a split.
 
     Args:
@@ -94,7 +94,7 @@ def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
     with_text = np.flatnonzero(links.texts_of_image)
     asked = [of_images[row] for row in with_text]
     return (
-        Way(
+        RetrievalWay(
             name=TEXT_TO_IMAGE,
             queries=np.arange(links.texts),
             languages=[text.text.language for text in embedded.texts],
@@ -102,7 +102,7 @@ def ways(embedded: Embedded, depth: int) -> tuple[Way, Way]:
             orders=best(embedded.text_embeddings, embedded.image_embeddings, of_texts, depth),
             judgements=of_texts,
         ),
-        Way(
+        RetrievalWay(
             name=IMAGE_TO_TEXT,
             queries=with_text,
             languages=(),
@@ -154,11 +154,11 @@ class Rescorer:
         pairs: how many will be asked for in all, for progress lines.
     """
 
-    def __init__(self, way: Way, depth: int, score: PairScores, pairs: int) -> None:
+    def __init__(self, way: RetrievalWay, depth: int, score: PairScores, pairs: int) -> None:
         self._way, self._score, self._pairs = way, score, pairs
         self._keys = np.sort(self._key(np.arange(len(way.orders))[:, None], way.orders[:, :depth]).reshape(-1))
         self._scores = np.full(len(self._keys), np.nan, np.float32)
-        self._done, self._pulse = 0, ProgressLine()
+        self._done, self._progress = 0, ProgressLine()
 
     def __call__(self, queries: Pairs, rows: Pairs) -> Float32[np.ndarray, " pairs"]:
         """See `reranking.Scorer`."""
@@ -168,8 +168,8 @@ class Rescorer:
         found = found - np.float32(retrieval.TIE) * np.abs(found).max() * truths
         self._scores[self._places(queries, rows)] = found
         self._done += len(found)
-        if self._pulse.due():
-            speed = self._done / self._pulse.seconds
+        if self._progress.due():
+            speed = self._done / self._progress.seconds
             say(f"re-ranking, {self._way.title}: {self._done:,} of {self._pairs:,} pairs, {speed:.0f}/s")
         return found
 
@@ -205,7 +205,7 @@ class MeasuredWay:
         scores: of the single tower, for the candidates of `way.orders` down to the deepest.
     """
 
-    way: Way
+    way: RetrievalWay
     rows: list[CascadeRow]
     by_language: dict[str, list[CascadeRow]]
     scores: Float32[np.ndarray, "queries depth"]
@@ -237,7 +237,7 @@ class MeasuredWay:
 
 
 def measure(
-    way: Way,
+    way: RetrievalWay,
     depths: Sequence[int],
     ks: Sequence[int],
     score: PairScores,
@@ -260,7 +260,7 @@ def measure(
     pairs = sum(way.orders[:, :depth].size for depth in depths)
     rescorer = Rescorer(way, max(depths), score, pairs)
 
-    def against_depth(part: Way, scorer: reranking.Scorer) -> list[CascadeRow]:
+    def against_depth(part: RetrievalWay, scorer: reranking.Scorer) -> list[CascadeRow]:
         return reranking.against_depth(part.orders, depths, scorer, part.judgements, PROTOCOL, ks, batch_size, clock)
 
     rows = against_depth(way, rescorer)

@@ -13,7 +13,7 @@ from wenlan_jax.config import sections
 from wenlan_jax.core import trees
 from wenlan_jax.parallel import compilation_cache, distributed
 from wenlan_jax.parallel.console import say
-from wenlan_jax.tasks import evaluations
+from wenlan_jax.tasks import run_evaluations
 from wenlan_jax.training import data_note
 from wenlan_jax.training import restore as restore
 from wenlan_jax.util import json_files
@@ -40,12 +40,12 @@ def run_eval(workdir: Path, step: int | None, out: Path, overrides: Sequence[str
     compilation_cache.use_cache(trained.current.config.compilation)
     if trained.tokenizer is None:
         raise CheckpointError(f"{workdir}: was imported without a tokenizer; import again with --config.tokenizer.path")
-    evaluations.check(trained.current.config)
+    run_evaluations.check(trained.current.config)
     for name in data_note.differing(trained.current.config, workdir):
         say(f"note: {name} was made anew since this model was trained on it: a split may hold pairs it has seen")
     config, state = trained.current.config, trained.read("params", "batch_stats")
     say(f"checkpoint {trained.step} of {workdir}: {trees.size(state['params']):,} parameters")
-    evaluation = evaluations.create(trained.current, trained.tokenizer)
+    evaluation = run_evaluations.create(trained.current, trained.tokenizer)
     result: dict[str, float] = {"train/steps": float(trained.step)}
     found = []
     for split in config.eval.final_splits:

@@ -82,7 +82,11 @@ def _line(line: str, place: str) -> tuple[str, str, int]:
     except ValueError as error:
         raise JudgementsError(f"{place}: {error}") from error
     fields: list[Any] = []
-    for name, kind, what in (("text", str, "a text"), ("image", str, "a text"), ("grade", int, "a whole number")):
+    for name, kind, what in (
+        ("text", str, "a string"),
+        ("image", str, "the id of a record, a string"),
+        ("grade", int, "a whole number"),
+    ):
         fields.append(row.get(name) if isinstance(row, dict) else None)
         if not isinstance(fields[-1], kind) or isinstance(fields[-1], bool):
             raise JudgementsError(f"{place}: {name!r} must be {what}")

@@ -159,9 +159,9 @@ def _gap(two: LoadedModel, single: LoadedModel, split: str, images: int) -> dict
 
 def _read_images(scorer: PairScorer, source: Source) -> HostBatch:
     """The single tower's fields of all images."""
-    pulse, parts = ProgressLine(), []
+    progress, parts = ProgressLine(), []
     for start in range(0, len(source), READ_AT_ONCE):
         parts.append(scorer.images(source, range(start, min(start + READ_AT_ONCE, len(source)))))
-        if pulse.due():
-            say(f"reading regions: {start} of {len(source)} images, {start / pulse.seconds:.0f}/s")
+        if progress.due():
+            say(f"reading regions: {start} of {len(source)} images, {start / progress.seconds:.0f}/s")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wenlan_jax.applications import cascade
-from wenlan_jax.applications.cascade import TEXT_TO_IMAGE, MeasuredWay, Way
+from wenlan_jax.applications.cascade import TEXT_TO_IMAGE, MeasuredWay, RetrievalWay
 from wenlan_jax.evaluation import gallery, reranking
 from wenlan_jax.evaluation.reranking import Orders
 from wenlan_jax.tasks.two_tower.embedded_split import Embedded
@@ -62,7 +62,7 @@ def before_and_after(embedded: Embedded, found: MeasuredWay, number: int) -> lis
     ]
 
 
-def _whole_order(embedded: Embedded, way: Way, number: int) -> Orders:
+def _whole_order(embedded: Embedded, way: RetrievalWay, number: int) -> Orders:
     """All candidates of a query by the two towers, (1, candidates): first those of the way, which are its best."""
     sides = (embedded.text_embeddings, embedded.image_embeddings)
     queries, candidates = sides if way.name == TEXT_TO_IMAGE else sides[::-1]
@@ -73,7 +73,7 @@ def _whole_order(embedded: Embedded, way: Way, number: int) -> Orders:
 
 
 def _row(
-    embedded: Embedded, way: Way, number: int, order: np.ndarray, scores: np.ndarray, found_by: str
+    embedded: Embedded, way: RetrievalWay, number: int, order: np.ndarray, scores: np.ndarray, found_by: str
 ) -> gallery.GalleryRow:
     """A query with as many of its answers as there are scores."""
     truths, query = way.judgements[number], int(way.queries[number])

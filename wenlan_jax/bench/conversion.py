@@ -61,7 +61,7 @@ with open(target, "wb") as file:
 """
 
 
-class Cost(NamedTuple):
+class ProcessCost(NamedTuple):
     """What a process took.
 
     Attributes:
@@ -83,10 +83,10 @@ class Round(NamedTuple):
         exporting: `wenlan export`.
     """
 
-    plain_copy: Cost
-    importing: Cost
-    writing: Cost
-    exporting: Cost
+    plain_copy: ProcessCost
+    importing: ProcessCost
+    writing: ProcessCost
+    exporting: ProcessCost
 
 
 class ConversionBenchError(WenlanError, RuntimeError):
@@ -196,7 +196,7 @@ def random_model(config: experiment.Config) -> exporting.ExportedModel:
     return exporting.ExportedModel(config, 0, tower, towers, momentum, None, {}, {}, "float32")
 
 
-def cost(command: Sequence[str]) -> Cost:
+def cost(command: Sequence[str]) -> ProcessCost:
     """Runs a command.
 
     Args:
@@ -218,7 +218,7 @@ def cost(command: Sequence[str]) -> Cost:
             log.seek(0)
             raise ConversionBenchError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-2000:]}")
     per_unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kilobytes elsewhere
-    return Cost(seconds, usage.ru_maxrss * per_unit)
+    return ProcessCost(seconds, usage.ru_maxrss * per_unit)
 
 
 def same(one: Path, other: Path) -> bool:

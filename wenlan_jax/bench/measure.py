@@ -144,7 +144,7 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
         "text tower, both ways": (jax.grad(text), (trained, prepared)),
     }
     if state.momentum is not None:
-        actions["key towers"] = (lambda s, b: recipe.task.targets(s, b, rng)[0], (state, prepared))
+        actions["key towers"] = (lambda s, b: recipe.task.encode_keys(s, b, rng)[0], (state, prepared))
         queries = {name: state.banks[name].keys[0] for name in OTHER}
         actions["bank, both ways"] = (_bank(current.config, batch["id"]), (queries, state.banks))
         actions["momentum update"] = (
@@ -172,7 +172,7 @@ def common_parts(current: Run, state: TrainState, batch: dict[str, jax.Array], r
     trained, frozen = trees.split(state.params, current.recipe.is_trained)
 
     def loss(part: Any, state: TrainState, batch: Any) -> jax.Array:
-        keys, _ = task.targets(state, batch, rng)
+        keys, _ = task.encode_keys(state, batch, rng)
         pairs = MicroPairs(positions, keys)
         return task.micro_loss(trees.merge(part, frozen), state, batch, pairs, keys, rng).loss
 

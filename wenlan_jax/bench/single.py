@@ -41,7 +41,7 @@ def parts(current: Run, state: TrainState, batch: dict[str, jax.Array], repeats:
         return tower.encode(trees.merge(part, frozen), batch, features, rng).pooled[:, 0].sum()
 
     def objective(part: Any, state: TrainState, batch: Any) -> jax.Array:
-        keys, _ = task.targets(state, batch, rng)
+        keys, _ = task.encode_keys(state, batch, rng)
         pairs = MicroPairs(jnp.arange(len(keys["id"])), keys)
         return task.micro_loss(trees.merge(part, frozen), state, batch, pairs, keys, rng).loss
 

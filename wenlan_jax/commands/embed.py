@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  wenlan embed --workdir=runs/quickstart --config.data.source=data/web --out=embeddings/web"
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a training run or an import")
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of a training run or of an import")
     parser.add_argument("--out", type=Path, required=True, help="directory for the arrays")
     parser.add_argument("--step", type=whole(0), help="checkpoint (default: the newest)")
     parser.add_argument("--splits", nargs="+", default=[], help="splits to embed (default: all)")

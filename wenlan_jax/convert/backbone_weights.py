@@ -33,7 +33,7 @@ PROCESSOR = "preprocessor_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class BackboneWeights:
     """Weights of a backbone, ready to be converted.
 
     Attributes:
@@ -63,7 +63,7 @@ class Conversion(NamedTuple):
     """
 
     detect: Callable[[Iterable[str]], Any]
-    read: Callable[[weights.StateDict, experiment.Config, Path], Reading]
+    read: Callable[[weights.StateDict, experiment.Config, Path], BackboneWeights]
     sizes: Callable[[weights.StateDict, Path, experiment.Config], Fields]
     rules: Callable[[str, str], list[WeightRule]]
     architecture: Callable[[Any], Any]

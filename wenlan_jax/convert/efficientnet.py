@@ -320,7 +320,7 @@ def _lite_faults(lite: bool, family: Family, config: experiment.Config) -> list[
     return faults
 
 
-def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.Reading:
+def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.BackboneWeights:
     """Prepares an EfficientNet, see `Conversion`."""
     layout, description, said = detect(state), bert.read_description(source), weights.metadata(source)
     name, lite = names_of(description, said, source), is_lite(state)
@@ -332,7 +332,7 @@ def read(state: weights.StateDict, config: experiment.Config, source: Path) -> b
     table = efficientnet_table(layout, net.stages)
     told = description if layout.family == "huggingface" else name
     known = told or (lite and layout.family == "efficientnet_pytorch")
-    return backbone_weights.Reading(state, table, faults, "" if known else UNCHECKED)
+    return backbone_weights.BackboneWeights(state, table, faults, "" if known else UNCHECKED)
 
 
 def sizes(state: weights.StateDict, prefix: str, family: Family) -> backbone_weights.Fields:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wenlan_jax.convert.model import ExportedModel
+from wenlan_jax.convert.exported_model import ExportedModel
 
 FILE = "example.py"
 REQUIREMENTS = "requirements.txt"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wenlan_jax.convert import example, parity, sample_inputs
-from wenlan_jax.convert.model import ExportedModel, ExportError
+from wenlan_jax.convert.exported_model import ExportedModel, ExportError
 from wenlan_jax.tasks import experiment
 
 MEAN_LEVELS, MOST_LEVELS = 0.5, 4.0

@@ -18,8 +18,8 @@ from wenlan_jax.convert.brivl import (
     with_batch_counters,
 )
 from wenlan_jax.convert.export_torch import tower_state
+from wenlan_jax.convert.exported_model import ExportedModel, ExportError
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.torch_file import StoredTensor
 from wenlan_jax.core.state import MOMENTUM

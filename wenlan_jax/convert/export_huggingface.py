@@ -17,8 +17,8 @@ from wenlan_jax.convert import example, model_card, parity, torch_modules, weigh
 from wenlan_jax.convert.architecture import architecture_of, image_settings
 from wenlan_jax.convert.bert import bert_description
 from wenlan_jax.convert.export_torch import ARCHITECTURE, MODULES, WEIGHTS, query_state
+from wenlan_jax.convert.exported_model import ExportedModel, ExportError
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.data.text import CLS, MASK, PAD, SEP, UNKNOWN, Tokenizer, WordPiece
 from wenlan_jax.tasks import experiment

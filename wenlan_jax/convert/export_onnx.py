@@ -21,8 +21,8 @@ import numpy as np
 from wenlan_jax import __version__
 from wenlan_jax.convert import example, image_modules, model_card, parity
 from wenlan_jax.convert.architecture import image_settings
+from wenlan_jax.convert.exported_model import ExportedModel, ExportError
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.tasks import experiment
 
 if TYPE_CHECKING:

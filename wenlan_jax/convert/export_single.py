@@ -9,8 +9,8 @@ from typing import Any
 
 from wenlan_jax import __version__
 from wenlan_jax.convert import bert, model_card, single_layout, weights
+from wenlan_jax.convert.exported_model import ExportedModel, ExportError
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportedModel, ExportError
 from wenlan_jax.convert.rules import FlatTree
 from wenlan_jax.convert.single_layout import SingleTowerLayout
 from wenlan_jax.tasks import experiment

@@ -10,8 +10,8 @@ from typing import Any
 from wenlan_jax.convert import example, model_card, text_modules, torch_modules, weights
 from wenlan_jax.convert.architecture import architecture_of
 from wenlan_jax.convert.brivl import QUERY_TOWERS, brivl_table, with_batch_counters
+from wenlan_jax.convert.exported_model import ExportedModel
 from wenlan_jax.convert.exporting import Runner
-from wenlan_jax.convert.model import ExportedModel
 from wenlan_jax.convert.rules import FlatTree, torch_views
 from wenlan_jax.tasks import experiment
 

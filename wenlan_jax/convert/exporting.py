@@ -22,7 +22,7 @@ from wenlan_jax import __version__
 from wenlan_jax.checkpoints import store
 from wenlan_jax.config import sections
 from wenlan_jax.convert import EXPORT_FORMATS, UNUSED_LAYERS, example, example_proof, parity, weights
-from wenlan_jax.convert.model import ExportedModel, ExportError
+from wenlan_jax.convert.exported_model import ExportedModel, ExportError
 from wenlan_jax.convert.proof import Proof, ProofFindings, TwoTowerProof
 from wenlan_jax.convert.proof_single import SingleProof
 from wenlan_jax.convert.requests import ExportRequest

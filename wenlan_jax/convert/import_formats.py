@@ -273,7 +273,7 @@ def _is_lite(keys: Iterable[str]) -> bool:
     return FORMATS["efficientnet"].knows(known) and efficientnet.is_lite(known)
 
 
-FORMATS["efficientnet_lite"] = FORMATS["efficientnet"]._replace(knows=_is_lite)
+FORMATS |= {"efficientnet_lite": FORMATS["efficientnet"]._replace(knows=_is_lite)}
 """The same table; other variants are refused under this name."""
 
 

@@ -272,7 +272,7 @@ def summary(found: FoundWeights, shapes: TrainState, stored: Mapping[str, np.nda
     if fresh:
         lines += [f"{'freshly initialised by train':<34}{'leaves':>8}{'numbers':>16}", *_rows(fresh)]
     if shapes.momentum is not None and not any(name.startswith("momentum/") for name in stored):
-        lines.append("momentum towers start as copies of the query towers")
+        lines.append("key encoders start as copies of the query towers")
     return "\n".join(lines)
 
 

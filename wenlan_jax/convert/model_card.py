@@ -7,7 +7,7 @@ from typing import Any
 
 from wenlan_jax import __version__
 from wenlan_jax.convert import example
-from wenlan_jax.convert.model import ExportedModel
+from wenlan_jax.convert.exported_model import ExportedModel
 from wenlan_jax.tasks import experiment, registry
 
 _CARD = """\

@@ -14,7 +14,7 @@ from wenlan_jax.convert import EXPORT_FORMATS, IMPORT_FORMATS
 class ImportRequest:
     """What to import."""
 
-    format: str = option(REQUIRED, "of the weights", among=lambda: tuple(IMPORT_FORMATS))
+    format: str = option(REQUIRED, "layout of the weights", among=lambda: tuple(IMPORT_FORMATS))
     source: Path = option(REQUIRED, "a file or directory of weights", metavar="PATH")
     out: Path = option(REQUIRED, "directory to write or to add to")
     tower: Literal["image", "text", "both"] = option("both", "of a format that gives both")
@@ -27,7 +27,7 @@ class ExportRequest:
     """What to export."""
 
     workdir: Path = option(REQUIRED, "directory of a run of `wenlan train`, or of an import")
-    format: str = option(REQUIRED, "of the artefact", among=lambda: tuple(EXPORT_FORMATS))
+    format: str = option(REQUIRED, "of the exported files", among=lambda: tuple(EXPORT_FORMATS))
     out: Path = option(REQUIRED, "directory to write; must not exist")
     step: int | None = option(None, "the checkpoint to export", low=0, usual="the newest")
     dtype: Literal["float32", "float16"] = option("float32", "of the written weights")

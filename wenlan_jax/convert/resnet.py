@@ -162,7 +162,7 @@ def _fields(state: weights.StateDict, layout: KeyLayout) -> dict[str, Any]:
     return {"blocks": tuple(blocks), "width": backbone_weights.rows(state, layout.prefix + _FIRST[layout.family])}
 
 
-def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.Reading:
+def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.BackboneWeights:
     """Prepares a ResNet for a configuration, see `Conversion`."""
     layout, eps = detect(state), config.model.image.batch_norm.eps
     description = bert.read_description(source)
@@ -179,7 +179,7 @@ def read(state: weights.StateDict, config: experiment.Config, source: Path) -> b
         raise ConversionError("\n  ".join(faults))
     told = description if layout.family == "huggingface" else name
     table = resnet_table(layout, len(config.model.image.resnet.blocks))
-    return backbone_weights.Reading(state, table, (), "" if told else UNCHECKED)
+    return backbone_weights.BackboneWeights(state, table, (), "" if told else UNCHECKED)
 
 
 def sizes(state: weights.StateDict, source: Path, base: experiment.Config) -> backbone_weights.Fields:

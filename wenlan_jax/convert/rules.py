@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from wenlan_jax.convert import array_copies
-from wenlan_jax.util.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError, counted
 
 FlatTree = dict[str, np.ndarray]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -294,7 +294,7 @@ def _compare(
 
 def _raise(faults: list[str], what: str) -> None:
     if faults:
-        raise ConversionError(f"{what}; {len(faults)} fault(s):\n  " + "\n  ".join(sorted(faults)))
+        raise ConversionError(f"{what}; {counted(len(faults))}:\n  " + "\n  ".join(sorted(faults)))
 
 
 def _layers(path: str) -> list[str] | None:

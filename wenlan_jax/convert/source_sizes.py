@@ -135,7 +135,7 @@ def _encoder(state: weights.StateDict, prefix: str, description: Mapping[str, An
 
 
 def _bert(state: weights.StateDict, prefix: str, description: Mapping[str, Any]) -> Fields:
-    """The fields of `two_tower.schema.Bert`."""
+    """The fields of `two_tower.schema.BertConfig`."""
     known = {**bert.DEFAULTS, **(description or bert.implied_description(state, prefix))}
     found = _encoder(state, prefix, description)
     return {
@@ -178,7 +178,7 @@ def _brivl(state: weights.StateDict) -> Fields:
 
 
 def _single(form: str, state: weights.StateDict, description: Mapping[str, Any]) -> Fields:
-    """The fields of `single_tower.schema.SingleTower`."""
+    """The fields of `single_tower.schema.SingleTowerConfig`."""
     beginnings = (f"{name}." for name in ("uniter", "roberta", "bert"))
     prefix = next((name for name in beginnings if any(key.startswith(name) for key in state)), "")
     of_roberta = form in ("uc2", "xlm_roberta")

@@ -15,7 +15,7 @@ boxes (`architecture["image"]["regions"]["grid"]` is empty) also takes `boxes` a
 Every size comes from one dictionary, `Architecture`, which is the content of config.json. Parameters carry the names
 of the official BriVL checkpoints (`imgencoder.*`, `textencoder.*`; the text backbone those of Hugging Face's BertModel;
 a Vision Transformer those of timm, a ResNet those of torchvision), so a state dict of that layout loads with
-strict=True, less the parts that no embedding depends on: the momentum towers, `backbone.classifier.*` and
+strict=True, less the parts that no embedding depends on: the key encoders, `backbone.classifier.*` and
 `bert.pooler.*`. No control flow depends on the data, so `torch.compile` and `torch.export` take the towers as they are.
 
 Shapes: B batch, R regions, T word pieces, C channels, H heads, W width, h and w places of a feature map.

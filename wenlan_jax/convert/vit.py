@@ -285,7 +285,7 @@ def _said(state: weights.StateDict, layout: KeyLayout, source: Path) -> _Said:
     return _Said(heads, EPS, "offset" if own else "antialiased")
 
 
-def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.Reading:
+def read(state: weights.StateDict, config: experiment.Config, source: Path) -> backbone_weights.BackboneWeights:
     """Prepares a Vision Transformer for a configuration, see `Conversion`."""
     layout, vit = detect(state), config.model.image.vit
     shape, said = _shape(state, layout), _said(state, layout, source)
@@ -300,7 +300,7 @@ def read(state: weights.StateDict, config: experiment.Config, source: Path) -> b
         raise ConversionError("\n  ".join(faults))
     told = said.heads is not None and said.eps is not None
     folded = fold_positions(state, layout, shape.extra)
-    return backbone_weights.Reading(folded, vit_table(layout), (), "" if told else UNCHECKED)
+    return backbone_weights.BackboneWeights(folded, vit_table(layout), (), "" if told else UNCHECKED)
 
 
 def _is_gated(state: weights.StateDict) -> bool:

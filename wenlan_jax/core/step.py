@@ -4,7 +4,7 @@ Order within a step, as in the released code [C]: momentum update, keys, loss ag
 gradient step, push. A step whose loss or gradient is not finite changes nothing but the counters.
 
 Accumulation: the batch is computed in k micro-batches with the same loss and gradient as in one, since every loss
-sees the keys of the whole batch (`Task.targets`) and the banks. Micro-batch j takes every k-th unit of consecutive
+sees the keys of the whole batch (`Task.encode_keys`) and the banks. Micro-batch j takes every k-th unit of consecutive
 examples, a unit being a group of batch normalisation, so that groups stay whole and every device works on each
 micro-batch. Two things differ: dropout masks, which are drawn per micro-batch, and batch normalisation over the
 whole batch, which the configuration refuses.
@@ -60,7 +60,7 @@ class StepRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pass:
+class PassResult:
     """The results of one forward and backward pass, before any is applied.
 
     Attributes:
@@ -169,7 +169,7 @@ def train_step(recipe: StepRecipe, state: TrainState, batch: Batch) -> tuple[Tra
     }
 
 
-def forward_backward(recipe: StepRecipe, state: TrainState, batch: Batch) -> Pass:
+def forward_backward(recipe: StepRecipe, state: TrainState, batch: Batch) -> PassResult:
     """Computes keys, loss and gradients of the trained leaves for one batch.
 
     Keys of all micro-batches come first, then the loss of each micro-batch against all of them, so that gradient
@@ -201,7 +201,7 @@ def forward_backward(recipe: StepRecipe, state: TrainState, batch: Batch) -> Pas
     state = state.replace(momentum=task.advance(state))
 
     def targets(index: Any, micro: Batch, positions: Int[Array, " n"]) -> tuple[Keys, PyTree]:
-        return jax.lax.stop_gradient(task.targets(state, prepared(micro, positions), rng(index)))
+        return jax.lax.stop_gradient(task.encode_keys(state, prepared(micro, positions), rng(index)))
 
     keys, key_stats = _each_micro(targets, k, micros, positions)
     pairs = MicroPairs(positions, keys)
@@ -221,7 +221,7 @@ def forward_backward(recipe: StepRecipe, state: TrainState, batch: Batch) -> Pas
         return grads, result.metrics, result.batch_stats
 
     if k == 1:
-        return Pass(state, keys, *gradients(0, jax.tree.map(lambda x: x[0], (micros, pairs))))
+        return PassResult(state, keys, *gradients(0, jax.tree.map(lambda x: x[0], (micros, pairs))))
 
     def add(total: T, inputs: Any) -> tuple[T, PyTree]:
         *sums, stats = gradients(*inputs)
@@ -231,7 +231,7 @@ def forward_backward(recipe: StepRecipe, state: TrainState, batch: Batch) -> Pas
     *sums, _ = jax.eval_shape(gradients, *first)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tuple(sums))
     (grads, metrics), stats = jax.lax.scan(add, zero, (jnp.arange(k), (micros, pairs)))
-    return Pass(state, keys, grads, metrics, _mean_change(state.batch_stats, stats, k))
+    return PassResult(state, keys, grads, metrics, _mean_change(state.batch_stats, stats, k))
 
 
 def finiteness(recipe: StepRecipe, state: TrainState, batch: Batch) -> dict[str, dict[str, Bool[Array, ""]]]:

@@ -67,7 +67,7 @@ class MicroPairs(Tree):
 class Task(Protocol):
     """A task as pure functions over its part of the train state.
 
-    `targets` runs before any gradient, for every micro-batch; `micro_loss` then sees the keys of all of them. That
+    `encode_keys` runs before any gradient, for every micro-batch; `micro_loss` then sees the keys of all of them. That
     is what makes accumulation exact. Both get the same `rng` for the same micro-batch.
     """
 
@@ -114,7 +114,7 @@ class Task(Protocol):
             positions: the rows of the pairs in the whole batch; augmentation depends on these, not on the split.
 
         Returns:
-            The pairs by the names that `targets` and `micro_loss` read.
+            The pairs by the names that `encode_keys` and `micro_loss` read.
         """
         ...
 
@@ -129,7 +129,7 @@ class Task(Protocol):
         """
         ...
 
-    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
+    def encode_keys(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Computes the keys of a micro-batch, without gradient.
 
         Args:

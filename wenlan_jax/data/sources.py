@@ -44,7 +44,7 @@ class TfdsSource:
     """One split of a prepared TFDS directory that holds our record schema. Rows keep the order of the files.
 
     Args:
-        directory: the prepared directory.
+        directory: the packed directory.
         split: the name of a split, or a TFDS slice, e.g. `train[:10%]` or `train+validation`.
         name: of the data set, for messages.
 
@@ -311,10 +311,10 @@ def _files(spec: str, data_dir: Path) -> list[Path]:
 
 
 def open_builder(directory: Path) -> Any:
-    """Opens the read-only TFDS builder of a prepared directory, whose fields must be ours.
+    """Opens the read-only TFDS builder of a packed directory, whose fields must be ours.
 
     Args:
-        directory: the prepared directory.
+        directory: the packed directory.
 
     Returns:
         The builder.

@@ -18,7 +18,7 @@ from wenlan_jax.models.arrays import Array
 Reduction = Literal["elementwise", "batchmean"]
 
 
-class Summed(NamedTuple):
+class WeightedSum(NamedTuple):
     """A sum over examples, and what to divide it by for their mean.
 
     Attributes:
@@ -30,7 +30,7 @@ class Summed(NamedTuple):
     weight: Float[Array, ""]
 
 
-def summed(values: Float[Array, "*rows"], counts: Bool[Array, "*rows"] | None = None) -> Summed:
+def summed(values: Float[Array, "*rows"], counts: Bool[Array, "*rows"] | None = None) -> WeightedSum:
     """Sums the values that count, and counts them.
 
     Args:
@@ -41,9 +41,9 @@ def summed(values: Float[Array, "*rows"], counts: Bool[Array, "*rows"] | None = 
         The sum and the number of values in it.
     """
     if counts is None:
-        return Summed(jnp.sum(values, dtype=jnp.float32), jnp.float32(values.size))
+        return WeightedSum(jnp.sum(values, dtype=jnp.float32), jnp.float32(values.size))
     # Not a product: what does not count may be infinite, and so may its gradient.
-    return Summed(jnp.sum(jnp.where(counts, values, 0.0), dtype=jnp.float32), jnp.sum(counts, dtype=jnp.float32))
+    return WeightedSum(jnp.sum(jnp.where(counts, values, 0.0), dtype=jnp.float32), jnp.sum(counts, dtype=jnp.float32))
 
 
 def cross_entropy(logits: Float[Array, "*rows classes"], labels: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
@@ -65,7 +65,7 @@ def word_cross_entropy(
     logits: Float[Array, "batch places vocabulary"],
     ids: Int[Array, "batch places"],
     valid: Bool[Array, "batch places"],
-) -> Summed:
+) -> WeightedSum:
     """Computes the loss of masked language modelling (MLM): the cross entropy of the original words.
 
     Args:
@@ -83,7 +83,7 @@ def word_accuracy(
     logits: Float[Array, "batch places vocabulary"],
     ids: Int[Array, "batch places"],
     valid: Bool[Array, "batch places"],
-) -> Summed:
+) -> WeightedSum:
     """Counts the masked words whose logit is the highest.
 
     Args:
@@ -101,7 +101,7 @@ def feature_squared_error(
     predicted: Float[Array, "batch regions feature"],
     features: Float[Array, "batch regions feature"],
     masked: Bool[Array, "batch regions"],
-) -> Summed:
+) -> WeightedSum:
     """Computes the loss of masked region feature regression (MRFR): the squared error against the original features.
 
     Args:
@@ -114,7 +114,7 @@ def feature_squared_error(
     """
     squares = jnp.square(predicted.astype(jnp.float32) - features.astype(jnp.float32))
     total, regions = summed(jnp.sum(squares, axis=-1), masked)
-    return Summed(total, regions * features.shape[-1])
+    return WeightedSum(total, regions * features.shape[-1])
 
 
 def class_divergence(
@@ -122,7 +122,7 @@ def class_divergence(
     classes: Float[Array, "batch regions classes"],
     masked: Bool[Array, "batch regions"],
     reduction: Reduction,
-) -> Summed:
+) -> WeightedSum:
     """Computes the loss of masked region classification with soft labels (MRC): KL divergence from the prediction.
 
     Classes of probability 0 add nothing.
@@ -146,7 +146,7 @@ def class_divergence(
     log_target = jnp.log(jnp.where(target > 0, target, 1.0))
     predicted = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     total, regions = summed(jnp.sum(target * (log_target - predicted), axis=-1), masked)
-    return Summed(total, regions * (classes.shape[-1] if reduction == "elementwise" else 1))
+    return WeightedSum(total, regions * (classes.shape[-1] if reduction == "elementwise" else 1))
 
 
 def best_class(classes: Float[Array, "*regions classes"]) -> Int[Array, "*regions"]:
@@ -165,7 +165,7 @@ def class_cross_entropy(
     logits: Float[Array, "batch regions classes"],
     classes: Float[Array, "batch regions classes"],
     masked: Bool[Array, "batch regions"],
-) -> Summed:
+) -> WeightedSum:
     """Computes the loss of masked region classification with hard labels (MRC): cross entropy of `best_class`.
 
     Args:

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from wenlan_jax.losses.masked import Summed, cross_entropy, summed
+from wenlan_jax.losses.masked import WeightedSum, cross_entropy, summed
 from wenlan_jax.models.arrays import Array
 
 
 def match_cross_entropy(
     logits: Float[Array, "batch 2"], match: Int[Array, " batch"], valid: Bool[Array, " batch"] | None = None
-) -> Summed:
+) -> WeightedSum:
     """Computes the loss of image-text matching (ITM): the cross entropy of `match`.
 
     Args:
@@ -31,7 +31,7 @@ def match_cross_entropy(
 
 def match_accuracy(
     logits: Float[Array, "batch 2"], match: Int[Array, " batch"], valid: Bool[Array, " batch"] | None = None
-) -> Summed:
+) -> WeightedSum:
     """Counts the pairs whose class is predicted right.
 
     Args:
@@ -50,7 +50,7 @@ def ranking_hinge(
     negative: Float[Array, "batch negatives"],
     margin: float,
     valid: Bool[Array, " batch"] | None = None,
-) -> Summed:
+) -> WeightedSum:
     """Computes UNITER's loss for fine-tuning on retrieval: max(0, margin + s(negative) - s(positive)).
 
     `s` is the logistic function. Each row's positive is compared with its own negatives.
@@ -93,7 +93,7 @@ def answer_cross_entropy(
     logits: Float[Array, "batch answers"],
     targets: Float[Array, "batch answers"],
     valid: Bool[Array, " batch"] | None = None,
-) -> Summed:
+) -> WeightedSum:
     """Computes the loss of visual question answering (VQA): binary cross entropy of every answer with its soft score.
 
     Args:
@@ -114,7 +114,7 @@ def answer_accuracy(
     logits: Float[Array, "batch answers"],
     targets: Float[Array, "batch answers"],
     valid: Bool[Array, " batch"] | None = None,
-) -> Summed:
+) -> WeightedSum:
     """Sums the soft scores of the answers with the highest logits.
 
     Args:

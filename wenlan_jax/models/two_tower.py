@@ -1,7 +1,7 @@
 """BriVL's two towers: an image and a text each become one unit vector of the same space.
 
 Both go backbone -> tokens -> L2 per token -> transformer encoder -> masked mean -> two-layer projection -> L2
-(configs/PAPERS.md). A momentum tower is the same module applied to another parameter tree.
+(configs/PAPERS.md). A key encoder is the same module applied to another parameter tree.
 """
 
 from __future__ import annotations

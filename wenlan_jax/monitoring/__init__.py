@@ -1,1 +1,1 @@
-"""What a run tells about itself: metrics, its time, images, and whether it still moves."""
+"""What a run tells about itself: metrics, time, curves, and whether it still moves."""

@@ -1,4 +1,4 @@
-"""The image of a training run, from the lines of its `metrics.jsonl`."""
+"""The curves of a training run, drawn from the lines of its `metrics.jsonl`."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def parameters(current: Run) -> dict[str, int]:
     query = trees.size(current.shapes.params)
     if current.shapes.momentum is None:
         return {"in all": query}
-    return {"query towers": query, "with momentum towers": query + trees.size(current.shapes.momentum.params)}
+    return {"query towers": query, "with key encoders": query + trees.size(current.shapes.momentum.params)}
 
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -45,7 +45,7 @@ class Traffic:
 
 
 @dataclasses.dataclass(frozen=True)
-class Costs:
+class StepCosts:
     """What a program that fits does in a step.
 
     Attributes:
@@ -102,7 +102,7 @@ class DevicePlan:
     available: float
     model_flops: float
     flops: float
-    costs: Costs | None
+    costs: StepCosts | None
     compile_seconds: float
     notes: tuple[str, ...]
 
@@ -201,7 +201,7 @@ def computed_flops(config: experiment.Config) -> float:
     return flops.of(functools.partial(step.train_step, current.recipe), current.shapes, batch)
 
 
-def _costs(compiled: Any, current: Run, topology: Topology, shares: roofline.Shares, computed: float) -> Costs:
+def _costs(compiled: Any, current: Run, topology: Topology, shares: roofline.Shares, computed: float) -> StepCosts:
     analysis = compiled.cost_analysis() or {}
     found = collectives(compiled.as_text())
     counted, moved = float(analysis.get("flops", 0.0)), float(analysis.get("bytes accessed", 0.0))
@@ -209,7 +209,7 @@ def _costs(compiled: Any, current: Run, topology: Topology, shares: roofline.Sha
     near, far = roofline.sent(found, topology.island, tuple(current.mesh.shape.values()))
     # Loops: what the compiler counts once is scaled as its FLOPs are.
     work = roofline.DeviceWork(own, moved * max(1.0, own / counted if counted else 1.0), near, far)
-    return Costs(
+    return StepCosts(
         compiler_flops=counted,
         compiler_bytes=moved,
         traffic=summary(found),

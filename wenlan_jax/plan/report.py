@@ -76,7 +76,7 @@ def _verdict(plan: planner.DevicePlan) -> str:
     return f"{word}: {gib(plan.needed)} of {gib(plan.available)} GiB ({plan.needed / plan.available:.0%})"
 
 
-def _costs(costs: planner.Costs, shares: roofline.Shares) -> list[str]:
+def _costs(costs: planner.StepCosts, shares: roofline.Shares) -> list[str]:
     rows = [(row.kind, str(row.group), f"{row.times:,}", gib(row.results), gib(row.sent)) for row in costs.traffic]
     headings = ("collective", "group", "times", "results GiB", "sent GiB")
     lines = table(headings, rows).splitlines() if rows else ["no collective"]
@@ -94,7 +94,7 @@ def _costs(costs: planner.Costs, shares: roofline.Shares) -> list[str]:
     ]
 
 
-def _time(plan: planner.DevicePlan, costs: planner.Costs, pairs: float) -> list[str]:
+def _time(plan: planner.DevicePlan, costs: planner.StepCosts, pairs: float) -> list[str]:
     best, expected = costs.bound.bound, costs.estimate.sequence
     whole = roofline.hours(pairs, plan.batch_size, expected)
     return [

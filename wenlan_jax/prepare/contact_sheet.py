@@ -69,7 +69,7 @@ def thumbnail(data: bytes, regions: Sequence[Region]) -> Thumbnail:
 
 
 def write(directory: Path, cards: Sequence[Card], title: str, note: str) -> list[Path]:
-    """Writes the image and the page of `cards` into `directory`; their paths."""
+    """Writes the contact sheet of `cards` as a JPEG and as a page; their paths."""
     image, page = directory / IMAGE_NAME, directory / PAGE_NAME
     atomic_files.write(image, _jpeg(sheet(cards)))
     atomic_files.write(page, _page(cards, title, note).encode("utf-8"))

@@ -21,7 +21,7 @@ from wenlan_jax.data import headers, images, named_sets, sources
 from wenlan_jax.data.records import Question, Region, Text
 from wenlan_jax.prepare import contact_sheet, image_places, ingest, raw_images, raw_items
 from wenlan_jax.prepare.formats import files, registry
-from wenlan_jax.prepare.inspection import Findings
+from wenlan_jax.prepare.inspect_findings import Findings
 from wenlan_jax.prepare.raw_items import Fault, Reason, Rejected
 from wenlan_jax.util.errors import WenlanError
 
@@ -90,7 +90,7 @@ class InspectedRecord:
 
 
 class Packed:
-    """The records of a prepared directory."""
+    """The records of a packed directory."""
 
     layout = "packed"
 
@@ -216,7 +216,7 @@ def inspect(options: InspectOptions) -> tuple[Findings, list[contact_sheet.Card]
 
 
 def is_packed(place: str) -> bool:
-    """Whether `place` is a prepared directory or the name of a data set that can be."""
+    """Whether `place` is a packed directory or the name of a data set that can be."""
     folder = Path(place)
     prepared = (folder / "dataset_info.json").is_file() or any(folder.glob("*/dataset_info.json"))
     return prepared or named_sets.is_named(place)

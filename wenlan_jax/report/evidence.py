@@ -118,7 +118,7 @@ def read(workdir: Path) -> Evidence:
         ReportError: where there is no run.
     """
     if not workdir.is_dir():
-        raise ReportError(f"{workdir}: no such directory; name the work directory of a `wenlan train`")
+        raise ReportError(f"{workdir}: no such directory; name the --workdir of a `wenlan train`")
     if not any((workdir / name).exists() for name in (CHECKPOINTS, METRICS, LEDGER)):
         raise ReportError(
             f"{workdir}: holds no run: none of {CHECKPOINTS}/, {METRICS} and {LEDGER} is there. Name the "

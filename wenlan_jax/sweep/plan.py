@@ -14,7 +14,7 @@ from typing import Any
 from wenlan_jax.config import settings
 from wenlan_jax.sweep.table import Row, TableError, TableFile
 from wenlan_jax.tasks import experiment
-from wenlan_jax.util.errors import WenlanError
+from wenlan_jax.util.errors import WenlanError, counted
 
 
 class SweepError(WenlanError, ValueError):
@@ -106,7 +106,7 @@ def make(files: Sequence[TableFile], seeds: Sequence[int] = ()) -> SweepPlan:
             except experiment.ConfigError as error:
                 faults += [f"{file.path}: row {row.name!r}: {line.strip()}" for line in _lines(error)]
     if faults:
-        raise TableError(f"{len(faults)} fault(s) in the tables, and nothing was started:\n  " + "\n  ".join(faults))
+        raise TableError(f"{counted(len(faults))} in the tables, and nothing was started:\n  " + "\n  ".join(faults))
     runs: dict[str, SweepRun] = {}
     at: dict[RunPlace, str] = {}
     for file, row, seed in _in_order(files, wanted):

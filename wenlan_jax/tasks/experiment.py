@@ -190,7 +190,7 @@ def _mixture_clashes(data: DataConfig) -> list[str]:
     return faults
 
 
-FORM = settings.Form(Config, "configs/", _clashes)
+FORM = settings.SettingsForm(Config, "configs/", _clashes)
 
 
 def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -202,11 +202,24 @@ def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     return settings.fields(Config)
 
 
-def describe() -> str:
-    """Writes the reference of all fields: what the tags mean, then name, default and meaning of each field."""
+def describe(word: str = "") -> str:
+    """Writes the reference of the fields: what the tags mean, the tasks, then name, default and meaning of each field.
+
+    Args:
+        word: only fields with this in their name or meaning; all by default.
+
+    Returns:
+        The text.
+
+    Raises:
+        ConfigError: no field has the word.
+    """
+    found = FORM.describe(word)
+    if not found:
+        raise ConfigError(f"no field has {word!r} in its name or meaning; `wenlan fields` lists all")
     tags = "\n".join(f"  [{tag}]".ljust(8) + meaning for tag, meaning in sections.SOURCES.items())
     tasks = "\n".join(f"  {name:8}{registry.named(name).meaning}" for name in registry.names())
-    return f"Where values come from:\n{tags}\n\nTasks:\n{tasks}\n\nFields:\n{FORM.describe()}"
+    return f"Where values come from:\n{tags}\n\nTasks:\n{tasks}\n\nFields:\n{found}"
 
 
 def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
@@ -225,7 +238,7 @@ def parse(source: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Loads and checks the configuration of a file; see `settings.Form.load`.
+    """Loads and checks the configuration of a file; see `settings.SettingsForm.load`.
 
     Args:
         path: a Python file with `get_config`.
@@ -241,7 +254,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override(base: config_dict.ConfigDict, overrides: Sequence[str]) -> Config:
-    """Overrides fields of a configuration and checks it; see `settings.Form.override`.
+    """Overrides fields of a configuration and checks it; see `settings.SettingsForm.override`.
 
     Args:
         base: the configuration to change.

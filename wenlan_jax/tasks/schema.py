@@ -20,7 +20,7 @@ class Config:
 
     task: str = field(
         "brivl",
-        "what is trained: brivl and clip are two towers, with momentum towers and banks or with in-batch negatives "
+        "what is trained: brivl and clip are two towers, with key encoders and banks or with in-batch negatives "
         "alone; mlmm is the single tower's pretraining, rank and vqa are its fine-tuning for retrieval and questions",
         among=late("wenlan_jax.tasks.registry:names"),
     )

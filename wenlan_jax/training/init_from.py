@@ -1,8 +1,8 @@
 """Starting a run from weights that exist: `init_from`, an import or the work directory of another run.
 
-Taken over are parameters, batch statistics and momentum towers, and from an import also the banks. The step count,
+Taken over are parameters, batch statistics and key encoders, and from an import also the banks. The step count,
 the optimiser and the root key are always fresh, and so are the banks after a training run, whose keys come from other
-data. What the source does not hold keeps its fresh value; a momentum tower it does not hold becomes a copy of
+data. What the source does not hold keeps its fresh value; a key encoder it does not hold becomes a copy of
 the query tower.
 """
 

@@ -43,7 +43,7 @@ from wenlan_jax.parallel import compilation_cache, distributed
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.parallel.console import say
 from wenlan_jax.parallel.stopping import StopAgreement, Stopped, StopSignal
-from wenlan_jax.tasks import evaluations, experiment, registry
+from wenlan_jax.tasks import experiment, registry, run_evaluations
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.training import compiled_steps, data_note, init_from, prepared, resume, setup
 from wenlan_jax.training import tokenizer as run_tokenizer
@@ -125,7 +125,7 @@ def _train_in(config: experiment.Config, workdir: Path, clock: time_ledger.TimeL
     if jax.process_index() == 0:
         _make_way(config, workdir)
     config, tokenizer = prepared.for_training(config, workdir)
-    evaluations.check(config, training=True)
+    run_evaluations.check(config, training=True)
     if jax.process_index() == 0:
         data_note.check(config, workdir)
     say(f"configuration {experiment.fingerprint(config)}, task {config.task}, seed {config.seed}")
@@ -246,7 +246,7 @@ class Loop:
         config = self.current.config
         first = int(state.step)
         self.maker = train_maker(self.current, self.tokenizer)
-        self.evaluation = evaluations.create(self.current, self.tokenizer)
+        self.evaluation = run_evaluations.create(self.current, self.tokenizer)
         self.programs = compiled_steps.Programs(self.current)
         say(
             f"{self.maker.mixture.name}: {len(self.maker.mixture):,} training records; step {first} of "
@@ -265,7 +265,7 @@ class Loop:
         self.meter = Meter(config, first, self.clock)
         with (
             loader.train_batches(self.maker, first, config.data.workers, config.data.prefetch) as self.batches,
-            StepTimer() as self.in_flight,
+            StepTimer() as self.step_timer,
             profiler.Profiler(config.telemetry.profile, self.workdir / "profile") as self.profiler,
         ):
             late = None
@@ -277,7 +277,7 @@ class Loop:
                 with self.clock(time_ledger.STEPS):
                     with jax.profiler.StepTraceAnnotation("train", step_num=number + 1):
                         state, fresh = program.step(state, on_device)
-                    self.in_flight.watch(fresh)
+                    self.step_timer.watch(fresh)
                     self._read(number - 1, late, state)
                 late = PendingMetrics(fresh, program.model_flops)
                 self.checkpoints.check()
@@ -297,7 +297,7 @@ class Loop:
         with self.clock(time_ledger.WAIT):
             _, batch = next(self.batches)
             on_device = meshes.to_devices(self.current.mesh, batch)
-        self.clock.move(time_ledger.WAIT, time_ledger.STEPS, self.in_flight.busy_seconds(began, time.perf_counter()))
+        self.clock.move(time_ledger.WAIT, time_ledger.STEPS, self.step_timer.busy_seconds(began, time.perf_counter()))
         return on_device
 
     def _program(self, batch: dict[str, jax.Array]) -> compiled_steps.Program:

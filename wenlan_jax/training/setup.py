@@ -11,8 +11,8 @@ import jax
 from wenlan_jax.core import rngs, step
 from wenlan_jax.core.state import TrainState
 from wenlan_jax.data.text import Tokenizer
+from wenlan_jax.parallel import interruptible_calls, partition
 from wenlan_jax.parallel import mesh as meshes
-from wenlan_jax.parallel import partition, waiting
 from wenlan_jax.tasks import experiment, registry
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.step_recipe import recipe as make_recipe
@@ -49,7 +49,9 @@ def set_up(config: experiment.Config, devices: Sequence[jax.Device] | None = Non
 def fresh_state(run: Run) -> TrainState:
     """Makes the state before the first step, on the devices where it is to lie."""
     make = jax.jit(functools.partial(step.init_state, run.recipe), out_shardings=run.shardings)
-    return waiting.aloud("initialising the model", lambda: jax.block_until_ready(make(rngs.root(run.config.seed))))
+    return interruptible_calls.aloud(
+        "initialising the model", lambda: jax.block_until_ready(make(rngs.root(run.config.seed)))
+    )
 
 
 def compile_step(run: Run, batch: dict[str, jax.Array] | dict[str, jax.ShapeDtypeStruct]) -> Any:
@@ -74,7 +76,7 @@ def compile_step(run: Run, batch: dict[str, jax.Array] | dict[str, jax.ShapeDtyp
         out_shardings=(run.shardings, meshes.replicated(run.mesh)),
         donate_argnums=0,
     )
-    return waiting.aloud("compiling the training step", lambda: whole.lower(abstract, batch).compile())
+    return interruptible_calls.aloud("compiling the training step", lambda: whole.lower(abstract, batch).compile())
 
 
 def with_vocabulary(config: experiment.Config, tokenizer: Tokenizer) -> experiment.Config:

@@ -214,16 +214,16 @@ def _acquire(handle: int, patience: float = _PATIENCE, on_wait: Callable[[], Non
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class HeldLocks:
     """The locks of this process; a worker that unpickles it while it is started holds them, too, until it ends."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _hold, tuple(reduction.DupFd(handle) for handle in sorted(_held))
 
 
-def _hold(*handles: Any) -> Held:
+def _hold(*handles: Any) -> HeldLocks:
     _held.update(handle.detach() for handle in handles)
-    return Held()
+    return HeldLocks()
 
 
 def _clear(directory: Path) -> None:

@@ -8,3 +8,8 @@ class WenlanError(Exception):
 
     Commands print the message alone; any other error is a fault of the package and keeps its traceback.
     """
+
+
+def counted(faults: int) -> str:
+    """Counts faults in words: `1 fault`, `2 faults`."""
+    return f"{faults} fault" if faults == 1 else f"{faults} faults"

@@ -148,7 +148,7 @@ def _finished(
     spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as ended:
         with parent_watch.starting():
-            held = (os.getpid(), atomic_files.Held())
+            held = (os.getpid(), atomic_files.HeldLocks())
             pool = concurrent.futures.ProcessPoolExecutor(
                 min(workers, len(missing)) or 1, spawn, parent_watch.end_with, held
             )

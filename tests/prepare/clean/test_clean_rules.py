@@ -55,7 +55,7 @@ def test_near_images_are_exactly_those_of_brute_force(
     near = (bits[:, None] != bits[None]).sum(axis=2) <= distance
     alive = np.random.default_rng(1).random(300) < 0.9
     near &= alive[:, None] & alive[None]
-    found = search.find(rules.NearImages("x", leakage, distance, 255), table, alive, tmp_path / "scratch", memory)
+    found = search.find(rules.DropNearImages("x", leakage, distance, 255), table, alive, tmp_path / "scratch", memory)
     expected = brute_force(table, near, leakage)
     assert expected, "the test needs pairs"
     assert dict(found.tolist()) == expected
@@ -64,7 +64,7 @@ def test_near_images_are_exactly_those_of_brute_force(
 
 def test_blocks_do_not_change_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     table = image_table(200, np.random.default_rng(2))
-    rule = rules.NearImages("x", False, 12, 255)
+    rule = rules.DropNearImages("x", False, 12, 255)
     whole = rule.decide(table)
     monkeypatch.setattr(rules, "_BLOCK", 7)
     assert (whole >= 0).sum() > 20
@@ -75,15 +75,15 @@ def test_images_that_differ_in_colour_alone_are_not_near() -> None:
     table = np.zeros(4, LAYOUT.images)
     table["role"] = TRAINING
     table["colours"][1, 7], table["colours"][2, 7], table["colours"][3] = 33, 32, 200
-    np.testing.assert_array_equal(rules.NearImages("x", False, 10, 32).decide(table), [-1, -1, 0, -1])
+    np.testing.assert_array_equal(rules.DropNearImages("x", False, 10, 32).decide(table), [-1, -1, 0, -1])
 
 
 def test_equal_digests_leave_the_first_and_colliding_keys_do_no_harm(tmp_path: Path) -> None:
     table = np.zeros(5, LAYOUT.images)
     table["digest"] = [(1, 1), (1, 2), (1, 1), (2, 2), (1, 2)]  # the first number is the key
-    found = search.find(rules.Equal("x", "images"), table, np.ones(5, bool), tmp_path / "s", 1 << 20)
+    found = search.find(rules.DropEqual("x", "images"), table, np.ones(5, bool), tmp_path / "s", 1 << 20)
     assert found.tolist() == [(2, 0), (4, 1)]
-    np.testing.assert_array_equal(rules.Equal("x", "images").decide(table), [-1, -1, 0, -1, 1])
+    np.testing.assert_array_equal(rules.DropEqual("x", "images").decide(table), [-1, -1, 0, -1, 1])
 
 
 def test_repeats_count_different_images() -> None:
@@ -91,10 +91,12 @@ def test_repeats_count_different_images() -> None:
     table["digest"] = [(1, 1)] * 4 + [(1, 2)] * 5
     table["image_digest"][:4] = [(n, 0) for n in range(4)]
     table["image_digest"][4:] = [(n % 2, 7) for n in range(5)]  # five records of two images
-    rule = rules.Repeated("x", "digest", 3, distinct=False)
+    rule = rules.DropRepeated("x", "digest", 3, distinct=False)
     np.testing.assert_array_equal(rule.decide(table), [0] * 4 + [-1] * 5)
     table["template"] = table["digest"]
-    assert (rules.Repeated("x", "template", 3, distinct=True).decide(table) == -1).all()  # one caption is no template
+    assert (
+        rules.DropRepeated("x", "template", 3, distinct=True).decide(table) == -1
+    ).all()  # one caption is no template
 
 
 def test_near_texts_are_found(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_near_texts_are_found(tmp_path: Path) -> None:
     table = np.zeros(240, LAYOUT.texts)
     table["minhash"] = signatures.TextSigner(options.CleanOptions()).minhashes(base + edited)
     table["role"] = TRAINING
-    found = search.find(rules.NearTexts("x", False, 0.8), table, np.ones(240, bool), tmp_path / "s", 1 << 20)
+    found = search.find(rules.DropNearTexts("x", False, 0.8), table, np.ones(240, bool), tmp_path / "s", 1 << 20)
     assert dict(found.tolist()) == {120 + n: n for n in range(120)}
 
 

@@ -19,7 +19,7 @@ from wenlan_jax.data import images
 from wenlan_jax.data.records import Record
 from wenlan_jax.prepare.regions import contract, detector, job
 from wenlan_jax.prepare.regions.contract import DetectorError
-from wenlan_jax.prepare.regions.detector import Supplied
+from wenlan_jax.prepare.regions.detector import UserDetector
 
 BOXES = np.array([[0, 0, 8, 4], [0, 0, 8, 4.5], [4, 2, 12, 6], [0, 0, 0, 0]], np.float32)  # of an input of 16 x 8
 PROBABILITIES = np.array([[0.1, 0.7, 0.2], [0.2, 0.8, 0.0], [0.4, 0.0, 0.6], [1, 0, 0]], np.float32)
@@ -186,7 +186,7 @@ def test_a_contract_that_is_not_kept_is_told(
     _graph(tmp_path / "toy.onnx")
     content = _contract(**changes) if changes.get("input") != [] else {**_contract(), **changes}
     (tmp_path / "toy.json").write_text(json.dumps(content))
-    supplied = Supplied(tmp_path / "toy.onnx", "onnx")
+    supplied = UserDetector(tmp_path / "toy.onnx", "onnx")
     detector._opened.cache_clear()
     with pytest.raises(DetectorError, match=told):
         supplied.check()

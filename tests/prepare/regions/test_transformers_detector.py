@@ -18,7 +18,7 @@ from wenlan_jax.data import images
 from wenlan_jax.data.records import Record
 from wenlan_jax.prepare.regions import detector, job
 from wenlan_jax.prepare.regions.contract import DetectorError
-from wenlan_jax.prepare.regions.detector import Supplied
+from wenlan_jax.prepare.regions.detector import UserDetector
 
 LABELS = {0: "cat", 1: "dog", 2: "tree"}
 
@@ -107,7 +107,7 @@ def _directly(directory: Path, record: Record) -> dict[str, np.ndarray]:
 def test_a_directory_gives_what_transformers_gives(
     directory: Path, tmp_path: Path, packed: Path, read_records: Callable[[Path], list[Record]]
 ) -> None:
-    supplied = Supplied(directory, "transformers", threshold=0.0, batch_size=4)
+    supplied = UserDetector(directory, "transformers", threshold=0.0, batch_size=4)
     report = job.run(packed, tmp_path / "out", supplied, workers=0)
     refused = int(report.arrays["features"].endswith("yolos"))  # whose processor cannot shrink 3 x 60 pixels
     assert (report.found, report.faulty) == (5 - refused, refused)
@@ -135,17 +135,17 @@ def test_directories_of_something_else_are_told(directory: Path, tmp_path: Path)
     empty.mkdir()
     detector._opened.cache_clear()
     with pytest.raises(DetectorError, match=r"empty: has no config\.json"):
-        Supplied(empty, "transformers").check()
+        UserDetector(empty, "transformers").check()
     (empty / "config.json").write_text((directory / "config.json").read_text())
     with pytest.raises(DetectorError, match="empty: not an object-detection model with its image processor"):
-        Supplied(empty, "transformers").check()
+        UserDetector(empty, "transformers").check()
 
 
 def test_independent_logits_are_told_from_those_with_a_background(
     directory: Path, make_record: Callable[..., Record]
 ) -> None:
     detector._opened.cache_clear()
-    supplied = Supplied(directory, "transformers")
+    supplied = UserDetector(directory, "transformers")
     record = make_record("a", 60, 40, 0)
     opened = detector._opened(directory, "transformers", 0, None)
     opened._names = [*LABELS.values(), "sea"]  # as many labels as logits: none is the background

@@ -23,7 +23,7 @@ ROWS, CANDIDATES, HARD = 8, 6, 2
 TEXT, IMAGE = ("token_ids", "token_mask"), ("region_features", "region_boxes", "region_mask")
 
 
-def given(dropout: float, rng: jax.Array | None) -> objectives.Given:
+def given(dropout: float, rng: jax.Array | None) -> objectives.ObjectiveInput:
     """A batch with candidates, and a tower whose rank head tells pairs apart."""
     config = tiny_single(task="rank", rank__candidates=CANDIDATES, rank__hard=HARD, single__dropout=dropout)
     config = dataclasses.replace(config, rank=dataclasses.replace(config.rank, margin=0.9))
@@ -33,10 +33,10 @@ def given(dropout: float, rng: jax.Array | None) -> objectives.Given:
     drawn = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.3 * drawn.normal(size=leaf.shape), runs.fresh_state(current).params)
     batch = {name: jnp.asarray(value) for name, value in noise(config, "rank").items()}
-    return objectives.Given(config, task.tower, params, {}, batch, rng)
+    return objectives.ObjectiveInput(config, task.tower, params, {}, batch, rng)
 
 
-def scores(one: objectives.Given, number: int | None, fields: tuple[str, ...]) -> np.ndarray:
+def scores(one: objectives.ObjectiveInput, number: int | None, fields: tuple[str, ...]) -> np.ndarray:
     """Of every row without dropout, with candidate `number` in place of its own `fields`."""
     batch = {name: one.batch[name] for name in (*TEXT, *IMAGE)}
     if number is not None:
@@ -56,11 +56,11 @@ def jitted(tower: Tower) -> Any:
 
 
 @pytest.fixture(scope="module")
-def still() -> objectives.Given:
+def still() -> objectives.ObjectiveInput:
     return given(0.0, None)
 
 
-def by_hand(one: objectives.Given, settings: schema.RankConfig) -> float:
+def by_hand(one: objectives.ObjectiveInput, settings: schema.RankConfig) -> float:
     """The mean hinge against the best candidates of either side."""
     own, violations = scores(one, None, ()), []
     for fields in (IMAGE, TEXT):
@@ -72,7 +72,7 @@ def by_hand(one: objectives.Given, settings: schema.RankConfig) -> float:
     return float(np.mean(np.concatenate(violations, axis=1)))
 
 
-def test_the_hinge_is_that_of_the_candidates_that_score_highest(still: objectives.Given) -> None:
+def test_the_hinge_is_that_of_the_candidates_that_score_highest(still: objectives.ObjectiveInput) -> None:
     found = jax.jit(lambda batch: objectives.OBJECTIVES["rank"].sums(still._replace(batch=batch)))(still.batch)
     assert float(found.loss) / ROWS == pytest.approx(by_hand(still, still.config.rank), rel=1e-4)
     assert float(found.loss) > 0
@@ -93,7 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, bool]]]:
 
 
 def test_candidates_are_scored_without_dropout_and_trained_on_with_it(
-    still: objectives.Given, calls: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+    still: objectives.ObjectiveInput, calls: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scores that choose are those of evaluation; the positive is not among them."""
     chosen_by: list[jax.Array] = []
@@ -118,7 +118,7 @@ def test_candidates_are_scored_without_dropout_and_trained_on_with_it(
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_no_gradient_flows_through_candidates_that_were_not_chosen(still: objectives.Given) -> None:
+def test_no_gradient_flows_through_candidates_that_were_not_chosen(still: objectives.ObjectiveInput) -> None:
     name = "negative_region_features"
 
     def loss(features: jax.Array) -> jax.Array:

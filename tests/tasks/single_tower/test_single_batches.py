@@ -20,13 +20,13 @@ from wenlan_jax.tasks.single_tower.input import batches
 from wenlan_jax.tasks.single_tower.input.buckets import Shape
 from wenlan_jax.tasks.single_tower.input.examples import ExampleError, ExamplePool
 from wenlan_jax.tasks.single_tower.input.regions import RegionReadError
-from wenlan_jax.tasks.single_tower.input.schedule import Cell, ScheduleError
+from wenlan_jax.tasks.single_tower.input.schedule import ScheduleError, StepKind
 
 ITM = {"itm": 1.0}
 RANK = {"rank": 1.0}
 
 
-def _steps(maker: batches.SingleBatches, objective: str, count: int) -> list[tuple[int, Cell, loader.HostBatch]]:
+def _steps(maker: batches.SingleBatches, objective: str, count: int) -> list[tuple[int, StepKind, loader.HostBatch]]:
     """The first steps of an objective."""
     wanted = (step for step in itertools.count() if maker.mixture.cell(step).objective == objective)
     return [(step, maker.mixture.cell(step), maker(step)) for step in itertools.islice(wanted, count)]

@@ -15,7 +15,7 @@ from saved_models import SINGLE, save
 
 from wenlan_jax.data import records
 from wenlan_jax.evaluation import retrieval, true_pairs
-from wenlan_jax.tasks import evaluations, experiment
+from wenlan_jax.tasks import experiment, run_evaluations
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower import data, pair_scorer
 from wenlan_jax.tasks.single_tower.evaluations import answering, ranking
@@ -122,7 +122,7 @@ def test_a_pretrained_tower_ranks_by_the_logit_of_a_match(set_up: Callable[..., 
     """Without fine-tuning, beside its objectives; all pairs of the first four images with one text each."""
     changes = {"eval__zero_shot": True, "eval__rank_images": 4, "eval__kinds": ("descriptive",), "eval__batches": 1}
     current, tokenizer = set_up(**changes, eval__languages=("en",))
-    evaluation, state = evaluations.create(current, tokenizer), setup.fresh_state(current)
+    evaluation, state = run_evaluations.create(current, tokenizer), setup.fresh_state(current)
     found, what = evaluation.score(state.params, state.batch_stats, "test")
     source = ranking.sources.open_source("wenlan_scenes/tiny", "test", Path(current.config.data.dir))
     texts = [text.text.text for text in embedded_split.wanted_texts(current.config, source) if text.row < 4]

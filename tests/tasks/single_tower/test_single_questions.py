@@ -57,9 +57,9 @@ def _fields(toy: SimpleNamespace, source: Any, languages: tuple[str, ...] = ("en
 
 def test_annotators_of_one_question_belong_together() -> None:
     record = records.Record("r", b"", 1, 1, questions=_questions(5))
-    both = [questions.Asked("en", "05a?", ("yes", "no", "yes")), questions.Asked("en", "05b?", ("5",))]
+    both = [questions.ImageQuestion("en", "05a?", ("yes", "no", "yes")), questions.ImageQuestion("en", "05b?", ("5",))]
     assert questions.asked(record, ("en",)) == both
-    assert questions.asked(record, ()) == [*both, questions.Asked("zh", "05a?", ("no",))]
+    assert questions.asked(record, ()) == [*both, questions.ImageQuestion("zh", "05a?", ("no",))]
 
 
 def test_questions_are_listed(source: Any) -> None:

@@ -89,7 +89,7 @@ def test_shares_of_parts_objectives_languages_and_buckets(toy: SimpleNamespace) 
         assert abs(found[cell] - steps * share) < 2
 
 
-def _buckets_of(made: schedule.Schedule, cell: schedule.Cell) -> dict[tuple[int, int], np.ndarray]:
+def _buckets_of(made: schedule.Schedule, cell: schedule.StepKind) -> dict[tuple[int, int], np.ndarray]:
     alike = [c for c in made.cells if (c.part, c.objective, c.language) == (cell.part, cell.objective, cell.language)]
     return {c.shape: c.rows for c in alike}
 
@@ -142,12 +142,12 @@ def test_another_objective_on_the_weak_part_is_refused(toy: SimpleNamespace) -> 
     made.require(weak)
     for objective in ("mlm", "mrfr", "mrc"):
         with pytest.raises(schedule.ScheduleError, match=f"weak: its objectives are itm, and '{objective}'"):
-            made.require(schedule.Cell(1, objective, weak.language, weak.shape, weak.rows, weak.rows))
+            made.require(schedule.StepKind(1, objective, weak.language, weak.shape, weak.rows, weak.rows))
 
 
 def test_every_epoch_of_a_cell_covers_its_rows_once(toy: SimpleNamespace) -> None:
     made = _two_parts(toy)
-    used: dict[schedule.Cell, dict[int, list[int]]] = collections.defaultdict(dict)
+    used: dict[schedule.StepKind, dict[int, list[int]]] = collections.defaultdict(dict)
     for step in range(8 * schedule.BLOCK):
         number, use = made._use(step)
         assert use not in used[made.cells[number]]

@@ -264,7 +264,7 @@ class TextEncoder(nn.Module):
 
 
 class BriVL(nn.Module):
-    """Query and momentum towers, queues and loss; a call does all of a step but the gradient step."""
+    """Query towers and key encoders, queues and loss; a call does all of a step but the gradient step."""
 
     def __init__(self, sizes: BriVLSizes) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ class BriVL(nn.Module):
 
     @torch.no_grad()
     def synchronize(self) -> None:
-        """Makes the momentum towers equal to the query towers, as at the start of training."""
+        """Makes the key encoders equal to the query towers, as at the start of training."""
         self.imgencoder_mom.load_state_dict(self.imgencoder.state_dict())
         self.textencoder_mom.load_state_dict(self.textencoder.state_dict())
 
@@ -301,7 +301,7 @@ class BriVL(nn.Module):
         return self
 
     def towers(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """Pairs of query and momentum tower."""
+        """Pairs of query and key encoder."""
         yield self.imgencoder, self.imgencoder_mom
         yield self.textencoder, self.textencoder_mom
 
@@ -328,7 +328,7 @@ class BriVL(nn.Module):
 
     @torch.no_grad()
     def keys(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Unit image and text embeddings of the momentum towers."""
+        """Unit image and text embeddings of the key encoders."""
         image = self.imgencoder_mom(batch.images, batch.boxes, batch.box_mask)
         return image, self.textencoder_mom(batch.ids, batch.token_mask)
 
@@ -339,7 +339,7 @@ class BriVL(nn.Module):
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of one batch; moves the momentum towers before the keys and the queues after the loss."""
+        """The loss of one batch; moves the key encoders before the keys and the queues after the loss."""
         image, text = self.embed(batch)
         self.update_momentum_towers()
         image_keys, text_keys = self.keys(batch)

@@ -75,7 +75,7 @@ def _records(root: Path, counts: collections.Counter[str]) -> Iterator[tuple[str
         said = phrases(place.read_text("utf-8", "replace"))
         image = place.with_suffix(".png")
         if not image.is_file():
-            counts["drawings_in_svg_left_out"] += 1  # an image that depends on who draws it
+            counts["drawings_in_svg_left_out"] += 1  # every renderer draws an SVG alone otherwise
         elif "en" not in said:
             counts["without_phrase_left_out"] += 1
         else:

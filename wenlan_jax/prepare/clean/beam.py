@@ -25,7 +25,7 @@ _CHUNK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class _Unit:
+class _ReportedUnit:
     """Does one unit and stores its report, unless that is there already."""
 
     work: runners.Work
@@ -53,7 +53,7 @@ class _Numbered:
 class DoUnits(beam.PTransform):
     """A pass: (number, shard) -> (number, report as JSON). Units that were done before are not done again."""
 
-    def __init__(self, unit: _Unit) -> None:
+    def __init__(self, unit: _ReportedUnit) -> None:
         super().__init__()
         self._unit = unit
 
@@ -99,7 +99,7 @@ class Beam:
         what: str,
     ) -> list[dict[str, Any]]:
         """Runs a pass; the reports lie in `directory`, each below the number of its unit. See `runners.Runner.map`."""
-        unit = _Unit(work, directory, dict(identity), what)
+        unit = _ReportedUnit(work, directory, dict(identity), what)
         with beam.Pipeline(options=self._options()) as pipeline:
             _ = pipeline | "Units" >> beam.Create(list(enumerate(shards))) | what >> DoUnits(unit)
         return [unit(element) for element in enumerate(shards)]  # which reads the stored reports

@@ -95,9 +95,9 @@ class Decider:
             alive &= np.repeat(self._record_speaks(), self._tables["images"]["texts"])
         else:
             alive &= table["seen"]
-        if not (isinstance(rule, rules.Near) and rule.leakage):
+        if not (isinstance(rule, rules.DropNear) and rule.leakage):
             alive &= table["role"] != signatures.EVALUATION
-        if isinstance(rule, rules.Repeated):
+        if isinstance(rule, rules.DropRepeated):
             alive &= table[rule.field].any(axis=1)
         return alive
 
@@ -142,19 +142,19 @@ def _rules(chosen: CleanOptions) -> Iterator[rules.CleanRule]:
     """The rules that are on, in their order."""
     leakage, repeats, duplicates = chosen.leakage, chosen.repeats, chosen.duplicates
     if leakage.image_distance >= 0:
-        yield rules.NearImages("leakage_image", True, leakage.image_distance, duplicates.colour_distance)
+        yield rules.DropNearImages("leakage_image", True, leakage.image_distance, duplicates.colour_distance)
     if leakage.text_similarity > 0:
-        yield rules.NearTexts("leakage_text", True, leakage.text_similarity)
+        yield rules.DropNearTexts("leakage_text", True, leakage.text_similarity)
     if repeats.max_images:
-        yield rules.Repeated("repeated_text", "digest", repeats.max_images, distinct=False)
+        yield rules.DropRepeated("repeated_text", "digest", repeats.max_images, distinct=False)
     if repeats.max_template_images:
-        yield rules.Repeated("repeated_template", "template", repeats.max_template_images, distinct=True)
+        yield rules.DropRepeated("repeated_template", "template", repeats.max_template_images, distinct=True)
     if duplicates.exact_images:
-        yield rules.Equal("equal_image", "images")
+        yield rules.DropEqual("equal_image", "images")
     if duplicates.image_distance >= 0:
-        yield rules.NearImages("near_image", False, duplicates.image_distance, duplicates.colour_distance)
+        yield rules.DropNearImages("near_image", False, duplicates.image_distance, duplicates.colour_distance)
     if duplicates.texts == "all":
-        yield rules.NearTexts("near_text", False, duplicates.text_similarity)
+        yield rules.DropNearTexts("near_text", False, duplicates.text_similarity)
 
 
 def _joined(files: Sequence[Path], path: Path, dtype: np.dtype[Any]) -> rules.Rows:

@@ -84,7 +84,7 @@ class TextChecks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeats:
+class RepeatLimits:
     """Captions that cover many different images describe none of them."""
 
     max_images: int = field(20, "different images that one caption may have; 0: off", low=0)
@@ -117,7 +117,7 @@ class LanguageChecks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Duplicates:
+class DuplicateLimits:
     """What is there already. The first stays: of protected splits, then of sources as named, then of rows."""
 
     exact_images: bool = field(True, "of images with equal pixels all but the first go")
@@ -143,7 +143,7 @@ class Duplicates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Leakage:
+class LeakageLimits:
     """What evaluation sets hold must not be trained on."""
 
     own_splits: tuple[str, ...] = field(
@@ -173,9 +173,9 @@ class CleanOptions:
     image: ImageChecks = section(ImageChecks)
     text: TextChecks = section(TextChecks)
     language: LanguageChecks = section(LanguageChecks)
-    repeats: Repeats = section(Repeats)
-    duplicates: Duplicates = section(Duplicates)
-    leakage: Leakage = section(Leakage)
+    repeats: RepeatLimits = section(RepeatLimits)
+    duplicates: DuplicateLimits = section(DuplicateLimits)
+    leakage: LeakageLimits = section(LeakageLimits)
     scores: ScoreLimits = section(ScoreLimits)
     samples: int = field(16, "dropped items of each reason that are kept to look at", low=0)
     memory: int = field(
@@ -235,7 +235,7 @@ def _bad_patterns(name: str, patterns: Sequence[str]) -> Iterator[str]:
             yield f"{name}: {pattern!r} is not a regular expression ({error})"
 
 
-FORM = settings.Form(CleanOptions, "configs/clean/", _clashes)
+FORM = settings.SettingsForm(CleanOptions, "configs/clean/", _clashes)
 
 
 def default() -> config_dict.ConfigDict:
@@ -244,5 +244,5 @@ def default() -> config_dict.ConfigDict:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> CleanOptions:
-    """The checked options of a file with `--config.field=value` overrides; see `settings.Form.load`."""
+    """The checked options of a file with `--config.field=value` overrides; see `settings.SettingsForm.load`."""
     return FORM.load(path, overrides)

@@ -50,7 +50,7 @@ class CleanRule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Equal:
+class DropEqual:
     """Drops all but the first of rows with equal digests.
 
     Attributes:
@@ -73,7 +73,7 @@ class Equal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeated:
+class DropRepeated:
     """Drops texts equal in `field` that belong to more than `limit` different images; the first is their witness.
 
     Those equal in `template` must also be `distinct` texts, else they are one repeated caption.
@@ -114,7 +114,7 @@ class Repeated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Near:
+class DropNear:
     """Drops rows that are near an earlier one; with `leakage`, only training rows that are near an evaluation row.
 
     Near an earlier row means any earlier row, whether that one stays or not: the rule is local, and the first of each
@@ -163,7 +163,7 @@ class Near:
 
 
 @dataclasses.dataclass(frozen=True)
-class NearImages(Near):
+class DropNearImages(DropNear):
     """Perceptual hashes that differ in at most `distance` bits, and mean colours by at most `colour_distance`.
 
     Found exactly: of `distance + 1` bands of the hash at least one has no differing bit (the pigeonhole principle), so
@@ -199,7 +199,7 @@ class NearImages(Near):
 
 
 @dataclasses.dataclass(frozen=True)
-class NearTexts(Near):
+class DropNearTexts(DropNear):
     """Texts whose estimated Jaccard similarity is at least `similarity`, among those that MinHash LSH brings together.
 
     Unlike images this is a search with misses, ever fewer the more alike two texts are; equal texts are never missed.

@@ -160,7 +160,9 @@ def _in_pixels(found: Detections, width: int, height: int) -> Boxes:
         return boxes
     full_width, full_height = found.extent
     if not (0 < full_width < np.inf and 0 < full_height < np.inf):
-        raise DetectionError(f"the image of the detector is {full_width:g} x {full_height:g}")
+        raise DetectionError(
+            f"the detector saw an image of {full_width:g} x {full_height:g} pixels; both must be positive"
+        )
     if found.extent != UNIT and abs(full_width * height / (full_height * width) - 1) > _ASPECT_TOLERANCE:
         seen = f"{full_width:g} x {full_height:g} pixels"
         raise DetectionError(f"found in an image of {seen}, which this one of {width} x {height} cannot be")

@@ -31,7 +31,7 @@ class Detector(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Supplied:
+class UserDetector:
     """A detector of the user: picklable, and opened once in each process.
 
     Attributes:

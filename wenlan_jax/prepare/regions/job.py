@@ -38,8 +38,8 @@ class RegionJobError(WenlanError, ValueError):
 
 
 @runtime_checkable
-class Finder(Protocol):
-    """Where detections come from: `stored.StoredRegions` or `detector.Supplied`; picklable."""
+class DetectionSource(Protocol):
+    """Where detections come from: `stored.StoredRegions` or `detector.UserDetector`; picklable."""
 
     @property
     def selection(self) -> Selection:
@@ -157,7 +157,7 @@ class RegionWork:
         directory: that is filled.
     """
 
-    finder: Finder
+    finder: DetectionSource
     directory: Path
 
     def __call__(self, number: int, unit: Slice) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class _Tally:
         return fitted.onto(record)
 
 
-def run(source: Path, out: Path, finder: Finder, workers: int) -> RegionReport:
+def run(source: Path, out: Path, finder: DetectionSource, workers: int) -> RegionReport:
     """Gives regions to the records of a packed directory.
 
     What is done stays for the next attempt, except where no record is found.
@@ -300,7 +300,7 @@ def _report(reports: Sequence[Mapping[str, Any]], seconds: float) -> RegionRepor
     )
 
 
-def _why_nothing(reports: Sequence[Mapping[str, Any]], finder: Finder) -> str:
+def _why_nothing(reports: Sequence[Mapping[str, Any]], finder: DetectionSource) -> str:
     fault = next((fault for report in reports for fault in report["faults"]), None)
     if fault is None:
         return finder.unmatched()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wenlan_jax.tasks.single_tower.tower import Tower
 
 
-class Given(NamedTuple):
+class ObjectiveInput(NamedTuple):
     """What an objective works on.
 
     Attributes:
@@ -77,7 +77,7 @@ class Given(NamedTuple):
         return said
 
 
-class Sums(NamedTuple):
+class ObjectiveSums(NamedTuple):
     """Sums over some rows.
 
     Attributes:
@@ -100,7 +100,7 @@ class Objective(NamedTuple):
     """
 
     weights: Callable[[experiment.Config, Batch], Float[Array, " rows"]]
-    sums: Callable[[Given], Sums]
+    sums: Callable[[ObjectiveInput], ObjectiveSums]
 
 
 def _rows(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
@@ -109,18 +109,18 @@ def _rows(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
     return batch[VALID].astype(jnp.float32) if VALID in batch else jnp.ones(size, jnp.float32)
 
 
-def _itm(given: Given) -> Sums:
+def _itm(given: ObjectiveInput) -> ObjectiveSums:
     match, valid = given.batch["match"], given.batch.get(VALID)
     logits = given.head("itm_logits", given.encode(given.features()).pooled)
     loss, accuracy = (f(logits, match, valid) for f in (matching.match_cross_entropy, matching.match_accuracy))
-    return Sums(loss.total, math.log(2.0) * loss.weight, {"accuracy": accuracy.total})
+    return ObjectiveSums(loss.total, math.log(2.0) * loss.weight, {"accuracy": accuracy.total})
 
 
 def _masked_words(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
     return jnp.sum(batch["masked_valid"], axis=1, dtype=jnp.float32) * _rows(config, batch)
 
 
-def _mlm(given: Given) -> Sums:
+def _mlm(given: ObjectiveInput) -> ObjectiveSums:
     batch = given.batch
     counted = batch["masked_valid"] & (_rows(given.config, batch) > 0)[:, None]
     hidden = at_places(given.encode(given.features()).text, batch["masked_places"])
@@ -128,30 +128,30 @@ def _mlm(given: Given) -> Sums:
     loss, accuracy = (
         f(logits, batch["masked_ids"], counted) for f in (masked.word_cross_entropy, masked.word_accuracy)
     )
-    return Sums(loss.total, math.log(logits.shape[-1]) * loss.weight, {"accuracy": accuracy.total})
+    return ObjectiveSums(loss.total, math.log(logits.shape[-1]) * loss.weight, {"accuracy": accuracy.total})
 
 
 def _masked_regions(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
     return jnp.sum(batch["region_masked"], axis=1, dtype=jnp.float32) * _rows(config, batch)
 
 
-def _counted_regions(given: Given) -> Array:
+def _counted_regions(given: ObjectiveInput) -> Array:
     return given.batch["region_masked"] & (_rows(given.config, given.batch) > 0)[:, None]
 
 
-def _mrfr(given: Given) -> Sums:
+def _mrfr(given: ObjectiveInput) -> ObjectiveSums:
     features, counted = given.features(), _counted_regions(given)
     predicted = given.head("features_at", given.encode(features, hide_regions=True).regions)
     loss = masked.feature_squared_error(predicted, features, counted)
     mean = _mean(features, counted)
-    return Sums(loss.total, masked.feature_squared_error(mean, features, counted).total, {})
+    return ObjectiveSums(loss.total, masked.feature_squared_error(mean, features, counted).total, {})
 
 
 def _mrfr_weights(config: experiment.Config, batch: Batch) -> Float[Array, " rows"]:
     return _masked_regions(config, batch) * elements(config, "mrfr")
 
 
-def _mrc(given: Given) -> Sums:
+def _mrc(given: ObjectiveInput) -> ObjectiveSums:
     pretrain, classes, counted = given.config.pretrain, given.batch["region_classes"], _counted_regions(given)
     logits = given.head("class_logits", given.encode(given.features(), hide_regions=True).regions)
     uninformed = jnp.log(_mean(classes, counted) + 1e-9)
@@ -163,7 +163,7 @@ def _mrc(given: Given) -> Sums:
         # The weight of a mean by elements is the caller's, see `_mrc_weights`.
         losses = [masked.class_divergence(said, classes, counted, "batchmean") for said in (logits, uninformed)]
     scale = elements(given.config, "mrc")
-    return Sums(losses[0].total, losses[1].total, {"accuracy": hits.total * scale})
+    return ObjectiveSums(losses[0].total, losses[1].total, {"accuracy": hits.total * scale})
 
 
 def elements(config: experiment.Config, objective: str) -> int:
@@ -195,7 +195,7 @@ def _mean(values: Float[Array, "rows regions n"], counted: Array) -> Float[Array
     return jnp.broadcast_to(mean, values.shape)
 
 
-def _vqa(given: Given) -> Sums:
+def _vqa(given: ObjectiveInput) -> ObjectiveSums:
     answers, valid = given.batch["answers"], given.batch.get(VALID)
     logits = given.head("answer_logits", given.encode(given.features()).pooled)
     loss, score = (f(logits, answers, valid) for f in (matching.answer_cross_entropy, matching.answer_accuracy))
@@ -203,7 +203,7 @@ def _vqa(given: Given) -> Sums:
     rate = jnp.clip(jnp.mean(answers, axis=0), 1e-6, 1.0 - 1e-6)
     prior = jnp.broadcast_to(jnp.log(rate) - jnp.log1p(-rate), answers.shape)
     uninformed = matching.answer_cross_entropy(prior, answers, valid)
-    return Sums(loss.total, uninformed.total, {"accuracy": score.total})
+    return ObjectiveSums(loss.total, uninformed.total, {"accuracy": score.total})
 
 
 OTHER_SIDE = {"mlm": IMAGE, "mrc": TEXT, "mrfr": TEXT}
@@ -225,7 +225,7 @@ def mismatched(name: str, batch: Batch) -> Batch:
     return {**batch, **{field: jnp.roll(batch[field], 1, axis=0) for field in OTHER_SIDE[name] if field in batch}}
 
 
-def _rank(given: Given) -> Sums:
+def _rank(given: ObjectiveInput) -> ObjectiveSums:
     """The hinge of each pair against other images for its text and other texts for its image."""
     settings, batch = given.config.rank, given.batch
     keys = [None] * 3 if given.rng is None else jax.random.split(given.rng, 3)
@@ -234,10 +234,10 @@ def _rank(given: Given) -> Sums:
     loss = matching.ranking_hinge(own, jnp.concatenate(negatives, axis=1), settings.margin)
     above = jnp.mean((own[:, None] > jnp.concatenate(negatives, axis=1)).astype(jnp.float32), axis=1)
     rows = 2 * settings.hard
-    return Sums(loss.total / rows, jnp.float32(settings.margin * own.size), {"accuracy": jnp.sum(above)})
+    return ObjectiveSums(loss.total / rows, jnp.float32(settings.margin * own.size), {"accuracy": jnp.sum(above)})
 
 
-def _against(given: Given, fields: tuple[str, ...], rng: PRNGKeyArray | None) -> Float[Array, "rows hard"]:
+def _against(given: ObjectiveInput, fields: tuple[str, ...], rng: PRNGKeyArray | None) -> Float[Array, "rows hard"]:
     """Scores of each row with its hardest candidates in place of its own `fields`."""
     settings, batch = given.config.rank, given.batch
     candidates = {name: batch[NEGATIVE + name] for name in fields if NEGATIVE + name in batch}
@@ -252,7 +252,9 @@ def _take(values: Array, chosen: Array) -> Array:
     return jax.vmap(lambda of_row, places: of_row[places])(values, chosen)
 
 
-def _scores_of(given: Given, candidates: dict[str, Array], rng: PRNGKeyArray | None) -> Float[Array, "rows candidates"]:
+def _scores_of(
+    given: ObjectiveInput, candidates: dict[str, Array], rng: PRNGKeyArray | None
+) -> Float[Array, "rows candidates"]:
     """Scores of every row with each of its candidates."""
     rows, count = next(iter(candidates.values())).shape[:2]
     fields = (*TEXT, *(name for name in IMAGE if name in given.batch))
@@ -265,7 +267,7 @@ def _scores_of(given: Given, candidates: dict[str, Array], rng: PRNGKeyArray | N
     return _scores(given, pairs, rng).reshape(rows, count)
 
 
-def _scores(given: Given, pairs: Batch, rng: PRNGKeyArray | None) -> Float[Array, " pairs"]:
+def _scores(given: ObjectiveInput, pairs: Batch, rng: PRNGKeyArray | None) -> Float[Array, " pairs"]:
     """The rank head's scores of pairs."""
     alone = given._replace(batch=pairs, rng=rng)
     return alone.head("rank_score", alone.encode(alone.features()).pooled)

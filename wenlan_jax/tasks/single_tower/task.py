@@ -1,6 +1,6 @@
 """The single tower (MLMM, UNITER, UC2) as a task: pretraining, and fine-tuning for retrieval or for questions.
 
-A step trains the one objective that its batch is for (`of_batch`); there are no momentum towers and no
+A step trains the one objective that its batch is for (`of_batch`); there are no key encoders and no
 banks. Where regions are pooled on BriVL's feature map, the backbone is part of the parameters and stays as it is.
 """
 
@@ -65,7 +65,7 @@ class SingleTowerTask:
         """Returns None: there are no key encoders."""
         return None
 
-    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
+    def encode_keys(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Computes the weight of every pair, which the whole batch is divided by; the ids come along."""
         weights = objectives.OBJECTIVES[of_batch(micro)].weights(self.config, micro)
         return {"id": micro["id"], WEIGHT: weights}, {}
@@ -75,7 +75,7 @@ class SingleTowerTask:
     ) -> MicroLoss:
         """Computes the share of these pairs in the mean over the weights of the whole batch."""
         name = of_batch(micro)
-        given = objectives.Given(self.config, self.tower, params, state.batch_stats, micro, rng)
+        given = objectives.ObjectiveInput(self.config, self.tower, params, state.batch_stats, micro, rng)
         sums = objectives.OBJECTIVES[name].sums(given)
         total = jnp.maximum(jnp.sum(keys[WEIGHT]), 1e-9)  # no question has an answer, or no word is masked
         metrics = {f"{name}_{metric}": value / total for metric, value in sums.metrics.items()}

@@ -80,7 +80,7 @@ class BriVL:
         towers = {name: state.params[name] for name in OTHER}
         return state.momentum.replace(params=momentum.update(state.momentum.params, towers, self.contrast.momentum))
 
-    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
+    def encode_keys(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Computes the keys of both modalities; the ids come along."""
         assert state.momentum is not None
         keys, stats = self.towers.embed(

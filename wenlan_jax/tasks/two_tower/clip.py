@@ -61,7 +61,7 @@ class Clip:
         """Returns None: there are no key encoders."""
         return None
 
-    def targets(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
+    def encode_keys(self, state: TrainState, micro: Batch, rng: PRNGKeyArray) -> tuple[Keys, PyTree]:
         """Returns the ids, and with accumulation the embeddings of all pairs."""
         if self.config.train.accumulation == 1:
             return {"id": micro["id"]}, {}

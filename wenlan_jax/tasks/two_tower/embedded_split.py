@@ -15,8 +15,8 @@ from wenlan_jax.data import loader, sources
 from wenlan_jax.data.mixture import WantedTexts
 from wenlan_jax.data.text import Tokenizer
 from wenlan_jax.evaluation import metric_names, query_ranks, retrieval, true_pairs
+from wenlan_jax.parallel import interruptible_calls
 from wenlan_jax.parallel import mesh as meshes
-from wenlan_jax.parallel import waiting
 from wenlan_jax.tasks import experiment, shared_data
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.shared_data import data_dir
@@ -96,7 +96,7 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class EmbeddingChunks:
     """Embeddings as consecutive parts, made when they are iterated over.
 
     Attributes:
@@ -150,7 +150,7 @@ class Evaluator:
         arrays = {name: np.concatenate(list(of)) for name, of in parts.items()}
         return Embedded(source, texts, arrays["images"], arrays["texts"])
 
-    def parts(self, params: PyTree, batch_stats: PyTree, split: str) -> dict[str, Parts]:
+    def parts(self, params: PyTree, batch_stats: PyTree, split: str) -> dict[str, EmbeddingChunks]:
         """Embeds all images, and the captions of each record, part by part, for splits that do not fit in memory.
 
         Args:
@@ -166,15 +166,15 @@ class Evaluator:
 
     def _parts(
         self, params: PyTree, batch_stats: PyTree, source: sources.Source, texts: Sequence[loader.RecordText]
-    ) -> dict[str, Parts]:
+    ) -> dict[str, EmbeddingChunks]:
         config = self.run.config
         rows = _rounded(config.eval.batch_size, self.run.mesh)
         share = meshes.share(self.run.mesh, rows)
         images = loader.ImageBatches(source, rows, share, shared_data.image_reader(config))
         captions = loader.TextBatches(texts, self.tokenizer, rows, share, config.data.text_length)
         return {
-            "images": Parts(len(source), lambda: self._embed(self._images, params, batch_stats, images)),
-            "texts": Parts(len(texts), lambda: self._embed(self._texts, params, batch_stats, captions)),
+            "images": EmbeddingChunks(len(source), lambda: self._embed(self._images, params, batch_stats, images)),
+            "texts": EmbeddingChunks(len(texts), lambda: self._embed(self._texts, params, batch_stats, captions)),
         }
 
     def score(self, params: PyTree, batch_stats: PyTree, split: str) -> tuple[dict[str, float], Scored]:
@@ -210,7 +210,9 @@ class Evaluator:
                 on_device = meshes.to_devices(mesh, batch)
                 valid = meshes.to_host(on_device.pop("valid"))
                 # The first batch compiles the tower.
-                found = waiting.aloud("embedding a batch", functools.partial(embed, params, batch_stats, on_device))
+                found = interruptible_calls.aloud(
+                    "embedding a batch", functools.partial(embed, params, batch_stats, on_device)
+                )
                 yield meshes.to_host(found)[valid]
 
 

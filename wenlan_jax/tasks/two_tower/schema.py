@@ -202,7 +202,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastConfig:
-    """The contrastive loss, the momentum towers and the banks of negatives."""
+    """The contrastive loss, the key encoders and the banks of negatives."""
 
     temperature: float = field(0.07, "divides the similarities, at the start if learnable [C]", low=1e-4)
     learnable_temperature: bool = field(False, "trained as the logarithm of its inverse; fixed in BriVL [C]")

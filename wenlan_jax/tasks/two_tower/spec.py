@@ -23,7 +23,7 @@ def _remat(config: experiment.Config) -> RematGroups:
 
 BRIVL = TaskSpec(
     name="brivl",
-    meaning="two towers with momentum towers and banks",
+    meaning="two towers with key encoders and banks",
     model=TWO_TOWERS,
     sizes="model.*",
     vocabulary="model.text.bert.vocab_size",

@@ -15,7 +15,7 @@ from wenlan_jax.evaluation import vqa
 from wenlan_jax.parallel import mesh as meshes
 from wenlan_jax.tasks.run import Run
 from wenlan_jax.tasks.single_tower import data
-from wenlan_jax.tasks.single_tower.input.questions import Asked, Questions
+from wenlan_jax.tasks.single_tower.input.questions import ImageQuestion, Questions
 from wenlan_jax.tasks.single_tower.tower import Tower
 
 ALL = "all"
@@ -79,7 +79,7 @@ class Answering:
         scores["best_possible"] = targets.max(axis=1)
         return vqa.by_language([item.language for item in asked], scores) | self._official(asked, chosen)
 
-    def _official(self, asked: Sequence[Asked], chosen: np.ndarray) -> dict[str, float]:
+    def _official(self, asked: Sequence[ImageQuestion], chosen: np.ndarray) -> dict[str, float]:
         """`en/official`: VQA 2.0's evaluation of the answers as texts, on the questions it is made for, if any."""
         given = zip(asked, chosen.tolist(), strict=True)
         scores = [

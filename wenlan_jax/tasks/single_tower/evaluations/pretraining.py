@@ -100,7 +100,7 @@ class Pretraining:
         config = self._run.config
         name = of_batch(batch)
         objective = objectives.OBJECTIVES[name]
-        given = objectives.Given(config, self._tower, params, batch_stats, batch, None)
+        given = objectives.ObjectiveInput(config, self._tower, params, batch_stats, batch, None)
         sums = objective.sums(given)
         found = {**sums.metrics, "loss": sums.loss, "weight": jnp.sum(objective.weights(config, batch))}
         if name in objectives.OTHER_SIDE:

@@ -14,7 +14,7 @@ from wenlan_jax.data.mixture import MixturePart, WantedRow
 from wenlan_jax.tasks.single_tower.input.buckets import Shape
 from wenlan_jax.tasks.single_tower.input.examples import NEGATIVE, ExampleError, ExampleOptions, ExamplePool, Examples
 from wenlan_jax.tasks.single_tower.input.lengths import Lengths
-from wenlan_jax.tasks.single_tower.input.schedule import Cell, Schedule, in_language
+from wenlan_jax.tasks.single_tower.input.schedule import Schedule, StepKind, in_language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SingleBatches:
         examples = Examples(self.recipe, self._pool(cell), cell.shape, self.bad_records)
         return examples.batch(cell.objective, self.mixture.rows(step, self.share))
 
-    def _pool(self, cell: Cell) -> ExamplePool:
+    def _pool(self, cell: StepKind) -> ExamplePool:
         source = self.mixture.parts[cell.part].source
         return ExamplePool(source, self.mixture.texts(cell), cell.rows, cell.images, self.mixture.id(cell.part, 0))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wenlan_jax.data.sources import Source
     from wenlan_jax.data.text import Tokenizer
 
-OBJECTIVES = ("itm", "mlm", "mrfr", "mrc", "rank")
+EXAMPLE_KINDS = ("itm", "mlm", "mrfr", "mrc", "rank")
 
 NEGATIVE = "negative_"
 """Begins the names of the fields of other records in a batch of `rank`."""
@@ -79,8 +79,8 @@ class ExampleOptions:
             ExampleError: for an unknown objective, too few records, or no way to mask words.
             RegionError: if 'mrc' has no classes.
         """
-        if objective not in OBJECTIVES:
-            raise ExampleError(f"objective {objective!r}: must be one of {', '.join(OBJECTIVES)}")
+        if objective not in EXAMPLE_KINDS:
+            raise ExampleError(f"objective {objective!r}: must be one of {', '.join(EXAMPLE_KINDS)}")
         if objective == "mlm" and self.words is None:
             raise ExampleError("objective 'mlm' needs a way to mask words, see `masking.word_masking`")
         if objective == "mrc":

@@ -23,7 +23,7 @@ Soften = Callable[[Sequence[str], str], Mapping[str, float]]
 """From the answers of all annotators of a question and its language to the score of every answer, in [0, 1]."""
 
 
-class Asked(NamedTuple):
+class ImageQuestion(NamedTuple):
     """A question about an image.
 
     Attributes:
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     answers: tuple[str, ...]
 
 
-def asked(record: records.Record, languages: tuple[str, ...]) -> list[Asked]:
+def asked(record: records.Record, languages: tuple[str, ...]) -> list[ImageQuestion]:
     """Lists the questions of a record, each once, in the order in which they come first.
 
     Args:
@@ -51,7 +51,7 @@ def asked(record: records.Record, languages: tuple[str, ...]) -> list[Asked]:
     for item in record.questions:
         if not languages or item.language in languages:
             found.setdefault((item.language, item.question), []).append(item.answer)
-    return [Asked(*question, tuple(answers)) for question, answers in found.items()]
+    return [ImageQuestion(*question, tuple(answers)) for question, answers in found.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Questions:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, number: int) -> tuple[int, records.Record, Asked]:
+    def __getitem__(self, number: int) -> tuple[int, records.Record, ImageQuestion]:
         """Question `number` with its record and that record's row."""
         row, place = self.places[number].tolist()
         record = self.source[row]
         return row, record, asked(record, self.languages)[place]
 
-    def __iter__(self) -> Iterator[Asked]:
+    def __iter__(self) -> Iterator[ImageQuestion]:
         """All questions, in order; every record is read once."""
         rows = dict.fromkeys(self.places[:, 0].tolist())
         return itertools.chain.from_iterable(asked(self.source[row], self.languages) for row in rows)

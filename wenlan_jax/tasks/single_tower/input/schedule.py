@@ -49,7 +49,7 @@ class ScheduledPart(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class StepKind:
     """What a step trains.
 
     Attributes:
@@ -131,7 +131,7 @@ class Schedule:
         """The names of the parts."""
         return self._pairs.name
 
-    def cell(self, step: int) -> Cell:
+    def cell(self, step: int) -> StepKind:
         """Says what a step trains."""
         return self.cells[self._use(step)[0]]
 
@@ -151,11 +151,11 @@ class Schedule:
         positions = np.int64(step) * self.batch_size + places
         return [WantedRow(cell.part, *row) for row in zip(rows.tolist(), positions.tolist(), strict=True)]
 
-    def texts(self, cell: Cell) -> TextChoice:
+    def texts(self, cell: StepKind) -> TextChoice:
         """Returns the rule for the texts of a cell: that of its part, in its language alone."""
         return in_language(self.parts[cell.part].texts, cell.language)
 
-    def require(self, cell: Cell) -> None:
+    def require(self, cell: StepKind) -> None:
         """Checks that the part of a cell may train its objective.
 
         Args:
@@ -195,7 +195,7 @@ class Schedule:
 
     def _weighed(
         self, parts: Sequence[ScheduledPart], objectives: Mapping[str, float], divide: _Divide, alpha: float
-    ) -> Iterator[tuple[Cell, float]]:
+    ) -> Iterator[tuple[StepKind, float]]:
         """The cells with their shares of the steps."""
         part_weights = self._pairs.interleave.weights
         for number, (part, allowed) in enumerate(zip(parts, self._objectives, strict=True)):
@@ -206,7 +206,7 @@ class Schedule:
                 images = buckets.by_regions(found)
                 for name, (shape, rows) in itertools.product(allowed, found):
                     share = part_weights[number] / sum(part_weights) * objectives[name] / total
-                    cell = Cell(number, name, language, shape, rows, images[shape.regions])
+                    cell = StepKind(number, name, language, shape, rows, images[shape.regions])
                     yield cell, share * chance * len(rows) / usable
 
     def _use(self, step: int) -> tuple[int, int]:

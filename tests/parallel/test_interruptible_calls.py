@@ -10,22 +10,22 @@ import time
 
 import pytest
 
-from wenlan_jax.parallel import stopping, waiting
+from wenlan_jax.parallel import interruptible_calls, stopping
 
 
 def test_results_and_errors_come_through() -> None:
-    assert waiting.aloud("adding", lambda: 1 + 1) == 2
+    assert interruptible_calls.aloud("adding", lambda: 1 + 1) == 2
 
     def fails() -> None:
         raise KeyError("which")
 
     with pytest.raises(KeyError, match="which"):
-        waiting.aloud("failing", fails)
-    assert not waiting.abandoned()
+        interruptible_calls.aloud("failing", fails)
+    assert not interruptible_calls.abandoned()
 
 
 def test_a_call_that_goes_on_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(waiting, "SAY_SECONDS", 0.0)
+    monkeypatch.setattr(interruptible_calls, "SAY_SECONDS", 0.0)
     ended = threading.Event()
 
     def until_it_was_said() -> bool:
@@ -36,7 +36,7 @@ def test_a_call_that_goes_on_says_so(monkeypatch: pytest.MonkeyPatch, capsys: py
         return True
 
     said = [""]
-    assert waiting.aloud("compiling", until_it_was_said)
+    assert interruptible_calls.aloud("compiling", until_it_was_said)
     assert "compiling goes on, 0 s so far" in said[0]
 
 
@@ -45,7 +45,7 @@ import signal, sys, time
 from wenlan_jax import cli
 from wenlan_jax.commands import fields
 from wenlan_jax.parallel import stopping
-from wenlan_jax.parallel import waiting
+from wenlan_jax.parallel import interruptible_calls
 
 def hang():
     print("within", flush=True)
@@ -54,8 +54,8 @@ def hang():
 def run(*_):
     if sys.argv[1] == "train":
         with stopping.StopSignal():
-            waiting.aloud("compiling", hang)
-    waiting.aloud("compiling", hang)
+            interruptible_calls.aloud("compiling", hang)
+    interruptible_calls.aloud("compiling", hang)
 
 fields.run = run
 sys.exit(cli.main(["fields"]))
