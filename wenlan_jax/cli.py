@@ -10,6 +10,7 @@ from wenlan_jax.util import interrupts  # noqa: F401 - first, as Ctrl-C is heard
 
 # isort: split
 import argparse
+import difflib
 import functools
 import importlib
 import multiprocessing
@@ -64,14 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is 0 if done, 1 after an explained fault, 128 + n if signal n stopped it."""
     process.prepare()
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser([word for word in given if not word.startswith("-")][:1])
+    named = [word for word in given if not word.startswith("-")][:1]
+    parser = _parser(named)
+    _check_command(parser, *named)
     parsed, rest = parser.parse_known_args(given)
     takes_fields = COMMANDS[parsed.command].takes_fields
     strangers = [word for word in rest if not (takes_fields and word.startswith("--config."))]
     if strangers:
-        parser.error(f"unknown argument: {strangers[0]}; see `wenlan {parsed.command} --help`")
+        parsed.parser.error(f"unknown argument: {strangers[0]}; see `wenlan {parsed.command} --help`")
     module = importlib.import_module(f"wenlan_jax.commands.{COMMANDS[parsed.command].module}")
     return process.run(functools.partial(module.run, parsed, rest), parsed)
+
+
+def _check_command(parser: argparse.ArgumentParser, word: str = "") -> None:
+    """Ends with a message where a word is typed for a command that there is not."""
+    if word and word not in COMMANDS:
+        near = difflib.get_close_matches(word, COMMANDS, n=1)
+        parser.error(f"no command {word}{f'; did you mean {near[0]}?' if near else ''}; `wenlan --help` lists them")
 
 
 def _parser(commands: Iterable[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
@@ -88,6 +98,7 @@ def _parser(commands: Iterable[str] = COMMANDS.keys()) -> argparse.ArgumentParse
             description=command.summary,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        one.set_defaults(parser=one)
         if name in commands:
             importlib.import_module(f"wenlan_jax.commands.{command.module}").add_arguments(one)
     return parser

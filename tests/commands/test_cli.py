@@ -18,7 +18,7 @@ from wenlan_jax.parallel import stopping
 from wenlan_jax.tasks import experiment
 from wenlan_jax.training import loop
 
-COMMANDS = ("train", "eval", "import", "export", "pack", "vocab", "bench", "fields")
+COMMANDS = tuple(cli.COMMANDS)
 GOOD = """
 from wenlan_jax import config
 
@@ -62,7 +62,8 @@ def test_the_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "message"),
     [
         ([], "required: COMMAND"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "no command fly; `wenlan --help`"),
+        (["trian"], "did you mean train?"),
         (["train"], "required: --config, --workdir"),
         (
             ["train", "--config=a", "--workdir=b", "--seed=1"],
