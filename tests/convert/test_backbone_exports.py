@@ -51,12 +51,12 @@ def drawn(config: experiment.Config) -> dict[str, Any]:
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(Towers(config).init, rngs.root(0)))
 
 
-def model_of(config: experiment.Config, words: Tokenizer) -> exporting.Model:
+def model_of(config: experiment.Config, words: Tokenizer) -> exporting.ExportedModel:
     tree = drawn(config)
     towers = exporting.by_tower(tree["params"], tree["batch_stats"])
     # As a checkpoint gives them, which does not store that there are no statistics.
     towers = {name: {kind: leaves for kind, leaves in parts.items() if leaves} for name, parts in towers.items()}
-    return exporting.Model(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32")
+    return exporting.ExportedModel(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32")
 
 
 @pytest.mark.parametrize("name", OTHERS)

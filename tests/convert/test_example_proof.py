@@ -40,16 +40,16 @@ KINDS = ("cased", "lower", "pieces", "other_ids", "xlm_roberta")
 
 
 @pytest.fixture
-def model(tiny: Callable[..., experiment.Config], tmp_path: Path) -> Callable[..., exporting.Model]:
+def model(tiny: Callable[..., experiment.Config], tmp_path: Path) -> Callable[..., exporting.ExportedModel]:
     """A model with random weights and a tokenizer of a kind."""
 
-    def make(kind: str, **changes: Any) -> exporting.Model:
+    def make(kind: str, **changes: Any) -> exporting.ExportedModel:
         words = tokenizer(kind, tmp_path)
         lower = kind != "cased"
         config = tiny(model__text__bert__vocab_size=words.size, tokenizer__lower_case=lower, **changes)
         tree = jax.tree.map(np.asarray, Towers(config).init(rngs.root(0)))
         towers = exporting.by_tower(tree["params"], tree["batch_stats"])
-        return exporting.Model(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32")
+        return exporting.ExportedModel(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32")
 
     return make
 
@@ -106,7 +106,7 @@ FAULTS = {
 def test_an_example_that_disagrees_leaves_nothing_behind(model: Any, tmp_path: Path, fault: str) -> None:
     name, old, new, told = FAULTS[fault]
 
-    def writer(given: exporting.Model, folder: Path) -> exporting.Runner:
+    def writer(given: exporting.ExportedModel, folder: Path) -> exporting.Runner:
         runner = export_torch.write(given, folder)
         code = (folder / name).read_text("utf-8")
         assert old in code

@@ -53,7 +53,7 @@ VOCABULARY = [*WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"
 
 
 class Exported(NamedTuple):
-    model: exporting.Model
+    model: exporting.ExportedModel
     folder: Path
     report: dict[str, Any]
 
@@ -66,7 +66,7 @@ def make_tokenizer(kind: str, folder: Path) -> Tokenizer:
     return SentencePiece(folder / "pieces.model")
 
 
-def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) -> exporting.Model:
+def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) -> exporting.ExportedModel:
     """Random weights; the two kinds differ in all the switches that an export has to carry over."""
     tokenizer = make_tokenizer(kind, folder)
     words = kind == "words"
@@ -82,7 +82,7 @@ def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) 
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), variables["params"])
     stats = jax.tree.map(lambda x: x + rng.uniform(0, 0.5, x.shape).astype(np.float32), variables["batch_stats"])
     towers = exporting.by_tower(params, stats)
-    return exporting.Model(config, 3, towers.__getitem__, towers, False, tokenizer, {}, {}, "float32")
+    return exporting.ExportedModel(config, 3, towers.__getitem__, towers, False, tokenizer, {}, {}, "float32")
 
 
 _done: dict[str, Exported] = {}

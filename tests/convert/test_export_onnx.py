@@ -42,7 +42,7 @@ VARIANTS = {
 
 
 class Exported(NamedTuple):
-    model: exporting.Model
+    model: exporting.ExportedModel
     folder: Path
     report: dict[str, Any]
 
@@ -55,7 +55,7 @@ def tokenizer(kind: str, folder: Path) -> Tokenizer:
     return SentencePiece(folder / "p.model")
 
 
-def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) -> exporting.Model:
+def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) -> exporting.ExportedModel:
     """Random weights with nothing at its neutral start."""
     config = tiny(**VARIANTS[kind])
     rng = np.random.default_rng(0)
@@ -70,7 +70,9 @@ def make_model(tiny: Callable[..., experiment.Config], kind: str, folder: Path) 
     shapes = jax.eval_shape(Towers(config).init, jax.random.key(0))
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     towers = exporting.by_tower(variables["params"], variables["batch_stats"])
-    return exporting.Model(config, 3, towers.__getitem__, towers, False, tokenizer(kind, folder), {}, {}, "float32")
+    return exporting.ExportedModel(
+        config, 3, towers.__getitem__, towers, False, tokenizer(kind, folder), {}, {}, "float32"
+    )
 
 
 _done: dict[str, Exported] = {}
@@ -189,7 +191,7 @@ def test_a_graph_with_a_changed_weight_is_refused_and_nothing_stays(
 ):
     model, folder, _ = exported("grid")
 
-    def writer(model: exporting.Model, staging: Path) -> exporting.Runner:
+    def writer(model: exporting.ExportedModel, staging: Path) -> exporting.Runner:
         for path in folder.glob("*.onnx"):
             (staging / path.name).write_bytes(path.read_bytes())
         change_a_weight(staging / file)

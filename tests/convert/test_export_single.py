@@ -70,11 +70,11 @@ def drawn(config: experiment.Config) -> dict[str, Any]:
 
 
 @pytest.fixture
-def model(tokenizer: Tokenizer) -> Callable[..., exporting.Model]:
-    def make(layout: str, **changes: Any) -> exporting.Model:
+def model(tokenizer: Tokenizer) -> Callable[..., exporting.ExportedModel]:
+    def make(layout: str, **changes: Any) -> exporting.ExportedModel:
         config = config_for(layout, **changes)
         towers = exporting.by_tower(drawn(config), {})
-        return exporting.Model(config, 7, towers.__getitem__, towers, False, tokenizer, {}, {}, "float32")
+        return exporting.ExportedModel(config, 7, towers.__getitem__, towers, False, tokenizer, {}, {}, "float32")
 
     return make
 
@@ -122,7 +122,7 @@ def test_scanned_layers_and_a_tower_without_classes(model: Any, tmp_path: Path) 
 @pytest.mark.parametrize("fault", [1e-2, float("nan")])
 @pytest.mark.parametrize("key", ["region_classifier.net.3.bias", "vqa_output.3.weight", "uniter.pooler.dense.bias"])
 def test_an_artefact_that_disagrees_leaves_nothing_behind(key: str, fault: float, model: Any, tmp_path: Path) -> None:
-    def broken(source: exporting.Model, folder: Path) -> exporting.Runner:
+    def broken(source: exporting.ExportedModel, folder: Path) -> exporting.Runner:
         runner = export_single.write_uniter(source, folder)
         state = weights.read(folder / "pytorch_model.bin")
         weights.write_torch({**state, key: state[key] + np.float32(fault)}, folder / "pytorch_model.bin")
@@ -134,7 +134,7 @@ def test_an_artefact_that_disagrees_leaves_nothing_behind(key: str, fault: float
 
 
 def test_a_file_that_lacks_a_layer_leaves_nothing_behind(model: Any, tmp_path: Path) -> None:
-    def broken(source: exporting.Model, folder: Path) -> exporting.Runner:
+    def broken(source: exporting.ExportedModel, folder: Path) -> exporting.Runner:
         runner = export_single.write_uniter(source, folder)
         state = weights.read(folder / "pytorch_model.bin")
         del state["uniter.pooler.dense.bias"]
@@ -257,7 +257,7 @@ def test_a_file_of_theirs_comes_back_bit_for_bit(layout: str, tokenizer: Tokeniz
     template = {TOWER: {"params": jax.eval_shape(Tower(net_config).init, jax.random.key(0))[0][TOWER]}}
     leaves = table(sizes).of_torch(original, template).leaves
     nested: dict[str, Any] = store.nested({p.removeprefix("single/params/"): v for p, v in leaves.items()})
-    source = exporting.Model(
+    source = exporting.ExportedModel(
         net_config,
         0,
         lambda name: {"params": nested},

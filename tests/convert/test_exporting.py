@@ -65,10 +65,10 @@ def variables() -> dict[two_towers.ModelConfig, Any]:
 @pytest.fixture
 def model(
     tiny: Make, tokenizer: Tokenizer, variables: dict[two_towers.ModelConfig, Any]
-) -> Callable[..., exporting.Model]:
+) -> Callable[..., exporting.ExportedModel]:
     """A model with random weights and statistics; towers are initialised once per architecture."""
 
-    def make(**changes: Any) -> exporting.Model:
+    def make(**changes: Any) -> exporting.ExportedModel:
         config = tiny(**changes)
         if config.model not in variables:
             variables[config.model] = jax.tree.map(np.asarray, Towers(config).init(rngs.root(0)))
@@ -77,7 +77,7 @@ def model(
         stats = jax.tree.map(lambda leaf: leaf + random.uniform(0, 0.5, leaf.shape).astype("f"), tree["batch_stats"])
         moved = jax.tree.map(lambda leaf: leaf + np.float32(1), tree["params"])
         towers = exporting.by_tower(tree["params"], stats) | exporting.by_tower(moved, stats, MOMENTUM)
-        return exporting.Model(config, 7, towers.__getitem__, towers, True, tokenizer, {}, {}, "float32")
+        return exporting.ExportedModel(config, 7, towers.__getitem__, towers, True, tokenizer, {}, {}, "float32")
 
     return make
 
@@ -121,7 +121,7 @@ def test_what_a_checkpoint_lacks_is_told_before_what_failed_for_it(model: Any, t
     def check() -> None:
         raise store.CheckpointError("params/image/encoder: missing")
 
-    def broken(source: exporting.Model, folder: Path) -> exporting.Runner:
+    def broken(source: exporting.ExportedModel, folder: Path) -> exporting.Runner:
         raise RuntimeError("PyTorch wants a key")
 
     with pytest.raises(store.CheckpointError, match="missing"):
@@ -187,7 +187,7 @@ def test_half_precision_is_written_and_agrees_less(model: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", [1e-3, float("nan")])
 def test_an_artefact_that_disagrees_leaves_nothing_behind(model: Any, tmp_path: Path, fault: float) -> None:
-    def broken(source: exporting.Model, folder: Path) -> exporting.Runner:
+    def broken(source: exporting.ExportedModel, folder: Path) -> exporting.Runner:
         runner = export_torch.write(source, folder)
         return lambda batch: runner(batch)._replace(text=runner(batch).text + np.float32(fault))
 
@@ -211,7 +211,7 @@ def test_the_official_fixture_comes_back_bit_for_bit(tiny: Make, tokenizer: Toke
     leaves = to_flax(wide, brivl_table(), _implied(wide)).leaves
     tree = unflatten(leaves)
     weights.write_safetensors({k: v for k, v in wide.items() if is_unused_layer(k)}, tmp_path / UNUSED_LAYERS, {})
-    source = exporting.Model(
+    source = exporting.ExportedModel(
         config=config,
         step=0,
         tower=tree.__getitem__,

@@ -40,14 +40,16 @@ KINDS = ("lower", pytest.param("other_ids", marks=pytest.mark.slow), "xlm_robert
 
 
 @pytest.fixture(params=KINDS)
-def exported(request: Any, tiny: Callable[..., experiment.Config], tmp_path: Path) -> tuple[exporting.Model, Path]:
+def exported(
+    request: Any, tiny: Callable[..., experiment.Config], tmp_path: Path
+) -> tuple[exporting.ExportedModel, Path]:
     """An export with each kind of tokenizer; word pieces come with a text backbone that sees padding."""
     words = tokenizer(request.param, tmp_path)
     seen = request.param == "lower"
     config = tiny(model__text__bert__vocab_size=words.size, model__text__bert__attention_mask=not seen)
     tree = jax.tree.map(np.asarray, Towers(config).init(rngs.root(0)))
     towers = exporting.by_tower(tree["params"], tree["batch_stats"])
-    model = exporting.Model(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32", scale=SCALE)
+    model = exporting.ExportedModel(config, 7, towers.__getitem__, towers, False, words, {}, {}, "float32", scale=SCALE)
     exporting.export(model, "huggingface", export_huggingface.write, tmp_path / "wenlan", 1e-4)
     return model, tmp_path / "wenlan"
 
@@ -65,7 +67,7 @@ def used(python: str, folder: Path, scratch: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("python", [sys.executable, *OTHERS])
 def test_models_and_pipelines_work_from_the_folder(
-    exported: tuple[exporting.Model, Path], tmp_path: Path, python: str
+    exported: tuple[exporting.ExportedModel, Path], tmp_path: Path, python: str
 ) -> None:
     model, folder = exported
     found = used(python, folder, tmp_path)

@@ -71,7 +71,7 @@ def test_a_family_is_imported_by_its_own_sizes_and_exported_with_its_states(
     vocab.train_sentencepiece(["红色的圆形", "a red circle"] * 20, tmp_path / "words.model", 275, 1.0, 1000)
     towers = exporting.by_tower(*jax.tree.map(np.asarray, (state.params, state.batch_stats)))
     words = SentencePiece(tmp_path / "words.model")
-    model = exporting.Model(config, 0, towers.__getitem__, towers, False, words, {}, {}, "float32")
+    model = exporting.ExportedModel(config, 0, towers.__getitem__, towers, False, words, {}, {}, "float32")
     exporting.export(model, "torch", export_torch.write, tmp_path / "exported", 1e-4)
 
     mask = torch.arange(9) < torch.tensor([[9], [4], [1]])
