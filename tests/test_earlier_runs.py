@@ -13,7 +13,7 @@ import wenlan_jax
 from wenlan_jax import cli
 from wenlan_jax.data import sources
 from wenlan_jax.prepare.clean import options
-from wenlan_jax.tasks import experiment
+from wenlan_jax.tasks import config_changes, experiment
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "earlier_run.tar.xz"
 
@@ -41,7 +41,7 @@ def test_its_checkpoint_embeds_as_it_did(earlier: Path) -> None:
 @pytest.mark.slow
 def test_its_training_goes_on(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = json.loads((earlier / "run" / "result.json").read_text())
-    config = experiment.parse(_configuration(earlier))
+    config = experiment.parse(config_changes.completed(_configuration(earlier)))
     result = wenlan_jax.train(config, earlier / "run", overrides=["train.steps=4", "checkpoint.accept_changes=true"])
     assert "resumed at step 3" in capsys.readouterr().out
     assert (saved["train/steps"], result["train/steps"]) == (3, 4)

@@ -241,7 +241,7 @@ def test_cleaning_by_scores_drops_what_scores_low(road: Road, place: Place) -> N
     wanted: dict[str, tuple[str, ...]] = {}
     for split, of in read_all(road.cleaned).items():
         seen, texts = (np.load(arrays / f"{split}.{name}.npy") for name in ("images", "texts"))
-        cosines = iter(np.sum(np.repeat(images, [len(one.texts) for one in of], axis=0) * texts, axis=1))
+        cosines = iter(np.sum(np.repeat(seen, [len(one.texts) for one in of], axis=0) * texts, axis=1))
         for one in of:
             scores_of = [next(cosines) for _ in one.texts]
             kept = [split == "test" or score > limits[one.source] for score in scores_of]  # that split is protected

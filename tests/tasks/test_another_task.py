@@ -53,7 +53,7 @@ class Lengths:
         return {"id": micro["id"]}, {}
 
     def micro_loss(self, params: Any, state: Any, micro: Any, pairs: MicroPairs, keys: Any, rng: Any) -> MicroLoss:
-        loss = jnp.sum(squared_errors(params, micro)) / rows["id"].shape[0]
+        loss = jnp.sum(squared_errors(params, micro)) / keys["id"].shape[0]
         return MicroLoss(loss, {"loss": loss}, {})
 
     def push(self, banks: Any, rows: Any, step: Any) -> Any:

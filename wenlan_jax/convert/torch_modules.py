@@ -185,6 +185,11 @@ class SqueezeExcite(nn.Module):
         return x * self.conv_expand(hidden).sigmoid()
 
 
+def activate(lite: bool, x: Tensor) -> Tensor:
+    """Applies swish, or ReLU6 in the lite variant."""
+    return F.relu6(x) if lite else F.silu(x)
+
+
 class MBConv(nn.Module):
     """Inverted bottleneck: widen, depthwise convolution, squeeze and excite, narrow, add the input if it fits.
 
@@ -203,7 +208,7 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         wide = inputs * expand
-        self.activation = F.relu6 if lite else F.silu
+        self.lite = lite
         self.widens, self.residual = expand > 1, stride == 1 and inputs == outputs
         self.conv_dw = convolution(wide, wide, kernel, stride, groups=wide)
         self.bn1, self.bn2 = norm(wide), norm(wide if self.widens else outputs)
@@ -217,11 +222,11 @@ class MBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block to feature maps (B, C, h, w)."""
         if self.widens:
-            y = self.activation(self.bn1(self.conv_pw(x)))
-            y = self.activation(self.bn2(self.conv_dw(y)))
+            y = activate(self.lite, self.bn1(self.conv_pw(x)))
+            y = activate(self.lite, self.bn2(self.conv_dw(y)))
             y = self.bn3(self.conv_pwl(self.se(y)))
         else:
-            y = self.activation(self.bn1(self.conv_dw(x)))
+            y = activate(self.lite, self.bn1(self.conv_dw(x)))
             y = self.bn2(self.conv_pw(self.se(y)))
         return x + y if self.residual else y
 
@@ -233,7 +238,7 @@ class EfficientNet(nn.Module):
         super().__init__()
         norm = functools.partial(nn.BatchNorm2d, eps=sizes["norm_eps"], momentum=sizes["norm_momentum"])
         width, lite = sizes["stem"], sizes["lite"]
-        self.activation = F.relu6 if lite else F.silu
+        self.lite = lite
         self.conv_stem, self.bn1 = convolution(3, width, 3, stride=2), norm(width)
         self.blocks = nn.Sequential()
         for kernel, stride, expand, outputs, repeats in sizes["stages"]:
@@ -245,8 +250,8 @@ class EfficientNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes feature maps of normalised images (B, 3, S, S)."""
-        x = self.blocks(self.activation(self.bn1(self.conv_stem(images))))
-        return self.activation(self.bn2(self.conv_head(x)))
+        x = self.blocks(activate(self.lite, self.bn1(self.conv_stem(images))))
+        return activate(self.lite, self.bn2(self.conv_head(x)))
 
 
 class Bottleneck(nn.Module):
