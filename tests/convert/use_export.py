@@ -37,7 +37,7 @@ def main(folder: str, file: str) -> None:
         "labels": LABELS,
         "logits": both.logits_per_image.tolist(),
         "transposed": both.logits_per_text.tolist(),
-        "embedded": embed(image),
+        "embedded": embed(file),
         "image": image.image_embeds.tolist(),
         "text": text.text_embeds.tolist(),
         "features": [value.tolist() for value in features],
