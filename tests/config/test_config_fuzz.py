@@ -130,6 +130,7 @@ def outcomes(number: int) -> Iterator[tuple[str, str]]:
         yield outcome(mutated(seed), build=seed % max(1, number // BUILT) == 0)
 
 
+@pytest.mark.slow
 def test_every_mutated_configuration_is_accounted_for() -> None:
     found = collections.Counter()
     for kind, message in outcomes(NUMBER):

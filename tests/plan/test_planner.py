@@ -139,6 +139,7 @@ class TestTpu:
         gathered = [math.prod(dims) for one in found if one.kind == "all-gather" for _, dims in one.shapes]
         assert found and max(gathered, default=0) < bank
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("text", ["v5p:2x2x1", "v5e:2x2*2"])
     def test_a_plan(self, tiny: Callable[..., experiment.Config], text: str) -> None:
         spot = topology.parse(text)

@@ -429,6 +429,7 @@ def test_a_checkpoint_without_checksums_is_still_read(three: tuple[Run, Path], m
 # --- banks of another size -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"train__batch_size": 4}, {"contrast__bank_size": 12}, {"contrast__bank_size": 50}]
 )

@@ -53,6 +53,7 @@ def straight(place: Place) -> Path:
     return place.root / "straight"
 
 
+@pytest.mark.slow
 def test_every_step_trains_one_objective_and_the_log_tells_each_apart(place: Place) -> None:
     lines = training_lines(straight(place))
     seen = [[name for name in FIELDS if f"train/{name}_loss" in line] for line in lines]
@@ -66,6 +67,7 @@ def test_every_step_trains_one_objective_and_the_log_tells_each_apart(place: Pla
         assert (f"pretrain/test/{name}/mismatched_loss" in result) == (name != "itm")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_continued_ends_in_the_same_bits(place: Place) -> None:
     assert place.train("cut", kill=signal.SIGTERM, at=6).returncode == 128 + signal.SIGTERM
     assert place.train("cut", "--config.data.workers=2").returncode == 0
@@ -89,6 +91,7 @@ def fine_tuned(place: Place, task: str, *fields: str) -> tuple[Path, str]:
     return place.root / task, done.stdout
 
 
+@pytest.mark.slow
 def test_fine_tuning_for_retrieval_on_one_language_is_measured_in_all(place: Place) -> None:
     workdir, said = fine_tuned(
         place,

@@ -156,6 +156,7 @@ def test_epochs_are_worked_out_in_steps(tiny: Make, data_dir: str) -> None:
                 experiment.with_length(tiny(**{field: epochs}), 64)
 
 
+@pytest.mark.slow
 def test_a_run_of_epochs_has_their_steps(tiny: Make, data_dir: str, tmp_path: Path) -> None:
     from wenlan_jax.training import loop
 
@@ -350,6 +351,7 @@ def test_the_coordinator_is_not_looked_for_behind_a_proxy(
 # --- embeddings -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_embeddings_of_something_else_are_not_kept(
     tiny: Make, data_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def diverged(place: Place) -> subprocess.CompletedProcess[str]:
     return place.train("diverged", "--config.optimizer.learning_rate=1e30")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_a_person_looks_at(place: Place) -> None:
     workdir = straight(place)
     result = json.loads((workdir / "result.json").read_text())
@@ -121,6 +122,7 @@ def test_every_step_is_a_line_of_metrics(place: Place) -> None:
     assert list(drawn["retrieval/test/mean_recall"]) == [STEPS]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_state_and_ends_with_its_status(place: Place) -> None:
     stopped, *_ = interrupted(place)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
@@ -246,6 +248,7 @@ def test_eval_of_a_directory_without_a_run(place: Place) -> None:
     assert "is it the --workdir of a training run?" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_stops_the_run_and_is_named(place: Place) -> None:
     done = diverged(place)
     assert done.returncode == 1
